@@ -1,0 +1,34 @@
+# make train    set up, then train with whatever this machine has
+# make test     set up, then all checks: format, lint, types, tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: env train test check bench clean
+
+env: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or later is needed; say which one with: make PYTHON=/path/to/python3.11 env"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $@
+
+train: env
+	@PATH="$(CURDIR)/$(BIN):$$PATH" launch/auto.sh launch/recipes/quickstart.toml
+
+test: check
+	$(BIN)/python -m pytest
+
+check: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: env
+	$(BIN)/python -m distrib.bench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,1 @@
+"""The Twinstep trainer: data-parallel CIFAR training with fused optimizers under Accelerate."""

@@ -1,0 +1,113 @@
+"""`python -m distrib.bench [RECIPE.toml] [--section.key VALUE …]`: what the loop costs beside the network.
+
+Times the whole training step (batch, augmentation, loss agreement, update, metrics) against the bare
+forward, backward and optimizer step on resident random batches, in alternation within one process,
+so that a machine whose speed drifts drifts for both. Prints a table; exit code 2 for bad input.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.nn import functional
+
+from distrib import loop, world
+from distrib.config.recipe import load
+from distrib.display import Display
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+from distrib.run import Run, build, device_name
+
+_BLOCK = 10  # steps timed together
+_ROUNDS = 24  # pairs of blocks
+_QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.test_images", "100"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    recipe = Path(arguments[0]) if arguments else Path("launch/recipes/quickstart.toml")
+    try:
+        overrides = list(arguments[1:]) or _QUICK
+        config = load(recipe, overrides)
+        accelerator = world.start(config.training)
+        with tempfile.TemporaryDirectory() as folder:
+            run = build(config, accelerator, Display(main=accelerator.is_main_process, quiet=True), Path(folder))
+            whole, bare = _measure(run)
+    except BadInput as error:
+        print(f"bad input: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    if accelerator.is_main_process:
+        _print(run, whole, bare)
+    accelerator.end_training()
+    return EXIT_DONE
+
+
+def _measure(run: Run) -> tuple[list[float], list[float]]:
+    """Seconds a step, block by block: the whole loop, and the bare step."""
+    observers = loop.Observers(run)
+    device, plan = run.accelerator.device, run.plan
+    batches = [
+        (
+            run.batches.normalize(torch.randint(0, 256, (plan.share, 32, 32, 3), dtype=torch.uint8, device=device)),
+            labels,
+        )
+        for labels in torch.randint(0, 10, (4, plan.share), device=device)
+    ]
+    run.model.train()
+
+    def whole(number: int) -> None:
+        loop.take_step(run, number % run.total_steps + 1, observers, stop=False, checkpoint=False)
+
+    def bare(number: int) -> None:
+        images, labels = batches[number % len(batches)]
+        with run.precision.autocast():
+            loss = functional.cross_entropy(run.model(images), labels)
+        run.accelerator.backward(loss)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+
+    timings: dict[Callable[[int], None], list[float]] = {whole: [], bare: []}
+    for round_ in range(_ROUNDS + 1):
+        for step, seconds in timings.items():
+            seconds.append(_time(step, round_ * _BLOCK, device))
+    observers.close()
+    return timings[whole][1:], timings[bare][1:]  # the first round warms up
+
+
+def _time(step: Callable[[int], None], first: int, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for number in range(first, first + _BLOCK):
+        step(number)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / _BLOCK
+
+
+def _print(run: Run, whole: Sequence[float], bare: Sequence[float]) -> None:
+    batch = run.plan.batch_size
+    ratios = sorted(a / b for a, b in zip(whole, bare, strict=True))
+    print(f"{device_name(run.accelerator.device)}, {run.plan.world_size} process(es), global batch {batch}, ", end="")
+    print(f"precision {run.precision.mode}; {_ROUNDS} pairs of {_BLOCK} steps, median [quartiles]")
+    for name, seconds in (("whole loop", whole), ("bare step", bare)):
+        low, mid, high = _quartiles(seconds)
+        print(
+            f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
+        )
+    low, mid, high = _quartiles(ratios)
+    print(f"  whole loop / bare step, pair by pair: {mid:.3f} [{low:.3f}, {high:.3f}]")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+    print(f"  peak memory of this process: {peak / 2**20:.2f} GiB")
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 4], median(ordered), ordered[3 * len(ordered) // 4]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Checkpoints: safetensors and JSON, atomic, hashed; loading them runs no code."""

@@ -1,0 +1,21 @@
+"""When checkpoints are written, how many stay, and where a run continues from."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from distrib.config.section import Section
+
+
+class CheckpointConfig(Section):
+    """Checkpoints: one at each epoch's end, and more on request."""
+
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Also after every so many steps."""
+    every_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Also when so many minutes have passed since the last one (by rank 0's clock)."""
+    keep: Annotated[int, Field(ge=1)] = 3
+    """How many checkpoints stay; older ones are deleted once the newer one is complete."""
+    resume: str = "auto"
+    """auto: continue from the newest valid checkpoint in the run's folder, if there is one; never: refuse a folder
+    that has any; or the path of one checkpoint."""

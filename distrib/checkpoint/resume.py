@@ -1,0 +1,126 @@
+"""Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from distrib.checkpoint import state, store
+from distrib.checkpoint.config import CheckpointConfig
+from distrib.display import Display
+from distrib.errors import BadInput
+from distrib.update import Update
+from distrib.world import agree_on_error, on_main
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """What a checkpoint must share with the run that continues it."""
+
+    # Another value of these is another run: step s would mean other images.
+    dataset: str  # fingerprint
+    num_images: int
+    batch_size: int
+    last_batch: str
+    seed: int
+    # Another value of these changes only the last bits.
+    world_size: int
+    threads: int
+    torch: str
+
+
+_MUST_MATCH = {
+    "dataset": "data.source",
+    "num_images": "data.train_images",
+    "batch_size": "training.batch_size",
+    "last_batch": "training.last_batch",
+    "seed": "training.seed",
+}
+_MAY_DIFFER = ("world_size", "threads", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where the run starts; step 0 and no path for a fresh one."""
+
+    step: int = 0
+    path: Path | None = None
+    epoch_loss: float = 0.0  # sum of the global losses since the epoch began
+
+
+def continue_from(
+    config: CheckpointConfig,
+    folder: Path,
+    identity: Identity,
+    accelerator: Accelerator,
+    display: Display,
+    module: nn.Module,
+    update: Update,
+) -> Resumed:
+    """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank."""
+    found = on_main(accelerator, lambda: _find(config, folder, display))
+    if found is None:
+        return Resumed()
+    problem: str | None = None
+    resumed = Resumed()
+    try:
+        checkpoint = _open(Path(found))
+        for line in _differences(checkpoint, identity):
+            display.say(line)
+        state.restore(checkpoint, module, update)
+        resumed = Resumed(checkpoint.step, checkpoint.path, float(checkpoint.values["epoch_loss"]))
+    except BadInput as error:
+        problem = str(error)
+    agree_on_error(accelerator, problem)
+    return resumed
+
+
+def values(identity: Identity, epoch_loss: float) -> dict[str, Any]:
+    """What a checkpoint says about its run, for `continue_from` to read."""
+    return {"identity": asdict(identity), "epoch_loss": epoch_loss}
+
+
+def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | None:
+    if config.resume not in ("auto", "never"):
+        return config.resume
+    checkpoints = folder / "checkpoints"
+    if config.resume == "never":
+        if store.candidates(checkpoints):
+            raise BadInput(
+                f"checkpoint.resume = never, but {folder} holds checkpoints of an earlier run: choose another "
+                "output.dir, or take --checkpoint.resume auto to continue it"
+            )
+        return None
+    newest, passed = store.newest_valid(checkpoints)
+    for line in passed:
+        display.say(line)
+    return None if newest is None else str(newest.path)
+
+
+def _open(path: Path) -> store.Checkpoint:
+    try:
+        return store.open_checkpoint(path)
+    except store.Damaged as error:
+        raise BadInput(
+            f"checkpoint.resume = {path}: {error}; give the path of a checkpoint folder (…/checkpoints/step-00000390) "
+            "that every rank can read, or auto for the newest valid one"
+        ) from None
+
+
+def _differences(checkpoint: store.Checkpoint, identity: Identity) -> list[str]:
+    """Lines about harmless differences. Raises BadInput for those that make it another run."""
+    saved, here = checkpoint.values["identity"], asdict(identity)
+    for fact, key in _MUST_MATCH.items():
+        if saved[fact] != here[fact]:
+            shown = f" ({saved[fact]} then, {here[fact]} now)" if fact != "dataset" else ""
+            raise BadInput(
+                f"checkpoint {checkpoint.path} is of a run with another {key}{shown}, so its steps mean other images: "
+                "set it back, or start a new run (another output.dir)"
+            )
+    changed = [f"{fact} {saved[fact]} -> {here[fact]}" for fact in _MAY_DIFFER if saved[fact] != here[fact]]
+    lines = [f"continuing from {checkpoint.path}"]
+    if changed:
+        lines.append(f"note: {', '.join(changed)} since then, so the last bits will differ from an undisturbed run")
+    return lines

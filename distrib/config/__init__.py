@@ -1,0 +1,1 @@
+"""Configuration: a TOML recipe, dotted overrides, and the help that lists every key."""

@@ -1,0 +1,141 @@
+"""From a TOML recipe and `--section.key value` overrides to one checked `RunConfig`."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from distrib.checkpoint.config import CheckpointConfig
+from distrib.config.fields import all_fields, takes_text
+from distrib.config.messages import explain
+from distrib.config.section import Section
+from distrib.data.config import DataConfig
+from distrib.errors import BadInput
+from distrib.models import ModelConfig
+from distrib.optim import OptimizerConfig
+from distrib.output import OutputConfig
+from distrib.precision import PrecisionConfig
+from distrib.schedule import Constant, ScheduleConfig
+from distrib.training import TrainingConfig
+
+Table = dict[str, Any]
+
+
+class RunConfig(Section):
+    """One run, whole: every table a recipe may hold."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    optimizer: OptimizerConfig = Field(discriminator="name")
+    schedule: ScheduleConfig = Field(default=Constant(), discriminator="name")
+    precision: PrecisionConfig = PrecisionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _accumulation_divides_the_batch(self) -> "RunConfig":
+        batch, accumulate = self.training.batch_size, self.training.accumulate
+        if batch % accumulate:
+            raise ValueError(
+                f"training.accumulate = {accumulate} does not divide training.batch_size = {batch}: "
+                "the parts of one update must hold the same number of images; "
+                "choose a divisor, or change the batch size"
+            )
+        return self
+
+    def to_toml(self) -> str:
+        """The resolved configuration, itself a recipe that repeats the run."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read `recipe`, apply the overrides (`["--training.epochs", "6", …]`), check everything.
+
+    Raises BadInput, with every problem found, in words that name the key and the fix.
+    """
+    table = read_toml(recipe)
+    origin = {key: str(recipe) for key in _leaves(table)}
+    for key, text in split_overrides(overrides):
+        _put(table, key, parse_value(key, text))
+        origin[key] = "the command line"
+    try:
+        return RunConfig.model_validate(table)
+    except ValidationError as error:
+        raise BadInput(explain(error, RunConfig, origin)) from None
+
+
+def read_toml(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(
+            f"recipe {path}: there is no such file; the recipes that come with the project "
+            "are in launch/recipes/ (try launch/recipes/quickstart.toml)"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise BadInput(f"recipe {path} cannot be read: {reason}; give a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"recipe {path} is not valid TOML: {error}") from None
+
+
+def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """`--a.b 1 --c.d=2` as [("a.b", "1"), ("c.d", "2")]."""
+    pairs: list[tuple[str, str]] = []
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--") or flag == "--":
+            raise BadInput(
+                f"argument {flag!r}: expected an override like --training.epochs 6 "
+                "(one recipe comes first, then --section.key value pairs)"
+            )
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise BadInput(f"--{key} has no value: write --{key} VALUE (see --help)")
+            value = rest.pop(0)
+        pairs.append((key, value))
+    return pairs
+
+
+def parse_value(key: str, text: str) -> Any:
+    """The TOML value that `text` spells, unless the key holds text. `none` unsets a key."""
+    field = all_fields(RunConfig).get(key)
+    if text.lower() == "none" and field is not None and field.optional:
+        return None
+    if field is not None and takes_text(field.annotation):
+        return text
+    for spelling in (text, text.lower()):
+        try:
+            return tomllib.loads(f"value = {spelling}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+    try:
+        return float(text)  # ".5" and "1." are Python, not TOML
+    except ValueError:
+        return text
+
+
+def _put(table: Table, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        below = table.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise BadInput(f"--{key}: {name} is not a table in this recipe")
+        table = cast(Table, below)
+    table[last] = value
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            keys += _leaves(cast(Mapping[str, Any], value), f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

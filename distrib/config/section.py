@@ -1,0 +1,18 @@
+"""What every configuration section has in common."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A frozen table of the recipe. The docstring under each field is its line in `--help`.
+
+    Strict: `epochs = true` or `epochs = "6"` is an error, not a guess; unknown keys are refused.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )

@@ -1,0 +1,115 @@
+"""The global batch of a step, and each rank's share of it, as pure functions of the step.
+
+No sampler, no worker, no state: a run that resumes at step s asks for step s + 1 and gets the same
+images, and the global batch does not depend on how many ranks divide it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distrib.data import hashing
+from distrib.data.augment import Normalize, augment
+from distrib.data.images import Split
+from distrib.errors import BadInput
+
+_ORDER = 0  # stream; see augment.py for the others
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Which images belong to which step, part and rank. Steps count from 1, epochs from 1."""
+
+    num_images: int
+    batch_size: int  # global
+    last_batch: Literal["drop", "mask"]
+    accumulate: int
+    seed: int
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size > self.num_images:
+            raise BadInput(
+                f"training.batch_size = {self.batch_size} is more than the {self.num_images} training images: "
+                "choose a smaller batch"
+            )
+        if self.batch_size // self.accumulate < self.world_size:
+            raise BadInput(
+                f"training.batch_size = {self.batch_size} in {self.accumulate} part(s) leaves some of "
+                f"{self.world_size} ranks without an image: raise the batch size, or use fewer ranks or parts"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        full, rest = divmod(self.num_images, self.batch_size)
+        return full + (1 if rest and self.last_batch == "mask" else 0)
+
+    @property
+    def share(self) -> int:
+        """Images per rank and part, the same at every step; where there are fewer, the rest weigh nothing."""
+        part = self.batch_size // self.accumulate
+        return -(-part // self.world_size)
+
+    def epoch_of(self, step: int) -> int:
+        return (step - 1) // self.steps_per_epoch + 1
+
+    def global_batch(self, step: int, device: torch.device) -> Tensor:
+        """Indices of the images of `step`, (B,) int64; B is smaller in a masked last batch."""
+        order = _order(hashing.key(self.seed, self.epoch_of(step), _ORDER), self.num_images, device)
+        first = (step - 1) % self.steps_per_epoch * self.batch_size
+        return order[first : first + self.batch_size]
+
+    def shares(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each part: indices (share,) int64 and weights (share,) float32 of this rank.
+
+        A weight is 1/B for an image of the global batch and 0 for a filler, so that the weighted sums
+        of all ranks and parts are the mean over the global batch whatever divides what.
+        """
+        batch = self.global_batch(step, device)
+        for part in _split(batch, self.accumulate):
+            mine = _split(part, self.world_size)[self.rank]
+            weights = torch.zeros(self.share, device=device)
+            weights[: len(mine)] = 1.0 / len(batch)
+            filler = batch[:1].expand(self.share - len(mine))
+            yield torch.cat((mine, filler)), weights
+
+
+@lru_cache(maxsize=2)
+def _order(stream_key: int, length: int, device: torch.device) -> Tensor:
+    return hashing.permutation(stream_key, length, device)
+
+
+def _split(batch: Tensor, parts: int) -> list[Tensor]:
+    """Consecutive pieces whose lengths differ by at most one."""
+    bounds = [len(batch) * i // parts for i in range(parts + 1)]
+    return [batch[a:b] for a, b in pairwise(bounds)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one forward pass of one rank sees."""
+
+    images: Tensor  # (share, C, H, W) float32
+    labels: Tensor  # (share,) int64
+    weights: Tensor  # (share,) float32, summing to 1 over all parts and ranks
+    last: bool  # the last part of its step: gradients are averaged over the ranks in its backward
+
+
+class Batches:
+    """Training images on the device, cut into steps by a plan."""
+
+    def __init__(self, split: Split, plan: Plan, normalize: Normalize, *, augmented: bool) -> None:
+        self.split, self.plan, self.normalize, self.augmented = split, plan, normalize, augmented
+
+    def at(self, step: int) -> Iterator[Part]:
+        for number, (index, weights) in enumerate(self.plan.shares(step, self.split.labels.device), start=1):
+            images = self.split.images[index]
+            if self.augmented:
+                images = augment(images, index, self.plan.seed, self.plan.epoch_of(step))
+            yield Part(self.normalize(images), self.split.labels[index], weights, number == self.plan.accumulate)

@@ -1,0 +1,42 @@
+"""Which images a run trains on."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from distrib.config.section import Section
+
+SOURCES = "auto, cifar10, synthetic or folder:PATH"
+
+
+class DataConfig(Section):
+    """The images."""
+
+    source: str = "auto"
+    """auto: CIFAR-10 if it is in `root` or comes within half a minute, else synthetic; cifar10; synthetic (drawn, no
+    files); or folder:PATH, with PATH/train/<class>/ and PATH/test/<class>/ (or val/) holding image files."""
+    root: str | None = None
+    """Where CIFAR-10 is kept and decoded folders are cached; none means ~/.cache/twinstep."""
+    download: bool = True
+    """Let torchvision fetch CIFAR-10 when it is not in `root`."""
+    augment: bool = True
+    """Shift training images by up to 4 pixels and flip half of them."""
+    train_images: Annotated[int, Field(ge=1)] | None = None
+    """Train on this many images, taken evenly from the whole set; none takes all."""
+    test_images: Annotated[int, Field(ge=1)] | None = None
+    """Evaluate on this many images, taken evenly from the whole set; none takes all."""
+
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, source: str) -> str:
+        if source in ("auto", "cifar10", "synthetic") or source.removeprefix("folder:") not in (source, ""):
+            return source
+        raise ValueError(f"accepted are {SOURCES}")
+
+    @property
+    def cache(self) -> Path:
+        if self.root is not None:
+            return Path(self.root).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "twinstep"

@@ -1,0 +1,68 @@
+"""What every source of images ends up as."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SIZE = 32  # pixels, height and width
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    images: Tensor  # (N, H, W, C) uint8
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def evenly(self, count: int | None) -> "Split":
+        """`count` images spread evenly over the set (class order stays balanced); all of them for None."""
+        if count is None or count >= len(self):
+            return self
+        chosen = torch.arange(count) * len(self) // count
+        return Split(self.images[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    name: str  # as a person would say it: "CIFAR-10", "synthetic", "folder /data/birds"
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of the training images, in [0, 1], (C,) float32.
+
+        From exact integer counts of the 256 values, so they do not depend on summation order.
+        """
+        values = torch.arange(256, dtype=torch.float64)
+        counts = torch.zeros(self.train.images.shape[-1], 256, dtype=torch.float64)
+        for first in range(0, len(self.train), 1024):  # bincount widens its input eightfold
+            images = self.train.images[first : first + 1024]
+            for channel, histogram in enumerate(counts):
+                histogram += torch.bincount(images[..., channel].flatten(), minlength=256)
+        share = counts / counts.sum(dim=1, keepdim=True)
+        mean = share @ values
+        variance = (share * (values - mean[:, None]) ** 2).sum(dim=1)
+        std = variance.sqrt().clamp(min=1.0)  # a channel of one value would divide by zero
+        return (mean / 255.0).float(), (std / 255.0).float()
+
+    def fingerprint(self) -> str:
+        """sha256 over the pixels and labels: a resumed run must see the same images."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for tensor in (split.images, split.labels):
+                digest.update(str(tuple(tensor.shape)).encode())
+                digest.update(as_bytes(tensor))
+        return digest.hexdigest()
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The tensor's elements in order, as they lie in memory; no copy on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy())  # pyright: ignore[reportArgumentType] (an array is a buffer)

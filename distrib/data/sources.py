@@ -1,0 +1,45 @@
+"""From `data.source` to images: the one place that knows every source."""
+
+from pathlib import Path
+
+from distrib.data import cifar10, folder, synthetic
+from distrib.data.config import DataConfig
+from distrib.data.images import Dataset
+from distrib.errors import BadInput
+
+
+def choose(config: DataConfig) -> tuple[str, str]:
+    """What `auto` means here, and a line that says why. May try a download; run it on one rank only."""
+    if config.source != "auto":
+        return config.source, ""
+    if cifar10.on_disk(config.cache):
+        return "cifar10", f"data: CIFAR-10, found in {config.cache}"
+    if config.download and cifar10.fetch_quickly(config.cache):
+        return "cifar10", f"data: CIFAR-10, downloaded into {config.cache}"
+    return "synthetic", (
+        f"data: synthetic images (drawn shapes), because CIFAR-10 is not in {config.cache} and could not be "
+        "downloaded quickly; give --data.source folder:PATH or cifar10 for real ones"
+    )
+
+
+def load(config: DataConfig, source: str) -> Dataset:
+    """The images of `source` (a value that `choose` returned), cut to the sizes asked for."""
+    if source == "synthetic":
+        dataset = synthetic.load(config.train_images or 50_000, config.test_images or 10_000)
+    elif source == "cifar10":
+        dataset = cifar10.load(config.cache, download=config.download)
+    else:
+        dataset = folder.load(Path(source.removeprefix("folder:")).expanduser(), config.cache)
+    dataset = Dataset(
+        dataset.name,
+        dataset.classes,
+        dataset.train.evenly(config.train_images),
+        dataset.test.evenly(config.test_images),
+    )
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        if len(split) < len(dataset.classes):
+            raise BadInput(
+                f"data.{name}_images leaves {len(split)} image(s) for {len(dataset.classes)} classes: "
+                "use at least one image a class"
+            )
+    return dataset

@@ -1,0 +1,42 @@
+"""What a person sees: a progress bar, one line an epoch, a closing line. Rank 0 only."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Display:
+    """Silent on other ranks; without a bar where standard error is no terminal (batch jobs, pipes)."""
+
+    def __init__(self, *, main: bool, quiet: bool) -> None:
+        self._main = main
+        self._lines = main and not quiet
+        self._bar: tqdm[Any] | None = None
+
+    def say(self, text: str) -> None:
+        """A line that is shown even to those who asked for quiet."""
+        if self._main:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def line(self, text: str) -> None:
+        if self._lines:
+            self.say(text)
+
+    def open_bar(self, *, done: int, total: int) -> None:
+        """A bar over images, the unit in which a person thinks of speed."""
+        if self._lines and sys.stderr.isatty():
+            self._bar = tqdm(
+                initial=done, total=total, unit="img", unit_scale=True, dynamic_ncols=True, smoothing=0.05, leave=False
+            )
+
+    def advance(self, images: int, loss: float) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            self._bar.update(images)
+
+    def close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

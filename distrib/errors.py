@@ -1,0 +1,21 @@
+"""The two ways a run ends badly, told apart by whose turn it is to act."""
+
+EXIT_DONE = 0
+EXIT_FAULT = 1
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later, here from the checkpoint just written
+
+
+class BadInput(Exception):
+    """Something the user gave (a key, a file, a folder, a disk) cannot be used.
+
+    The message is one paragraph that names the key, the value, what is accepted and the fix.
+    `python -m distrib.train` prints it without a traceback and exits with 2.
+    """
+
+
+class RunFault(Exception):
+    """The run itself failed (a loss that is not finite, a peer that died).
+
+    The message is one paragraph for the person who finds the job dead; exit code 1.
+    """

@@ -1,0 +1,52 @@
+"""Accuracy and loss on the test images, each counted once whatever the number of ranks."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distrib.data.augment import Normalize
+from distrib.data.images import Split
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    accuracy: float  # fraction, 0..1
+    loss: float  # mean cross-entropy, no label smoothing
+    images: int
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    normalize: Normalize,
+    autocast: AbstractContextManager[object],
+    *,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+) -> Score:
+    """Every rank takes a consecutive share; the counts are summed as integers. `model` is not wrapped in DDP."""
+    first, last = len(split) * rank // world_size, len(split) * (rank + 1) // world_size
+    device = split.labels.device
+    counts = torch.zeros(2, dtype=torch.int64, device=device)  # correct, seen
+    loss = torch.zeros(1, dtype=torch.float64, device=device)
+    training = model.training
+    model.eval()
+    with torch.inference_mode(), autocast:
+        for start in range(first, last, batch_size):
+            part = slice(start, min(start + batch_size, last))
+            labels = split.labels[part]
+            logits: Tensor = model(normalize(split.images[part])).float()
+            counts[0] += (logits.argmax(dim=1) == labels).sum()
+            counts[1] += len(labels)
+            loss += functional.cross_entropy(logits, labels, reduction="sum")
+    model.train(training)
+    if world_size > 1:
+        dist.all_reduce(counts)
+        dist.all_reduce(loss)
+    correct, seen = (int(count) for count in counts)
+    return Score(correct / seen, float(loss) / seen, seen)

@@ -1,0 +1,37 @@
+"""The network that every run trains."""
+
+from typing import Literal
+
+from torch import nn
+
+from distrib.config.section import Section
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    name: Literal["article"] = "article"
+    """`article`: three 5x5 convolutions with max-pooling and two linear layers, 145,578 parameters for ten classes."""
+    channels_last: bool = True
+    """Store images and convolution weights as (N, H, W, C); about 1.9 times faster on a CPU, and what tensor cores want."""
+
+
+def build(config: ModelConfig, num_classes: int) -> nn.Module:
+    """The network on the CPU, initialised by torch's defaults from torch's global generator."""
+    del config  # one network so far; its name is there so that recipes stay valid when a second comes
+    return article(num_classes)
+
+
+def article(num_classes: int = 10) -> nn.Sequential:
+    """(N, 3, 32, 32) float -> (N, num_classes) logits; no softmax, no dropout, no normalisation."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, kernel_size=5, padding=2),
+        nn.MaxPool2d(2),  # 32x32 -> 16x16; no non-linearity but the maxima, as in the article
+        nn.Conv2d(32, 32, kernel_size=5, padding=2),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, kernel_size=5, padding=2),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 4 * 4, 64),
+        nn.Linear(64, num_classes),
+    )

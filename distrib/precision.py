@@ -1,0 +1,98 @@
+"""Number formats: autocast and loss scaling, the same on CPU and GPU.
+
+Accelerate is told `no`: it makes no loss scaler on a CPU and does not notice the steps that a fused
+optimizer skips. The wish given to `accelerate launch --mixed_precision` is honoured here instead.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from distrib.config.section import Section
+from distrib.errors import BadInput
+
+Mode = Literal["no", "tf32", "bf16", "fp16"]
+
+
+class PrecisionConfig(Section):
+    """The number format of forward and backward; parameters and optimizer state stay float32."""
+
+    mode: Literal["auto", "no", "tf32", "bf16", "fp16"] = "auto"
+    """auto: what accelerate launch was asked for, else bf16 on GPUs that have it, else no. fp16 scales the loss."""
+    force: bool = False
+    """Take bf16 or fp16 on a CPU that can only emulate it (about 15 times slower)."""
+    init_scale: Annotated[float, Field(gt=0)] = 65536.0
+    """fp16: first loss scale (torch.amp.GradScaler)."""
+    growth_interval: Annotated[int, Field(ge=1)] = 2000
+    """fp16: applied updates without overflow before the loss scale doubles."""
+
+
+class Precision:
+    """The chosen mode on one kind of device."""
+
+    def __init__(
+        self, config: PrecisionConfig, device: torch.device, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        """Raises BadInput for two different wishes, or for a format that this device lacks."""
+        self.mode: Mode = _choose(config, device, environment)
+        self.device_type = device.type
+        self.scaler = torch.amp.GradScaler(
+            device.type,
+            init_scale=config.init_scale,
+            growth_interval=config.growth_interval,
+            enabled=self.mode == "fp16",
+        )
+        if device.type == "cuda":
+            # Stated both ways: cuDNN's own default is tf32 even when nobody asked for it.
+            float32 = "ieee" if self.mode == "no" else "tf32"
+            torch.backends.cuda.matmul.fp32_precision = float32
+            torch.backends.cudnn.conv.fp32_precision = float32  # pyright: ignore[reportAttributeAccessIssue]
+
+    def autocast(self) -> AbstractContextManager[object]:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mode)
+        return torch.autocast(self.device_type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _choose(config: PrecisionConfig, device: torch.device, environment: Mapping[str, str]) -> Mode:
+    # The launcher always sets the variable: "no" means that nothing was asked for.
+    asked = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked == "fp8":
+        raise BadInput(
+            "accelerate launch --mixed_precision fp8: this trainer has no, bf16 and fp16; choose one of them"
+        )
+    if config.mode == "auto":
+        default: Mode = (
+            "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+        )
+        mode: Mode = asked if asked in ("bf16", "fp16") else default
+    else:
+        mode = config.mode
+        if asked not in ("no", mode):
+            raise BadInput(
+                f"precision.mode = {mode}, but accelerate launch was asked for --mixed_precision {asked}: "
+                "drop one of the two wishes, or make them equal"
+            )
+    _check(mode, config, device)
+    return mode
+
+
+def _check(mode: Mode, config: PrecisionConfig, device: torch.device) -> None:
+    if mode == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise BadInput(
+            f"precision.mode = tf32 needs an NVIDIA GPU of the Ampere generation or later, not {device}: use no"
+        )
+    if device.type == "cpu" and not config.force and mode in ("bf16", "fp16") and not _fast_on_cpu(mode):
+        raise BadInput(
+            f"precision.mode = {mode} on this CPU is emulated, about 15 times slower than float32: "
+            "use no, or say --precision.force true"
+        )
+
+
+def _fast_on_cpu(mode: Mode) -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    wanted = {"bf16": ("avx512_bf16", "amx_bf16", "sve_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[mode]
+    return any(capabilities.get(name, False) for name in wanted)

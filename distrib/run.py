@@ -1,0 +1,219 @@
+"""A run assembled from its configuration: data, network, optimizer, checkpoint, outputs."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distrib import models, optim, schedule, world
+from distrib.agreement import Agreement
+from distrib.allocator import keep_freed_memory
+from distrib.checkpoint import resume
+from distrib.config.recipe import RunConfig
+from distrib.data import sources
+from distrib.data.augment import Normalize
+from distrib.data.batches import Batches, Plan
+from distrib.data.images import Dataset, Split, as_bytes
+from distrib.display import Display
+from distrib.errors import BadInput
+from distrib.evaluate import Score, evaluate
+from distrib.precision import Precision
+from distrib.update import Update
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything the loop needs, restored from a checkpoint if there was one."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    display: Display
+    folder: Path
+    dataset_name: str
+    plan: Plan
+    batches: Batches
+    test: Split
+    module: nn.Module  # the bare network: evaluation and checkpoints
+    model: nn.Module  # what the loop calls: the network, in DDP when there are several ranks
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    update: Update
+    agreement: Agreement
+    identity: resume.Identity
+    resumed: resume.Resumed
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.training.epochs * self.plan.steps_per_epoch
+
+    def remaining_steps(self) -> Iterator[int]:
+        """Steps count from 1; a resumed run continues behind its checkpoint."""
+        return iter(range(self.resumed.step + 1, self.total_steps + 1))
+
+    def criterion(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """This rank's share of the mean cross-entropy over the global batch."""
+        losses = functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.config.training.label_smoothing
+        )
+        return (losses * weights).sum()
+
+    def backward(self, share: Tensor) -> None:
+        """DDP averages gradients over the ranks; times their number, the sum of shares is left."""
+        self.accelerator.backward(self.update.scale(share * self.accelerator.num_processes))
+
+    def evaluate(self) -> Score:
+        """On the moving average of the weights where there is one."""
+        return evaluate(
+            self.module if self.update.average is None else self.update.average,
+            self.test,
+            self.batches.normalize,
+            self.precision.autocast(),
+            batch_size=self.config.training.eval_batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+
+
+def build(config: RunConfig, accelerator: Accelerator, display: Display, folder: Path) -> Run:
+    """Assemble, resume, warm up. Raises BadInput, on every rank alike."""
+    device = accelerator.device
+    precision = Precision(config.precision, device)
+    dataset = _load_data(config, accelerator, display)
+    mean, std = dataset.moments()
+    plan = Plan(
+        num_images=len(dataset.train),
+        batch_size=config.training.batch_size,
+        last_batch=config.training.last_batch,
+        accumulate=config.training.accumulate,
+        seed=config.training.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    if device.type == "cpu":
+        keep_freed_memory()  # only now: what loading the data freed should go back
+    torch.manual_seed(config.training.seed)
+    module = models.build(config.model, len(dataset.classes)).to(device)
+    if config.model.channels_last:
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = optim.build(config.optimizer, module.named_parameters(), device)
+    factor = schedule.build(
+        config.schedule,
+        total_updates=config.training.epochs * plan.steps_per_epoch,
+        updates_per_epoch=plan.steps_per_epoch,
+    )
+    update = Update(module, optimizer, factor, precision.scaler, config.training)
+    identity = resume.Identity(
+        dataset=dataset.fingerprint(),
+        num_images=plan.num_images,
+        batch_size=plan.batch_size,
+        last_batch=plan.last_batch,
+        seed=plan.seed,
+        world_size=plan.world_size,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+    resumed = resume.continue_from(config.checkpoint, folder, identity, accelerator, display, module, update)
+    if resumed.step > config.training.epochs * plan.steps_per_epoch:
+        raise BadInput(
+            f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {config.training.epochs * plan.steps_per_epoch} "
+            f"steps of training.epochs = {config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
+        )
+    if config.training.compile:
+        module.compile()
+    model = cast(nn.Module, accelerator.prepare(module))
+    run = Run(
+        config=config,
+        accelerator=accelerator,
+        display=display,
+        folder=folder,
+        dataset_name=dataset.name,
+        plan=plan,
+        batches=Batches(
+            dataset.train.to(device),
+            plan,
+            Normalize(mean, std, device, channels_last=config.model.channels_last),
+            augmented=config.data.augment,
+        ),
+        test=dataset.test.to(device),
+        module=module,
+        model=model,
+        optimizer=optimizer,
+        precision=precision,
+        update=update,
+        agreement=Agreement(device, accelerator.num_processes),
+        identity=identity,
+        resumed=resumed,
+    )
+    _warm_up(run)
+    world.shorten_timeout(accelerator, config.training.timeout_seconds)
+    return run
+
+
+def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) -> Dataset:
+    source, why = world.on_main(accelerator, lambda: sources.choose(config.data))
+    if why:
+        display.say(why)
+    return world.main_first(accelerator, lambda: sources.load(config.data, source))
+
+
+def _warm_up(run: Run) -> None:
+    """One forward and backward whose gradients are dropped.
+
+    DDP rebuilds its buckets after its first backward, which changes the order of later sums: without
+    this the first step of a fresh run and that of a resumed one would differ in the last bits.
+    Compilation happens here too, under the long time-out.
+    """
+    if run.accelerator.num_processes == 1 and not run.config.training.compile:
+        return
+    part = next(run.batches.at(1))
+    with run.precision.autocast():
+        loss = run.criterion(run.model(part.images), part.labels, torch.zeros_like(part.weights))
+    run.accelerator.backward(loss)
+    run.optimizer.zero_grad()
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Over name, dtype, shape and bytes of each tensor of the state dict, names sorted."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(as_bytes(tensor))
+    return digest.hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores a process"
+
+
+def summary(run: Run, score: Score, train_loss: float | None, images_per_second: float | None) -> dict[str, Any]:
+    """The contents of summary.json, whose keys are an interface."""
+    return {
+        "test_accuracy": score.accuracy,
+        "test_loss": score.loss,
+        "train_loss": train_loss,
+        "epochs": run.config.training.epochs,
+        "steps": run.total_steps,
+        "applied_updates": run.update.applied,
+        "skipped_steps": run.update.skipped,
+        "images_per_second": images_per_second,
+        "world_size": run.accelerator.num_processes,
+        "device": device_name(run.accelerator.device),
+        "precision": run.precision.mode,
+        "optimizer": type(run.optimizer).__name__,
+        "fused": optim.implementation(run.optimizer) == "fused",
+        "dataset": run.dataset_name,
+        "seed": run.config.training.seed,
+        "parameters": sum(p.numel() for p in run.module.parameters()),
+        "resumed_from": None if run.resumed.path is None else str(run.resumed.path),
+        "weights_sha256": weights_sha256(run.module),
+        "crosscheck": {"verdict": "not recorded", "max_eta": None, "steps_checked": 0},
+    }

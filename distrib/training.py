@@ -1,0 +1,50 @@
+"""What a run does, but for its data, network and optimizer."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from distrib.config.section import Section
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class TrainingConfig(Section):
+    """How long, in what batches, from which seed."""
+
+    epochs: Positive = 3
+    """Passes over the training set."""
+    batch_size: Positive = 128
+    """Images per update, over all ranks and accumulation parts: the global batch."""
+    last_batch: Literal["drop", "mask"] = "drop"
+    """When the batch size does not divide the training set: drop the rest of each epoch's order, or train on it as a smaller batch."""
+    eval_batch_size: Positive = 512
+    """Images per rank and forward pass in evaluation; no effect on the result."""
+    accumulate: Positive = 1
+    """Parts in which each rank computes its share of a batch, to save memory; must divide batch_size."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Initial weights, order and augmentation follow from it."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Scale gradients down to this global 2-norm (torch's clip_grad_norm_)."""
+    clip_value: Annotated[float, Field(gt=0)] | None = None
+    """Clamp each gradient element to [-clip_value, clip_value] (torch's clip_grad_value_)."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, taken after each applied update; evaluation uses it."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label spread over all classes, in training only."""
+    compile: bool = False
+    """Compile the network with torch.compile (needs a C++ compiler on a CPU)."""
+    deterministic: bool = False
+    """Only deterministic algorithms, for bit-identical repeats on a GPU; on a CPU runs repeat anyway."""
+    world_size: Positive | None = None
+    """How many processes this run is meant to have; any other world is refused. none takes what there is."""
+    threads: Positive | None = None
+    """CPU threads per process; none shares the cores out among the ranks of this machine."""
+    timeout_seconds: Positive = 60
+    """How long a rank waits for its peers in a step before it gives up (600 s while the run starts)."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_clipping(self) -> Self:
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError("training.clip_norm and training.clip_value are both set: choose one kind of clipping")
+        return self
