@@ -145,7 +145,6 @@ class Observers:
                 images_per_second=rate,
                 skipped_steps=update.skipped,
             )
-            self.metrics.flush()
         self._track({"test_accuracy": self.score.accuracy, "test_loss": self.score.loss}, step)
         run.display.line(
             f"epoch {epoch}/{run.config.training.epochs}  loss {self.train_loss:.4f}  "
@@ -159,10 +158,9 @@ class Observers:
         """Written by rank 0; if its disk refuses, every rank hears of it."""
         run = self.run
         path, problem = run.folder / "checkpoints" / f"step-{step:08d}", None
-        if self.metrics is not None:
-            self.metrics.flush()
+        if self.main:
             tensors, values = state.capture(run.module, run.update)
-            values |= resume.values(run.identity, self.epoch_loss)
+            values |= resume.values(run.config.keys(), run.identity, self.epoch_loss)
             try:
                 path = store.save(path.parent, step, tensors, values, keep=run.config.checkpoint.keep)
             except BadInput as error:

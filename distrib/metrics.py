@@ -13,13 +13,10 @@ class Metrics:
     def __init__(self, path: Path, resumed_step: int) -> None:
         kept = [line for line in _lines(path) if _step(line) <= resumed_step]
         write_atomically(path, "".join(kept))
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)  # whole lines, at once
 
     def write(self, **values: Any) -> None:
         self._file.write(json.dumps(values) + "\n")
-
-    def flush(self) -> None:
-        self._file.flush()
 
     def close(self) -> None:
         self._file.close()

@@ -7,7 +7,7 @@ optimizer skips. The wish given to `accelerate launch --mixed_precision` is hono
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -93,6 +93,6 @@ def _check(mode: Mode, config: PrecisionConfig, device: torch.device) -> None:
 
 
 def _fast_on_cpu(mode: Mode) -> bool:
-    capabilities = torch.cpu.get_capabilities()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
     wanted = {"bf16": ("avx512_bf16", "amx_bf16", "sve_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[mode]
     return any(capabilities.get(name, False) for name in wanted)

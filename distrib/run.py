@@ -119,7 +119,9 @@ def build(config: RunConfig, accelerator: Accelerator, display: Display, folder:
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
-    resumed = resume.continue_from(config.checkpoint, folder, identity, accelerator, display, module, update)
+    resumed = resume.continue_from(
+        config.checkpoint, config.keys(), folder, identity, accelerator, display, module, update
+    )
     if resumed.step > config.training.epochs * plan.steps_per_epoch:
         raise BadInput(
             f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {config.training.epochs * plan.steps_per_epoch} "

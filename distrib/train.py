@@ -7,12 +7,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
 from distrib import loop, run, world
+from distrib.checkpoint import resume
 from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig, load
 from distrib.display import Display
@@ -22,10 +24,6 @@ from distrib.heartbeat import Heartbeat, is_collective_failure
 from distrib.optim import implementation
 from distrib.output import default_folder
 from distrib.stop import StopRequest
-
-# A launcher kills all ranks when the first one ends. Ranks that have nothing to say wait this long
-# for rank 0 to say it.
-_LET_RANK_0_SPEAK_SECONDS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,61 +38,88 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = Path(arguments[0])
         config = load(recipe, arguments[1:])
         world.check(config.training)
-    except BadInput as error:
-        return _report(f"bad input: {error}", EXIT_BAD_INPUT, speaks=speaks)
-    with StopRequest() as request:
         accelerator = world.start(config.training)
-        heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
+    except BadInput as error:
+        # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
+        return _report(f"bad input: {error}", EXIT_BAD_INPUT, speaks=speaks, let_rank_0_speak=10.0)
+    heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
+    with StopRequest() as request:
         heartbeat.start()
         try:
-            return _train(recipe, config, accelerator, heartbeat, request)
+            ending = _train(recipe, config, accelerator, heartbeat, request)
         finally:
             heartbeat.stop()
             accelerator.end_training()  # closes the trackers and destroys the process group
+    return _report(ending.problem, ending.code, speaks=ending.speaks, let_rank_0_speak=1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ending:
+    """How a run ended on this rank."""
+
+    code: int
+    problem: str = ""  # for standard error
+    speaks: bool  # rank 0, or the first survivor when rank 0 is gone
 
 
 def _train(
     recipe: Path, config: RunConfig, accelerator: Accelerator, heartbeat: Heartbeat, request: StopRequest
-) -> int:
+) -> _Ending:
     speaks = accelerator.is_main_process
     display = Display(main=speaks, quiet=config.output.quiet)
     folder: Path | None = None
+    code, problem, step = EXIT_DONE, "", None
     try:
         folder = Path(world.on_main(accelerator, lambda: _prepare_folder(recipe, config)))
         ready = run.build(config, accelerator, display, folder)
-        _start_trackers(config, accelerator, folder)
-        _say_what_runs(display, ready)
-        result = loop.train(ready, request)
-        loop.closing_lines(display, result, folder)
-        return _end(folder, speaks, EXIT_DONE, "", result["steps"])
+        step = ready.total_steps
+        if world.on_main(accelerator, lambda: _is_complete(ready)):
+            display.say(
+                f"{folder}/ holds this run complete ({step} steps, summary.json): raise training.epochs "
+                "to train on, or choose another output.dir to start anew"
+            )
+        else:
+            if speaks:
+                write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
+            _start_trackers(config, accelerator, folder)
+            _say_what_runs(display, ready)
+            loop.closing_lines(display, loop.train(ready, request), folder)
     except BadInput as error:
-        problem, code = f"bad input: {error}", EXIT_BAD_INPUT
+        code, problem, step = EXIT_BAD_INPUT, f"bad input: {error}", None
     except loop.Stopped as stop:
         display.close_bar()
         display.say(str(stop))
-        return _end(folder, speaks, EXIT_STOPPED, str(stop), stop.step)
+        _write_status(folder, speaks, EXIT_STOPPED, str(stop), stop.step)
+        return _Ending(code=EXIT_STOPPED, speaks=speaks)
     except RunFault as error:
-        problem, code = f"fault: {error}", EXIT_FAULT
+        code, problem, step = EXIT_FAULT, f"fault: {error}", None
+    except OSError as error:
+        where = error.filename or folder
+        code, problem, step = EXIT_BAD_INPUT, f"bad input: {where} cannot be written ({error.strerror})", None
     except RuntimeError as error:
         if not is_collective_failure(error):
-            _end(folder, speaks, EXIT_FAULT, f"{type(error).__name__}: {error}")
+            _write_status(folder, speaks, EXIT_FAULT, f"{type(error).__name__}: {error}")
             raise
         fault, speaks = heartbeat.explain(error)
-        problem, code = f"fault: {fault}", EXIT_FAULT
+        code, problem, step = EXIT_FAULT, f"fault: {fault}", None
     display.close_bar()
-    _end(folder, speaks, code, problem)
-    return _report(problem, code, speaks=speaks)
+    _write_status(folder, speaks, code, problem, step)
+    return _Ending(code=code, problem=problem, speaks=speaks)
 
 
 def _prepare_folder(recipe: Path, config: RunConfig) -> str:
     folder = Path(config.output.dir).expanduser() if config.output.dir is not None else default_folder(recipe)
+    resume.refuse_leftovers(config.checkpoint, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.toml", config.to_toml())
         write_json(folder / "status.json", {"state": "running", "exit_code": None, "reason": "", "step": None})
     except OSError as error:
         raise BadInput(f"output.dir = {folder} cannot be written ({error.strerror}): choose another folder") from None
     return str(folder)
+
+
+def _is_complete(ready: run.Run) -> bool:
+    return ready.resumed.step == ready.total_steps and (ready.folder / "summary.json").exists()
 
 
 def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:
@@ -123,23 +148,21 @@ def _say_what_runs(display: Display, ready: run.Run) -> None:
     )
 
 
-def _end(folder: Path | None, writes: bool, code: int, reason: str, step: int | None = None) -> int:
+def _write_status(folder: Path | None, writes: bool, code: int, reason: str, step: int | None = None) -> None:
     """status.json, because exit codes do not survive a launcher."""
-    states = {EXIT_DONE: "done", EXIT_STOPPED: "stopped"}
+    state = {EXIT_DONE: "done", EXIT_STOPPED: "stopped"}.get(code, "failed")
     if writes and folder is not None:
         with contextlib.suppress(OSError):  # a full disk must not hide the message that says so
-            write_json(
-                folder / "status.json",
-                {"state": states.get(code, "failed"), "exit_code": code, "reason": reason, "step": step},
-            )
-    return code
+            status = {"state": state, "exit_code": code, "reason": reason, "step": step}
+            write_json(folder / "status.json", status)
 
 
-def _report(text: str, code: int, *, speaks: bool) -> int:
-    if speaks:
-        print(text, file=sys.stderr, flush=True)
-    else:
-        time.sleep(_LET_RANK_0_SPEAK_SECONDS)
+def _report(problem: str, code: int, *, speaks: bool, let_rank_0_speak: float) -> int:
+    """The problem, if any, from the one rank that speaks; the others give it time to."""
+    if problem and speaks:
+        print(problem, file=sys.stderr, flush=True)
+    elif problem:
+        time.sleep(let_rank_0_speak)
     return code
 
 

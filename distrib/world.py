@@ -52,8 +52,14 @@ def check(config: TrainingConfig, environment: Mapping[str, str] = os.environ) -
 
 
 def start(config: TrainingConfig) -> Accelerator:
-    """Join the process group and set this process's threads. Accelerate steps and schedules nothing here."""
+    """Join the process group and set this process's threads. Accelerate steps and schedules nothing here.
+
+    Raises BadInput when Accelerate did not join the processes that were launched.
+    """
     accelerator = Accelerator(
+        # Without this, and without ACCELERATE_USE_CPU in the environment (which the launcher sets for one
+        # process only), every rank of a machine without CUDA would be a world of its own, silently.
+        cpu=not torch.cuda.is_available(),
         mixed_precision="no",  # autocast and loss scaling are in precision.py
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[
@@ -62,6 +68,12 @@ def start(config: TrainingConfig) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS)),
         ],
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise BadInput(
+            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: "
+            "check the launcher's config file against those in launch/"
+        )
     torch.set_num_threads(config.threads or default_threads())
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -98,31 +110,37 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """`work` on rank 0 only; its result (plain JSON) or its BadInput on every rank."""
-    result: T | None = None
-    problem: str | None = None
+    said: list[Any] = [None, None]  # result, problem
     if accelerator.is_main_process:
         try:
-            result = work()
+            said[0] = work()
         except BadInput as error:
-            problem = str(error)
-    if accelerator.num_processes > 1:
-        box = [json.dumps([result, problem])]
-        dist.broadcast_object_list(box)
-        result, problem = json.loads(box[0])
+            said[1] = str(error)
+    result, problem = _exchange(accelerator, said)[0]
     if problem is not None:
         raise BadInput(problem)
-    return result  # pyright: ignore[reportReturnType] (JSON gives back what it was given)
+    return result
 
 
 def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:
     """Raise BadInput on every rank if any rank has a problem; the lowest such rank's words win."""
-    problems: list[str | None] = [problem]
-    if accelerator.num_processes > 1:
-        problems = [None] * accelerator.num_processes
-        dist.all_gather_object(problems, problem)
-    for said in problems:
+    for said in _exchange(accelerator, problem):
         if said is not None:
             raise BadInput(said)
+
+
+def _exchange(accelerator: Accelerator, value: Any) -> list[Any]:
+    """Every rank's value, by rank; JSON on the wire (torch's own object collectives unpickle)."""
+    if accelerator.num_processes == 1:
+        return [value]
+    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(accelerator.device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=data.device) for _ in range(accelerator.num_processes)]
+    dist.all_gather(sizes, torch.tensor([len(data)], device=data.device))
+    lengths = [int(size) for size in sizes]
+    padded = torch.cat((data, data.new_zeros(max(lengths) - len(data))))
+    texts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(texts, padded)
+    return [json.loads(bytes(text[:length].cpu().numpy())) for text, length in zip(texts, lengths, strict=True)]
 
 
 def shorten_timeout(accelerator: Accelerator, seconds: int) -> None:

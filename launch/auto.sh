@@ -5,7 +5,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 case $gpus in
-    0) world=(--config_file "$here/cpu.yaml") ;;
+    0) world=(--config_file "$here/cpu.yaml")
+       export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(python -c 'from distrib.world import default_threads; print(default_threads())')} ;;
     1) world=(--config_file "$here/gpu.yaml") ;;
     *) world=(--config_file "$here/multi-gpu.yaml" --num_processes "$gpus")
        set -- "$@" --training.world_size "$gpus" ;;

@@ -1,5 +1,6 @@
 """Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ _MUST_MATCH = {
     "seed": "training.seed",
 }
 _MAY_DIFFER = ("world_size", "threads", "torch")
+_NO_EFFECT = ("checkpoint", "output")  # sections that do not touch the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Resumed:
 
 def continue_from(
     config: CheckpointConfig,
+    keys: Mapping[str, Any],
     folder: Path,
     identity: Identity,
     accelerator: Accelerator,
@@ -59,7 +62,10 @@ def continue_from(
     module: nn.Module,
     update: Update,
 ) -> Resumed:
-    """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank."""
+    """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
+
+    `keys` are the run's dotted configuration keys: what changed in them since is said.
+    """
     found = on_main(accelerator, lambda: _find(config, folder, display))
     if found is None:
         return Resumed()
@@ -67,7 +73,7 @@ def continue_from(
     resumed = Resumed()
     try:
         checkpoint = _open(Path(found))
-        for line in _differences(checkpoint, identity):
+        for line in _differences(checkpoint, keys, identity):
             display.say(line)
         state.restore(checkpoint, module, update)
         resumed = Resumed(checkpoint.step, checkpoint.path, float(checkpoint.values["epoch_loss"]))
@@ -77,23 +83,26 @@ def continue_from(
     return resumed
 
 
-def values(identity: Identity, epoch_loss: float) -> dict[str, Any]:
+def values(keys: Mapping[str, Any], identity: Identity, epoch_loss: float) -> dict[str, Any]:
     """What a checkpoint says about its run, for `continue_from` to read."""
-    return {"identity": asdict(identity), "epoch_loss": epoch_loss}
+    return {"config": dict(keys), "identity": asdict(identity), "epoch_loss": epoch_loss}
+
+
+def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
+    """`never` means a fresh folder: nothing of an earlier run is overwritten. Raises BadInput."""
+    if config.resume == "never" and store.candidates(folder / "checkpoints"):
+        raise BadInput(
+            f"checkpoint.resume = never, but {folder} holds checkpoints of an earlier run: choose another "
+            "output.dir, or take --checkpoint.resume auto to continue it"
+        )
 
 
 def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | None:
     if config.resume not in ("auto", "never"):
         return config.resume
-    checkpoints = folder / "checkpoints"
     if config.resume == "never":
-        if store.candidates(checkpoints):
-            raise BadInput(
-                f"checkpoint.resume = never, but {folder} holds checkpoints of an earlier run: choose another "
-                "output.dir, or take --checkpoint.resume auto to continue it"
-            )
         return None
-    newest, passed = store.newest_valid(checkpoints)
+    newest, passed = store.newest_valid(folder / "checkpoints")
     for line in passed:
         display.say(line)
     return None if newest is None else str(newest.path)
@@ -109,7 +118,7 @@ def _open(path: Path) -> store.Checkpoint:
         ) from None
 
 
-def _differences(checkpoint: store.Checkpoint, identity: Identity) -> list[str]:
+def _differences(checkpoint: store.Checkpoint, keys: Mapping[str, Any], identity: Identity) -> list[str]:
     """Lines about harmless differences. Raises BadInput for those that make it another run."""
     saved, here = checkpoint.values["identity"], asdict(identity)
     for fact, key in _MUST_MATCH.items():
@@ -123,4 +132,12 @@ def _differences(checkpoint: store.Checkpoint, identity: Identity) -> list[str]:
     lines = [f"continuing from {checkpoint.path}"]
     if changed:
         lines.append(f"note: {', '.join(changed)} since then, so the last bits will differ from an undisturbed run")
+    then = checkpoint.values["config"]
+    other = [
+        f"{key} {then.get(key)} -> {value}"
+        for key, value in keys.items()
+        if key.partition(".")[0] not in _NO_EFFECT and then.get(key) != value
+    ]
+    if other:
+        lines.append(f"note: changed since then: {', '.join(other)}")
     return lines

@@ -93,10 +93,19 @@ def _accepts(info: FieldInfo) -> str:
     signs = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
     bounds = [
         f"{signs[type(limit)]} {getattr(limit, type(limit).__name__.lower())}"
-        for limit in info.metadata
+        for limit in (*info.metadata, *_limits(info.annotation))
         if type(limit) in signs
     ]
     return " or ".join(kinds) + (" " + " and ".join(bounds) if bounds else "")
+
+
+def _limits(annotation: Any) -> list[Any]:
+    """Bounds on the members of a union: `Annotated[float, Field(gt=0)] | None`."""
+    if get_origin(annotation) is Annotated:
+        return [limit for extra in get_args(annotation)[1:] for limit in getattr(extra, "metadata", [extra])]
+    if get_origin(annotation) in (Union, UnionType):
+        return [limit for member in get_args(annotation) for limit in _limits(member)]
+    return []
 
 
 def _kind(member: Any) -> str:

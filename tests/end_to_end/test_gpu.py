@@ -1,0 +1,50 @@
+"""The same trainer on a CUDA device."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import QUICKSTART, RECIPES, ROOT, SMALL, losses, read_json
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+def train_on_gpu(folder: Path, *arguments: str | Path, recipe: Path = QUICKSTART) -> dict[str, object]:
+    """A process of its own: CUDA does not survive the fork that other tests start ranks with."""
+    command = [sys.executable, "-m", "distrib.train", recipe, *arguments, "--output.dir", folder]
+    result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 0, result.stderr
+    return read_json(folder / "summary.json")
+
+
+@pytest.mark.parametrize("mode", ["no", "tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("recipe", ["sgd-onecycle", "adam-onecycle"])
+def test_every_precision_trains_with_the_fused_kernels(tmp_path: Path, recipe: str, mode: str) -> None:
+    summary = train_on_gpu(tmp_path, *SMALL, f"--precision.mode={mode}", recipe=RECIPES / f"{recipe}.toml")
+    assert (summary["fused"], summary["precision"]) == (True, mode)
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+def test_float32_gives_the_losses_of_the_cpu(tmp_path: Path) -> None:
+    from tests.support import train_well
+
+    train_well(tmp_path / "cpu", *SMALL)
+    train_on_gpu(tmp_path / "gpu", *SMALL, "--precision.mode=no")
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-4)
+
+
+def test_overflow_at_the_first_step_leaves_the_run_healthy(tmp_path: Path) -> None:
+    fp16 = ("--precision.mode=fp16", "--precision.init_scale=1e9")
+    summary = train_on_gpu(tmp_path, *SMALL, *fp16)
+    assert summary["skipped_steps"] != 0
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+def test_a_resumed_run_is_bit_identical_in_deterministic_mode(tmp_path: Path) -> None:
+    options = (*SMALL, "--training.deterministic=true", "--checkpoint.every_steps=7", "--checkpoint.keep=9")
+    straight = train_on_gpu(tmp_path / "a", *options)
+    resume = f"--checkpoint.resume={tmp_path / 'a' / 'checkpoints' / 'step-00000007'}"
+    assert train_on_gpu(tmp_path / "b", *options, resume)["weights_sha256"] == straight["weights_sha256"]

@@ -1,0 +1,167 @@
+"""The real trainer in one process, from the command line to the files it leaves."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from distrib.checkpoint.store import newest_valid
+from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
+
+SUMMARY_KEYS = {
+    "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "applied_updates", "skipped_steps",
+    "images_per_second", "world_size", "device", "precision", "optimizer", "fused", "dataset", "seed",
+    "parameters", "resumed_from", "weights_sha256", "crosscheck",
+}  # fmt: skip
+
+SGD = ("--optimizer.name=sgd", "--optimizer.lr=0.02")
+
+
+def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
+    [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path])
+    assert result.code == 0
+    assert result.err == ""
+    assert result.out.count("epoch ") == 2
+    assert "done: test accuracy" in result.out
+    assert str(tmp_path) in result.out.splitlines()[-1]
+    summary = read_json(tmp_path / "summary.json")
+    assert set(summary) == SUMMARY_KEYS
+    assert (summary["steps"], summary["applied_updates"], summary["skipped_steps"]) == (20, 20, 0)
+    assert (summary["world_size"], summary["parameters"], summary["dataset"]) == (1, 145_578, "synthetic")
+    assert summary["fused"] is True
+    assert 0 <= summary["test_accuracy"] <= 1
+    assert read_json(tmp_path / "status.json") == {"state": "done", "exit_code": 0, "reason": "", "step": 20}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 21))
+    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_the_network_learns_the_drawn_shapes(tmp_path: Path) -> None:
+    more = ("--data.train_images=6400", "--data.test_images=1000", "--training.epochs=3")
+    summary = train_well(tmp_path, *SMALL, *more, "--optimizer.lr=0.03")
+    assert summary["test_accuracy"] > 0.5, "chance is 0.1"
+
+
+def test_the_resolved_configuration_repeats_the_run(tmp_path: Path) -> None:
+    first = train_well(tmp_path / "a", *SMALL, "--training.ema=0.9", "--optimizer.lr=0.013")
+    again = train_well(tmp_path / "b", recipe=tmp_path / "a" / "config.toml")
+    assert first["weights_sha256"] == again["weights_sha256"]
+
+
+@pytest.mark.parametrize("optimizer", [("sgd", "0.02"), ("adam", "0.001")], ids=["sgd", "adam"])
+def test_all_implementations_give_the_same_losses(tmp_path: Path, optimizer: tuple[str, str]) -> None:
+    name, lr = optimizer
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'[optimizer]\nname = "{name}"\nlr = {lr}\n')
+    size = ("--data.source=synthetic", "--data.train_images=1600", "--data.test_images=50")
+    curves: list[list[float]] = []
+    for implementation in (("--optimizer.fused=true",), ("--optimizer.foreach=true",), ("--optimizer.fused=false",)):
+        folder = tmp_path / implementation[0].strip("-")
+        steps = ("--training.batch_size=32", "--training.epochs=1")
+        train_well(folder, *size, *steps, *implementation, recipe=recipe)
+        curves.append(losses(folder))
+    assert len(curves[0]) == 50
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert curves[2] == pytest.approx(curves[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_accumulation_changes_rounding_only(tmp_path: Path, parts: int) -> None:
+    train_well(tmp_path / "whole", *SMALL)
+    train_well(tmp_path / "parts", *SMALL, f"--training.accumulate={parts}")
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+def test_a_masked_last_batch_trains_on_every_image(tmp_path: Path) -> None:
+    summary = train_well(tmp_path, *SMALL, "--training.batch_size=100", "--training.last_batch=mask")
+    assert summary["steps"] == 2 * 4  # 100 + 100 + 100 + 20
+
+
+def test_options_of_the_update_path_work_together(tmp_path: Path) -> None:
+    options = (
+        "--training.ema=0.9",
+        "--training.clip_norm=1",
+        "--training.label_smoothing=0.1",
+        "--training.accumulate=2",
+    )
+    summary = train_well(tmp_path, *SMALL, *options, "--training.deterministic=true", "--model.channels_last=false")
+    assert summary["applied_updates"] == 20
+
+
+def test_fp16_counts_the_steps_it_skips(tmp_path: Path) -> None:
+    """A first loss scale far too high: the first steps overflow, and then the run goes on."""
+    fp16 = ("--precision.mode=fp16", "--precision.force=true", "--precision.init_scale=1e9")
+    summary = train_well(tmp_path, *SMALL, *fp16)
+    assert summary["precision"] == "fp16"
+    assert summary["skipped_steps"] >= 1
+    assert summary["applied_updates"] + summary["skipped_steps"] == 20
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["applied_updates"]: line["lr"] for line in lines if line["kind"] == "step" and line["applied"]}
+    train_well(tmp_path / "float32", *SMALL)
+    plain = [json.loads(line) for line in (tmp_path / "float32" / "metrics.jsonl").read_text().splitlines()]
+    assert rates == {n: lr for n, lr in ((line.get("applied_updates"), line["lr"]) for line in plain) if n in rates}
+
+
+def test_torch_compile_gives_the_same_losses(tmp_path: Path) -> None:
+    train_well(tmp_path / "eager", *SMALL)
+    train_well(tmp_path / "compiled", *SMALL, "--training.compile=true")
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-3)
+
+
+def test_tensorboard_receives_the_metrics(tmp_path: Path) -> None:
+    train_well(tmp_path, *SMALL, '--output.trackers=["tensorboard"]')
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_a_tracker_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path, '--output.trackers=["wandbee"]'])
+    assert result.code == 2
+    assert "output.trackers" in result.err
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    train_well(tmp_path, *SMALL, "--training.epochs=1")
+    [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path, "--optimizer.lr=1e30", "--training.clip_norm=none"])
+    assert result.code == 1
+    assert "the global loss is" in result.err
+    assert "Traceback" not in result.err
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["exit_code"]) == ("failed", 1)
+    checkpoint, passed = newest_valid(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    assert (checkpoint.step, passed) == (10, [])
+
+
+def test_a_stopped_run_continues_to_the_same_weights(tmp_path: Path) -> None:
+    longer = ("--training.epochs=20", "--training.ema=0.95")
+    straight = train_well(tmp_path / "straight", *SMALL, *longer)
+    folder = tmp_path / "stopped"
+    running = start([QUICKSTART, *SMALL, *longer, "--output.dir", folder])
+    wait_for(folder / "metrics.jsonl", '"kind": "epoch"')
+    running.send(0, signal.SIGTERM)
+    [result] = running.wait()
+    assert result.code == 75
+    status = read_json(folder / "status.json")
+    assert (status["state"], status["exit_code"]) == ("stopped", 75)
+    assert status["step"] < 200
+    resumed = train_well(folder, *SMALL, *longer)
+    assert resumed["weights_sha256"] == straight["weights_sha256"]
+    assert resumed["test_accuracy"] == straight["test_accuracy"]
+    assert resumed["train_loss"] == pytest.approx(straight["train_loss"])
+    assert losses(folder) == losses(tmp_path / "straight")
+
+
+def test_a_complete_run_started_again_says_so_and_keeps_its_summary(tmp_path: Path) -> None:
+    train_well(tmp_path, *SMALL)
+    before = (tmp_path / "summary.json").read_bytes()
+    [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path])
+    assert result.code == 0
+    assert "complete" in result.out
+    assert (tmp_path / "summary.json").read_bytes() == before
+
+
+def test_quiet_shows_the_closing_lines_only(tmp_path: Path) -> None:
+    [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path, "--output.quiet=true"])
+    assert [line.split(":")[0] for line in result.out.splitlines()] == ["done", "outputs"]

@@ -1,0 +1,153 @@
+"""Real processes for tests: ranks as a launcher would start them, without its seconds of start-up.
+
+Each rank is a process of its own with its own environment, standard output and signals. They are
+forked from a server that has imported torch once.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "launch" / "recipes"
+QUICKSTART = RECIPES / "quickstart.toml"
+
+SMALL = (
+    "--data.source=synthetic",
+    "--data.train_images=320",
+    "--data.test_images=50",
+    "--training.batch_size=32",
+    "--training.epochs=2",
+)
+"""Twenty steps in two epochs; a second or two."""
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["distrib.train"])
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(slots=True)
+class Ranks:
+    """A world of running trainers."""
+
+    processes: list[BaseProcess]
+    outputs: Path
+
+    def send(self, rank: int, number: signal.Signals) -> None:
+        pid = self.processes[rank].pid
+        assert pid is not None
+        os.kill(pid, number)
+
+    def wait(self, seconds: float = 120) -> list[Result]:
+        """Results by rank; a process that outlives the time is killed and fails the test."""
+        deadline = time.monotonic() + seconds
+        results: list[Result] = []
+        for rank, process in enumerate(self.processes):
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                for other in self.processes:
+                    other.kill()
+                raise AssertionError(f"rank {rank} still runs after {seconds} s: {self.read(rank)}")
+            results.append(Result(process.exitcode, *self.read(rank)))
+        return results
+
+    def read(self, rank: int) -> tuple[str, str]:
+        return tuple((self.outputs / f"{rank}.{name}").read_text() for name in ("out", "err"))  # pyright: ignore[reportReturnType]
+
+
+def start(
+    arguments: Sequence[str | Path],
+    *,
+    world_size: int = 1,
+    environment: Mapping[str, str] | None = None,
+    file_limit: int = 0,
+) -> Ranks:
+    """Trainers of one world, running; `file_limit` bytes is the largest file they may write."""
+    outputs = Path(tempfile.mkdtemp(prefix="ranks-"))
+    world = {"CUDA_VISIBLE_DEVICES": "", **(environment or {})}
+    if world_size > 1:
+        world |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+        }
+    processes: list[BaseProcess] = []
+    for rank in range(world_size):
+        mine = world | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {})
+        job = ([str(argument) for argument in arguments], mine, str(outputs), rank, file_limit)
+        process = _context.Process(target=_rank, args=job, daemon=True)
+        process.start()
+        processes.append(process)
+    return Ranks(processes, outputs)
+
+
+def train(
+    arguments: Sequence[str | Path],
+    *,
+    world_size: int = 1,
+    environment: Mapping[str, str] | None = None,
+    file_limit: int = 0,
+) -> list[Result]:
+    """Run to the end; results by rank."""
+    return start(arguments, world_size=world_size, environment=environment, file_limit=file_limit).wait()
+
+
+def train_well(folder: Path, *arguments: str | Path, recipe: Path = QUICKSTART, world_size: int = 1) -> dict[str, Any]:
+    """Run to a good end in `folder`; the summary."""
+    results = train([recipe, *arguments, "--output.dir", folder], world_size=world_size)
+    assert [result.code for result in results] == [0] * world_size, results
+    return read_json(folder / "summary.json")
+
+
+def losses(folder: Path) -> list[float]:
+    """The global loss of each step, from metrics.jsonl."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["kind"] == "step"]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(path: Path, text: str, seconds: float = 60) -> None:
+    """Until the file holds the text."""
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never held {text!r}"
+        time.sleep(0.05)
+
+
+def _rank(arguments: list[str], environment: dict[str, str], outputs: str, rank: int, file_limit: int) -> None:
+    os.environ.update(environment)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(outputs) / f"{rank}.{name}", os.O_CREAT | os.O_WRONLY, 0o644), number)
+    if file_limit:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+    from distrib.train import main
+
+    sys.exit(main(arguments))

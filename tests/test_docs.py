@@ -1,0 +1,29 @@
+"""What the documents name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from distrib.config.recipe import load
+from tests.support import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_paths_exist(document: Path) -> None:
+    text = document.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    paths = re.findall(r"`((?:launch|distrib|crosscheck|tests|docs|slurm)/[\w./-]+)`", text)
+    paths += re.findall(r"(launch/[\w/-]+\.(?:yaml|toml|sh))", text)
+    for name in [*links, *paths]:
+        base = document.parent if name in links else ROOT
+        assert (base / name).exists(), f"{document.name} names {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_use_keys_that_exist(document: Path) -> None:
+    commands = re.findall(r"distrib\.train (\S+\.toml)((?:[^\S\n]+--[\w.]+[= ]\S+)*)", document.read_text())
+    for recipe, overrides in commands:
+        load(ROOT / recipe, overrides.split())
