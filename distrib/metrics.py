@@ -12,7 +12,7 @@ class Metrics:
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         kept = [line for line in _lines(path) if _step(line) <= resumed_step]
-        write_atomically(path, "".join(kept))
+        write_atomically(path, "".join(line + "\n" for line in kept))
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)  # whole lines, at once
 
     def write(self, **values: Any) -> None:
@@ -24,7 +24,7 @@ class Metrics:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
 

@@ -172,12 +172,7 @@ def build(config: OptimizerConfig, named_parameters: NamedParameters, device: to
     if options["fused"]:
         options["foreach"] = None  # torch takes foreach = False beside fused = True, but says nothing by it
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    try:
-        optimizer: torch.optim.Optimizer = kind(_group(config, named_parameters), **options)
-    except RuntimeError as error:
-        raise BadInput(
-            f"optimizer.fused = true is not possible on {device.type}: {error}; set optimizer.fused = false"
-        ) from None
+    optimizer: torch.optim.Optimizer = kind(_group(config, named_parameters), **options)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

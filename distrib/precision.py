@@ -48,9 +48,9 @@ class Precision:
         )
         if device.type == "cuda":
             # Stated both ways: cuDNN's own default is tf32 even when nobody asked for it.
-            float32 = "ieee" if self.mode == "no" else "tf32"
-            torch.backends.cuda.matmul.fp32_precision = float32
-            torch.backends.cudnn.conv.fp32_precision = float32  # pyright: ignore[reportAttributeAccessIssue]
+            tensor_cores = self.mode != "no"
+            torch.set_float32_matmul_precision("high" if tensor_cores else "highest")
+            torch.backends.cudnn.allow_tf32 = tensor_cores
 
     def autocast(self) -> AbstractContextManager[object]:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mode)

@@ -102,13 +102,13 @@ def build(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int)
             return lambda _: 1.0
         case Step():
             size = config.step_size * _length(config.unit, updates_per_epoch)
-            return lambda applied: config.gamma ** (applied // size)
+            return lambda applied: _power(config.gamma, applied // size)
         case MultiStep():
             milestones = sorted(m * _length(config.unit, updates_per_epoch) for m in config.milestones)
-            return lambda applied: config.gamma ** bisect_right(milestones, applied)
+            return lambda applied: _power(config.gamma, bisect_right(milestones, applied))
         case Exponential():
             size = _length(config.unit, updates_per_epoch)
-            return lambda applied: config.gamma ** (applied // size)
+            return lambda applied: _power(config.gamma, applied // size)
         case Cosine():
             warmup = config.warmup * _length(config.unit, updates_per_epoch)
             if warmup >= total_updates:
@@ -123,6 +123,13 @@ def build(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int)
 
 def _length(unit: Unit, updates_per_epoch: int) -> int:
     return updates_per_epoch if unit == "epochs" else 1
+
+
+def _power(gamma: float, exponent: int) -> float:
+    try:
+        return gamma**exponent
+    except OverflowError:
+        return math.inf  # a rate that grows for ever ends the run by its loss, with a message
 
 
 def _cosine(config: Cosine, warmup: int, total: int, applied: int) -> float:

@@ -80,7 +80,8 @@ class Update:
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        applied = self.scaler.get_scale() >= before  # the scale shrinks after an overflow, and only then
+        # The scale shrinks after an overflow, and only then; at zero it has nowhere to shrink to.
+        applied = self.scaler.get_scale() >= before > 0.0
         if not applied:
             for parameter in without_state:
                 self.optimizer.state.pop(parameter, None)

@@ -89,8 +89,17 @@ def values(keys: Mapping[str, Any], identity: Identity, epoch_loss: float) -> di
 
 
 def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
-    """`never` means a fresh folder: nothing of an earlier run is overwritten. Raises BadInput."""
-    if config.resume == "never" and store.candidates(folder / "checkpoints"):
+    """Nothing of an earlier run is overwritten: `never` means a fresh folder, and so does going back.
+
+    Raises BadInput.
+    """
+    there = store.candidates(folder / "checkpoints")
+    if config.resume not in ("auto", "never") and there and there[0].resolve() != Path(config.resume).resolve():
+        raise BadInput(
+            f"checkpoint.resume = {config.resume}, but {folder} holds {there[0].name}: a run that goes back needs a folder "
+            "of its own; choose another output.dir"
+        )
+    if config.resume == "never" and there:
         raise BadInput(
             f"checkpoint.resume = never, but {folder} holds checkpoints of an earlier run: choose another "
             "output.dir, or take --checkpoint.resume auto to continue it"

@@ -44,7 +44,8 @@ def restore(checkpoint: Checkpoint, model: nn.Module, update: Update) -> None:
     update.applied = int(checkpoint.values["applied_updates"])
     update.skipped = int(checkpoint.values["skipped_steps"])
     if update.scaler.is_enabled() and checkpoint.values["scaler"]:
-        update.scaler.load_state_dict(checkpoint.values["scaler"])
+        interval = update.scaler.get_growth_interval()  # the recipe's, which may have changed
+        update.scaler.load_state_dict({**checkpoint.values["scaler"], "growth_interval": interval})
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -72,6 +73,13 @@ def _restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer)
         if parameter is None or (slot != "step" and saved.shape != parameter.shape):
             raise BadInput(f"checkpoint {checkpoint.path}: {key} does not belong to this network; start a new run")
         optimizer.state[parameter][slot] = _like(saved, parameter, slot, optimizer)
+    for group in optimizer.param_groups:
+        states = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
+        if group.get("amsgrad") and any("max_exp_avg_sq" not in slots for slots in states):
+            raise BadInput(
+                f"checkpoint {checkpoint.path} was written without amsgrad, and the running maximum cannot be made up: "
+                "set optimizer.amsgrad = false, or start a new run (another output.dir)"
+            )
 
 
 def _like(saved: Tensor, parameter: Tensor, slot: str, optimizer: torch.optim.Optimizer) -> Tensor:

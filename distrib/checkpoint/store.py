@@ -11,6 +11,7 @@ with the right name is complete; the hashes tell what happened to it afterwards.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from distrib.files import sync_folder, write_json
 FORMAT = "twinstep-checkpoint"
 VERSION = 1
 _MANIFEST = "manifest.json"
+_OLD = ".old"
+_NAME = re.compile(r"step-\d+(\.old)?")
 
 
 class Damaged(Exception):
@@ -44,9 +47,14 @@ class Checkpoint:
     files: tuple[str, ...]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one part, on the CPU; no part of that name gives none."""
+        """The tensors of one part, on the CPU; no part of that name gives none. Raises BadInput."""
         file = f"{name}.safetensors"
-        return load_file(self.path / file) if file in self.files else {}
+        if file not in self.files:
+            return {}
+        try:
+            return load_file(self.path / file)
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"checkpoint {self.path}: {file} is not a safetensors file ({error})") from None
 
 
 def save(
@@ -62,32 +70,39 @@ def save(
         for name, part in tensors.items():
             path = building / f"{name}.safetensors"
             save_file({key: tensor.contiguous() for key, tensor in part.items()}, path)
+            path.chmod(0o644)  # safetensors writes private files
             _sync(path)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         manifest = {"format": FORMAT, "version": VERSION, "step": step, "files": files, "values": dict(values)}
-        write_json(building / _MANIFEST, manifest)
+        write_json(building / _MANIFEST, manifest | {"sha256": _manifest_sha256(manifest)})
         sync_folder(building)
         building.chmod(0o755)
         if target.exists():  # a resumed run reached the step again, or the old one was damaged
-            replaced = Path(mkdtemp(dir=folder, prefix=".replaced-"))
-            target.rename(replaced / target.name)
+            target.rename(target.with_suffix(_OLD))  # still a candidate, should the next line not be reached
         building.rename(target)
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
+        if not target.exists() and target.with_suffix(_OLD).exists():
+            target.with_suffix(_OLD).rename(target)
         raise BadInput(
             f"checkpoint {target} could not be written ({error}): free space or choose another output.dir; "
             "earlier checkpoints are untouched, so the same command continues from the newest one"
         ) from None
-    _drop_old(folder, keep)
+    _drop_old(folder, step, keep)
     return target
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first; not yet opened."""
-    found = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal()] if folder.is_dir() else []
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
+    """Checkpoint folders, newest first, one that was being replaced after its successor; not yet opened."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (step_of(path), path.suffix != _OLD), reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step in a candidate's name."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -114,10 +129,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise Damaged(
                 f"it is {manifest['format']} version {manifest['version']}; this program reads {FORMAT} {VERSION}"
             )
+        if manifest.pop("sha256") != _manifest_sha256(manifest):
+            raise Damaged(f"{_MANIFEST} does not have the sha256 that it states: its text changed")
         for name, facts in manifest["files"].items():
             _verify(path, name, facts)
         return Checkpoint(path, int(manifest["step"]), dict(manifest["values"]), tuple(manifest["files"]))
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise Damaged(f"{_MANIFEST} lacks what a manifest holds") from None
 
 
@@ -135,10 +152,18 @@ def _verify(path: Path, name: str, facts: Mapping[str, Any]) -> None:
         raise Damaged(f"{name} cannot be read ({error.strerror})") from None
 
 
-def _drop_old(folder: Path, keep: int) -> None:
-    """Leftovers of killed saves go too: only one process writes here."""
-    for path in [*candidates(folder)[keep:], *folder.glob(".building-*"), *folder.glob(".replaced-*")]:
+def _drop_old(folder: Path, step: int, keep: int) -> None:
+    """Keep the newest `keep` up to `step`. Later ones were passed over as damaged: they neither count nor go.
+
+    Leftovers of killed saves go too: only one process writes here.
+    """
+    up_to_now = [path for path in candidates(folder) if step_of(path) <= step and path.suffix != _OLD]
+    for path in [*up_to_now[keep:], *folder.glob(f"step-*{_OLD}"), *folder.glob(".building-*")]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

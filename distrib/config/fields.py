@@ -10,12 +10,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+_SIGNS = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Field:
     """One key as a user sees it."""
 
-    key: str  # dotted: "training.epochs"
+    key: str  # dotted: "training.epochs", "optimizer.groups.pattern"
     variant: str | None  # "sgd" where the key belongs to one `name` of a section
     annotation: Any
     default: Any  # PydanticUndefined where the key is required
@@ -30,11 +32,10 @@ class Field:
 @cache
 def variants(model: type[BaseModel]) -> dict[str, tuple[type[BaseModel], ...]]:
     """Section name -> its classes: one, or one per value of `name`."""
-    sections: dict[str, tuple[type[BaseModel], ...]] = {}
-    for name, info in model.model_fields.items():
-        classes = tuple(c for c in _members(info.annotation) if isinstance(c, type) and issubclass(c, BaseModel))
-        sections[name] = classes
-    return sections
+    return {
+        name: tuple(member for member in _members(info.annotation) if _is_section(member))
+        for name, info in model.model_fields.items()
+    }
 
 
 @cache
@@ -43,22 +44,26 @@ def listing(model: type[BaseModel]) -> tuple[Field, ...]:
     fields: list[Field] = []
     for section, classes in variants(model).items():
         for cls in classes:
-            tag = get_args(cls.model_fields["name"].annotation)[0] if len(classes) > 1 else None
+            variant = variant_name(cls) if len(classes) > 1 else None
             for name, info in cls.model_fields.items():
-                if len(classes) > 1 and name == "name":
-                    continue
-                fields.append(_field(f"{section}.{name}", tag, info))
+                fields.append(_field(f"{section}.{name}", variant, info))
+                for table in _tables(info.annotation):
+                    fields += [
+                        _field(f"{section}.{name}.{inner}", variant, inner_info)
+                        for inner, inner_info in table.model_fields.items()
+                    ]
     return tuple(fields)
 
 
+def variant_name(cls: type[BaseModel]) -> str:
+    """The `name` that chooses this class."""
+    return str(cls.model_fields["name"].default)
+
+
+@cache
 def all_fields(model: type[BaseModel]) -> dict[str, Field]:
-    """Dotted key -> field (any one of its variants); the `name` of a section with variants too."""
-    found = {field.key: field for field in listing(model)}
-    for section, classes in variants(model).items():
-        if len(classes) > 1:
-            info = classes[0].model_fields["name"]
-            found.setdefault(f"{section}.name", _field(f"{section}.name", None, info))
-    return found
+    """Dotted key -> field (any one of its variants)."""
+    return {field.key: field for field in listing(model)}
 
 
 def takes_text(annotation: Any) -> bool:
@@ -70,33 +75,34 @@ def takes_text(annotation: Any) -> bool:
 
 
 def _field(key: str, variant: str | None, info: FieldInfo) -> Field:
+    kinds = " or ".join(_kind(member) for member in _members(info.annotation))
+    bounds = " and ".join(_bounds((*info.metadata, *_limits(info.annotation))))
     return Field(
         key=key,
         variant=variant,
         annotation=info.annotation,
         default=PydanticUndefined if info.is_required() else info.get_default(),
         meaning=" ".join((info.description or "").split()),
-        accepts=_accepts(info),
+        accepts=f"{kinds} {bounds}".strip(),
     )
 
 
+def _is_section(member: Any) -> bool:
+    return isinstance(member, type) and issubclass(member, BaseModel)
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """The classes of an array of tables."""
+    return [arg for member in _members(annotation) for arg in get_args(member) if _is_section(arg)]
+
+
 def _members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself; without their Annotated wrapping."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         return tuple(inner for member in get_args(annotation) for inner in _members(member))
     return (annotation,)
-
-
-def _accepts(info: FieldInfo) -> str:
-    kinds = [_kind(member) for member in _members(info.annotation)]
-    signs = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
-    bounds = [
-        f"{signs[type(limit)]} {getattr(limit, type(limit).__name__.lower())}"
-        for limit in (*info.metadata, *_limits(info.annotation))
-        if type(limit) in signs
-    ]
-    return " or ".join(kinds) + (" " + " and ".join(bounds) if bounds else "")
 
 
 def _limits(annotation: Any) -> list[Any]:
@@ -108,14 +114,24 @@ def _limits(annotation: Any) -> list[Any]:
     return []
 
 
+def _bounds(limits: tuple[Any, ...]) -> list[str]:
+    return [
+        f"{_SIGNS[type(limit)]} {getattr(limit, type(limit).__name__.lower())}"
+        for limit in limits
+        if type(limit) in _SIGNS
+    ]
+
+
 def _kind(member: Any) -> str:
+    if get_origin(member) is Annotated:
+        return " ".join((_kind(get_args(member)[0]), *_bounds(tuple(_limits(member)))))
     if member is NoneType:
         return "none"
     if get_origin(member) is Literal:
         return " | ".join(str(value) for value in get_args(member))
     if get_origin(member) is tuple:
-        inner = [arg for arg in get_args(member) if arg is not Ellipsis]
-        if any(isinstance(arg, type) and issubclass(arg, BaseModel) for arg in inner):
+        if _tables(member):
             return "array of tables"
-        return "[" + ", ".join(_kind(arg) for arg in inner) + (", …]" if Ellipsis in get_args(member) else "]")
+        inner = [_kind(arg) for arg in get_args(member) if arg is not Ellipsis]
+        return "[" + ", ".join(inner) + (", …]" if Ellipsis in get_args(member) else "]")
     return {int: "integer", float: "number", str: "text", bool: "true | false"}.get(member, str(member))

@@ -1,12 +1,12 @@
 """`python -m distrib.train --help`: every key with its default and its meaning."""
 
 import textwrap
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from distrib.config.fields import listing, variants
+from distrib.config.fields import listing, variant_name, variants
 
 USAGE = """\
 usage: accelerate launch --config_file launch/HARDWARE.yaml -m distrib.train RECIPE.toml [--section.key VALUE …]
@@ -24,22 +24,17 @@ exit codes   0 done, 1 fault, 2 bad input, 75 stopped on request with a checkpoi
 def help_text(model: type[BaseModel]) -> str:
     lines = [USAGE]
     heading = None
-    many = {section for section, classes in variants(model).items() if len(classes) > 1}
     for field in listing(model):
         section = field.key.split(".")[0]
         title = f"[{section}]" + (f" name = {field.variant}" if field.variant else "")
         if title != heading:
-            cls = next(c for c in variants(model)[section] if section not in many or _tag(c) == field.variant)
-            summary = (cls.__doc__ or "").strip().splitlines()[0]
-            lines += ["", f"{title}   {summary}"]
+            cls = next(c for c in variants(model)[section] if field.variant is None or field.variant == variant_name(c))
+            lines += ["", f"{title}   {(cls.__doc__ or '').strip().splitlines()[0]}"]
             heading = title
-        lines.append(f"  --{field.key} = {_show(field.default)}   ({field.accepts})")
+        dashes = "" if field.key.count(".") > 1 else "--"  # keys of an array of tables have no flag of their own
+        lines.append(f"  {dashes}{field.key} = {_show(field.default)}   ({field.accepts})")
         lines.append(textwrap.indent(textwrap.fill(field.meaning, 96), " " * 6))
     return "\n".join(lines) + "\n"
-
-
-def _tag(cls: type[BaseModel]) -> str:
-    return str(cls.model_fields["name"].default)
 
 
 def _show(default: Any) -> str:
@@ -50,5 +45,5 @@ def _show(default: Any) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):
-        return str(list(default))  # pyright: ignore[reportUnknownArgumentType]
+        return str(list(cast(tuple[object, ...], default)))
     return str(default)

@@ -7,7 +7,13 @@ from typing import cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from distrib.config.fields import listing, variants
+from distrib.config.fields import listing, variant_name, variants
+
+_TOML_WORDS = {
+    "Input should be a valid tuple": "it must be an array",
+    "Input should be a valid dictionary": "it must be a table",
+    "Input should be": "it must be",
+}
 
 
 def explain(error: ValidationError, model: type[BaseModel], origin: Mapping[str, str]) -> str:
@@ -17,19 +23,23 @@ def explain(error: ValidationError, model: type[BaseModel], origin: Mapping[str,
 
 def _one(detail: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]) -> str:
     key, variant = _dotted(detail["loc"], model)
-    where = f" (from {origin[key]})" if key in origin else ""
+    where = _where(key, origin)
     kind, value = detail["type"], detail["input"]
     if kind == "extra_forbidden":
         return f"unknown key {key}{where}{_hint(key, variant, model)}"
-    if kind == "missing" or kind == "union_tag_not_found":
+    if kind in ("missing", "union_tag_not_found"):
         names = _names(key, model)
         return f"{key}.name is missing: set it to one of {names}" if names else f"{key} is missing: set it"
     if kind == "union_tag_invalid":
         chosen = cast(dict[str, object], value).get("name")
-        return f"{key}.name = {chosen!r} is not known: accepted are {_names(key, model)}"
-    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
-    if (kind == "value_error" and key in model.model_fields) or not key:
+        return f"{key}.name = {chosen!r}{where} is not known: accepted are {_names(key, model)}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key} = {value!r}{where}: it must be a table"
+    message = detail["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and (not key or key in model.model_fields):
         return message  # a rule over several keys: the message names them
+    for words, toml in _TOML_WORDS.items():
+        message = message.replace(words, toml)
     return f"{key} = {value!r}{where}: {message}"
 
 
@@ -42,26 +52,39 @@ def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, st
     return ".".join(parts), None
 
 
+def _where(key: str, origin: Mapping[str, str]) -> str:
+    """Where the key was set: itself, the array it is in, or a key of the table it is."""
+    found = origin.get(key)
+    if found is None:
+        related = [name for name in origin if key.startswith(name + ".") or name.startswith(key + ".")]
+        found = origin[max(related, key=len)] if related else None
+    return f" (from {found})" if found else ""
+
+
 def _hint(key: str, variant: str | None, model: type[BaseModel]) -> str:
-    owners = sorted({f.variant for f in listing(model) if f.key == key and f.variant})
+    """The nearest name; failing that, what is accepted at this place."""
+    plain = ".".join(part for part in key.split(".") if not part.isdecimal())  # without the index in an array
+    owners = sorted({f.variant for f in listing(model) if f.key == plain and f.variant})
+    section, last = plain.split(".")[0], plain.split(".")[-1]
     if owners and variant:
-        return f": it belongs to {' and '.join(owners)}, and {key.split('.')[0]}.name is {variant}"
+        return f": it belongs to {' and '.join(owners)}, and {section}.name is {variant}"
+    table = plain.rpartition(".")[0]
     known = [f.key for f in listing(model) if variant is None or f.variant in (None, variant)]
-    sections = list(variants(model))
-    near = get_close_matches(key, known + sections, n=1, cutoff=0.6)
-    if not near:  # `--epochs 6`: the right name in the wrong place
-        last = key.split(".")[-1]
-        by_name = {k.split(".")[-1]: k for k in known}
-        near = [by_name[name] for name in get_close_matches(last, list(by_name), n=1, cutoff=0.7)]
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == table} if table else {}
+    near = get_close_matches(last, list(siblings), n=1, cutoff=0.5)
     if near:
-        return f": did you mean {near[0]}?"
-    section = key.split(".")[0]
-    siblings = [k for k in known if k.startswith(section + ".")] or sections
-    return f": accepted are {', '.join(siblings)}"
+        return f": did you mean {siblings[near[0]]}?"
+    if siblings:
+        return f": accepted are {', '.join(dict.fromkeys(siblings.values()))}"
+    # An unknown section, or no section at all: `--trainig.epochs 6`, `--epochs 6`.
+    near = get_close_matches(section, list(variants(model)), n=1, cutoff=0.6)
+    if not near:
+        deepest_first = sorted(known, key=lambda k: -k.count("."))
+        anywhere = {k.rpartition(".")[2]: k for k in deepest_first}
+        near = [anywhere[name] for name in get_close_matches(last, list(anywhere), n=1, cutoff=0.7)]
+    return f": did you mean {near[0]}?" if near else f": accepted are {', '.join(variants(model))}"
 
 
 def _names(section: str, model: type[BaseModel]) -> str:
     classes = variants(model).get(section, ())
-    if len(classes) < 2:
-        return ""
-    return ", ".join(str(cls.model_fields["name"].default) for cls in classes)
+    return ", ".join(variant_name(cls) for cls in classes) if len(classes) > 1 else ""

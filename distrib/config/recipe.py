@@ -84,7 +84,7 @@ def read_toml(path: Path) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise BadInput(f"recipe {path} cannot be read: {reason}; give a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, absurd numbers, absurd nesting
         raise BadInput(f"recipe {path} is not valid TOML: {error}") from None
 
 
@@ -104,6 +104,10 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
             if not rest:
                 raise BadInput(f"--{key} has no value: write --{key} VALUE (see --help)")
             value = rest.pop(0)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadInput(f"--{key} {value!r}: this is not text that UTF-8 can write; use another name") from None
         pairs.append((key, value))
     return pairs
 
@@ -117,9 +121,11 @@ def parse_value(key: str, text: str) -> Any:
         return text
     for spelling in (text, text.lower()):
         try:
-            return tomllib.loads(f"value = {spelling}")["value"]
-        except tomllib.TOMLDecodeError:
+            table = tomllib.loads(f"value = {spelling}")
+        except (ValueError, RecursionError):
             continue
+        if len(table) == 1:  # else the text went on to other keys
+            return table["value"]
     try:
         return float(text)  # ".5" and "1." are Python, not TOML
     except ValueError:

@@ -58,17 +58,17 @@ def load(path: Path, cache: Path) -> Dataset:
 def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
     """Class name -> image files, sorted; classes without an image are left out."""
     said = f"data.source = folder:{path}"
-    if not path.is_dir():
-        raise BadInput(f"{said}: there is no such folder")
-    root = next((path / split for split in splits if (path / split).is_dir()), None)
-    if root is None:
-        wanted = " or ".join(f"{split}/" for split in splits)
-        raise BadInput(f"{said}: it has no folder {wanted}; expected PATH/train/<class>/ and PATH/test/<class>/")
     try:
-        folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
+        if not path.is_dir():
+            raise BadInput(f"{said}: there is no such folder")
+        root = next((path / split for split in splits if (path / split).is_dir()), None)
+        if root is None:
+            wanted = " or ".join(f"{split}/" for split in splits)
+            raise BadInput(f"{said}: it has no folder {wanted}; expected PATH/train/<class>/ and PATH/test/<class>/")
         found = {
             folder.name: sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS and f.is_file())
-            for folder in folders
+            for folder in sorted(root.iterdir())
+            if folder.is_dir()
         }
     except OSError as error:
         raise BadInput(f"{said}: {error.filename} cannot be read: {error.strerror}") from None
@@ -87,7 +87,7 @@ def _decode(files: Sequence[Path]) -> Tensor:
         file = files[position]
         try:
             with Image.open(file) as image:
-                pixels = image.convert("RGB")
+                pixels = _eight_bit(image).convert("RGB")
                 if pixels.size != (SIZE, SIZE):
                     pixels = pixels.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
                 images[position] = numpy.asarray(pixels)
@@ -102,8 +102,15 @@ def _decode(files: Sequence[Path]) -> Tensor:
     return torch.from_numpy(images)
 
 
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Sixteen-bit grey scaled down; Pillow's own conversion would clip it to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((numpy.asarray(image, dtype=numpy.float32) / 257.0).clip(0, 255).astype(numpy.uint8))
+
+
 def _key(path: Path, *splits: dict[str, list[Path]]) -> str:
-    digest = hashlib.sha256(_FORMAT.encode())
+    digest = hashlib.sha256(f"{_FORMAT} {path.resolve()}".encode())
     for split in splits:
         for name, files in sorted(split.items()):
             for file in files:

@@ -26,7 +26,7 @@ def _split(seed: int, split: int, count: int) -> Split:
     labels = torch.arange(count) % len(CLASSES)
     images = torch.empty(count, SIZE, SIZE, 3, dtype=torch.uint8)
     for label in range(len(CLASSES)):
-        members = torch.arange(label, count, len(CLASSES))
+        members = torch.arange(count)[label :: len(CLASSES)]
         for first in range(0, len(members), _CHUNK):
             index = members[first : first + _CHUNK]
             images[index] = _draw(seed, split, label, index)

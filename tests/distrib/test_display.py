@@ -1,0 +1,89 @@
+"""Who sees what."""
+
+import contextlib
+import os
+import pty
+import select
+import termios
+from typing import Any
+
+import pytest
+
+from distrib.display import Display
+
+
+@pytest.mark.parametrize(
+    ("main", "quiet", "say", "line"),
+    [(True, False, True, True), (True, True, True, False), (False, False, False, False), (False, True, False, False)],
+)
+def test_lines(capsys: pytest.CaptureFixture[str], main: bool, quiet: bool, say: bool, line: bool) -> None:
+    display = Display(main=main, quiet=quiet)
+    display.say("said")
+    display.line("line")
+    captured = capsys.readouterr()
+    assert captured.out == ("said\n" if say else "") + ("line\n" if line else "")
+    assert captured.err == ""
+
+
+def drive(display: Display) -> None:
+    display.open_bar(done=100, total=1000)
+    display.advance(900, 0.125)
+    display.line("epoch 1")
+    display.close_bar()
+    display.close_bar()  # once more does no harm
+
+
+def test_pipe_gets_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    drive(Display(main=True, quiet=False))
+    captured = capsys.readouterr()
+    assert captured.out == "epoch 1\n"
+    assert captured.err == ""
+
+
+def test_display_without_a_bar_takes_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(main=True, quiet=False)
+    display.advance(1, 0.5)
+    display.close_bar()
+    assert capsys.readouterr() == ("", "")
+
+
+class Terminal:
+    """A real terminal as standard error, while a test is inside."""
+
+    def __enter__(self) -> "Terminal":
+        self.screen, end = pty.openpty()
+        termios.tcsetwinsize(end, (24, 100))
+        self.stream = os.fdopen(end, "w", encoding="utf-8")
+        self.redirected = contextlib.redirect_stderr(self.stream)
+        self.redirected.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.redirected.__exit__(*error)
+        self.stream.close()
+        os.close(self.screen)
+
+    def shown(self) -> str:
+        """What it was sent so far. It arrives a moment later, so an end mark is sent behind it."""
+        print("\0", end="", file=self.stream, flush=True)
+        shown = b""
+        while not shown.endswith(b"\0"):
+            assert select.select([self.screen], [], [], 5.0)[0], "the terminal is silent"
+            shown += os.read(self.screen, 65536)
+        return shown.removesuffix(b"\0").decode()
+
+
+def test_terminal_gets_a_bar_over_images(capsys: pytest.CaptureFixture[str]) -> None:
+    with Terminal() as terminal:
+        drive(Display(main=True, quiet=False))
+        shown = terminal.shown()
+    for word in ("100/1.00k", "img"):
+        assert word in shown
+    assert capsys.readouterr().out == "epoch 1\n"
+
+
+@pytest.mark.parametrize(("main", "quiet"), [(True, True), (False, False), (False, True)])
+def test_quiet_and_other_ranks_get_no_bar(main: bool, quiet: bool) -> None:
+    with Terminal() as terminal:
+        drive(Display(main=main, quiet=quiet))
+        assert terminal.shown() == ""

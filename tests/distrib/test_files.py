@@ -1,0 +1,98 @@
+"""A file is the old one or the new one."""
+
+import json
+import resource
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distrib.files import sync_folder, write_atomically, write_json
+
+
+@contextmanager
+def largest_file(size: int) -> Generator[None]:
+    """Writing beyond `size` bytes fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def only_file(folder: Path) -> Path:
+    (path,) = folder.iterdir()
+    return path
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r")), min_size=1, max_size=3)
+)
+def test_last_text_is_there_and_nothing_else(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("files") / "ü.txt"
+    for text in texts:
+        write_atomically(path, text)
+    assert path.read_text(encoding="utf-8") == texts[-1]
+    assert only_file(path.parent) == path
+
+
+def test_others_may_read_it(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a", "x")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("size", [4000, 400_000], ids=["at the flush", "while writing"])
+def test_full_disk_leaves_the_old_file(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a"
+    write_atomically(path, "old")
+    with largest_file(100), pytest.raises(OSError, match="too large"):
+        write_atomically(path, "x" * size)
+    assert only_file(tmp_path).read_text() == "old"
+
+
+def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new \ud800")
+    assert only_file(tmp_path).read_text() == "old"
+
+
+def test_folder_in_place_of_the_file_leaves_no_rubbish(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_atomically(tmp_path / "a", "x")
+    assert only_file(tmp_path) == tmp_path / "a"
+
+
+def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "absent" / "a", "x")
+
+
+def test_json_is_for_people_and_programs(tmp_path: Path) -> None:
+    value = {"name": "Zürich", "list": [1, 2.5, None, True]}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert "Zürich" in text
+    assert text.endswith("}\n")
+    assert len(text.splitlines()) > 2
+
+
+def test_value_that_json_lacks_leaves_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {1, 2})
+    assert only_file(tmp_path).read_text() == "1\n"
+
+
+def test_sync_of_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    sync_folder(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        sync_folder(tmp_path / "absent")

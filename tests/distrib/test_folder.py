@@ -1,0 +1,321 @@
+"""Folders of real image files: decoding, the cache, and what is refused."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from distrib.data import folder
+from distrib.data.images import Dataset
+from distrib.errors import BadInput
+
+MODES = {  # which modes PIL can write in which format
+    ".png": ("RGB", "L", "RGBA", "LA", "P", "1"),
+    ".jpg": ("RGB", "L", "CMYK"),
+    ".JPEG": ("RGB",),
+    ".bmp": ("RGB", "L", "P", "1"),
+    ".webp": ("RGB", "RGBA"),
+    ".tif": ("RGB", "L", "RGBA", "LA", "P", "1", "CMYK"),
+}
+
+RED, GREEN, BLUE = (200, 20, 10), (10, 190, 30), (20, 10, 180)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """Two classes with two training images and one test image each."""
+    root = tmp_path / "birds"
+    for place, colour in {
+        "train/owl/1.png": RED,
+        "train/owl/2.png": GREEN,
+        "train/wren/1.png": BLUE,
+        "train/wren/2.png": RED,
+        "test/owl/1.png": GREEN,
+        "test/wren/1.png": BLUE,
+    }.items():
+        write(root / place, Image.new("RGB", (32, 32), colour))
+    return root
+
+
+def write(file: Path, image: Image.Image, **options: Any) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file, **options)
+    return file
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(numpy.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=numpy.uint8))
+
+
+def same(one: Dataset, two: Dataset) -> bool:
+    return one.fingerprint() == two.fingerprint() and one.classes == two.classes
+
+
+def colour(image: Tensor) -> tuple[float, ...]:
+    return tuple(float(value) for value in image.float().mean(dim=(0, 1)))
+
+
+def refused(path: Path, cache: Path) -> str:
+    with pytest.raises(BadInput) as caught:
+        folder.load(path, cache)
+    return str(caught.value)
+
+
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("an image file was opened")
+
+    monkeypatch.setattr(Image, "open", fail)
+
+
+def test_images_labels_and_classes(birds: Path, cache: Path) -> None:
+    data = folder.load(birds, cache)
+    assert data.classes == ("owl", "wren")
+    assert str(birds) in data.name
+    assert data.train.images.shape == (4, 32, 32, 3)
+    assert data.train.images.dtype == data.test.images.dtype == torch.uint8
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+    assert data.test.labels.tolist() == [0, 1]
+    assert [colour(image) for image in data.train.images] == [RED, GREEN, BLUE, RED]
+    assert [colour(image) for image in data.test.images] == [GREEN, BLUE]
+
+
+def test_pixels_of_the_right_size_are_untouched(birds: Path, cache: Path) -> None:
+    image = noise(3)
+    write(birds / "train/owl/1.png", image)
+    assert torch.equal(folder.load(birds, cache).train.images[0], torch.from_numpy(numpy.array(image)))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (1, 1), (7, 100), (300, 31)])
+@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in MODES.items() for mode in modes])
+def test_every_size_mode_and_format_becomes_rgb_32(
+    birds: Path, cache: Path, size: tuple[int, int], suffix: str, mode: str
+) -> None:
+    grey = Image.new("RGB", size, (120, 120, 120))
+    image = grey.convert("P", palette=Image.Palette.ADAPTIVE) if mode == "P" else grey.convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(90)
+    write(birds / f"train/owl/0{suffix}", image)
+    train = folder.load(birds, cache).train
+    assert train.images.shape == (5, 32, 32, 3)
+    if mode != "1":  # black and white has no grey to compare with
+        assert colour(train.images[0]) == pytest.approx((120, 120, 120), abs=6)
+
+
+def test_an_oblong_image_is_squeezed_not_cropped(birds: Path, cache: Path) -> None:
+    image = Image.new("RGB", (128, 64), RED)
+    image.paste(BLUE, (64, 0, 128, 64))
+    write(birds / "train/owl/1.png", image)
+    squeezed = folder.load(birds, cache).train.images[0]
+    assert colour(squeezed[:, :14]) == RED
+    assert colour(squeezed[:, 18:]) == BLUE
+
+
+def test_16_bit_grey_keeps_its_brightness(birds: Path, cache: Path) -> None:
+    grey = Image.fromarray(numpy.full((32, 32), 100 * 257, dtype=numpy.uint16))
+    write(birds / "train/owl/1.png", grey)
+    assert colour(folder.load(birds, cache).train.images[0]) == pytest.approx((100, 100, 100), abs=1)
+
+
+def test_val_stands_in_for_test(birds: Path, cache: Path) -> None:
+    before = folder.load(birds, cache)
+    (birds / "test").rename(birds / "val")
+    assert same(folder.load(birds, cache), before)
+
+
+def test_test_goes_before_val(birds: Path, cache: Path) -> None:
+    for cls in ("owl", "wren"):
+        write(birds / "val" / cls / "1.png", noise(0))
+        write(birds / "val" / cls / "2.png", noise(1))
+    assert len(folder.load(birds, cache).test) == 2
+
+
+def test_other_files_and_empty_classes_are_left_out(birds: Path, cache: Path) -> None:
+    before = folder.load(birds, cache)
+    (birds / "train/owl/notes.txt").write_text("not an image")
+    (birds / "train/owl/.DS_Store").write_bytes(b"\0")
+    (birds / "train/readme.png").write_text("belongs to no class")
+    (birds / "train/empty").mkdir()
+    assert same(folder.load(birds, cache), before)
+
+
+def test_images_may_lie_deeper(birds: Path, cache: Path) -> None:
+    write(birds / "train/owl/2024/june/3.png", noise(0))
+    assert folder.load(birds, cache).train.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_the_second_load_decodes_nothing(birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = folder.load(birds, cache)
+    assert len(list(cache.iterdir())) == 1, "one cache file and nothing else"
+    no_decoding(monkeypatch)
+    assert same(folder.load(birds, cache), first)
+
+
+def replace_pixels(birds: Path) -> None:
+    write(birds / "train/owl/1.png", noise(1))
+
+
+def replace_pixels_of_the_same_size(birds: Path) -> None:
+    file = birds / "train/owl/1.bmp"
+    before = file.stat()
+    write(file, noise(1))
+    assert file.stat().st_size == before.st_size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+
+
+def add(birds: Path) -> None:
+    write(birds / "train/owl/3.png", noise(1))
+
+
+def remove(birds: Path) -> None:
+    (birds / "train/owl/2.png").unlink()
+
+
+def rename_class(birds: Path) -> None:
+    for split in ("train", "test"):
+        (birds / split / "owl").rename(birds / split / "zebra")
+
+
+def move_to_the_other_class(birds: Path) -> None:
+    (birds / "train/owl/2.png").rename(birds / "train/wren/3.png")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [replace_pixels, replace_pixels_of_the_same_size, add, remove, rename_class, move_to_the_other_class],
+)
+def test_a_changed_folder_is_decoded_again(
+    birds: Path, cache: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    write(birds / "train/owl/1.bmp", noise(0))
+    before = folder.load(birds, cache)
+    change(birds)
+    after = folder.load(birds, cache)
+    assert not same(after, before)
+    assert same(after, folder.load(birds, tmp_path / "fresh"))
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_two_folders_that_look_alike_have_two_caches(tmp_path: Path, cache: Path) -> None:
+    """Uncompressed images and one time for all files, as unpacked from a reproducible archive."""
+    roots = tmp_path / "v1", tmp_path / "v2"
+    for number, root in enumerate(roots):
+        for place in ("train/a/1.bmp", "train/b/1.bmp", "test/a/1.bmp", "test/b/1.bmp"):
+            os.utime(write(root / place, noise(number)), ns=(10**18, 10**18))
+    one, two = (folder.load(root, cache) for root in roots)
+    assert not same(one, two)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"\xff" * 4096, None, "cut"])
+def test_a_damaged_cache_is_decoded_again(
+    birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | str | None
+) -> None:
+    first = folder.load(birds, cache)
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    match damage:
+        case bytes():
+            file.write_bytes(damage)
+        case str():
+            file.write_bytes(whole[: len(whole) // 2])
+        case None:  # a well-formed file that lacks a tensor
+            file.write_bytes(whole.replace(b"test_labels", b"test_lavels"))
+    assert same(folder.load(birds, cache), first)
+    no_decoding(monkeypatch)
+    assert same(folder.load(birds, cache), first), "the cache was not repaired"
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(birds: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    data = folder.load(birds, tmp_path / "file" / "cache")
+    assert same(data, folder.load(birds, tmp_path / "cache"))
+
+
+def test_missing_folder(tmp_path: Path, cache: Path) -> None:
+    message = refused(tmp_path / "nowhere", cache)
+    assert f"data.source = folder:{tmp_path / 'nowhere'}" in message
+    assert "no such folder" in message
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "no such folder" in refused(tmp_path / "file", cache)
+
+
+def test_a_path_that_the_system_refuses(tmp_path: Path, cache: Path) -> None:
+    """A name too long stands for all errors of stat, such as a parent folder without permission."""
+    assert "data.source" in refused(tmp_path / ("x" * 300), cache)
+
+
+@pytest.mark.parametrize("present", ["", "train", "test", "val"])
+def test_a_split_is_missing(tmp_path: Path, cache: Path, present: str) -> None:
+    root = tmp_path / "birds"
+    root.mkdir()
+    if present:
+        write(root / present / "owl/1.png", noise(0))
+        write(root / present / "wren/1.png", noise(0))
+    message = refused(root, cache)
+    wanted = "test/ or val/" if present == "train" else "train/"
+    for words in (f"data.source = folder:{root}", f"no folder {wanted}", "PATH/train/<class>/", "PATH/test/<class>/"):
+        assert words in message
+
+
+@pytest.mark.parametrize("split", ["train", "test", "val"])
+@pytest.mark.parametrize("content", ["nothing", "empty classes", "images without a class", "other files"])
+def test_a_split_without_images(birds: Path, cache: Path, split: str, content: str) -> None:
+    if split == "val":
+        (birds / "test").rename(birds / "val")
+    for cls in ("owl", "wren"):
+        for file in (birds / split / cls).iterdir():
+            file.unlink()
+        if content == "nothing":
+            (birds / split / cls).rmdir()
+        if content == "other files":
+            (birds / split / cls / "notes.txt").write_text("")
+    if content == "images without a class":
+        write(birds / split / "1.png", noise(0))
+    message = refused(birds, cache)
+    for words in ("data.source = folder:", f"{birds / split} holds no images", "<class>", ".jpg", ".png"):
+        assert words in message
+
+
+def test_one_class(birds: Path, cache: Path) -> None:
+    for split in ("train", "test"):
+        (birds / split / "wren").rename(birds / f"{split}-wren")
+    message = refused(birds, cache)
+    for words in (f"data.source = folder:{birds}", "one class", "owl", "at least two"):
+        assert words in message
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_in_one_split_only(birds: Path, cache: Path, split: str) -> None:
+    write(birds / split / "heron" / "1.png", noise(0))
+    message = refused(birds, cache)
+    assert "only one of the two splits: heron" in message
+    assert "owl" not in message.split("splits")[1]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("damage", ["text", "empty", "cut"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_an_image_that_does_not_decode(birds: Path, cache: Path, split: str, damage: str, suffix: str) -> None:
+    file = write(birds / split / f"wren/broken{suffix}", noise(0))
+    whole = file.read_bytes()
+    file.write_bytes({"text": b"not an image", "empty": b"", "cut": whole[: len(whole) // 2]}[damage])
+    message = refused(birds, cache)
+    for words in (str(file), "cannot be decoded", "repair it", "take it out"):
+        assert words in message
+    assert not cache.exists() or not list(cache.iterdir()), "half a data set was cached"
+    file.unlink()
+    assert len(folder.load(birds, cache).train) == 4

@@ -1,0 +1,266 @@
+"""From `data.source` to images, with CIFAR-10 as torchvision loads it and without a network."""
+
+import hashlib
+import pickle
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from distrib.data import cifar10, sources, synthetic
+from distrib.data.config import DataConfig
+from distrib.errors import BadInput
+
+CLASSES = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+PER_FILE = 20
+
+
+@pytest.fixture
+def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in CIFAR-10's own format with 20 images a file, whose md5 sums torchvision expects."""
+    root = tmp_path / "cifar"
+    (root / cifar10.ARCHIVE_FOLDER).mkdir(parents=True)
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        raw = pickle.dumps(content)
+        (root / cifar10.ARCHIVE_FOLDER / name).write_bytes(raw)
+        return [name, hashlib.md5(raw, usedforsecurity=False).hexdigest()]
+
+    def images(name: str) -> list[str]:
+        # Channel by channel, as in the archive: red 10, green 20, blue the image's number.
+        pixels = numpy.repeat(numpy.array([[10, 20, 0]], dtype=numpy.uint8), PER_FILE, axis=0)
+        pixels[:, 2] = numpy.arange(PER_FILE)
+        return write(name, {"data": pixels.repeat(1024, axis=1), "labels": [i % 10 for i in range(PER_FILE)]})
+
+    meta_name, meta_sum = write("batches.meta", {"label_names": CLASSES})
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": meta_name, "key": "label_names", "md5": meta_sum})
+    monkeypatch.setattr(CIFAR10, "train_list", [images(f"data_batch_{i}") for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [images("test_batch")])
+    return root
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """The port of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def point_at(port: int, monkeypatch: pytest.MonkeyPatch, scheme: str = "http") -> None:
+    monkeypatch.setattr(CIFAR10, "url", f"{scheme}://127.0.0.1:{port}/cifar-10-python.tar.gz")
+
+
+def config(root: Path, **values: Any) -> DataConfig:
+    return DataConfig(root=str(root), **values)
+
+
+def test_on_disk(small_cifar10: Path, tmp_path: Path) -> None:
+    assert cifar10.on_disk(small_cifar10)
+    assert not cifar10.on_disk(tmp_path)
+    assert not cifar10.on_disk(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    assert not cifar10.on_disk(tmp_path / "file")
+
+
+def test_a_root_that_the_system_refuses(tmp_path: Path) -> None:
+    """A name too long stands for all errors of stat, such as a folder without permission."""
+    chosen, _ = sources.choose(config(tmp_path / ("x" * 300), download=False))
+    assert chosen == "synthetic"
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_cifar10_is_loaded_in_the_layout_of_all_sources(small_cifar10: Path, download: bool) -> None:
+    data = cifar10.load(small_cifar10, download=download)
+    assert data.name == "CIFAR-10"
+    assert list(data.classes) == CLASSES
+    for split, count in ((data.train, 5 * PER_FILE), (data.test, PER_FILE)):
+        assert split.images.shape == (count, 32, 32, 3)
+        assert split.images.dtype == torch.uint8
+        assert split.labels.dtype == torch.int64
+        assert split.labels.tolist() == [i % 10 for i in range(PER_FILE)] * (count // PER_FILE)
+        assert split.images[7, 5, 6].tolist() == [10, 20, 7]
+
+
+def bad_cifar10(root: Path) -> str:
+    with pytest.raises(BadInput) as caught:
+        cifar10.load(root, download=False)
+    return str(caught.value)
+
+
+def test_cifar10_that_is_not_there(tmp_path: Path) -> None:
+    message = bad_cifar10(tmp_path / "nowhere")
+    for words in ("data.source = cifar10", str(tmp_path / "nowhere"), "cifar-10-batches-py", "data.root", "synthetic"):
+        assert words in message
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_cifar10_is_refused_before_it_is_unpickled(small_cifar10: Path, name: str, damage: str) -> None:
+    file = small_cifar10 / cifar10.ARCHIVE_FOLDER / name
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes() + b"x")
+    assert "data.source = cifar10" in bad_cifar10(small_cifar10)
+
+
+def test_cifar10_below_a_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file" / "root") in bad_cifar10(tmp_path / "file" / "root")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_offline_is_noticed_at_once(
+    tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    point_at(closed_port, monkeypatch, scheme)
+    begin = time.monotonic()
+    assert not cifar10.fetch_quickly(tmp_path / "root")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_download_that_hangs_is_given_up(tmp_path: Path, silent_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The downloading process is sent to the silent server by a proxy setting, as it has its own copy of the address."""
+    point_at(silent_server, monkeypatch)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{silent_server}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cifar10, "_DOWNLOAD_SECONDS", 4)
+    begin = time.monotonic()
+    assert not cifar10.fetch_quickly(tmp_path / "root")
+    assert time.monotonic() - begin < 20
+    assert list((tmp_path / "root").iterdir()) == [], "half a download was left behind"
+
+
+def downloads(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the downloading process run `code` with `folder` as what the archive unpacks to."""
+    start = "import sys, pathlib; folder = pathlib.Path(sys.argv[1], 'cifar-10-batches-py'); "
+    monkeypatch.setattr(cifar10, "_DOWNLOAD", start + code)
+
+
+def test_a_finished_download_is_moved_into_place(
+    tmp_path: Path, silent_server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(silent_server, monkeypatch)
+    downloads("folder.mkdir(); (folder / 'batches.meta').touch()", monkeypatch)
+    assert cifar10.fetch_quickly(tmp_path / "root")
+    assert cifar10.on_disk(tmp_path / "root")
+    assert [file.name for file in (tmp_path / "root").iterdir()] == [cifar10.ARCHIVE_FOLDER]
+
+
+def test_a_failed_download_leaves_nothing(tmp_path: Path, silent_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at(silent_server, monkeypatch)
+    downloads("folder.mkdir(); (folder / 'batches.meta').touch(); sys.exit(1)", monkeypatch)
+    assert not cifar10.fetch_quickly(tmp_path / "root")
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_another_process_was_quicker(small_cifar10: Path, silent_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at(silent_server, monkeypatch)
+    downloads("folder.mkdir(); (folder / 'batches.meta').touch()", monkeypatch)
+    assert cifar10.fetch_quickly(small_cifar10)
+    assert len(cifar10.load(small_cifar10, download=False).train) == 5 * PER_FILE
+
+
+@pytest.mark.parametrize("source", ["synthetic", "cifar10", "folder:/data/birds"])
+def test_a_source_that_was_asked_for_is_taken(tmp_path: Path, source: str) -> None:
+    assert sources.choose(config(tmp_path, source=source)) == (source, "")
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_auto_takes_cifar10_from_the_disk(small_cifar10: Path, download: bool) -> None:
+    source, why = sources.choose(config(small_cifar10, download=download))
+    assert source == "cifar10"
+    assert str(small_cifar10) in why
+
+
+def test_auto_downloads_cifar10(tmp_path: Path, silent_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at(silent_server, monkeypatch)
+    downloads("folder.mkdir(); (folder / 'batches.meta').touch()", monkeypatch)
+    source, why = sources.choose(config(tmp_path))
+    assert source == "cifar10"
+    assert "downloaded" in why
+    assert str(tmp_path) in why
+
+
+def test_auto_without_download_tries_none(tmp_path: Path, silent_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at(silent_server, monkeypatch)
+    downloads("folder.mkdir(); (folder / 'batches.meta').touch()", monkeypatch)
+    assert sources.choose(config(tmp_path, download=False))[0] == "synthetic"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_offline_draws_images_and_says_why(
+    tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(closed_port, monkeypatch)
+    source, why = sources.choose(config(tmp_path / "root"))
+    assert source == "synthetic"
+    for words in ("synthetic", str(tmp_path / "root"), "--data.source folder:PATH"):
+        assert words in why
+
+
+def test_synthetic_draws_as_many_as_asked_for(tmp_path: Path) -> None:
+    data = sources.load(config(tmp_path, train_images=40, test_images=20), "synthetic")
+    assert (len(data.train), len(data.test)) == (40, 20)
+    assert data.classes == synthetic.CLASSES
+    assert torch.bincount(data.train.labels).tolist() == [4] * 10
+
+
+def test_cifar10_is_cut_to_size(small_cifar10: Path) -> None:
+    data = sources.load(config(small_cifar10, train_images=50), "cifar10")
+    assert (len(data.train), len(data.test)) == (50, PER_FILE)
+
+
+def test_a_folder_is_cut_to_size_evenly(tmp_path: Path) -> None:
+    root = tmp_path / "birds"
+    for cls in ("owl", "wren"):
+        for split, count in (("train", 6), ("test", 2)):
+            (root / split / cls).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (i, i, i)).save(root / split / cls / f"{i}.png")
+    wanted = config(tmp_path / "cache", source=f"folder:{root}", train_images=4)
+    data = sources.load(wanted, sources.choose(wanted)[0])
+    assert data.classes == ("owl", "wren")
+    assert torch.bincount(data.train.labels).tolist() == [2, 2]
+    assert len(data.test) == 4
+    assert list((tmp_path / "cache").iterdir()), "decoded images are kept under data.root"
+
+
+def test_a_folder_may_be_given_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(BadInput, match="no such folder") as caught:
+        sources.load(config(tmp_path), "folder:~/birds")
+    assert str(tmp_path / "birds") in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["train_images", "test_images"])
+@pytest.mark.parametrize("count", [1, 8, 9])
+def test_fewer_images_than_classes(tmp_path: Path, key: str, count: int) -> None:
+    few = config(tmp_path, **({"train_images": 10, "test_images": 10} | {key: count}))
+    with pytest.raises(BadInput, match=rf"data\.{key} leaves {count} .*10 classes.*one image a class"):
+        sources.load(few, "synthetic")
+
+
+def test_the_cache_is_root_or_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert DataConfig().cache == tmp_path / ".cache" / "twinstep"
+    assert DataConfig(root="~/data").cache == tmp_path / "data"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert DataConfig().cache == tmp_path / "xdg" / "twinstep"
+    assert DataConfig(root="/data").cache == Path("/data")

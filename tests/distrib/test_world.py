@@ -1,0 +1,113 @@
+"""Who may take part, and with how many threads."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+from accelerate import Accelerator
+
+from distrib import world
+from distrib.errors import BadInput
+from distrib.training import TrainingConfig
+
+cores = len(os.sched_getaffinity(0))
+
+
+def refusal(work: Callable[[], object]) -> str:
+    with pytest.raises(BadInput) as caught:
+        work()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+    ],
+)
+@pytest.mark.parametrize("value", ["true", "True", "1", "yes"])
+def test_sharding_is_refused_by_name(variable: str, name: str, value: str) -> None:
+    said = refusal(lambda: world.check(TrainingConfig(), {variable: value}))
+    for word in (name, variable, "data parallel", "launch/multi-gpu.yaml"):
+        assert word in said
+
+
+@pytest.mark.parametrize("value", ["false", "0", ""])
+def test_sharding_that_is_off_is_no_matter(value: str) -> None:
+    world.check(TrainingConfig(), {"ACCELERATE_USE_FSDP": value, "ACCELERATE_USE_DEEPSPEED": value})
+
+
+@pytest.mark.parametrize("there", [None, 1, 2, 7])
+@pytest.mark.parametrize("wanted", [None, 1, 2, 7])
+def test_only_the_world_that_was_asked_for(wanted: int | None, there: int | None) -> None:
+    environment = {} if there is None else {"WORLD_SIZE": str(there)}
+    config = TrainingConfig(world_size=wanted)
+    if wanted in (None, there or 1):
+        world.check(config, environment)
+        return
+    said = refusal(lambda: world.check(config, environment))
+    for word in (f"training.world_size = {wanted}", f"{there or 1} process(es)", "accelerate launch --config_file"):
+        assert word in said
+    if wanted == 1:
+        assert "launch/cpu.yaml" in said
+    else:
+        for word in (
+            "silently starts one process",
+            "launch/cpu-2.yaml",
+            f"launch/multi-gpu.yaml --num_processes {wanted}",
+        ):
+            assert word in said
+
+
+@pytest.mark.parametrize("file", ["launch/multi-gpu.yaml", "launch/cpu.yaml", "launch/cpu-2.yaml", "launch/gpu.yaml"])
+def test_launch_files_that_the_messages_name_are_there(file: str) -> None:
+    assert os.path.isfile(os.path.join(os.path.dirname(__file__), "..", "..", file))  # noqa: PTH113, PTH118, PTH120
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 1000])
+def test_ranks_of_a_machine_share_its_cores(ranks: int) -> None:
+    threads = world.default_threads({"LOCAL_WORLD_SIZE": str(ranks)})
+    assert threads == max(1, cores // ranks)
+
+
+def test_one_process_takes_all_cores_whatever_the_launcher_set() -> None:
+    assert world.default_threads({}) == cores
+    assert world.default_threads({"OMP_NUM_THREADS": "1"}) == cores
+
+
+@pytest.mark.parametrize(("environment", "rank"), [({}, 0), ({"RANK": "3"}, 3)])
+def test_rank(environment: dict[str, str], rank: int) -> None:
+    assert world.rank_from(environment) == rank
+
+
+@pytest.fixture(scope="module")
+def alone() -> Accelerator:
+    return Accelerator(cpu=True, mixed_precision="no")
+
+
+def _fail() -> None:
+    raise BadInput("this disk is full")
+
+
+@pytest.mark.parametrize("turn", [world.on_main, world.main_first])
+def test_single_process_does_the_work_once(turn: Callable[..., object], alone: Accelerator) -> None:
+    calls: list[int] = []
+
+    def work() -> int:
+        calls.append(1)
+        return 42
+
+    assert turn(alone, work) == 42
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("turn", [world.on_main, world.main_first])
+def test_bad_input_keeps_its_words(turn: Callable[..., object], alone: Accelerator) -> None:
+    assert refusal(lambda: turn(alone, _fail)) == "this disk is full"
+
+
+def test_no_problem_no_error(alone: Accelerator) -> None:
+    world.agree_on_error(alone, None)
+    assert refusal(lambda: world.agree_on_error(alone, "no room")) == "no room"
