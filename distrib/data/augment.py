@@ -2,11 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from distrib.data import hashing
 
-PAD = 4  # pixels an image may move in each direction; what comes in is black
+SHIFT = 4  # pixels an image may move in each direction; what comes in is its own mirror image
 
 _ROWS, _COLUMNS, _FLIP = 1, 2, 3  # streams; 0 is the order of the epoch
 
@@ -18,15 +17,19 @@ def augment(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
     play no part, so 1 and 512 ranks see the same pixels.
     """
     height, width = images.shape[1:3]
-    top = hashing.draw(hashing.key(seed, epoch, _ROWS), index) % (2 * PAD + 1)  # (B,)
-    left = hashing.draw(hashing.key(seed, epoch, _COLUMNS), index) % (2 * PAD + 1)
+    down = hashing.draw(hashing.key(seed, epoch, _ROWS), index) % (2 * SHIFT + 1) - SHIFT  # (B,)
+    right = hashing.draw(hashing.key(seed, epoch, _COLUMNS), index) % (2 * SHIFT + 1) - SHIFT
     flip = (hashing.draw(hashing.key(seed, epoch, _FLIP), index) & 1).bool()
-    rows = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
-    columns = torch.arange(width, device=images.device).expand(len(images), width)
-    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)  # (B, W)
-    padded = functional.pad(images, (0, 0, PAD, PAD, PAD, PAD))
+    rows = _mirror(down[:, None] + torch.arange(height, device=images.device), height)  # (B, H)
+    columns = _mirror(right[:, None] + torch.arange(width, device=images.device), width)  # (B, W)
+    columns = torch.where(flip[:, None], columns.flip(1), columns)
     batch = torch.arange(len(images), device=images.device)
-    return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _mirror(position: Tensor, size: int) -> Tensor:
+    """Positions outside 0 … size-1 reflected at the border pixel: -1 is 1, size is size - 2."""
+    return size - 1 - (size - 1 - position.abs()).abs()
 
 
 class Normalize:

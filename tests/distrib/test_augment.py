@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distrib.data import hashing
-from distrib.data.augment import PAD, Normalize, augment
+from distrib.data.augment import SHIFT, Normalize, augment
 from distrib.data.images import Dataset, Split
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def images_like(count: int, height: int = 10, width: int = 12, channels: int = 3
 
 
 def slowly(images: Tensor, index: list[int], seed: int, epoch: int) -> Tensor:
-    """Pixel by pixel: shift by (top, left) - PAD over black, then flip."""
+    """Pixel by pixel: shift by (top, left) - SHIFT over the mirrored image, then flip."""
 
     def draw(stream: int, image: int) -> int:
         return int(hashing.draw(hashing.key(seed, epoch, stream), torch.tensor([image])).item())
@@ -28,13 +28,14 @@ def slowly(images: Tensor, index: list[int], seed: int, epoch: int) -> Tensor:
     count, height, width, _ = images.shape
     result = torch.zeros_like(images)
     for b in range(count):
-        top, left = draw(1, index[b]) % (2 * PAD + 1), draw(2, index[b]) % (2 * PAD + 1)
+        top, left = draw(1, index[b]) % (2 * SHIFT + 1), draw(2, index[b]) % (2 * SHIFT + 1)
         flip = draw(3, index[b]) % 2 == 1
         for y in range(height):
             for x in range(width):
-                row, column = y + top - PAD, (width - 1 - x if flip else x) + left - PAD
-                if 0 <= row < height and 0 <= column < width:
-                    result[b, y, x] = images[b, row, column]
+                row, column = y + top - SHIFT, (width - 1 - x if flip else x) + left - SHIFT
+                row = -row if row < 0 else 2 * (height - 1) - row if row >= height else row
+                column = -column if column < 0 else 2 * (width - 1) - column if column >= width else column
+                result[b, y, x] = images[b, row, column]
     return result
 
 
@@ -71,12 +72,12 @@ def shifts(count: int, seed: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 1), (0, 2), (1, 1), (2**63 - 1, 999)])
 def test_all_offsets_occur_and_half_of_the_images_are_flipped(seed: int, epoch: int) -> None:
     rows, columns, flipped = shifts(4050, seed, epoch)
-    cells = torch.bincount((rows + PAD) * 9 + columns + PAD, minlength=81)  # raises for an offset below -PAD
+    cells = torch.bincount((rows + SHIFT) * 9 + columns + SHIFT, minlength=81)  # raises for an offset below -SHIFT
     assert len(cells) == 81
     assert cells.min() > 15  # 50 expected
     assert cells.max() < 95
     assert abs(flipped.double().mean().item() - 0.5) < 0.05
-    for offset in range(-PAD, PAD + 1):
+    for offset in range(-SHIFT, SHIFT + 1):
         assert abs(flipped[rows == offset].double().mean().item() - 0.5) < 0.15, "flips follow the shifts"
 
 
@@ -87,12 +88,16 @@ def test_seed_and_epoch_draw_anew(seed: int, epoch: int) -> None:
         assert abs((one == two).double().mean().item() - chance) < 0.12
 
 
-def test_what_comes_in_is_black() -> None:
-    white = torch.full((200, 32, 32, 3), 255, dtype=torch.uint8)
-    moved = augment(white, torch.arange(200), 0, 1)
-    rows, columns, _ = shifts(200, 0, 1)
-    assert moved.unique().tolist() == [0, 255]
-    assert (moved[..., 0] == 255).sum(dim=(1, 2)).tolist() == ((32 - rows.abs()) * (32 - columns.abs())).tolist()
+def test_what_comes_in_is_the_mirror_image() -> None:
+    """As torch's own reflection padding has it."""
+    images = images_like(50, height=32, width=32)
+    moved = augment(images, torch.arange(50), 0, 1)
+    planes = images.permute(0, 3, 1, 2).float()
+    padded = torch.nn.functional.pad(planes, (SHIFT,) * 4, mode="reflect").permute(0, 2, 3, 1).to(torch.uint8)
+    for image, flipped, wide in zip(moved, shifts(50, 0, 1)[2].tolist(), padded, strict=True):
+        upright = image.flip(1) if flipped else image
+        windows = [wide[y : y + 32, x : x + 32] for y in range(2 * SHIFT + 1) for x in range(2 * SHIFT + 1)]
+        assert any(torch.equal(upright, window) for window in windows)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
