@@ -20,6 +20,7 @@ from distrib import loop, world
 from distrib.config.recipe import load
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+from distrib.observers import Observers
 from distrib.run import Run, build, device_name
 
 _BLOCK = 10  # steps timed together
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measure(run: Run) -> tuple[list[float], list[float]]:
     """Seconds a step, block by block: the whole loop, and the bare step."""
-    observers = loop.Observers(run)
+    observers = Observers(run)
     device, plan = run.accelerator.device, run.plan
     batches = [
         (

@@ -1,21 +1,13 @@
-"""The training loop, and the things that watch it."""
+"""The training loop."""
 
-import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distrib.agreement import Agreed
-from distrib.checkpoint import resume, state, store
-from distrib.display import Display
-from distrib.errors import BadInput
-from distrib.evaluate import Score
-from distrib.files import write_json
-from distrib.metrics import Metrics
-from distrib.run import Run, summary
+from distrib.observers import Observers
+from distrib.run import Run
 from distrib.stop import StopRequest
-from distrib.world import agree_on_error
 
 
 class Stopped(Exception):
@@ -46,7 +38,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
     return observers.finish()
 
 
-def take_step(run: Run, step: int, observers: "Observers", *, stop: bool, checkpoint: bool) -> Agreed:
+def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoint: bool) -> Agreed:
     """One update. `stop` and `checkpoint` are this rank's wishes; what comes back is agreed by all."""
     for part in run.batches.at(step):  # one part, unless training.accumulate
         with nullcontext() if part.last else run.accelerator.no_sync(run.model):
@@ -61,146 +53,3 @@ def take_step(run: Run, step: int, observers: "Observers", *, stop: bool, checkp
     run.optimizer.zero_grad()
     observers.after_step(step, agreed.loss, applied=applied)
     return agreed
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Training time without evaluation and checkpoints."""
-
-    seconds: float = 0.0
-    steps: int = 0
-    _since: float = 0.0
-
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-    def lap(self) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self._since
-        self.steps += 1
-        self._since = now
-
-    def rate(self, images_per_step: int) -> float | None:
-        return self.steps * images_per_step / self.seconds if self.seconds > 0 else None
-
-
-class Observers:
-    """Metrics, display and checkpoints around the loop; all writing is rank 0's."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.main = run.accelerator.is_main_process
-        self.epoch_loss = run.resumed.epoch_loss  # sum over the epoch's steps so far
-        self.score: Score | None = None
-        self.train_loss: float | None = None
-        self.epoch_clock, self.run_clock = _Clock(), _Clock()
-        self.saved_at = time.monotonic()
-        self.metrics: Metrics | None = None
-        if self.main:
-            self.metrics = Metrics(run.folder / "metrics.jsonl", run.resumed.step)
-        batch = run.plan.batch_size
-        run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
-        self._restart_clocks()
-
-    def checkpoint_due(self, step: int) -> bool:
-        config = self.run.config.checkpoint
-        if config.every_steps is not None and step % config.every_steps == 0:
-            return True
-        minutes = (time.monotonic() - self.saved_at) / 60
-        return self.main and config.every_minutes is not None and minutes >= config.every_minutes
-
-    def after_step(self, step: int, loss: float, *, applied: bool) -> None:
-        self.epoch_clock.lap()
-        self.run_clock.lap()
-        self.epoch_loss += loss
-        update = self.run.update
-        if self.metrics is not None:
-            self.metrics.write(
-                kind="step",
-                step=step,
-                epoch=self.run.plan.epoch_of(step),
-                loss=loss,
-                lr=update.lr,
-                applied=applied,
-                applied_updates=update.applied,
-            )
-        self._track({"loss": loss, "lr": update.lr}, step)
-        self.run.display.advance(self.run.plan.batch_size, loss)
-
-    def after_epoch(self, step: int) -> None:
-        run = self.run
-        self.score = run.evaluate()
-        self.train_loss = self.epoch_loss / run.plan.steps_per_epoch
-        rate = self.epoch_clock.rate(run.plan.batch_size)
-        epoch, update = run.plan.epoch_of(step), run.update
-        if self.metrics is not None:
-            self.metrics.write(
-                kind="epoch",
-                step=step,
-                epoch=epoch,
-                train_loss=self.train_loss,
-                test_loss=self.score.loss,
-                test_accuracy=self.score.accuracy,
-                lr=update.lr,
-                images_per_second=rate,
-                skipped_steps=update.skipped,
-            )
-        self._track({"test_accuracy": self.score.accuracy, "test_loss": self.score.loss}, step)
-        run.display.line(
-            f"epoch {epoch}/{run.config.training.epochs}  loss {self.train_loss:.4f}  "
-            f"test accuracy {self.score.accuracy:.2%}  lr {update.lr:.3g}  {rate or 0:,.0f} images/s  "
-            f"skipped steps {update.skipped}"
-        )
-        self.epoch_loss = 0.0
-        self.epoch_clock = _Clock()
-
-    def checkpoint(self, step: int) -> Path:
-        """Written by rank 0; if its disk refuses, every rank hears of it."""
-        run = self.run
-        path, problem = run.folder / "checkpoints" / f"step-{step:08d}", None
-        if self.main:
-            tensors, values = state.capture(run.module, run.update)
-            values |= resume.values(run.config.keys(), run.identity, self.epoch_loss)
-            try:
-                path = store.save(path.parent, step, tensors, values, keep=run.config.checkpoint.keep)
-            except BadInput as error:
-                problem = str(error)
-        agree_on_error(run.accelerator, problem)
-        self.saved_at = time.monotonic()
-        self._restart_clocks()
-        return path
-
-    def finish(self) -> dict[str, Any]:
-        """Summary and closing line."""
-        run = self.run
-        self.close()
-        score = self.score or run.evaluate()  # a run that was complete when it resumed has no score yet
-        result = summary(run, score, self.train_loss, self.run_clock.rate(run.plan.batch_size))
-        if self.main:
-            write_json(run.folder / "summary.json", result)
-        return result
-
-    def close(self) -> None:
-        self.run.display.close_bar()
-        if self.metrics is not None:
-            self.metrics.close()
-
-    def _restart_clocks(self) -> None:
-        self.epoch_clock.start()
-        self.run_clock.start()
-
-    def _track(self, values: dict[str, float], step: int) -> None:
-        if self.run.config.output.trackers:
-            self.run.accelerator.log(values, step=step)
-
-
-def closing_lines(display: Display, result: dict[str, Any], folder: Path) -> None:
-    speed = result["images_per_second"]
-    display.say(
-        f"done: test accuracy {result['test_accuracy']:.2%} on {result['dataset']} after {result['epochs']} epochs "
-        f"({result['applied_updates']} updates of {'fused ' if result['fused'] else ''}{result['optimizer']}, "
-        f"{result['skipped_steps']} skipped)"
-        + (f", {speed:,.0f} images/s" if speed else "")
-        + f" with {result['world_size']} process(es) on {result['device']}"
-    )
-    display.say(f"outputs: {folder}/ (summary.json, metrics.jsonl, checkpoints/)")

@@ -21,6 +21,7 @@ from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput, RunFault
 from distrib.files import write_atomically, write_json
 from distrib.heartbeat import Heartbeat, is_collective_failure
+from distrib.observers import closing_lines
 from distrib.optim import implementation
 from distrib.output import default_folder
 from distrib.stop import StopRequest
@@ -83,7 +84,7 @@ def _train(
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
             _start_trackers(config, accelerator, folder)
             _say_what_runs(display, ready)
-            loop.closing_lines(display, loop.train(ready, request), folder)
+            closing_lines(display, loop.train(ready, request), folder)
     except BadInput as error:
         code, problem, step = EXIT_BAD_INPUT, f"bad input: {error}", None
     except loop.Stopped as stop:

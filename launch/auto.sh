@@ -2,11 +2,11 @@
 # launch/auto.sh RECIPE.toml [--section.key VALUE …]
 # Trains with all GPUs of this machine, or with all cores of its CPU when it has none.
 set -euo pipefail
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the launcher's own default, without its notice; the trainer takes all cores
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 case $gpus in
-    0) world=(--config_file "$here/cpu.yaml")
-       export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(python -c 'from distrib.world import default_threads; print(default_threads())')} ;;
+    0) world=(--config_file "$here/cpu.yaml") ;;
     1) world=(--config_file "$here/gpu.yaml") ;;
     *) world=(--config_file "$here/multi-gpu.yaml" --num_processes "$gpus")
        set -- "$@" --training.world_size "$gpus" ;;

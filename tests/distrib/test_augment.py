@@ -94,8 +94,8 @@ def test_what_comes_in_is_the_mirror_image() -> None:
     moved = augment(images, torch.arange(50), 0, 1)
     planes = images.permute(0, 3, 1, 2).float()
     padded = torch.nn.functional.pad(planes, (SHIFT,) * 4, mode="reflect").permute(0, 2, 3, 1).to(torch.uint8)
-    for image, flipped, wide in zip(moved, shifts(50, 0, 1)[2].tolist(), padded, strict=True):
-        upright = image.flip(1) if flipped else image
+    for image, flipped, wide in zip(moved, shifts(50, 0, 1)[2], padded, strict=True):
+        upright = image.flip(1) if bool(flipped) else image
         windows = [wide[y : y + 32, x : x + 32] for y in range(2 * SHIFT + 1) for x in range(2 * SHIFT + 1)]
         assert any(torch.equal(upright, window) for window in windows)
 
