@@ -30,12 +30,9 @@ def main(sgd_one: str, sgd_two: str, adam_one: str) -> None:
     for folder, color, label in ((sgd_one, BLUE, "fused SGD"), (adam_one, GREEN, "fused Adam")):
         epochs = records(folder, "epoch")
         accuracy = [100 * e["test_accuracy"] for e in epochs]
-        right.plot([e["epoch"] for e in epochs], accuracy, color=color, marker="o", label=label)
-        right.annotate(
-            f"{accuracy[-1]:.1f} %", (len(epochs), accuracy[-1]), (5, 0), textcoords="offset points", va="center"
-        )
+        name = f"{label}, {accuracy[-1]:.1f} %"
+        right.plot([e["epoch"] for e in epochs], accuracy, color=color, marker="o", label=name)
     right.set(title="CIFAR-10 (JPEG q75), one-cycle", xlabel="epoch", ylabel="test accuracy in %")
-    right.margins(x=0.12)
     right.legend(frameon=False, loc="lower right")
     figure.savefig(Path(__file__).parent / "curves.svg", metadata={"Date": None})
 
