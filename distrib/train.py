@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         heartbeat.start()
         try:
             ending = _train(recipe, config, accelerator, heartbeat, request)
+            heartbeat.stop()
+            if ending.together:  # rank 0 hosts the store: it leaves when nobody uses it any more
+                with contextlib.suppress(RuntimeError):
+                    accelerator.wait_for_everyone()
         finally:
             heartbeat.stop()
             accelerator.end_training()  # closes the trackers and destroys the process group
@@ -61,6 +65,7 @@ class _Ending:
     code: int
     problem: str = ""  # for standard error
     speaks: bool  # rank 0, or the first survivor when rank 0 is gone
+    together: bool = True  # every rank ends this way, at this point
 
 
 def _train(
@@ -69,7 +74,7 @@ def _train(
     speaks = accelerator.is_main_process
     display = Display(main=speaks, quiet=config.output.quiet)
     folder: Path | None = None
-    code, problem, step = EXIT_DONE, "", None
+    code, problem, step, together = EXIT_DONE, "", None, True
     try:
         folder = Path(world.on_main(accelerator, lambda: _prepare_folder(recipe, config)))
         ready = run.build(config, accelerator, display, folder)
@@ -97,15 +102,16 @@ def _train(
     except OSError as error:
         where = error.filename or folder
         code, problem, step = EXIT_BAD_INPUT, f"bad input: {where} cannot be written ({error.strerror})", None
+        together = False
     except RuntimeError as error:
         if not is_collective_failure(error):
             _write_status(folder, speaks, EXIT_FAULT, f"{type(error).__name__}: {error}")
             raise
         fault, speaks = heartbeat.explain(error)
-        code, problem, step = EXIT_FAULT, f"fault: {fault}", None
+        code, problem, step, together = EXIT_FAULT, f"fault: {fault}", None, False
     display.close_bar()
     _write_status(folder, speaks, code, problem, step)
-    return _Ending(code=code, problem=problem, speaks=speaks)
+    return _Ending(code=code, problem=problem, speaks=speaks, together=together)
 
 
 def _prepare_folder(recipe: Path, config: RunConfig) -> str:
