@@ -56,6 +56,8 @@ def start(config: TrainingConfig) -> Accelerator:
 
     Raises BadInput when Accelerate did not join the processes that were launched.
     """
+    threads = config.threads or default_threads()
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
     accelerator = Accelerator(
         # Without this, and without ACCELERATE_USE_CPU in the environment (which the launcher sets for one
         # process only), every rank of a machine without CUDA would be a world of its own, silently.
@@ -74,7 +76,7 @@ def start(config: TrainingConfig) -> Accelerator:
             f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: "
             "check the launcher's config file against those in launch/"
         )
-    torch.set_num_threads(config.threads or default_threads())
+    torch.set_num_threads(threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
