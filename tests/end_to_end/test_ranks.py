@@ -58,9 +58,9 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
     ranks.send(1, signal.SIGSTOP)
     began = time.monotonic()
-    ranks.processes[0].join(30)
+    ranks.processes[0].join(45)
     assert ranks.processes[0].exitcode == 1
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert "rank 1 stopped answering" in ranks.read(0)[1]
     ranks.send(1, signal.SIGKILL)
 
