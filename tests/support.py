@@ -7,12 +7,14 @@ forked from a server that has imported torch once.
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -140,14 +142,22 @@ def wait_for(path: Path, text: str, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@contextmanager
+def largest_file(size: int) -> Generator[None]:
+    """Writing beyond `size` bytes fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def _rank(arguments: list[str], environment: dict[str, str], outputs: str, rank: int, file_limit: int) -> None:
     os.environ.update(environment)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(outputs) / f"{rank}.{name}", os.O_CREAT | os.O_WRONLY, 0o644), number)
-    if file_limit:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     from distrib.train import main
 
-    sys.exit(main(arguments))
+    with largest_file(file_limit) if file_limit else nullcontext():
+        sys.exit(main(arguments))

@@ -107,10 +107,10 @@ def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
 
 
 def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | None:
-    if config.resume not in ("auto", "never"):
-        return config.resume
     if config.resume == "never":
         return None
+    if config.resume != "auto":
+        return config.resume
     newest, passed = store.newest_valid(folder / "checkpoints")
     for line in passed:
         display.say(line)

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import pickle
-import resource
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from distrib.checkpoint import store
 from distrib.errors import BadInput
+from tests.support import largest_file
 
 Parts = dict[str, dict[str, Tensor]]
 Harm = Callable[[Path], object]
@@ -321,17 +320,6 @@ def test_infinite_step_is_damage(tmp_path: Path) -> None:
 
 
 # Disks that refuse.
-
-
-@contextmanager
-def largest_file(size: int) -> Generator[None]:
-    """Writing beyond `size` bytes fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("part", ["tensors", "manifest"])

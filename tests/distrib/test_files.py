@@ -1,9 +1,6 @@
 """A file is the old one or the new one."""
 
 import json
-import resource
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,17 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distrib.files import sync_folder, write_atomically, write_json
-
-
-@contextmanager
-def largest_file(size: int) -> Generator[None]:
-    """Writing beyond `size` bytes fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.support import largest_file
 
 
 def only_file(folder: Path) -> Path:
