@@ -1,1 +1,47 @@
-"""The cross-check: replays a recorded run through Optax. Not written yet; see CHANGELOG.md for what is."""
+"""Twinstep's cross-check: record the steps of a torch optimizer, replay them through Optax, get a verdict.
+
+    with Recorder(optimizer, "trace"): ...train...     # needs torch, not JAX
+    report = replay("trace")                           # needs JAX and Optax, not torch
+    check_optimizer(lambda params: torch.optim.Adam(params, lr=1e-3))     # needs both
+
+Importing this package imports none of them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from crosscheck.errors import MathMismatch, TraceError, UnsupportedOptimizer
+
+if TYPE_CHECKING:
+    from crosscheck.recorder import Recorder
+    from crosscheck.replayer import replay
+    from crosscheck.report import Finding, Report, Verdict
+    from crosscheck.testing import check_optimizer
+
+__all__ = [
+    "Finding",
+    "MathMismatch",
+    "Recorder",
+    "Report",
+    "TraceError",
+    "UnsupportedOptimizer",
+    "Verdict",
+    "check_optimizer",
+    "replay",
+]
+
+_HOMES = {
+    "Recorder": "crosscheck.recorder",
+    "replay": "crosscheck.replayer",
+    "check_optimizer": "crosscheck.testing",
+    "Finding": "crosscheck.report",
+    "Report": "crosscheck.report",
+    "Verdict": "crosscheck.report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crosscheck' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

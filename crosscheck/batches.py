@@ -1,0 +1,194 @@
+"""Rows of one formula, gathered until a batch of fixed shape is full: one compilation, bounded memory."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.errors import TraceError
+from crosscheck.judge import PARAM, Inputs
+from crosscheck.rows import Floats, Quantity, TensorBlock
+from crosscheck.rules.rule import Flags, Rule
+from crosscheck.tolerance import FORMATS, Format, Profile, profile_of
+from crosscheck.trace.format import Option
+
+ROWS, WIDTH = 512, 256  # 131,072 elements: a MiB an array
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a row of a batch comes from."""
+
+    block: TensorBlock
+    row: int
+    column: int  # of the block; the first of the row
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows of one rule and its flags."""
+
+    flags: Flags
+    inputs: Inputs
+    origins: list[Origin]
+
+
+@dataclass(slots=True)
+class _Filling:
+    """A batch in the making."""
+
+    inputs: Inputs
+    origins: list[Origin] = field(default_factory=list[Origin])
+
+
+class Batcher:
+    """Takes tensors of a trace, gives batches."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.profiles: dict[str, Profile] = {}
+        self.own: dict[str, None] = {}
+        self.used: dict[str, None] = {}
+        """Hyperparameters that were in use, that is, not zero."""
+        self._filling: dict[Flags, _Filling] = {}
+        self._settings: dict[int, tuple[dict[str, Option], Flags, dict[str, float]]] = {}
+
+    def add(self, block: TensorBlock) -> Iterator[Batch]:
+        """Batches that became full. Raises TraceError if the rule misses something."""
+        moving = [row for row, step in enumerate(block.steps) if step.applied and block.has_grad[row]]
+        by_flags: dict[Flags, list[int]] = {}
+        for row in moving:
+            by_flags.setdefault(self._settings_of(block.options[row])[0], []).append(row)
+        for flags, rows in by_flags.items():
+            yield from self._add_rows(block, flags, np.array(rows))
+
+    def rest(self) -> Iterator[Batch]:
+        """The batches that did not become full."""
+        for flags, filling in self._filling.items():
+            if filling.origins:
+                yield Batch(flags, filling.inputs, filling.origins)
+        self._filling = {}
+
+    def _settings_of(self, options: dict[str, Option]) -> tuple[Flags, dict[str, float]]:
+        known = self._settings.get(id(options))
+        if known is None or known[0] is not options:
+            flags, h = self.rule.flags(options), self.rule.hyperparameters(options)
+            if len(self._settings) > 10_000:
+                self._settings.clear()
+            self._settings[id(options)] = known = (options, flags, h)
+            self.own |= dict.fromkeys(self.rule.own(flags, h))
+            self.used |= dict.fromkeys(name for name in self.rule.matters(flags) if h[name])
+        return known[1], known[2]
+
+    def _add_rows(self, block: TensorBlock, flags: Flags, rows: NDArray[Any]) -> Iterator[Batch]:
+        slots = self._slots(block, flags)
+        profile = profile_of(block.info, dict(block.options[rows[0]]))
+        self.profiles[profile.name] = profile
+        outputs = {PARAM: block.param, **slots}
+        formats = [_format(quantity) for quantity in outputs.values()]
+        settings = [self._settings_of(block.options[row])[1] for row in rows]
+        hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
+        if profile.rounds_hyperparameters:
+            hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
+        judged = np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1)
+        buffer = slots.get("momentum_buffer")
+        first = np.zeros(len(rows), np.bool_) if buffer is None else ~buffer.there_before[rows]
+        counts = np.zeros(len(rows), np.int32) if not self.rule.counts else _counts(block, rows)
+        columns = len(block.coordinates)
+        for column in range(0, columns, WIDTH):
+            part = slice(column, min(column + WIDTH, columns))
+            done = 0
+            while done < len(rows):
+                filling = self._filling.setdefault(flags, _empty(self.rule, flags))
+                at, taken = len(filling.origins), min(ROWS - len(filling.origins), len(rows) - done)
+                here, some = slice(at, at + taken), slice(done, done + taken)
+                into, cut = filling.inputs, (rows[some], part)
+                for name, quantity in outputs.items():
+                    into.values[name][here, : part.stop - column] = quantity.before[cut]
+                    into.recorded[name][here, : part.stop - column] = quantity.after[cut]
+                into.values["grad"][here, : part.stop - column] = block.grad[cut]
+                into.width[here] = part.stop - column
+                into.judged[here] = judged[some]
+                for name, values in hyperparameters.items():
+                    into.hyperparameters[name][here] = values[some]
+                into.count[here], into.first[here] = counts[some], first[some]
+                into.roundoff[here] = [f.unit_roundoff for f in formats]
+                into.floor[here] = [f.floor for f in formats]
+                into.largest[here] = [f.largest for f in formats]
+                into.correction[here] = 2.0**-24 if profile.tensor_corrections else 0.0
+                filling.origins += [Origin(block, int(row), column) for row in rows[some]]
+                done += taken
+                if len(filling.origins) == ROWS:
+                    yield Batch(flags, filling.inputs, filling.origins)
+                    self._filling[flags] = _empty(self.rule, flags)
+
+    def _slots(self, block: TensorBlock, flags: Flags) -> dict[str, Quantity]:
+        """The elementwise slots that the rule reads. A slot that never existed is one of absent rows."""
+        found: dict[str, Quantity] = {}
+        for name in self.rule.slots(flags):
+            quantity = block.slots.get(name)
+            if quantity is None or quantity.after.shape != block.param.after.shape:
+                others = sorted(set(block.slots) - set(self.rule.slots(flags)))
+                if others or quantity is not None or self.rule.counts:
+                    raise TraceError(
+                        f"{block.info.name} has no slot {name!r} of its shape, which the rule {self.rule.name} needs; the record has "
+                        f"{', '.join(block.slots) or 'none'}: if it goes by another name there, record with slots={{{name!r}: …}}"
+                    )
+                nothing = np.zeros(len(block.steps), np.bool_)
+                zeros = np.zeros_like(block.param.after)
+                quantity = Quantity(zeros, zeros, nothing, nothing, nothing)
+            found[name] = quantity
+        return found
+
+
+def _format(quantity: Quantity) -> Format:
+    return FORMATS[quantity.after.dtype.name]  # pyright: ignore[reportArgumentType]
+
+
+def _counts(block: TensorBlock, rows: NDArray[Any]) -> NDArray[np.int32]:
+    step = block.slots.get("step")
+    if step is None:
+        raise TraceError(
+            f"{block.info.name} has no slot 'step', which the rule needs; the record has {', '.join(block.slots) or 'none'}: "
+            "if it goes by another name there, record with slots={'step': …}"
+        )
+    counts: Floats = step.before[rows, 0].astype(np.float64)
+    if not (np.isfinite(counts) & (counts >= 0) & (counts < 2**31 - 1)).all():
+        raise TraceError(f"the slot 'step' of {block.info.name} holds {counts.max()}: not a number of steps")
+    return counts.astype(np.int32)
+
+
+def _empty(rule: Rule, flags: Flags) -> _Filling:
+    slots, outputs = rule.slots(flags), len(rule.slots(flags)) + 1
+    names: Mapping[str, float] = rule.hyperparameters(_NEUTRAL)
+
+    def zeros() -> Floats:
+        return np.zeros((ROWS, WIDTH))
+
+    return _Filling(
+        Inputs(
+            values={PARAM: zeros(), "grad": zeros(), **{slot: zeros() for slot in slots}},
+            recorded={PARAM: zeros(), **{slot: zeros() for slot in slots}},
+            width=np.zeros(ROWS, np.int32),
+            judged=np.zeros((ROWS, outputs), np.bool_),
+            hyperparameters={name: np.zeros(ROWS) for name in names},
+            count=np.zeros(ROWS, np.int32),
+            first=np.zeros(ROWS, np.bool_),
+            roundoff=np.zeros((ROWS, outputs)),
+            floor=np.zeros((ROWS, outputs)),
+            largest=np.zeros((ROWS, outputs)),
+            correction=np.zeros(ROWS),
+        )
+    )
+
+
+_NEUTRAL: dict[str, Any] = {
+    "lr": 0.0,
+    "momentum": 0.0,
+    "dampening": 0.0,
+    "weight_decay": 0.0,
+    "betas": (0.0, 0.0),
+    "eps": 0.0,
+}

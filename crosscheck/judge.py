@@ -1,0 +1,142 @@
+"""The criterion: by how many roundoffs of its inputs a recorded step misses its formula.
+
+    eta = |recorded - exact| / (u (|exact| + sum over inputs x of |d exact / dx * x|) + floor)
+
+that is, the recorded number is the exact formula on inputs each perturbed by at most eta roundoffs: a
+componentwise backward error (Higham, Accuracy and Stability of Numerical Algorithms, chapter 7). The
+derivatives come from `jax.linearize` of the Optax chain itself, so no bound is derived by hand.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from crosscheck.rules.rule import Flags, Hyperparameters, Rule
+from crosscheck.tolerance import FAIL
+
+PARAM = "param"
+"""The name under which the parameter itself stands beside the slots of the optimizer's state."""
+
+
+class Inputs(NamedTuple):
+    """A batch of rows of one tensor and step each. R rows, W elements, S outputs: `param`, then the slots."""
+
+    values: Mapping[str, Any]  # "param", "grad" and each slot before the step: (R, W) float64
+    recorded: Mapping[str, Any]  # "param" and each slot after it: (R, W) float64
+    width: Any  # (R,) elements that are real; the rest is padding
+    judged: Any  # (R, S) bool: outputs that the record holds
+    hyperparameters: Mapping[str, Any]  # (R,) float64 each
+    count: Any  # (R,) int32: steps of the tensor so far
+    first: Any  # (R,) bool: no gradient has been seen so far
+    roundoff: Any  # (R, S) float64: u of the output's format
+    floor: Any  # (R, S) float64
+    largest: Any  # (R, S) float64: largest finite number of the format
+    correction: Any  # (R,) float64: roundoff of bias corrections; 0 where they are exact
+
+
+class Judged(NamedTuple):
+    """What came out, by row and output: (R, S)."""
+
+    eta: Array  # the largest; inf where recorded and exact differ in kind
+    element: Array  # where it is
+    expected: Array  # exact value there
+    recorded: Array
+    over: Array  # elements beyond FAIL
+    checked: Array  # elements judged
+    out_of_range: Array  # elements that the format cannot represent
+    power: Mapping[str, Array]  # () by hyperparameter: the largest eta between the formula and itself with it 1 % off
+
+
+def one_step(
+    rule: Rule, flags: Flags, h: Hyperparameters, count: Any, first: Any, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The parameter and every slot after one step of the Optax chain."""
+    slots = rule.slots(flags)
+    chain = rule.chain(flags, h)
+    state = chain.init(values[PARAM])
+    fields = {field: values[slot] for slot, field in slots.items()}
+    if rule.counts:
+        fields["count"] = count
+    elif slots:
+        fields["first"] = first
+    state = optax.tree.set(state, **fields) if fields else state
+    updates, state = chain.update(values["grad"], state, values[PARAM])
+    after: dict[str, Any] = {PARAM: optax.apply_updates(values[PARAM], updates)}
+    return after | {slot: optax.tree.get(state, field) for slot, field in slots.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
+    """Compare a batch of recorded rows with the rule."""
+    names = (PARAM, *rule.slots(flags))
+    real = jnp.arange(inputs.values[PARAM].shape[1])[None, :] < jnp.asarray(inputs.width)[:, None]
+
+    def row(values: Any, h: Any, count: Any, first: Any, roundoff: Any, floor: Any, correction: Any) -> Any:
+        def step(values: Any) -> dict[str, Any]:
+            return one_step(rule, flags, h, count, first, values)
+
+        exact, derivative = jax.linearize(step, values)
+        reach = {name: jnp.abs(exact[name]) for name in names}
+        for name in values:
+            along = {other: jnp.abs(x) if other == name else jnp.zeros_like(x) for other, x in values.items()}
+            for output, moved in derivative(along).items():
+                # sqrt has no derivative at zero; but a zero, perturbed by a factor, stays zero: it contributes none.
+                reach[output] = reach[output] + jnp.where(jnp.isnan(moved), 0.0, jnp.abs(moved))
+        if rule.correction_error is not None:
+            update = jnp.abs(exact[PARAM] - values[PARAM])
+            extra = correction * rule.correction_error(h, count) * update
+        else:
+            extra = 0.0
+        bound = {
+            name: roundoff[i] * reach[name] + floor[i] + (extra if name == PARAM else 0.0)
+            for i, name in enumerate(names)
+        }
+        off = {
+            wrong: one_step(rule, flags, {**h, wrong: h[wrong] * 0.99}, count, first, values)
+            for wrong in rule.matters(flags)
+        }
+        power = {
+            wrong: jnp.stack([jnp.abs(values_off[n] - exact[n]) / bound[n] for n in names])
+            for wrong, values_off in off.items()
+        }
+        return jnp.stack([exact[n] for n in names]), jnp.stack([bound[n] for n in names]), power
+
+    exact, bound, power = jax.vmap(row)(
+        inputs.values,
+        inputs.hyperparameters,
+        inputs.count,
+        inputs.first,
+        inputs.roundoff,
+        inputs.floor,
+        inputs.correction,
+    )  # (R, S, W) each
+    recorded = jnp.stack([inputs.recorded[name] for name in names], axis=1)
+    there = jnp.asarray(inputs.judged)[:, :, None] & real[:, None, :]
+    beyond = jnp.abs(exact) > jnp.asarray(inputs.largest)[:, :, None]
+    same_kind = (jnp.isnan(exact) & jnp.isnan(recorded)) | (exact == recorded)
+    eta = jnp.where(same_kind, 0.0, jnp.abs(recorded - exact) / bound)
+    eta = jnp.where(jnp.isnan(eta), jnp.inf, eta)
+    # What a format cannot hold overflows, and takes with it what the same element computes from it.
+    overflowed = jnp.any(there & beyond & ~jnp.isfinite(recorded), axis=1, keepdims=True)
+    judged = there & ~overflowed
+    eta = jnp.where(judged, eta, 0.0)
+    element = jnp.argmax(eta, axis=2)
+    at = partial(jnp.take_along_axis, indices=element[:, :, None], axis=2)
+    return Judged(
+        eta=at(eta)[:, :, 0],
+        element=element,
+        expected=at(exact)[:, :, 0],
+        recorded=at(recorded)[:, :, 0],
+        over=jnp.sum(~(eta <= FAIL), axis=2),
+        checked=jnp.sum(judged, axis=2),
+        out_of_range=jnp.sum(there & overflowed, axis=2),
+        power={
+            wrong: jnp.max(jnp.where(judged & jnp.isfinite(amount), amount, 0.0), initial=0.0)
+            for wrong, amount in power.items()
+        },
+    )

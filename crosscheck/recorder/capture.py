@@ -1,0 +1,82 @@
+"""Copies of a parameter, its gradient and its state at one moment: all of it, or fixed coordinates."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosscheck.trace.format import TensorInfo
+
+
+@dataclass(slots=True)
+class Moment:
+    """One tensor before or after a step, as vectors. A slot that does not exist is in neither dictionary."""
+
+    parameter: Tensor
+    slots: dict[str, Tensor] = field(default_factory=dict[str, Tensor])  # of the parameter's shape
+    scalars: dict[str, Tensor] = field(default_factory=dict[str, Tensor])  # one float64 a tensor
+
+    def names(self) -> list[str]:
+        return [*self.slots, *self.scalars]
+
+    def get(self, slot: str) -> Tensor | None:
+        return self.slots.get(slot, self.scalars.get(slot))
+
+
+def coordinates_of(info: TensorInfo, count: int) -> Tensor | None:
+    """Fixed positions (ascending, in C order) drawn by the tensor's name; None where all of them fit."""
+    if info.numel <= count:
+        return None
+    return torch.tensor(sorted(random.Random(info.name).sample(range(info.numel), count)))  # noqa: S311 (no secret)
+
+
+def pick(tensor: Tensor, where: Tensor | None, *, to_host: bool = False) -> Tensor:
+    """A copy of the chosen elements (all of them if `where` is None) in C order, as a vector."""
+    flat = tensor.detach().reshape(-1) if where is None else torch.take(tensor.detach(), where)
+    if to_host and flat.device.type != "cpu":
+        return flat.cpu()
+    return flat.clone() if where is None else flat
+
+
+def take_moment(
+    parameter: Tensor,
+    state: Mapping[str, Any],
+    names: Mapping[str, str],
+    where: Tensor | None,
+    *,
+    to_host: bool = False,
+) -> Moment:
+    """The parameter and every slot that has its shape or is one number. `names`: state key -> slot name."""
+    moment = Moment(pick(parameter, where, to_host=to_host))
+    for key, value in state.items():
+        slot = names.get(key, key)
+        if isinstance(value, Tensor):
+            if value.shape == parameter.shape:
+                moment.slots[slot] = pick(value, where, to_host=to_host)
+            elif value.numel() == 1:
+                moment.scalars[slot] = value.detach().reshape(1).to(torch.float64, copy=True)
+        elif isinstance(value, int | float):
+            moment.scalars[slot] = torch.tensor([value], dtype=torch.float64)
+    return moment
+
+
+def consumed(gradient: Tensor, scale: Tensor | None, where: Tensor | None, *, to_host: bool = False) -> Tensor:
+    """The gradient as a fused kernel consumes it: divided by the loss scale, in float32 if it is a half."""
+    picked = pick(gradient, where, to_host=to_host)
+    if scale is None:
+        return picked
+    wide = picked.float() if picked.dtype in (torch.float16, torch.bfloat16) else picked
+    return wide / scale.to(wide.device)
+
+
+def norm(gradients: list[Tensor], scale: Tensor | None) -> Tensor:
+    """Euclidean norm over all gradients, accumulated in float64, on their device (nothing waits for it)."""
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64)
+    device = gradients[0].device
+    parts = [torch.linalg.vector_norm(g.detach(), dtype=torch.float64).to(device) for g in gradients]
+    total = torch.linalg.vector_norm(torch.stack(parts))
+    return total if scale is None else total / scale.to(device)

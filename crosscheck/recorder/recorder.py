@@ -1,0 +1,327 @@
+"""The recorder: two hooks on an optimizer, and a trace that grows part by part."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from crosscheck.errors import UnsupportedOptimizer
+from crosscheck.recorder import capture, subject
+from crosscheck.recorder.rows import RowBlock
+from crosscheck.trace.format import Header, Option, Part, Step, TensorInfo
+from crosscheck.trace.writer import SegmentWriter
+
+_PART_STEPS = 128  # a part is committed after so many steps,
+_PART_BYTES = 32 * 2**20  # or when so much waits in memory,
+_PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses at most
+
+
+@dataclass(slots=True)
+class _Before:
+    """What was seen before a step that has not ended yet."""
+
+    grads: list[Tensor | None]
+    sampled: list[capture.Moment]
+    sampled_grads: list[Tensor | None]
+    full: list[capture.Moment] | None
+    full_grads: list[Tensor | None] | None
+    norm: Tensor
+    scale: Tensor | None
+    options: tuple[dict[str, Option], ...]
+
+
+@dataclass(slots=True)
+class _Noted:
+    """One attempt whose part is not committed yet; its numbers may still be on the device."""
+
+    step: int
+    applied: bool
+    norm: Tensor
+    scale: Tensor | None
+    options: tuple[dict[str, Option], ...]
+    loaded: bool
+
+
+class Recorder:
+    """Records what an optimizer consumed and what it made of it, step by step.
+
+    Works in any loop that calls `optimizer.step()`, with or without closure; wrappers of Accelerate are
+    looked through. Under data parallelism all ranks take the same step: record on rank 0. Not for sharded
+    optimizers or parameters (FSDP, DTensor, ZeRO), sparse or complex gradients: these are refused by name.
+
+        with Recorder(optimizer, "trace"):
+            train()
+
+    A step costs a few hundred small copies; a step that is recorded in full holds a second copy of
+    parameters, gradients and state on the host until it is written.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        path: str | Path,
+        *,
+        steps: Literal["sampled", "all"] | Iterable[int] = "sampled",
+        coordinates: int = 256,
+        rule: str = "auto",
+        slots: Mapping[str, str] | None = None,
+        named_parameters: Iterable[tuple[str, Tensor]] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        append: bool = False,
+        first_step: int = 1,
+        world_size: int = 1,
+        rank: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        """Attach to `optimizer` and open the trace folder `path`.
+
+        Args:
+            optimizer: A torch optimizer, or Accelerate's wrapper of one.
+            path: The trace's folder; refused if it holds a trace, unless `append`.
+            steps: Steps recorded in full, counted from 1. `sampled`: the first three, the one after a skip
+                and every hundredth; `all`; or the numbers themselves.
+            coordinates: Elements of each tensor recorded at every step, at fixed positions.
+            rule: The torch optimizer whose formula is claimed: `sgd`, `adam`, `adamw`; `auto` goes by the class.
+            slots: The rule's names of state -> this optimizer's, where they differ:
+                `{"exp_avg": "m", "exp_avg_sq": "v"}`.
+            named_parameters: Names for the tensors, such as `model.named_parameters()`; otherwise those the
+                optimizer was built with, otherwise positions.
+            scaler: The loss scaler, whose scale is then recorded where the optimizer is not told it.
+            append: Continue an existing trace with a segment of its own: a resumed run.
+            first_step: The number of the first step to come.
+            world_size: Ranks of the run, for the header.
+            rank: This one, for the header.
+            seed: The run's seed, for the header.
+
+        Raises:
+            UnsupportedOptimizer: No rule covers this optimizer or one of its tensors.
+            TraceError: The folder cannot be written, or holds a trace.
+        """
+        self.optimizer = subject.unwrap(optimizer)
+        chosen = subject.choose_rule(self.optimizer, rule)
+        if not isinstance(steps, str):
+            steps = frozenset(steps)
+        elif steps not in ("sampled", "all"):
+            raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
+        if coordinates < 1:
+            raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
+        self._steps, self._coordinates, self._scaler = steps, coordinates, scaler
+        self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
+        self._names = subject.named_by_id(named_parameters)
+        self.step = first_step - 1
+        """The number of the last step that was recorded."""
+        self._tensors: list[tuple[Tensor, TensorInfo]] = []
+        self._where: dict[int, Tensor | None] = {}
+        self._before: _Before | None = None
+        self._after_skip = self._loaded = self._closed = False
+        self._noted: list[_Noted] = []
+        self._sampled, self._full = RowBlock(full=False), list[RowBlock]()
+        self._committed_at = time.monotonic()
+        self._look_at_tensors()
+        header = Header(
+            rule=chosen,
+            optimizer=f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",
+            first_step=first_step,
+            coordinates=coordinates,
+            world_size=world_size,
+            rank=rank,
+            seed=seed,
+            versions=subject.versions(),
+        )
+        self._writer = SegmentWriter(Path(path), header, append=append)
+        self._hooks = [
+            self.optimizer.register_step_pre_hook(self._on_step),
+            self.optimizer.register_step_post_hook(self._on_stepped),
+            self.optimizer.register_load_state_dict_post_hook(self._on_loaded),
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Commit what waits, mark the end, detach. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        for hook in self._hooks:
+            hook.remove()
+        self._commit()
+        self._writer.close(self.step)
+
+    def skipped(self) -> None:
+        """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused."""
+        self._see_before(skipped=True)
+        self._see_after(skipped=True)
+
+    @torch.compiler.disable
+    def _on_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        del optimizer
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._see_before()
+            return None
+
+        def closure_then_look() -> Any:  # the gradients exist only once the closure has run
+            loss = closure()
+            self._see_before()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], closure_then_look, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure_then_look}
+
+    @torch.compiler.disable
+    def _on_stepped(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del args, kwargs
+        found_inf = getattr(optimizer, "found_inf", None)
+        self._see_after(skipped=found_inf is not None and bool(found_inf))
+
+    def _on_loaded(self, optimizer: torch.optim.Optimizer) -> None:
+        del optimizer
+        self._loaded = True
+
+    def _look_at_tensors(self) -> None:
+        """Commit under the old list of tensors before a longer one is used."""
+        if len(self._tensors) == sum(len(group["params"]) for group in self.optimizer.param_groups):
+            return
+        if self._tensors:
+            self._commit()
+        known = {id(parameter) for parameter, _ in self._tensors}
+        # Tensors keep their numbers: new ones go to the end, whatever group they joined.
+        found = subject.tensors_of(self.optimizer, self._names)
+        self._tensors += [(parameter, info) for parameter, info in found if id(parameter) not in known]
+        for number, (parameter, info) in enumerate(self._tensors):
+            if number not in self._where:
+                where = capture.coordinates_of(info, self._coordinates)
+                self._where[number] = None if where is None else where.to(parameter.device)
+
+    def _see_before(self, *, skipped: bool = False) -> None:
+        self._look_at_tensors()
+        scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
+        grads = [parameter.grad for parameter, _ in self._tensors]
+        for (_, info), grad in zip(self._tensors, grads, strict=True):
+            if grad is not None and (grad.is_sparse or grad.is_complex()):
+                kind = "sparse" if grad.is_sparse else "complex"
+                raise UnsupportedOptimizer(f"the gradient of {info.name} is {kind}: the rules are for dense real ones")
+        full = self._is_full(self.step + 1) and not skipped
+        self._before = _Before(
+            grads=grads,
+            sampled=self._moments(full=False),
+            sampled_grads=[
+                None if grad is None else capture.consumed(grad, scale, self._where[number])
+                for number, grad in enumerate(grads)
+            ],
+            full=self._moments(full=True) if full else None,
+            full_grads=[None if g is None else capture.consumed(g, scale, None, to_host=True) for g in grads]
+            if full
+            else None,
+            norm=capture.norm([grad for grad in grads if grad is not None], scale),
+            scale=self._loss_scale(scale),
+            options=tuple(subject.options_of(group) for group in self.optimizer.param_groups),
+        )
+
+    def _see_after(self, *, skipped: bool) -> None:
+        before = self._before
+        if before is None:  # a step without a pre-hook: the recorder was attached in the middle of it
+            return
+        self._before = None
+        self.step += 1
+        if not self._noted:
+            self._sampled, self._full = RowBlock(full=False), []
+        self._sampled.steps.append(self.step)
+        for number, after in enumerate(self._moments(full=False)):
+            self._sampled.add(number, before.sampled_grads[number], before.sampled[number], after)
+        if before.full is not None and before.full_grads is not None:
+            block = RowBlock(full=True, steps=[self.step])
+            for number, after in enumerate(self._moments(full=True)):
+                block.add(number, before.full_grads[number], before.full[number], after)
+            self._full.append(block)
+        self._noted.append(_Noted(self.step, not skipped, before.norm, before.scale, before.options, self._loaded))
+        self._after_skip, self._loaded = skipped, False
+        waiting = self._sampled.num_bytes + sum(block.num_bytes for block in self._full)
+        if (
+            len(self._noted) >= _PART_STEPS
+            or waiting >= _PART_BYTES
+            or time.monotonic() - self._committed_at >= _PART_SECONDS
+        ):
+            self._commit()
+
+    def _is_full(self, step: int) -> bool:
+        if self._steps == "all":
+            return True
+        if self._steps == "sampled":
+            return step <= 3 or step % 100 == 0 or self._after_skip
+        return step in self._steps
+
+    def _moments(self, *, full: bool) -> list[capture.Moment]:
+        return [
+            capture.take_moment(
+                parameter,
+                self.optimizer.state.get(parameter, {}),
+                self._slot_names,
+                None if full else self._where[number],
+                to_host=full,
+            )
+            for number, (parameter, _) in enumerate(self._tensors)
+        ]
+
+    def _loss_scale(self, told: Tensor | None) -> Tensor | None:
+        if told is not None:
+            return told.detach().clone()
+        if self._scaler is None or not self._scaler.is_enabled():
+            return None
+        return torch.tensor(self._scaler.get_scale(), dtype=torch.float64)
+
+    def _commit(self) -> None:
+        """Write the steps that wait as one part."""
+        self._committed_at = time.monotonic()
+        if not self._noted:
+            return
+        arrays: dict[str, Tensor] = {}
+        blocks: list[Any] = []
+        for block in [self._sampled, *self._full]:
+            described, its_arrays = block.lay_out(len(blocks), self._where)
+            blocks.append(described)
+            arrays |= its_arrays
+        part = Part(
+            tensors=tuple(info for _, info in self._tensors), steps=self._steps_described(), blocks=tuple(blocks)
+        )
+        self._noted = []
+        self._writer.write(part, arrays)
+
+    def _steps_described(self) -> tuple[Step, ...]:
+        described: list[Step] = []
+        last: tuple[dict[str, Option], ...] = ()
+        for noted in self._noted:
+            news = tuple(
+                {
+                    name: value
+                    for name, value in group.items()
+                    if number >= len(last) or last[number].get(name, ...) != value
+                }
+                for number, group in enumerate(noted.options)
+            )
+            last = noted.options
+            described.append(
+                Step(
+                    step=noted.step,
+                    applied=noted.applied,
+                    loss_scale=None if noted.scale is None else float(noted.scale),
+                    grad_norm=float(noted.norm),
+                    options=news,
+                    state_loaded=noted.loaded,
+                )
+            )
+        return tuple(described)

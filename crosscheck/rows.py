@@ -1,0 +1,151 @@
+"""From the arrays of a trace to batches of rows that the criterion takes. NumPy only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.errors import TraceError
+from crosscheck.trace.format import Block, Option, SlotRows, Step, TensorInfo, TensorRows
+from crosscheck.trace.reader import LoadedPart
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Quantity:
+    """A parameter or a slot over the rows of a block. Values are as stored; where there are none, they are zero."""
+
+    before: NDArray[Any]  # (rows, columns)
+    after: NDArray[Any]
+    there_before: NDArray[np.bool_]  # (rows,)
+    there_after: NDArray[np.bool_]
+    news: NDArray[np.bool_]  # (rows,) stored anew before the step: it is not what the row before left
+
+
+@dataclass(slots=True)
+class TensorBlock:
+    """One tensor's rows of a block, every array at hand."""
+
+    info: TensorInfo
+    number: int
+    full: bool
+    steps: list[Step]
+    options: list[dict[str, Option]]  # of the tensor's group, by row, complete
+    coordinates: NDArray[np.int64]  # (columns,) positions in C order
+    grad: NDArray[Any]  # (rows, columns); zero where there is none
+    has_grad: NDArray[np.bool_]
+    param: Quantity
+    slots: dict[str, Quantity] = field(default_factory=dict[str, Quantity])
+
+
+def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
+    """Options by step and group, those that a step leaves out taken over from the step before."""
+    complete: list[list[dict[str, Option]]] = []
+    for step in steps:
+        last = complete[-1] if complete else []
+        complete.append([{**(last[k] if k < len(last) else {}), **news} for k, news in enumerate(step.options)])
+    return complete
+
+
+def tensor_blocks(part: LoadedPart) -> Iterator[TensorBlock]:
+    """Every tensor of every block, one at a time. Raises TraceError."""
+    options = complete_options(part.meta.steps)
+    position = {step.step: k for k, step in enumerate(part.meta.steps)}
+    for number, block in enumerate(part.meta.blocks):
+        picked = [position[step] for step in block.steps]
+        for entry in block.tensors:
+            info = part.meta.tensors[entry.tensor]
+            yield _load(
+                part,
+                number,
+                block,
+                entry,
+                [part.meta.steps[k] for k in picked],
+                [options[k][info.group] for k in picked],
+            )
+
+
+def _load(
+    part: LoadedPart,
+    number: int,
+    block: Block,
+    entry: TensorRows,
+    steps: list[Step],
+    options: list[dict[str, Option]],
+) -> TensorBlock:
+    info, rows = part.meta.tensors[entry.tensor], len(block.steps)
+    coordinates, columns = _coordinates(part, number, block, entry, info)
+    has_grad = _mask(rows, entry.no_grad) ^ True
+    grad = np.zeros((rows, columns), np.float32)
+    if has_grad.any():
+        stored = part.array(number, entry.tensor, "grad", int(has_grad.sum()), columns)
+        grad = np.zeros((rows, columns), stored.dtype)
+        grad[has_grad] = stored
+    loaded = TensorBlock(
+        info=info,
+        number=entry.tensor,
+        full=block.full,
+        steps=steps,
+        options=options,
+        coordinates=coordinates,
+        grad=grad,
+        has_grad=has_grad,
+        param=_quantity(part, number, entry.tensor, "", SlotRows(before=entry.before), rows, columns),
+    )
+    for slot, description in entry.slots.items():
+        width = 1 if description.scalar else columns
+        loaded.slots[slot] = _quantity(part, number, entry.tensor, f"{slot}.", description, rows, width)
+    return loaded
+
+
+def _coordinates(
+    part: LoadedPart, number: int, block: Block, entry: TensorRows, info: TensorInfo
+) -> tuple[NDArray[np.int64], int]:
+    if block.full or not part.holds(number, entry.tensor, "coordinates"):
+        return np.arange(info.numel), info.numel
+    columns = part.columns(number, entry.tensor, "coordinates")
+    found = part.array(number, entry.tensor, "coordinates", 1, columns)[0]
+    if found.dtype != np.int64 or columns > info.numel or (columns and (found.min() < 0 or found.max() >= info.numel)):
+        raise TraceError(
+            f"{part.path}: coordinates of {info.name!r} are not positions in a tensor of {info.numel} elements"
+        )
+    return found, columns
+
+
+def _quantity(
+    part: LoadedPart, block: int, tensor: int, prefix: str, description: SlotRows, rows: int, columns: int
+) -> Quantity:
+    there_before, there_after = (
+        _mask(rows, description.absent_before) ^ True,
+        _mask(rows, description.absent_after) ^ True,
+    )
+    news = _mask(rows, description.before)
+    after_stored = (
+        part.array(block, tensor, f"{prefix}after", int(there_after.sum()), columns) if there_after.any() else None
+    )
+    before_stored = part.array(block, tensor, f"{prefix}before", int(news.sum()), columns) if news.any() else None
+    dtype = next((a.dtype for a in (after_stored, before_stored) if a is not None), np.dtype(np.float32))
+    after, before = np.zeros((rows, columns), dtype), np.zeros((rows, columns), dtype)
+    if after_stored is not None:
+        after[there_after] = after_stored
+    carried = there_before & ~news
+    if carried[0] or (carried[1:] & ~there_after[:-1]).any():
+        name = prefix.rstrip(".") or "parameter"
+        raise TraceError(
+            f"{part.path}: {name} of {part.meta.tensors[tensor].name!r} has a row whose value before the step is neither stored "
+            "nor left by the row before"
+        )
+    before[1:] = after[:-1]
+    if before_stored is not None:
+        before[news] = before_stored
+    before[~there_before] = 0
+    return Quantity(before, after, there_before, there_after, news)
+
+
+def _mask(rows: int, listed: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.zeros(rows, np.bool_)
+    mask[list(listed)] = True
+    return mask

@@ -1,0 +1,85 @@
+"""torch.optim.Adam and torch.optim.AdamW."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import optax
+from jax import Array
+
+from crosscheck.errors import TraceError
+from crosscheck.rules import own
+from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, flag, number
+
+
+def adam(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
+    """p <- p - lr m̂ / (sqrt(v̂) + eps), with m and v moving averages of g and g², corrected for their start.
+
+    Under `maximize` the sign of g turns first. Coupled weight decay adds wd p to g; decoupled decay subtracts
+    lr wd p from p beside the step (AdamW). AMSGrad puts the running maximum of v in the place of v.
+    Sources: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019; the algorithm in torch.optim.Adam's documentation.
+    """
+    parts = [optax.scale(h["sign"])]
+    if flags.decay == "coupled":
+        parts.append(optax.add_decayed_weights(h["weight_decay"]))
+    scale_by = own.scale_by_torch_amsgrad if flags.variant == "amsgrad" else optax.scale_by_adam
+    parts.append(scale_by(h["beta1"], h["beta2"], h["eps"]))
+    if flags.decay == "decoupled":
+        parts.append(optax.add_decayed_weights(h["weight_decay"]))
+    return optax.chain(*parts, optax.scale_by_learning_rate(h["lr"]))
+
+
+def _flags(options: Options) -> Flags:
+    decay = "decoupled" if flag(options, "decoupled_weight_decay") else "coupled"
+    return Flags(
+        "amsgrad" if flag(options, "amsgrad") else "plain", decay if number(options, "weight_decay") != 0 else "none"
+    )
+
+
+def _hyperparameters(options: Options) -> dict[str, float]:
+    betas = options.get("betas")
+    if not isinstance(betas, tuple | list) or len(betas) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise TraceError(f"the option 'betas' of a parameter group is {betas!r}; the rule needs two numbers")
+    named: dict[str, Any] = {"beta1": betas[0], "beta2": betas[1]}
+    return {
+        "lr": number(options, "lr"),
+        "beta1": number(named, "beta1"),
+        "beta2": number(named, "beta2"),
+        "eps": number(options, "eps"),
+        "weight_decay": number(options, "weight_decay"),
+        "sign": -1.0 if flag(options, "maximize") else 1.0,
+    }
+
+
+def _slots(flags: Flags) -> dict[str, str]:
+    return {"exp_avg": "mu", "exp_avg_sq": "nu"} | ({"max_exp_avg_sq": "nu_max"} if flags.variant == "amsgrad" else {})
+
+
+def _matters(flags: Flags) -> tuple[str, ...]:
+    return ("lr", "beta1", "beta2", "eps", *(("weight_decay",) if flags.decay != "none" else ()))
+
+
+def _own(flags: Flags, h: Mapping[str, Any]) -> tuple[str, ...]:
+    del h
+    return ("scale_by_torch_amsgrad",) if flags.variant == "amsgrad" else ()
+
+
+def _correction_error(h: Hyperparameters, count: Array) -> Any:
+    """b^t off by one roundoff (or beta off by one: t of them) moves 1 - b^t by b^t / (1 - b^t) of itself; v's under a root."""
+    t = count + 1
+    first, second = h["beta1"] ** t, h["beta2"] ** t
+    return (1 + t) * (first / (1 - first) + 0.5 * second / (1 - second)) + 4
+
+
+ADAM = Rule(
+    name="adam",
+    flags=_flags,
+    hyperparameters=_hyperparameters,
+    slots=_slots,
+    chain=adam,
+    own=_own,
+    matters=_matters,
+    counts=True,
+    correction_error=_correction_error,
+)
+ADAMW = replace(ADAM, name="adamw", flags=lambda options: _flags({**options, "decoupled_weight_decay": True}))

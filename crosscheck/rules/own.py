@@ -1,0 +1,53 @@
+"""Pieces of torch's formulas that Optax cannot express; every report names the ones it used."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+class DampenState(NamedTuple):
+    first: Array  # shape (), bool: no gradient has been seen yet
+
+
+def dampen(dampening: Any) -> optax.GradientTransformation:
+    """g <- (1 - dampening) * g, but not the first time: torch starts the momentum buffer with the bare gradient.
+
+    In front of `optax.trace`. Source: torch.optim.SGD's documentation, `if t > 1: b = mu b + (1 - tau) g else b = g`.
+    """
+
+    def init(params: Any) -> DampenState:
+        del params
+        return DampenState(first=jnp.asarray(True))
+
+    def update(updates: Any, state: DampenState, params: Any = None) -> tuple[Any, DampenState]:
+        del params
+        return optax.tree.scale(jnp.where(state.first, 1.0, 1.0 - dampening), updates), DampenState(
+            first=jnp.zeros_like(state.first)
+        )
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def scale_by_torch_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
+    """m̂ / (sqrt(max v) / sqrt(1 - b2^t) + eps): the maximum first, then the bias correction, as torch does.
+
+    `optax.scale_by_amsgrad` corrects first. Without its corrections, and with eps and the result scaled by
+    sqrt(1 - b2^t), it computes torch's expression; the count is its own.
+    """
+
+    def inner(count: Any) -> tuple[optax.GradientTransformation, Any]:
+        root = jnp.sqrt(1.0 - b2**count)
+        bare = optax.scale_by_amsgrad(b1, b2, eps * root, bias_correction_mu=False, bias_correction_nu=False)
+        return bare, root / (1.0 - b1**count)
+
+    def init(params: Any) -> optax.ScaleByAmsgradState:
+        return inner(1)[0].init(params)  # pyright: ignore[reportReturnType]
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        bare, factor = inner(state.count + 1)
+        updates, state = bare.update(updates, state, params)
+        return optax.tree.scale(factor, updates), state
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,55 @@
+"""What a rule is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import optax
+from jax import Array
+
+from crosscheck.errors import TraceError
+
+Options = Mapping[str, Any]
+"""The options of a torch parameter group at one step."""
+Hyperparameters = Mapping[str, Any]
+"""Numbers or traced scalars, by name; what a compiled step takes as input."""
+
+
+class Flags(NamedTuple):
+    """What selects the shape of a formula, as opposed to its numbers; one compilation each."""
+
+    variant: str  # of SGD: plain, momentum, nesterov; of Adam: plain, amsgrad
+    decay: str  # none, coupled, decoupled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """One torch optimizer as an Optax chain.
+
+    `slots` maps torch's names of elementwise state to the fields of the Optax state that hold the same
+    numbers, for given flags.
+    """
+
+    name: str
+    flags: Callable[[Options], Flags]
+    hyperparameters: Callable[[Options], dict[str, float]]
+    slots: Callable[[Flags], dict[str, str]]
+    chain: Callable[[Flags, Hyperparameters], optax.GradientTransformation]
+    own: Callable[[Flags, Mapping[str, float]], tuple[str, ...]]  # pieces that are ours and not Optax's
+    matters: Callable[[Flags], tuple[str, ...]]  # hyperparameters that the formula reads
+    counts: bool  # whether the state has torch's `step`
+    correction_error: Callable[[Hyperparameters, Array], Any] | None = None
+    """Relative error of the update, in roundoffs, from bias corrections taken in the arithmetic of tensors."""
+
+
+def number(options: Options, name: str) -> float:
+    """An option as float64. Raises TraceError if it is not there."""
+    value = options.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TraceError(f"the option {name!r} of a parameter group is {value!r}; the rule needs a number")
+    return float(value)
+
+
+def flag(options: Options, name: str) -> bool:
+    """An option that is on or off; torch versions without it mean off."""
+    return bool(options.get(name, False))

@@ -1,0 +1,48 @@
+"""How far rounding alone can take a step from its formula, and where error begins."""
+
+from dataclasses import dataclass
+
+from crosscheck.trace.format import DType, TensorInfo
+
+WARN = 16.0
+"""Beyond this a step is worth a look. The most that correct single, foreach and fused kernels showed over every
+flag, dtype and gradient regime of the atlas is below it, and so are thousand-step recordings of real training."""
+FAIL = 32.0
+"""Beyond this a step is wrong. The weakest of the planted formula errors in this project's tests stands well above
+it (tests/crosscheck/test_planted.py); between the two lies rounding nobody has seen yet, hence the warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A floating-point format."""
+
+    unit_roundoff: float  # largest relative error of rounding to nearest
+    floor: float  # below it rounding errors are absolute: the smallest normal number; of float16 half the smallest one
+    largest: float  # largest finite number
+
+
+FORMATS: dict[DType, Format] = {
+    "float64": Format(2.0**-53, 2.0**-1022, (2 - 2.0**-52) * 2.0**1023),
+    "float32": Format(2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127),
+    "bfloat16": Format(2.0**-8, 2.0**-126, (2 - 2.0**-7) * 2.0**127),
+    "float16": Format(2.0**-11, 2.0**-25, 65504.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The arithmetic of an implementation, as far as it differs from the formats of its tensors."""
+
+    name: str
+    rounds_hyperparameters: bool = False  # lr, betas, eps, weight decay are cast to float32 before use
+    tensor_corrections: bool = False  # bias corrections are computed in float32, not in Python's float64
+
+
+def profile_of(tensor: TensorInfo, options: dict[str, object]) -> Profile:
+    """The arithmetic that was recorded. Sources: torch/optim/adam.py and ATen's fused_adam_utils.cuh."""
+    if tensor.implementation == "fused" and tensor.device != "cpu":
+        return Profile(f"fused on {tensor.device}", rounds_hyperparameters=True, tensor_corrections=True)
+    if options.get("capturable") or options.get("differentiable"):
+        which = "capturable" if options.get("capturable") else "differentiable"
+        return Profile(f"{tensor.implementation}, {which}", tensor_corrections=True)
+    return Profile(f"{tensor.implementation} on {tensor.device}")

@@ -1,0 +1,127 @@
+"""The JSON half of a trace, as types: docs/trace.md in code.
+
+A trace is a folder of segments, one for each time the run was started. A segment is `header.json`, parts
+(`part-000001.<sha256>.safetensors`, each with a `Part` in its metadata) and, once closed, `end.json`.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+FORMAT = "twinstep-trace"
+VERSION = 1
+METADATA_KEY = "twinstep"  # of the safetensors file; its value is a Part as JSON
+PART_NAME = r"part-(\d{6})\.([0-9a-f]{64})\.safetensors"
+SEGMENT_NAME = r"segment-(\d{4})"
+
+_UNUSUAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+
+def _from_json(value: Any) -> Any:
+    return _UNUSUAL[value] if isinstance(value, str) and value in _UNUSUAL else value
+
+
+def _to_json(value: float) -> Any:
+    return value if math.isfinite(value) else "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+
+Number = Annotated[float, BeforeValidator(_from_json), PlainSerializer(_to_json, when_used="json")]
+"""A float64; JSON has no infinities, so they are written as the strings inf, -inf and nan."""
+Option = bool | int | Number | None | tuple[Number, ...]
+"""The value of one option of a parameter group."""
+Index = Annotated[int, Field(ge=0)]
+Indices = tuple[Index, ...]
+DType = Literal["float64", "float32", "bfloat16", "float16"]
+Implementation = Literal["single", "foreach", "fused"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Header(_Strict):
+    """Who recorded what. One a segment."""
+
+    format: Literal["twinstep-trace"] = FORMAT
+    version: int = VERSION
+    rule: str  # the torch optimizer whose formula is claimed: sgd, adam, adamw
+    optimizer: str  # the class that was recorded, with its module
+    first_step: Annotated[int, Field(ge=1)] = 1
+    coordinates: Annotated[int, Field(ge=1)]  # sampled of each tensor
+    world_size: Annotated[int, Field(ge=1)] = 1
+    rank: Index = 0
+    seed: int | None = None
+    versions: dict[str, str]
+
+
+class TensorInfo(_Strict):
+    """A parameter tensor; its position in the part's list is its number."""
+
+    name: str
+    shape: Indices
+    dtype: DType
+    device: str  # cpu, cuda, …
+    group: Index
+    implementation: Implementation
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+class Step(_Strict):
+    """One attempt to step, applied or skipped."""
+
+    step: Annotated[int, Field(ge=1)]
+    applied: bool
+    loss_scale: Number | None = None
+    grad_norm: Number  # Euclidean, over all tensors, of the gradients as consumed, in float64
+    options: tuple[dict[str, Option], ...]  # by group; an option not named has the value of the row before
+    state_loaded: bool = False  # load_state_dict was called since the step before
+
+
+class SlotRows(_Strict):
+    """Which rows of a block hold a slot of the optimizer's state."""
+
+    scalar: bool = False  # one number a tensor, such as Adam's step
+    before: Indices  # rows whose value before the step is stored; else it is the value after the row before
+    absent_before: Indices = ()
+    absent_after: Indices = ()
+
+
+class TensorRows(_Strict):
+    """One tensor's rows of a block."""
+
+    tensor: Index
+    no_grad: Indices = ()  # rows without a gradient
+    before: Indices  # as in SlotRows, of the parameter
+    slots: dict[str, SlotRows] = {}
+
+
+class Block(_Strict):
+    """Rows of consecutive steps: the fixed sampled coordinates, or (full) every element of one step."""
+
+    full: bool
+    steps: Annotated[Indices, Field(min_length=1)]
+    tensors: tuple[TensorRows, ...]
+
+
+class Part(_Strict):
+    """What was committed at once."""
+
+    tensors: tuple[TensorInfo, ...]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    blocks: tuple[Block, ...]
+
+
+class End(_Strict):
+    """Written when a recording is closed; without it the run was killed or is still going on."""
+
+    parts: Index
+    last_step: Index
+
+
+def key(block: int, tensor: int, quantity: str) -> str:
+    """The name of an array in the safetensors file. Quantities: coordinates, grad, before, after, SLOT.before, SLOT.after."""
+    return f"{block}/{tensor}/{quantity}"

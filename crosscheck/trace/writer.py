@@ -1,0 +1,61 @@
+"""Writing a trace: every file appears whole, under its final name, or not at all."""
+
+import contextlib
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel
+
+from crosscheck.errors import TraceError
+from crosscheck.trace.format import METADATA_KEY, SEGMENT_NAME, End, Header, Part
+
+
+class SegmentWriter:
+    """One segment of a trace, part after part."""
+
+    def __init__(self, trace: Path, header: Header, *, append: bool) -> None:
+        """Raises TraceError if the folder cannot be written, or holds a trace while `append` is not set."""
+        try:
+            trace.mkdir(parents=True, exist_ok=True)
+            earlier = [int(m[1]) for m in (re.fullmatch(SEGMENT_NAME, entry.name) for entry in trace.iterdir()) if m]
+            if earlier and not append:
+                raise TraceError(f"{trace} holds a trace already: choose another folder, or append=True to continue it")
+            self.folder = trace / f"segment-{max(earlier, default=0) + 1:04}"
+            self.folder.mkdir()
+            _write_whole(self.folder, "header.json", _as_bytes(header))
+        except OSError as error:
+            raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from None
+        self.parts = 0
+
+    def write(self, part: Part, arrays: dict[str, torch.Tensor]) -> None:
+        """Commit a part. Raises OSError; what was committed before stays."""
+        data = safetensors.torch.save(arrays, {METADATA_KEY: part.model_dump_json(exclude_defaults=True)})
+        name = f"part-{self.parts + 1:06}.{hashlib.sha256(data).hexdigest()}.safetensors"
+        _write_whole(self.folder, name, data)
+        self.parts += 1
+
+    def close(self, last_step: int) -> None:
+        """Say that the recording ended here on purpose."""
+        _write_whole(self.folder, "end.json", _as_bytes(End(parts=self.parts, last_step=last_step)))
+
+
+def _as_bytes(model: BaseModel) -> bytes:
+    return (model.model_dump_json(indent=2) + "\n").encode()
+
+
+def _write_whole(folder: Path, name: str, data: bytes) -> None:
+    unfinished = folder / f".{name}"
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, folder / name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
