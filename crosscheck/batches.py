@@ -11,7 +11,7 @@ from crosscheck.errors import TraceError
 from crosscheck.judge import PARAM, Inputs
 from crosscheck.rows import Floats, Quantity, TensorBlock
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.tolerance import FORMATS, Format, Profile, profile_of
+from crosscheck.tolerance import FORMATS, Format, Profile, profile_of, trial_error
 from crosscheck.trace.format import Option
 
 ROWS, WIDTH = 512, 256  # 131,072 elements: a MiB an array
@@ -62,7 +62,7 @@ class Batcher:
         for row in moving:
             by_flags.setdefault(self._settings_of(block.options[row])[0], []).append(row)
         for flags, rows in by_flags.items():
-            yield from self._add_rows(block, flags, np.array(rows))
+            yield from self._add_rows(block, flags, np.array(rows, np.int64))
 
     def rest(self) -> Iterator[Batch]:
         """The batches that did not become full."""
@@ -82,16 +82,18 @@ class Batcher:
             self.used |= dict.fromkeys(name for name in self.rule.matters(flags) if h[name])
         return known[1], known[2]
 
-    def _add_rows(self, block: TensorBlock, flags: Flags, rows: NDArray[Any]) -> Iterator[Batch]:
+    def _add_rows(self, block: TensorBlock, flags: Flags, rows: NDArray[np.int64]) -> Iterator[Batch]:
         slots = self._slots(block, flags)
-        profile = profile_of(block.info, dict(block.options[rows[0]]))
+        options = [block.options[row] for row in rows.tolist()]
+        profile = profile_of(block.info, options[0])
         self.profiles[profile.name] = profile
         outputs = {PARAM: block.param, **slots}
         formats = [_format(quantity) for quantity in outputs.values()]
-        settings = [self._settings_of(block.options[row])[1] for row in rows]
+        settings = [self._settings_of(group)[1] for group in options]
         hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
         if profile.rounds_hyperparameters:
             hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
+        off_by = trial_error(formats[0])
         judged = np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1)
         buffer = slots.get("momentum_buffer")
         first = np.zeros(len(rows), np.bool_) if buffer is None else ~buffer.there_before[rows]
@@ -118,6 +120,8 @@ class Batcher:
                 into.floor[here] = [f.floor for f in formats]
                 into.largest[here] = [f.largest for f in formats]
                 into.correction[here] = 2.0**-24 if profile.tensor_corrections else 0.0
+                into.off_by[here] = off_by
+                into.rounds_between[here] = profile.rounds_between
                 filling.origins += [Origin(block, int(row), column) for row in rows[some]]
                 done += taken
                 if len(filling.origins) == ROWS:
@@ -147,7 +151,7 @@ def _format(quantity: Quantity) -> Format:
     return FORMATS[quantity.after.dtype.name]  # pyright: ignore[reportArgumentType]
 
 
-def _counts(block: TensorBlock, rows: NDArray[Any]) -> NDArray[np.int32]:
+def _counts(block: TensorBlock, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     step = block.slots.get("step")
     if step is None:
         raise TraceError(
@@ -180,6 +184,8 @@ def _empty(rule: Rule, flags: Flags) -> _Filling:
             floor=np.zeros((ROWS, outputs)),
             largest=np.zeros((ROWS, outputs)),
             correction=np.zeros(ROWS),
+            off_by=np.zeros(ROWS),
+            rounds_between=np.zeros(ROWS, np.bool_),
         )
     )
 

@@ -7,7 +7,7 @@ componentwise backward error (Higham, Accuracy and Stability of Numerical Algori
 derivatives come from `jax.linearize` of the Optax chain itself, so no bound is derived by hand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,6 +37,8 @@ class Inputs(NamedTuple):
     floor: Any  # (R, S) float64
     largest: Any  # (R, S) float64: largest finite number of the format
     correction: Any  # (R,) float64: roundoff of bias corrections; 0 where they are exact
+    off_by: Any  # (R,) float64: the fraction by which hyperparameters are tried wrong
+    rounds_between: Any  # (R,) bool: intermediate results are stored in the tensors' formats
 
 
 class Judged(NamedTuple):
@@ -49,7 +51,7 @@ class Judged(NamedTuple):
     over: Array  # elements beyond FAIL
     checked: Array  # elements judged
     out_of_range: Array  # elements that the format cannot represent
-    power: Mapping[str, Array]  # () by hyperparameter: the largest eta between the formula and itself with it 1 % off
+    power: Mapping[str, Array]  # () by hyperparameter: the largest eta between the formula and itself with it `off_by`
 
 
 def one_step(
@@ -76,11 +78,23 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
     names = (PARAM, *rule.slots(flags))
     real = jnp.arange(inputs.values[PARAM].shape[1])[None, :] < jnp.asarray(inputs.width)[:, None]
 
-    def row(values: Any, h: Any, count: Any, first: Any, roundoff: Any, floor: Any, correction: Any) -> Any:
+    def row(
+        values: Any,
+        h: Any,
+        count: Any,
+        first: Any,
+        roundoff: Any,
+        floor: Any,
+        correction: Any,
+        off_by: Any,
+        rounds_between: Any,
+    ) -> Any:
         def step(values: Any) -> dict[str, Any]:
             return one_step(rule, flags, h, count, first, values)
 
-        exact, derivative = jax.linearize(step, values)
+        exact: dict[str, Any]
+        derivative: Callable[[dict[str, Any]], dict[str, Any]]
+        exact, derivative = jax.linearize(step, values)  # pyright: ignore[reportUnknownVariableType]
         reach = {name: jnp.abs(exact[name]) for name in names}
         for name in values:
             along = {other: jnp.abs(x) if other == name else jnp.zeros_like(x) for other, x in values.items()}
@@ -92,21 +106,26 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
             extra = correction * rule.correction_error(h, count) * update
         else:
             extra = 0.0
+        if rule.underflow is not None:
+            lost = rule.underflow(h, count, exact, dict(zip(names, floor, strict=True)))
+            lost = jnp.where(rounds_between, lost, 0.0)
+        else:
+            lost = jnp.zeros_like(exact[PARAM])
         bound = {
-            name: roundoff[i] * reach[name] + floor[i] + (extra if name == PARAM else 0.0)
+            name: roundoff[i] * reach[name] + floor[i] + (extra + lost if name == PARAM else 0.0)
             for i, name in enumerate(names)
         }
         off = {
-            wrong: one_step(rule, flags, {**h, wrong: h[wrong] * 0.99}, count, first, values)
+            wrong: one_step(rule, flags, {**h, wrong: h[wrong] * (1 - off_by)}, count, first, values)
             for wrong in rule.matters(flags)
         }
         power = {
             wrong: jnp.stack([jnp.abs(values_off[n] - exact[n]) / bound[n] for n in names])
             for wrong, values_off in off.items()
         }
-        return jnp.stack([exact[n] for n in names]), jnp.stack([bound[n] for n in names]), power
+        return jnp.stack([exact[n] for n in names]), jnp.stack([bound[n] for n in names]), jnp.isinf(lost), power
 
-    exact, bound, power = jax.vmap(row)(
+    exact, bound, lost, power = jax.vmap(row)(
         inputs.values,
         inputs.hyperparameters,
         inputs.count,
@@ -114,15 +133,21 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
         inputs.roundoff,
         inputs.floor,
         inputs.correction,
+        inputs.off_by,
+        inputs.rounds_between,
     )  # (R, S, W) each
     recorded = jnp.stack([inputs.recorded[name] for name in names], axis=1)
     there = jnp.asarray(inputs.judged)[:, :, None] & real[:, None, :]
     beyond = jnp.abs(exact) > jnp.asarray(inputs.largest)[:, :, None]
     same_kind = (jnp.isnan(exact) & jnp.isnan(recorded)) | (exact == recorded)
+    # Two spellings of one formula, p (1 - lr wd) and p - lr wd p, part at infinity: from there on any
+    # number that is not finite will do.
+    unusual = sum((~jnp.isfinite(x) for x in inputs.values.values()), jnp.zeros(real.shape, bool))
+    same_kind |= unusual[:, None, :] & ~jnp.isfinite(exact) & ~jnp.isfinite(recorded)
     eta = jnp.where(same_kind, 0.0, jnp.abs(recorded - exact) / bound)
     eta = jnp.where(jnp.isnan(eta), jnp.inf, eta)
-    # What a format cannot hold overflows, and takes with it what the same element computes from it.
-    overflowed = jnp.any(there & beyond & ~jnp.isfinite(recorded), axis=1, keepdims=True)
+    # What a format cannot hold over- or underflows, and takes with it what the same element computes from it.
+    overflowed = jnp.any(there & beyond & ~jnp.isfinite(recorded), axis=1, keepdims=True) | lost[:, None, :]
     judged = there & ~overflowed
     eta = jnp.where(judged, eta, 0.0)
     element = jnp.argmax(eta, axis=2)

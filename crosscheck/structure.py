@@ -22,6 +22,10 @@ def _differ(a: NDArray[Any], b: NDArray[Any]) -> _Bits:
     return np.ascontiguousarray(a).view(unsigned) != np.ascontiguousarray(b).view(unsigned)
 
 
+def _all(values: NDArray[Any]) -> _Bits:
+    return np.ones(values.shape, np.bool_)
+
+
 @dataclass(slots=True)
 class _Left:
     """What the last row of a tensor left behind."""
@@ -122,7 +126,7 @@ class Structure:
             cause = (
                 f"{name} was never written: step {allocated}, which was skipped, allocated it, and this step read it"
             )
-            yield _finding(block, row, name, before, np.zeros_like(before), np.ones(before.shape, np.bool_), cause)
+            yield _finding(block, row, name, before, np.zeros_like(before), _all(before), cause)
         elif step.state_loaded:
             return
         elif before is not None and after is not None:
@@ -139,7 +143,7 @@ class Structure:
                 )
         elif before is not None:
             if not (self.zero_is_absent and not before.any()):
-                everything = np.ones(before.shape, np.bool_)
+                everything = _all(before)
                 yield _finding(
                     block, row, name, before, np.zeros_like(before), everything, f"{name} appeared {between}"
                 )
@@ -150,7 +154,7 @@ class Structure:
                 name,
                 np.zeros_like(after),
                 after,
-                np.ones(after.shape, np.bool_),
+                _all(after),
                 f"{name} was dropped {between}",
             )
 
@@ -193,6 +197,4 @@ def _finding(
 
 def position(block: TensorBlock, column: int) -> tuple[int, ...]:
     """The element of the tensor that a column holds."""
-    return tuple(int(i) for i in np.unravel_index(block.coordinates[column], block.info.shape or (1,)))[
-        : len(block.info.shape) or 1
-    ]
+    return tuple(map(int, np.unravel_index(int(block.coordinates[column]), block.info.shape)))

@@ -1,5 +1,6 @@
 """How far rounding alone can take a step from its formula, and where error begins."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from crosscheck.trace.format import DType, TensorInfo
@@ -29,20 +30,32 @@ FORMATS: dict[DType, Format] = {
 }
 
 
+def trial_error(format_: Format) -> float:
+    """How wrong a hyperparameter is made to see whether it would show: 1 %, or what the format can tell apart.
+
+    A parameter and its change both count as inputs, so an error must exceed 2 FAIL roundoffs of the change to
+    show: 25 % in bfloat16, 3 % in float16. Twice that is tried there.
+    """
+    return max(0.01, 4 * FAIL * format_.unit_roundoff)
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """The arithmetic of an implementation, as far as it differs from the formats of its tensors."""
 
     name: str
     rounds_hyperparameters: bool = False  # lr, betas, eps, weight decay are cast to float32 before use
+    rounds_between: bool = True  # every operation stores its result in the format of its tensors
     tensor_corrections: bool = False  # bias corrections are computed in float32, not in Python's float64
 
 
-def profile_of(tensor: TensorInfo, options: dict[str, object]) -> Profile:
+def profile_of(tensor: TensorInfo, options: Mapping[str, object]) -> Profile:
     """The arithmetic that was recorded. Sources: torch/optim/adam.py and ATen's fused_adam_utils.cuh."""
     if tensor.implementation == "fused" and tensor.device != "cpu":
-        return Profile(f"fused on {tensor.device}", rounds_hyperparameters=True, tensor_corrections=True)
+        return Profile(
+            f"fused on {tensor.device}", rounds_hyperparameters=True, rounds_between=False, tensor_corrections=True
+        )
     if options.get("capturable") or options.get("differentiable"):
         which = "capturable" if options.get("capturable") else "differentiable"
         return Profile(f"{tensor.implementation}, {which}", tensor_corrections=True)
-    return Profile(f"{tensor.implementation} on {tensor.device}")
+    return Profile(f"{tensor.implementation} on {tensor.device}", rounds_between=tensor.implementation != "fused")

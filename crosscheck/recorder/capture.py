@@ -77,6 +77,6 @@ def norm(gradients: list[Tensor], scale: Tensor | None) -> Tensor:
     if not gradients:
         return torch.zeros((), dtype=torch.float64)
     device = gradients[0].device
-    parts = [torch.linalg.vector_norm(g.detach(), dtype=torch.float64).to(device) for g in gradients]
-    total = torch.linalg.vector_norm(torch.stack(parts))
+    parts: list[Tensor] = [torch.linalg.vector_norm(g.detach(), dtype=torch.float64).to(device) for g in gradients]
+    total = torch.stack(parts).square().sum().sqrt()
     return total if scale is None else total / scale.to(device)

@@ -1,11 +1,11 @@
 """The recorder: two hooks on an optimizer, and a trace that grows part by part."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from crosscheck.recorder import capture, subject
 from crosscheck.recorder.rows import RowBlock
 from crosscheck.trace.format import Header, Option, Part, Step, TensorInfo
 from crosscheck.trace.writer import SegmentWriter
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 _PART_STEPS = 128  # a part is committed after so many steps,
 _PART_BYTES = 32 * 2**20  # or when so much waits in memory,
@@ -104,13 +106,12 @@ class Recorder:
         """
         self.optimizer = subject.unwrap(optimizer)
         chosen = subject.choose_rule(self.optimizer, rule)
-        if not isinstance(steps, str):
-            steps = frozenset(steps)
-        elif steps not in ("sampled", "all"):
+        if isinstance(steps, str) and steps not in ("sampled", "all"):
             raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
         if coordinates < 1:
             raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
-        self._steps, self._coordinates, self._scaler = steps, coordinates, scaler
+        self._steps = steps if isinstance(steps, str) else frozenset(steps)
+        self._coordinates, self._scaler = coordinates, scaler
         self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
         self._names = subject.named_by_id(named_parameters)
         self.step = first_step - 1
@@ -135,8 +136,8 @@ class Recorder:
         )
         self._writer = SegmentWriter(Path(path), header, append=append)
         self._hooks = [
-            self.optimizer.register_step_pre_hook(self._on_step),
-            self.optimizer.register_step_post_hook(self._on_stepped),
+            self.optimizer.register_step_pre_hook(_outside_graphs(self._on_step)),
+            self.optimizer.register_step_post_hook(_outside_graphs(self._on_stepped)),
             self.optimizer.register_load_state_dict_post_hook(self._on_loaded),
         ]
 
@@ -163,7 +164,6 @@ class Recorder:
         self._see_before(skipped=True)
         self._see_after(skipped=True)
 
-    @torch.compiler.disable
     def _on_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -182,7 +182,6 @@ class Recorder:
             return (args[0], closure_then_look, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure_then_look}
 
-    @torch.compiler.disable
     def _on_stepped(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
         found_inf = getattr(optimizer, "found_inf", None)
@@ -259,11 +258,9 @@ class Recorder:
             self._commit()
 
     def _is_full(self, step: int) -> bool:
-        if self._steps == "all":
-            return True
-        if self._steps == "sampled":
-            return step <= 3 or step % 100 == 0 or self._after_skip
-        return step in self._steps
+        if isinstance(self._steps, frozenset):
+            return step in self._steps
+        return self._steps == "all" or step <= 3 or step % 100 == 0 or self._after_skip
 
     def _moments(self, *, full: bool) -> list[capture.Moment]:
         return [
@@ -325,3 +322,8 @@ class Recorder:
                 )
             )
         return tuple(described)
+
+
+def _outside_graphs(hook: Hook) -> Hook:
+    """A compiled `step` runs its hooks as they are: what they see are real tensors."""
+    return cast(Hook, torch.compiler.disable(hook))

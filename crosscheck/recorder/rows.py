@@ -71,7 +71,7 @@ def _values(
     pairs = [row for row in range(1, len(old)) if old[row] is not None and new[row - 1] is not None]
     if pairs:
         same = _bitwise_equal(_stack([old[row] for row in pairs]), _stack([new[row - 1] for row in pairs]))
-        unlike += [row for row, equal in zip(pairs, same.tolist(), strict=True) if not equal]
+        unlike += [row for k, row in enumerate(pairs) if not same[k]]
     stored = tuple(sorted(unlike))
     if stored:
         arrays[f"{prefix}before"] = _stack([old[row] for row in stored])

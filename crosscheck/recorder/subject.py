@@ -27,10 +27,10 @@ _SHARDED = {"DTensor", "FlatParameter", "ShardedTensor", "ZeroRedundancyOptimize
 def unwrap(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside Accelerate's wrapper, which has no hooks of its own. Raises UnsupportedOptimizer."""
     inner = optimizer
-    while not isinstance(inner, torch.optim.Optimizer) or type(inner).__module__.startswith("accelerate."):
-        if not hasattr(inner, "optimizer"):
-            raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
+    while type(inner).__module__.startswith("accelerate."):
         inner = inner.optimizer
+    if not isinstance(inner, torch.optim.Optimizer):
+        raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
     kind = type(inner)
     if kind.__name__ in _SHARDED or kind.__module__.startswith("deepspeed"):
         raise UnsupportedOptimizer(

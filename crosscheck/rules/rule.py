@@ -40,6 +40,11 @@ class Rule:
     counts: bool  # whether the state has torch's `step`
     correction_error: Callable[[Hyperparameters, Array], Any] | None = None
     """Relative error of the update, in roundoffs, from bias corrections taken in the arithmetic of tensors."""
+    underflow: Callable[[Hyperparameters, Array, Mapping[str, Any], Mapping[str, Any]], Any] | None = None
+    """Absolute error of the parameter when state and divisor lose what lies below their formats' floors.
+
+    Takes hyperparameters, count, exact state after the step and the floors; infinite where all may be lost.
+    """
 
 
 def number(options: Options, name: str) -> float:

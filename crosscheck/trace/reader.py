@@ -8,7 +8,7 @@ import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ml_dtypes
 from numpy.typing import NDArray
@@ -105,7 +105,7 @@ def _open_segment(folder: Path) -> Segment:
 
 def _read_header(path: Path) -> Header:
     parsed = _parse(path, _text(path))
-    values: dict[str, Any] = parsed if isinstance(parsed, dict) else {}
+    values = cast(dict[str, Any], parsed) if isinstance(parsed, dict) else {}
     if values.get("format") != FORMAT:
         raise TraceError(f"{path}: format is {values.get('format')!r}; a trace says {FORMAT!r}")
     version = values.get("version")
@@ -161,7 +161,8 @@ def _open_part(path: Path) -> Generator[LoadedPart]:
     except (SafetensorError, OSError) as error:
         raise TraceError(f"{path} is not a safetensors file: {error}") from None
     with file:
-        text: str = (file.metadata() or {}).get(METADATA_KEY, "")
+        metadata = cast(dict[str, str], file.metadata() or {})
+        text = metadata.get(METADATA_KEY, "")
         if len(text) > _LARGEST_JSON:
             raise TraceError(f"{path}: its description is larger than {_LARGEST_JSON} bytes")
         part = _validate(path, _parse(path, text), Part)
