@@ -84,7 +84,7 @@ class Batcher:
 
     def _add_rows(self, block: TensorBlock, flags: Flags, rows: NDArray[np.int64]) -> Iterator[Batch]:
         slots = self._slots(block, flags)
-        options = [block.options[row] for row in rows.tolist()]
+        options = [block.options[int(row)] for row in rows]
         profile = profile_of(block.info, options[0])
         self.profiles[profile.name] = profile
         outputs = {PARAM: block.param, **slots}

@@ -1,6 +1,6 @@
 """The training loop."""
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,20 @@ class Stopped(Exception):
 
 def train(run: Run, request: StopRequest) -> dict[str, Any]:
     """Train what remains of the run; the summary. Raises Stopped, RunFault or BadInput."""
-    observers = Observers(run)
-    run.model.train()
-    for step in run.remaining_steps():
-        epoch_ends = step % run.plan.steps_per_epoch == 0
-        agreed = take_step(
-            run, step, observers, stop=request.reason is not None, checkpoint=observers.checkpoint_due(step)
-        )
-        if epoch_ends:
-            observers.after_epoch(step)
-        if agreed.checkpoint or agreed.stop or epoch_ends:
-            path = observers.checkpoint(step)
-            if agreed.stop and step < run.total_steps:
-                raise Stopped(request.reason or "another rank was asked", step, path)
-    return observers.finish()
+    with closing(Observers(run)) as observers:
+        run.model.train()
+        for step in run.remaining_steps():
+            epoch_ends = step % run.plan.steps_per_epoch == 0
+            agreed = take_step(
+                run, step, observers, stop=request.reason is not None, checkpoint=observers.checkpoint_due(step)
+            )
+            if epoch_ends:
+                observers.after_epoch(step)
+            if agreed.checkpoint or agreed.stop or epoch_ends:
+                path = observers.checkpoint(step)
+                if agreed.stop and step < run.total_steps:
+                    raise Stopped(request.reason or "another rank was asked", step, path)
+        return observers.finish()
 
 
 def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoint: bool) -> Agreed:
@@ -50,6 +50,6 @@ def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoi
             run.backward(loss)
     agreed = run.agreement.finish(step)  # raises before the update if the loss is not finite
     applied = run.update.step()
-    run.optimizer.zero_grad()
     observers.after_step(step, agreed.loss, applied=applied)
+    run.optimizer.zero_grad()
     return agreed

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crosscheck.recorder import Recorder
 from distrib.checkpoint import resume, state, store
+from distrib.crosscheck import NOT_RECORDED, start_recorder
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.evaluate import Score
@@ -50,6 +52,8 @@ class Observers:
         self.metrics: Metrics | None = None
         if self.main:
             self.metrics = Metrics(run.folder / "metrics.jsonl", run.resumed.step)
+        self.recorder: Recorder | None = None
+        agree_on_error(run.accelerator, self._start_recorder() if self.main else None)
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
         self._restart_clocks()
@@ -66,6 +70,8 @@ class Observers:
         self.run_clock.lap()
         self.epoch_loss += loss
         update = self.run.update
+        if self.recorder is not None and self.recorder.step < step:
+            self.recorder.skipped()  # the loss scaler did not call the optimizer, so nothing was recorded
         if self.metrics is not None:
             self.metrics.write(
                 kind="step",
@@ -133,9 +139,31 @@ class Observers:
         return result
 
     def close(self) -> None:
+        """Also when the run fails: the record of its last steps is worth most then."""
         self.run.display.close_bar()
         if self.metrics is not None:
             self.metrics.close()
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def _start_recorder(self) -> str | None:
+        """The problem, if there is one."""
+        run = self.run
+        if not run.config.crosscheck.record:
+            return None
+        try:
+            self.recorder = start_recorder(
+                run.config.crosscheck,
+                run.optimizer,
+                run.precision.scaler,
+                run.folder,
+                first_step=run.resumed.step + 1,
+                world_size=run.plan.world_size,
+                seed=run.plan.seed,
+            )
+        except BadInput as error:
+            return str(error)
+        return None
 
     def _restart_clocks(self) -> None:
         self.epoch_clock.start()
@@ -155,4 +183,5 @@ def closing_lines(display: Display, result: dict[str, Any], folder: Path) -> Non
         + (f", {speed:,.0f} images/s" if speed else "")
         + f" with {result['world_size']} process(es) on {result['device']}"
     )
-    display.say(f"outputs: {folder}/ (summary.json, metrics.jsonl, checkpoints/)")
+    trace = "" if result["crosscheck"]["verdict"] == NOT_RECORDED else ", trace/"
+    display.say(f"outputs: {folder}/ (summary.json, metrics.jsonl, checkpoints/{trace})")

@@ -17,6 +17,7 @@ from distrib.agreement import Agreement
 from distrib.allocator import keep_freed_memory
 from distrib.checkpoint import resume
 from distrib.config.recipe import RunConfig
+from distrib.crosscheck import NOT_RECORDED, NOT_REPLAYED
 from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
@@ -217,5 +218,9 @@ def summary(run: Run, score: Score, train_loss: float | None, images_per_second:
         "parameters": sum(p.numel() for p in run.module.parameters()),
         "resumed_from": None if run.resumed.path is None else str(run.resumed.path),
         "weights_sha256": weights_sha256(run.module),
-        "crosscheck": {"verdict": "not recorded", "max_eta": None, "steps_checked": 0},
+        "crosscheck": {
+            "verdict": NOT_REPLAYED if run.config.crosscheck.record else NOT_RECORDED,
+            "max_eta": None,
+            "steps_checked": 0,
+        },
     }

@@ -7,13 +7,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
-from distrib import loop, run, world
+from distrib import crosscheck, loop, run, world
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig, load
@@ -55,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             heartbeat.stop()
             accelerator.end_training()  # closes the trackers and destroys the process group
+        if ending.unchecked is not None:
+            problem = crosscheck.replay(ending.unchecked, Display(main=True, quiet=config.output.quiet))
+            if problem is not None:
+                ending = replace(ending, code=EXIT_FAULT, problem=f"fault: {problem}")
+            _write_status(ending.unchecked, True, ending.code, ending.problem, ending.step)
     return _report(ending.problem, ending.code, speaks=ending.speaks, let_rank_0_speak=1.0)
 
 
@@ -66,6 +71,8 @@ class _Ending:
     problem: str = ""  # for standard error
     speaks: bool  # rank 0, or the first survivor when rank 0 is gone
     together: bool = True  # every rank ends this way, at this point
+    step: int | None = None
+    unchecked: Path | None = None  # the run's folder, if its trace waits to be replayed by this rank
 
 
 def _train(
@@ -110,8 +117,10 @@ def _train(
         fault, speaks = heartbeat.explain(error)
         code, problem, step, together = EXIT_FAULT, f"fault: {fault}", None, False
     display.close_bar()
-    _write_status(folder, speaks, code, problem, step)
-    return _Ending(code=code, problem=problem, speaks=speaks, together=together)
+    unchecked = folder if folder is not None and code == EXIT_DONE and speaks and _waits(config, folder) else None
+    if unchecked is None:
+        _write_status(folder, speaks, code, problem, step)
+    return _Ending(code=code, problem=problem, speaks=speaks, together=together, step=step, unchecked=unchecked)
 
 
 def _prepare_folder(recipe: Path, config: RunConfig) -> str:
@@ -127,6 +136,13 @@ def _prepare_folder(recipe: Path, config: RunConfig) -> str:
 
 def _is_complete(ready: run.Run) -> bool:
     return ready.resumed.step == ready.total_steps and (ready.folder / "summary.json").exists()
+
+
+def _waits(config: RunConfig, folder: Path) -> bool:
+    """Whether the trace is still to be replayed; a run that was killed meanwhile does it when it is called again."""
+    if not (config.crosscheck.record and config.crosscheck.replay):
+        return False
+    return crosscheck.verdict(folder) == crosscheck.NOT_REPLAYED
 
 
 def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:

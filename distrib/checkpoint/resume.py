@@ -40,7 +40,7 @@ _MUST_MATCH = {
     "seed": "training.seed",
 }
 _MAY_DIFFER = ("world_size", "threads", "torch")
-_NO_EFFECT = ("checkpoint", "output")  # sections that do not touch the weights
+_NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touch the weights
 
 
 @dataclass(frozen=True, slots=True)

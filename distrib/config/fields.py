@@ -28,6 +28,10 @@ class Field:
     def optional(self) -> bool:
         return NoneType in _members(self.annotation)
 
+    @property
+    def takes_list(self) -> bool:
+        return any(get_origin(member) is tuple for member in _members(self.annotation))
+
 
 @cache
 def variants(model: type[BaseModel]) -> dict[str, tuple[type[BaseModel], ...]]:

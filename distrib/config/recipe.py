@@ -12,6 +12,7 @@ from distrib.checkpoint.config import CheckpointConfig
 from distrib.config.fields import all_fields, takes_text
 from distrib.config.messages import explain
 from distrib.config.section import Section
+from distrib.crosscheck import CrosscheckConfig
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
 from distrib.models import ModelConfig
@@ -35,6 +36,7 @@ class RunConfig(Section):
     precision: PrecisionConfig = PrecisionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     output: OutputConfig = OutputConfig()
+    crosscheck: CrosscheckConfig = CrosscheckConfig()
 
     @model_validator(mode="after")
     def _accumulation_divides_the_batch(self) -> "RunConfig":
@@ -100,7 +102,9 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
                 "(one recipe comes first, then --section.key value pairs)"
             )
         key, equals, value = flag[2:].partition("=")
-        if not equals:
+        if not equals and _is_flag(key) and (not rest or rest[0].startswith("--")):
+            value = "true"
+        elif not equals:
             if not rest:
                 raise BadInput(f"--{key} has no value: write --{key} VALUE (see --help)")
             value = rest.pop(0)
@@ -112,12 +116,18 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
+def _is_flag(key: str) -> bool:
+    """Whether the bare `--section.key` says true."""
+    field = all_fields(RunConfig).get(key)
+    return field is not None and field.annotation is bool
+
+
 def parse_value(key: str, text: str) -> Any:
     """The TOML value that `text` spells, unless the key holds text. `none` unsets a key."""
     field = all_fields(RunConfig).get(key)
     if text.lower() == "none" and field is not None and field.optional:
         return None
-    if field is not None and takes_text(field.annotation):
+    if field is not None and takes_text(field.annotation) and not (field.takes_list and text.startswith("[")):
         return text
     for spelling in (text, text.lower()):
         try:

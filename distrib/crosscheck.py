@@ -1,0 +1,107 @@
+"""The cross-check of a run: recorded by rank 0 while it trains, replayed by another process when it is over."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from crosscheck.recorder import Recorder, TraceError
+from distrib.config.section import Section
+from distrib.display import Display
+from distrib.errors import BadInput
+from distrib.files import write_json
+
+NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
+"""The verdicts of summary.json that are not a replay's."""
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class CrosscheckConfig(Section):
+    """Whether every optimizer step is recorded and then taken again by Optax."""
+
+    record: bool = False
+    """Record the optimizer's steps in the run's folder, under trace/."""
+    steps: Literal["sampled", "all"] | Annotated[tuple[Positive, ...], Field(strict=False)] = "sampled"
+    """Steps recorded with every element: sampled (the first three, every hundredth, the one after a skip), all, or step numbers."""
+    coordinates: Positive = 256
+    """Elements of each tensor recorded at every step."""
+    replay: bool = True
+    """Replay the record when training is over, if JAX and Optax are installed; a mismatch ends the run with 1."""
+
+
+def start_recorder(
+    config: CrosscheckConfig,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    folder: Path,
+    *,
+    first_step: int,
+    world_size: int,
+    seed: int,
+) -> Recorder:
+    """A recorder that continues the folder's trace, if it has one. Raises BadInput."""
+    try:
+        return Recorder(
+            optimizer,
+            folder / "trace",
+            steps=config.steps,
+            coordinates=config.coordinates,
+            scaler=scaler,
+            append=True,
+            first_step=first_step,
+            world_size=world_size,
+            seed=seed,
+        )
+    except TraceError as error:
+        raise BadInput(f"crosscheck.record = true: {error}") from None
+
+
+def replay(folder: Path, display: Display) -> str | None:
+    """Replay the folder's trace and put the verdict into summary.json; the problem, if there is one.
+
+    In a process of its own: the trainer never imports JAX, and a GPU belongs to torch.
+    """
+    missing = [name for name in ("jax", "optax") if importlib.util.find_spec(name) is None]
+    if missing:
+        display.say(
+            f"cross-check: recorded but not replayed, because {' and '.join(missing)} is not installed here; "
+            f"where it is: python -m crosscheck replay {folder / 'trace'}"
+        )
+        return None
+    to = folder / "crosscheck.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in (0, 1, 3) or not done.stdout:
+        return f"the cross-check could not be replayed: {done.stderr.strip() or f'exit code {done.returncode}'}"
+    display.say(f"cross-check: {done.stdout.rstrip() if done.returncode else done.stdout.splitlines()[0]}")
+    _into_summary(folder / "summary.json", json.loads(to.read_text(encoding="utf-8")))
+    if done.returncode == 1:
+        return f"the cross-check found a mismatch: {done.stdout.splitlines()[0]} (all of it: {to})"
+    return None
+
+
+def verdict(folder: Path) -> str:
+    """What summary.json says of the cross-check."""
+    return str(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["crosscheck"]["verdict"])
+
+
+def _into_summary(path: Path, report: dict[str, Any]) -> None:
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary["crosscheck"] = {
+        "verdict": report["verdict"],
+        "max_eta": report["max_eta"],
+        "steps_checked": report["steps"] - report["skipped"],
+    }
+    write_json(path, summary)
