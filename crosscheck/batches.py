@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
 from crosscheck.judge import PARAM, Inputs
-from crosscheck.rows import Floats, Quantity, TensorBlock
+from crosscheck.rows import CONTEXT, Floats, Quantity, TensorBlock
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FORMATS, Format, Profile, profile_of, trial_error
 from crosscheck.trace.format import Option
@@ -52,6 +52,8 @@ class Batcher:
         self.own: dict[str, None] = {}
         self.used: dict[str, None] = {}
         """Hyperparameters that were in use, that is, not zero."""
+        self.off_by = 0.01
+        """The largest fraction by which a hyperparameter was tried wrong."""
         self._filling: dict[Flags, _Filling] = {}
         self._settings: dict[int, tuple[dict[str, Option], Flags, dict[str, float]]] = {}
 
@@ -91,9 +93,11 @@ class Batcher:
         formats = [_format(quantity) for quantity in outputs.values()]
         settings = [self._settings_of(group)[1] for group in options]
         hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
+        hyperparameters |= {name: values[rows] for name, values in block.context.items()}
         if profile.rounds_hyperparameters:
             hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
         off_by = trial_error(formats[0])
+        self.off_by = max(self.off_by, off_by)
         judged = np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1)
         buffer = slots.get("momentum_buffer")
         first = np.zeros(len(rows), np.bool_) if buffer is None else ~buffer.there_before[rows]
@@ -177,7 +181,7 @@ def _empty(rule: Rule, flags: Flags) -> _Filling:
             recorded={PARAM: zeros(), **{slot: zeros() for slot in slots}},
             width=np.zeros(ROWS, np.int32),
             judged=np.zeros((ROWS, outputs), np.bool_),
-            hyperparameters={name: np.zeros(ROWS) for name in names},
+            hyperparameters={name: np.zeros(ROWS) for name in (*names, *CONTEXT)},
             count=np.zeros(ROWS, np.int32),
             first=np.zeros(ROWS, np.bool_),
             roundoff=np.zeros((ROWS, outputs)),

@@ -72,9 +72,8 @@ def one_step(
     return after | {slot: optax.tree.get(state, field) for slot, field in slots.items()}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
-    """Compare a batch of recorded rows with the rule."""
+def compare(rule: Rule, flags: Flags, inputs: Inputs, *, tried: tuple[str, ...] = ()) -> Judged:
+    """Compare a batch of recorded rows with the rule. `tried`: hyperparameters whose power is wanted."""
     names = (PARAM, *rule.slots(flags))
     real = jnp.arange(inputs.values[PARAM].shape[1])[None, :] < jnp.asarray(inputs.width)[:, None]
 
@@ -116,8 +115,7 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
             for i, name in enumerate(names)
         }
         off = {
-            wrong: one_step(rule, flags, {**h, wrong: h[wrong] * (1 - off_by)}, count, first, values)
-            for wrong in rule.matters(flags)
+            wrong: one_step(rule, flags, {**h, wrong: h[wrong] * (1 - off_by)}, count, first, values) for wrong in tried
         }
         power = {
             wrong: jnp.stack([jnp.abs(values_off[n] - exact[n]) / bound[n] for n in names])
@@ -165,3 +163,9 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
             for wrong, amount in power.items()
         },
     )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
+    """`compare` with the power of every hyperparameter, compiled: once for each rule and flags."""
+    return compare(rule, flags, inputs, tried=rule.matters(flags))

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from crosscheck.batches import WIDTH, Batch, Batcher, Origin
+from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
-from crosscheck.judge import PARAM, Judged, judge
+from crosscheck.judge import PARAM, Inputs, Judged, judge
 from crosscheck.report import Finding, Report, Verdict
 from crosscheck.rows import TensorBlock, complete_options, tensor_blocks
 from crosscheck.rules import RULES
-from crosscheck.rules.rule import Rule
+from crosscheck.rules.rule import Flags, Rule
 from crosscheck.structure import Structure, position
 from crosscheck.tolerance import FAIL, WARN
 from crosscheck.trace.reader import LoadedPart, Segment, open_trace
@@ -67,8 +68,10 @@ class _Replay:
         self.power: dict[str, float] = {}
         self.max_eta, self.worst = 0.0, "no element"
         self.close_calls: dict[str, tuple[float, str]] = {}
+        self.samples: dict[Flags, Inputs] = {}  # rows that disagree, from the first batch that has any
         self.elements = self.out_of_range = self.steps = self.skipped = 0
         self.tensors: set[str] = set()
+        self.causes: list[str] | None = None
         self.notes: list[str] = []
 
     def run(self, segments: tuple[Segment, ...]) -> Report:
@@ -79,7 +82,7 @@ class _Replay:
         return self._report(segments)
 
     def _segment(self, segment: Segment, *, joined: bool) -> None:
-        structure = Structure(zero_is_absent=self.rule.counts)
+        structure = Structure(zero_is_absent=self.rule.counts, from_start=segment.header.first_step == 1)
         shapes: list[tuple[str, tuple[int, ...], str]] = []
         last_step = segment.header.first_step - 1
         for part in segment.parts():
@@ -122,6 +125,9 @@ class _Replay:
         if not result.eta[row, output] <= self.max_eta and row < len(batch.origins):
             self.max_eta = float(result.eta[row, output])
             self.worst = _describe(batch.origins[row], names[output], result, int(row), int(output))
+        wrong = np.flatnonzero(~(result.eta <= FAIL).all(axis=1)[: len(batch.origins)])
+        if len(wrong) and batch.flags not in self.samples:
+            self.samples[batch.flags] = take_rows(batch.inputs, wrong)
         for output, name in enumerate(names):
             never = ~batch.inputs.judged[: len(batch.origins), output]
             for row in np.flatnonzero(never):
@@ -141,7 +147,7 @@ class _Replay:
         self.spreads.setdefault(key, _Spread(finding)).add(finding)
 
     def _report(self, segments: tuple[Segment, ...]) -> Report:
-        findings = sorted((spread.whole() for spread in self.spreads.values()), key=_order)
+        findings = sorted((self._explained(spread.whole()) for spread in self.spreads.values()), key=_order)
         power = {name: self.power.get(name, 0.0) for name in self.batcher.used}
         not_tested = tuple(name for name, eta in power.items() if not eta > FAIL)
         reason = ""
@@ -165,6 +171,7 @@ class _Replay:
             notes=tuple(self.notes),
             not_tested=not_tested,
             power=power,
+            off_by=self.batcher.off_by,
             steps=self.steps,
             skipped=self.skipped,
             tensors=len(self.tensors),
@@ -172,13 +179,23 @@ class _Replay:
             out_of_range=self.out_of_range,
         )
 
+    def _explained(self, finding: Finding) -> Finding:
+        """A disagreement with the formula gets the mistakes that explain it."""
+        if finding.cause != _disagrees(finding.slot, self.rule):
+            return finding
+        if self.causes is None:
+            each = [causes(self.rule, flags, inputs) for flags, inputs in self.samples.items()]
+            self.causes = list(dict.fromkeys(cause for found in each for cause in found))
+        why = " or ".join(self.causes) or "no mistake of the catalogue explains it"
+        return replace(finding, cause=f"{finding.cause}: {why}")
+
     def _vacuous(self, not_tested: tuple[str, ...]) -> str:
         if not self.steps:
             return "no step was committed to the record"
         if not self.elements:
             return "no recorded step moved anything that could be checked"
         if len(not_tested) == len(self.batcher.used):
-            return "no hyperparameter in use could have been told from one 1 % off: nothing here could have failed"
+            return f"no hyperparameter in use could have been told from one {self.batcher.off_by:.0%} off: nothing here could have failed"
         return ""
 
 
@@ -196,6 +213,10 @@ def _describe(origin: Origin, name: str, result: Judged, row: int, output: int) 
     )
 
 
+def _disagrees(name: str, rule: Rule) -> str:
+    return f"{name} is not what {rule.name} makes of the recorded inputs"
+
+
 def _disagreement(origin: Origin, name: str, rule: Rule, result: Judged, row: int, output: int) -> Finding:
     block, column = origin.block, origin.column + int(result.element[row, output])
     step = block.steps[origin.row].step
@@ -208,7 +229,7 @@ def _disagreement(origin: Origin, name: str, rule: Rule, result: Judged, row: in
         recorded=float(result.recorded[row, output]),
         expected=float(result.expected[row, output]),
         eta=float(result.eta[row, output]),
-        cause=f"{name} is not what {rule.name} makes of the recorded inputs",
+        cause=_disagrees(name, rule),
         elements=int(result.over[row, output]),
     )
 

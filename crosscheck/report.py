@@ -72,9 +72,11 @@ class Report:
     notes: tuple[str, ...]
     """What the record is: where it ends, how it was joined."""
     not_tested: tuple[str, ...]
-    """Hyperparameters in use whose being 1 % off this record would not have shown."""
+    """Hyperparameters in use whose being off by `off_by` this record would not have shown."""
+    off_by: float = 0.01
+    """The fraction by which hyperparameters were tried wrong: 1 %, or what the coarsest format here can tell apart."""
     power: dict[str, float] = field(default_factory=dict[str, float])
-    """By hyperparameter in use: the largest eta that its being 1 % off would have caused."""
+    """By hyperparameter in use: the largest eta that its being wrong by `off_by` would have caused."""
     steps: int = 0
     """Steps recorded, skipped ones included."""
     skipped: int = 0
@@ -108,9 +110,9 @@ class Report:
             lines.append(f"worst: {self.worst}")
         if self.power:
             tried = ", ".join(f"{name} {eta:.3g}" for name, eta in self.power.items())
-            lines.append(f"power (eta if it were 1 % off): {tried}")
+            lines.append(f"power (eta if it were {self.off_by:.0%} off): {tried}")
         if self.not_tested:
-            lines.append(f"not tested by this record: {', '.join(self.not_tested)}")
+            lines.append(f"not tested by this record (at {self.off_by:.0%} off): {', '.join(self.not_tested)}")
         if self.own:
             lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
         if self.out_of_range:

@@ -12,6 +12,8 @@ from crosscheck.trace.format import Block, Option, SlotRows, Step, TensorInfo, T
 from crosscheck.trace.reader import LoadedPart
 
 Floats = NDArray[np.float64]
+CONTEXT = ("loss_scale", "last_lr")
+"""Numbers by row that no formula reads but a mistake may have used: the loss scale, the lr of the step before."""
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class TensorBlock:
     grad: NDArray[Any]  # (rows, columns); zero where there is none
     has_grad: NDArray[np.bool_]
     param: Quantity
+    context: dict[str, Floats]  # by row, what no formula reads but a mistake may: see CONTEXT
     slots: dict[str, Quantity] = field(default_factory=dict[str, Quantity])
 
 
@@ -65,7 +68,16 @@ def tensor_blocks(part: LoadedPart) -> Iterator[TensorBlock]:
                 entry,
                 [part.meta.steps[k] for k in picked],
                 [options[k][info.group] for k in picked],
+                {
+                    "loss_scale": np.array([part.meta.steps[k].loss_scale or 1.0 for k in picked]),
+                    "last_lr": np.array([_lr(options[max(k - 1, 0)][info.group]) for k in picked]),
+                },
             )
+
+
+def _lr(options: dict[str, Option]) -> float:
+    lr = options.get("lr")
+    return float(lr) if isinstance(lr, int | float) else 0.0
 
 
 def _load(
@@ -75,6 +87,7 @@ def _load(
     entry: TensorRows,
     steps: list[Step],
     options: list[dict[str, Option]],
+    context: dict[str, Floats],
 ) -> TensorBlock:
     info, rows = part.meta.tensors[entry.tensor], len(block.steps)
     coordinates, columns = _coordinates(part, number, block, entry, info)
@@ -93,6 +106,7 @@ def _load(
         coordinates=coordinates,
         grad=grad,
         has_grad=has_grad,
+        context=context,
         param=_quantity(part, number, entry.tensor, "", SlotRows(before=entry.before), rows, columns),
     )
     for slot, description in entry.slots.items():

@@ -41,6 +41,8 @@ class Structure:
 
     zero_is_absent: bool
     """Whether this rule's slots start from zero, so that a slot of zeros is as good as none."""
+    from_start: bool = False
+    """Whether the segment begins with the first step of the run."""
     _left: dict[int, _Left] = field(default_factory=dict[int, _Left])
     _last_options: tuple[Step, list[dict[str, Option]]] | None = None
 
@@ -94,6 +96,8 @@ class Structure:
             step = block.steps[row]
             if row:
                 last = _Left(block.steps[row - 1].step, _values_after(quantities, row - 1), unwritten)
+            if last is None and self.from_start and not self.zero_is_absent:
+                yield from _started_from_zero(block, row, quantities)
             if last is not None:
                 for name in {**dict.fromkeys(last.values), **quantities}:
                     yield from self._join(block, row, step, name, quantities.get(name), last, unwritten)
@@ -157,6 +161,17 @@ class Structure:
                 _all(after),
                 f"{name} was dropped {between}",
             )
+
+
+def _started_from_zero(block: TensorBlock, row: int, quantities: dict[str, Quantity]) -> Iterator[Finding]:
+    """torch starts the buffer with the first gradient, whole; a buffer of zeros makes that (1 - dampening) of it."""
+    buffer = quantities.get("momentum_buffer")
+    if buffer is None or not buffer.there_before[row] or buffer.before[row].any() or not block.has_grad[row]:
+        return
+    if block.options[row].get("dampening") and not block.steps[row].state_loaded:
+        before = buffer.before[row]
+        cause = "momentum_buffer was there before the first gradient, as zeros: dampening then takes a part of that gradient"
+        yield _finding(block, row, "momentum_buffer", before, before, _all(before), cause)
 
 
 def _values_after(quantities: dict[str, Quantity], row: int) -> dict[str, NDArray[Any] | None]:

@@ -1,0 +1,148 @@
+"""Naming the cause: which known mistake turns every row that disagreed into one that agrees?"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.judge import PARAM, Inputs, Judged, compare, one_step
+from crosscheck.rules.mistakes import mistakes
+from crosscheck.rules.rule import Flags, Rule
+from crosscheck.tolerance import FAIL
+
+_SAMPLE = 64  # rows of up to 256 elements each
+_ITERATIONS = 8  # of Gauss and Newton; the formulas are nearly linear in each hyperparameter
+
+
+def take_rows(inputs: Inputs, rows: Any) -> Inputs:
+    """The first few of these rows; repeated to one size, so that what is compiled for it serves again."""
+
+    def fill(array: NDArray[Any]) -> NDArray[Any]:
+        return np.resize(array[rows], (_SAMPLE, *array.shape[1:]))
+
+    return jax.tree.map(fill, inputs)
+
+
+def causes(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
+    """Sentences, each of which explains all these rows on its own: the simplest kind of mistake that does."""
+    for kind in (_wrong_inputs, _wrong_number, _wrong_formula):
+        found = list(dict.fromkeys(kind(rule, flags, inputs)))
+        if found:
+            return found
+    return []
+
+
+def _explains(rule: Rule, flags: Flags, inputs: Inputs) -> bool:
+    result: Judged = jax.device_get(compare(rule, flags, inputs))  # not compiled: most formulas are tried once
+    return bool(np.all(result.eta <= FAIL)) and bool(np.any(result.checked))
+
+
+def _wrong_inputs(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
+    """The formula is right, something that goes into it is not."""
+    h, grad = dict(inputs.hyperparameters), inputs.values["grad"]
+    scale = h["loss_scale"][:, None]
+
+    def with_grad(new: Any) -> Inputs:
+        return inputs._replace(values={**inputs.values, "grad": new})
+
+    def with_numbers(**new: Any) -> Inputs:
+        return inputs._replace(hyperparameters={**h, **new})
+
+    tried: list[tuple[str, bool, Flags, Inputs]] = [
+        ("the gradient is used with the wrong sign (maximize)", True, flags, with_numbers(sign=-h["sign"])),
+        ("the gradient is divided by the loss scale twice", bool((scale != 1).any()), flags, with_grad(grad / scale)),
+        ("the gradient is not divided by the loss scale", bool((scale != 1).any()), flags, with_grad(grad * scale)),
+        (
+            "the learning rate is inside the momentum buffer",
+            "momentum" in h and bool((h["lr"] != h["last_lr"]).any() and (h["lr"] != 0).all()),
+            flags,
+            with_numbers(momentum=h.get("momentum", 0.0) * h["last_lr"] / np.where(h["lr"] == 0, 1.0, h["lr"])),
+        ),
+        ("lr is that of the step before", bool((h["lr"] != h["last_lr"]).any()), flags, with_numbers(lr=h["last_lr"])),
+    ]
+    if flags.decay != "none":
+        off = Flags(flags.variant, "none")
+        tried.append(("weight decay is missing", True, off, inputs))
+        times_lr = with_numbers(weight_decay=h["weight_decay"] * h["lr"])
+        tried.append(("weight decay is multiplied by lr once too often", True, flags, times_lr))
+        if rule.counts:
+            other = "coupled" if flags.decay == "decoupled" else "decoupled"
+            tried.append(
+                (f"weight decay is {other} instead of {flags.decay}", True, Flags(flags.variant, other), inputs)
+            )
+    if flags.variant in ("momentum", "nesterov"):
+        other, what = (
+            ("nesterov", "is there, though not asked for")
+            if flags.variant == "momentum"
+            else ("momentum", "is missing")
+        )
+        tried.append((f"Nesterov's look-ahead {what}", True, Flags(other, flags.decay), inputs))
+        started = inputs._replace(first=np.zeros_like(inputs.first))
+        dampened = bool((h["dampening"] != 0).any() and inputs.first.any())
+        tried.append(("dampening is applied to the first gradient, which starts the buffer", dampened, flags, started))
+    if rule.counts:
+        tried.append(("betas are swapped", True, flags, with_numbers(beta1=h["beta2"], beta2=h["beta1"])))
+        ahead, behind = inputs._replace(count=inputs.count + 1), inputs._replace(count=np.maximum(inputs.count - 1, 0))
+        tried.append(("bias corrections are one step ahead", True, flags, ahead))
+        tried.append(("bias corrections are one step behind", bool((inputs.count > 0).all()), flags, behind))
+    for sentence, possible, its_flags, its_inputs in tried:
+        if possible and _explains(rule, its_flags, its_inputs):
+            yield sentence
+
+
+def _wrong_number(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
+    """A hyperparameter acts as if it were another number: least squares say which."""
+    for name in rule.matters(flags):
+        here = inputs.hyperparameters[name]
+        if not here.any():
+            continue
+        factor = 1.0
+        for _ in range(_ITERATIONS):
+            change = _newton_step(rule, flags, name, inputs, factor)
+            factor += change
+            if not abs(change) > 1e-12:
+                break
+        if not math.isfinite(factor):
+            continue
+        fitted = inputs._replace(hyperparameters={**inputs.hyperparameters, name: here * factor})
+        if _explains(rule, flags, fitted):
+            value = float(here[0])
+            yield (
+                f"{name} is without effect"
+                if abs(factor) < 1e-4
+                else f"{name} acts as {value * factor:.6g} where the record says {value:.6g} ({factor:.6g} times)"
+            )
+
+
+def _wrong_formula(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
+    for sentence, mistaken in mistakes(rule, flags):
+        if _explains(mistaken, flags, inputs):
+            yield sentence
+
+
+def _newton_step(rule: Rule, flags: Flags, name: str, inputs: Inputs, factor: float) -> float:
+    """Least squares for the factor that `name` seems to be multiplied by, residuals in roundoffs."""
+
+    def outcome(factor: Any) -> Any:
+        def row(values: Any, h: Any, count: Any, first: Any) -> Any:
+            after = one_step(rule, flags, {**h, name: h[name] * factor}, count, first, values)
+            return jnp.stack([after[n] for n in names])
+
+        return jax.vmap(row)(inputs.values, inputs.hyperparameters, inputs.count, inputs.first)
+
+    names = (PARAM, *rule.slots(flags))
+    move: Callable[[Any], Any]
+    exact, move = jax.linearize(outcome, factor)  # pyright: ignore[reportUnknownVariableType]
+    recorded = jnp.stack([jnp.asarray(inputs.recorded[n]) for n in names], axis=1)
+    before = jnp.stack([jnp.asarray(inputs.values[n]) for n in names], axis=1)
+    size = jnp.abs(exact) + jnp.abs(before) + jnp.abs(recorded)
+    weight = 1.0 / (jnp.asarray(inputs.roundoff)[:, :, None] * size + jnp.asarray(inputs.floor)[:, :, None])
+    residual, slope = (recorded - exact) * weight, move(jnp.ones(())) * weight
+    real = jnp.arange(exact.shape[2]) < jnp.asarray(inputs.width)[:, None]
+    use = real[:, None, :] & jnp.asarray(inputs.judged)[:, :, None] & jnp.isfinite(residual) & jnp.isfinite(slope)
+    residual, slope = jnp.where(use, residual, 0.0), jnp.where(use, slope, 0.0)
+    return float(jnp.sum(residual * slope) / jnp.sum(slope * slope))

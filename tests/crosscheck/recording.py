@@ -1,0 +1,116 @@
+"""Short recordings for tests. Never imports JAX: rank processes import this module."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.nn import Parameter
+
+from crosscheck import Recorder
+from crosscheck.trace.format import Part
+from crosscheck.trace.reader import open_trace
+
+SGD_OPTIONS = {
+    "plain": {"lr": 0.1},
+    "momentum": {"lr": 0.1, "momentum": 0.9},
+    "nesterov": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.05},
+    "dampening": {"lr": 0.1, "momentum": 0.9, "dampening": 0.3},
+    "maximize": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "maximize": True},
+}
+ADAM_OPTIONS = {"adam": {"lr": 1e-2}, "amsgrad": {"lr": 1e-2, "amsgrad": True, "weight_decay": 0.01}}
+IMPLEMENTATIONS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+
+
+def make_parameters(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Parameter]:
+    """The same numbers every time."""
+    generator = torch.Generator().manual_seed(len(shapes))
+    return [Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
+
+
+def feed(parameters: Iterable[Tensor], step: int, size: float = 1.0) -> None:
+    """Gradients that depend on the step and the position only, laid out in memory as autograd would: like the parameter."""
+    for position, parameter in enumerate(parameters):
+        generator = torch.Generator().manual_seed(1000 * step + position)
+        values = torch.randn(parameter.shape, generator=generator) * size
+        parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(values)
+
+
+def nothing_more(step: int, was_applied: bool) -> None:
+    del step, was_applied
+
+
+def take_steps(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], steps: Iterable[int]) -> None:
+    for step in steps:
+        feed(parameters, step)
+        optimizer.step()
+
+
+def parts_of(trace: Path) -> list[Part]:
+    return [part.meta for segment in open_trace(trace) for part in segment.parts()]
+
+
+def full_steps(trace: Path) -> list[int]:
+    """The steps that were recorded in full."""
+    blocks = itertools.chain.from_iterable(part.blocks for part in parts_of(trace))
+    return [step for block in blocks if block.full for step in block.steps]
+
+
+def applied(trace: Path) -> list[bool]:
+    return [step.applied for part in parts_of(trace) for step in part.steps]
+
+
+def overflowing_steps(
+    optimizer: torch.optim.Optimizer,
+    weight: Parameter,
+    recorder: Recorder,
+    scaler: torch.amp.GradScaler,
+    *,
+    steps: int,
+    skip: Iterable[int],
+    after: Callable[[int, bool], None] = nothing_more,
+) -> None:
+    """Steps under a loss scaler, with true gradients of 3; those in `skip` overflow. `after`: step, applied?"""
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        slope = torch.full_like(weight, 3.0)
+        if step in skip:
+            slope.view(-1)[0] = torch.inf
+        scaler.scale((weight * slope).sum()).backward()
+        last = recorder.step
+        scaler.step(optimizer)
+        if recorder.step == last:  # the scaler did not even call the optimizer
+            recorder.skipped()
+        scaler.update()
+        after(step, step not in skip)
+
+
+def record_as_rank(rank: int, world_size: int, folder: Path) -> None:
+    """One rank of a data-parallel run whose gradient is rank + 1 everywhere, so 1.5 on average over two."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world_size
+    )
+    torch.manual_seed(0)
+    bare = torch.nn.Linear(3, 1, bias=False)
+    model = torch.nn.parallel.DistributedDataParallel(bare)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    recorder = (
+        Recorder(
+            optimizer, folder / "trace", named_parameters=model.named_parameters(), world_size=world_size, rank=rank
+        )
+        if rank == 0
+        else None
+    )
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(torch.full((1, 3), rank + 1.0)).sum().backward()
+        optimizer.step()
+    if recorder is not None:
+        recorder.close()
+    torch.save(bare.weight.detach(), folder / f"weight-{rank}.pt")
+    torch.distributed.destroy_process_group()

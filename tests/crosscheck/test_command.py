@@ -1,0 +1,350 @@
+"""`python -m crosscheck replay`: exit codes, the report as JSON, what it says of records that prove little."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from crosscheck import Recorder, replay
+from tests.crosscheck.trace_files import adam, part_file, record, rewrite, run, segment, sgd
+from tests.support import ROOT
+
+Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("recorded") / "trace", sgd)
+
+
+@pytest.fixture
+def trace(recorded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(recorded, tmp_path / "run" / "trace"))
+
+
+def harm(trace: Path, value: float = 7.0, at: tuple[int, int] = (1, 1)) -> None:
+    """The parameter after step 4 was something else."""
+
+    def change(meta: object, arrays: dict[str, Any]) -> None:
+        del meta
+        arrays["0/1/after"][at] = value
+
+    rewrite(trace, 2, change)
+
+
+def strict(path: Path) -> dict[str, Any]:
+    """The file as JSON without NaN and Infinity, which most programs do not take."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_a_match_exits_0(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "replay", trace)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].startswith("match: SGD (single on cpu) is sgd as Optax computes it; 6 steps, ")
+
+
+def test_a_mismatch_exits_1_and_says_where(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harm(trace)
+    code, out, err = run(capsys, "replay", trace)
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("mismatch: SGD (single on cpu) is not sgd; ")
+    assert lines[1].startswith("- step 4, bias[1], param: ")
+    assert lines[2].startswith("    recorded 7, expected ")
+
+
+def test_bad_input_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "replay", tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"bad input: {tmp_path} is not a trace")
+
+
+@pytest.mark.parametrize("arguments", [[], ["replay"], ["repaly", "x"], ["replay", "x", "--jsn", "y"]])
+def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(capsys, *arguments)
+    assert exit_.value.code == 2
+
+
+def test_the_folder_of_a_run_will_do(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "replay", trace.parent) == run(capsys, "replay", trace)
+
+
+# --json
+
+
+def test_json_of_a_match(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "replay", trace, "--json", tmp_path / "report.json")[0] == 0
+    report = strict(tmp_path / "report.json")
+    assert (report["verdict"], report["findings"], report["steps"]) == ("match", [], 6)
+    assert 0 < report["max_eta"] < 16
+
+
+def test_json_of_a_mismatch(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harm(trace)
+    assert run(capsys, "replay", trace, "--json", tmp_path / "report.json")[0] == 1
+    report = strict(tmp_path / "report.json")
+    assert report["verdict"] == "mismatch"
+    assert report["max_eta"] > 32
+    first = report["findings"][0]
+    assert (first["step"], first["tensor"], first["slot"], first["index"]) == (4, "bias", "param", [1])
+    assert first["recorded"] == 7.0
+    assert first["expected"] == pytest.approx(replay(trace).findings[0].expected)
+    assert first["eta"] == report["max_eta"]
+    assert "param" in first["cause"]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_json_has_no_infinities(trace: Path, tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]) -> None:
+    harm(trace, value)
+    assert run(capsys, "replay", trace, "--json", tmp_path / "report.json")[0] == 1
+    report = strict(tmp_path / "report.json")
+    assert report["max_eta"] == "inf"
+    assert report["findings"][0]["recorded"] == str(value)
+    assert math.isfinite(report["findings"][0]["expected"])
+
+
+def test_json_of_a_finding_without_an_element(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def forget(meta: dict[str, Any], arrays: dict[str, Any]) -> None:
+        for block in meta["blocks"]:
+            del block["tensors"][1]["slots"]["momentum_buffer"]
+        for name in [name for name in arrays if "/1/momentum_buffer." in name]:
+            del arrays[name]
+
+    for number in (1, 2, 3):
+        rewrite(trace, number, forget)
+    assert run(capsys, "replay", trace, "--json", tmp_path / "report.json")[0] == 1
+    first = strict(tmp_path / "report.json")["findings"][0]
+    assert (first["step"], first["tensor"], first["slot"]) == (1, "bias", "momentum_buffer")
+    assert (first["index"], first["recorded"], first["expected"], first["eta"]) == (None, None, None, "inf")
+    assert "never written" in first["cause"]
+
+
+def no_folder(tmp_path: Path) -> Path:
+    return tmp_path / "missing" / "report.json"
+
+
+def below_a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").touch()
+    return tmp_path / "file" / "report.json"
+
+
+def a_folder(tmp_path: Path) -> Path:
+    (tmp_path / "folder").mkdir()
+    return tmp_path / "folder"
+
+
+def the_root(tmp_path: Path) -> Path:
+    del tmp_path
+    return Path("/")
+
+
+def too_long(tmp_path: Path) -> Path:
+    return tmp_path / ("x" * 300)
+
+
+@pytest.mark.parametrize("place", [no_folder, below_a_file, a_folder, the_root, too_long])
+def test_json_that_cannot_be_written_exits_2(
+    trace: Path, tmp_path: Path, place: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place(tmp_path)
+    code, _, err = run(capsys, "replay", trace, "--json", path)
+    assert code == 2
+    assert err.startswith(f"bad input: {path} cannot be written (")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("**/.*"))
+
+
+def test_an_older_report_outlives_a_failure(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk: half of the new one is written, the old one stays, the half goes away."""
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    write = Path.write_text
+
+    def fail(self: Path, data: str, *arguments: Any, **options: Any) -> int:
+        write(self, data[:20], *arguments, **options)
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    code, _, err = run(capsys, "replay", trace, "--json", path)
+    assert (code, path.read_text()) == (2, "old")
+    assert "No space left on device" in err
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["report.json"]
+
+
+def test_bad_input_leaves_an_older_report_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.json").write_text("old")
+    assert run(capsys, "replay", tmp_path, "--json", tmp_path / "report.json")[0] == 2
+    assert (tmp_path / "report.json").read_text() == "old"
+
+
+# Where a record ends
+
+
+def test_a_killed_recording_replays_and_says_where_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder as it was before the recorder was closed: five steps were taken, two parts of two committed."""
+    monkeypatch.setattr("crosscheck.recorder.recorder._PART_STEPS", 2)
+    parameter = torch.nn.Parameter(torch.randn(8, generator=torch.Generator().manual_seed(0)))
+    optimizer = sgd([parameter])
+    with Recorder(optimizer, tmp_path / "trace"):
+        for _ in range(5):
+            parameter.grad = torch.full_like(parameter, 0.5)
+            optimizer.step()
+        shutil.copytree(tmp_path / "trace", tmp_path / "killed")
+    code, out, _ = run(capsys, "replay", tmp_path / "killed")
+    assert code == 0
+    assert "4 steps" in out
+    assert "segment-0001 ends at step 4 without being closed" in out
+    code, out, _ = run(capsys, "replay", tmp_path / "trace")
+    assert (code, "5 steps" in out, "without being closed" in out) == (0, True, False)
+
+
+def test_a_recording_killed_before_its_first_part_is_vacuous(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in [*segment(trace).glob("part-*"), segment(trace) / "end.json"]:
+        path.unlink()
+    code, out, _ = run(capsys, "replay", trace)
+    assert code == 3
+    assert "ends at step 0 without being closed" in out
+
+
+def test_a_part_half_written_is_not_part_of_a_killed_recording(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recorder writes under a hidden name first."""
+    last = part_file(trace, 3)
+    last.with_name(f".{last.name}").write_bytes(last.read_bytes()[:100])
+    last.unlink()
+    (segment(trace) / "end.json").unlink()
+    code, out, _ = run(capsys, "replay", trace)
+    assert (code, "ends at step 4 without being closed" in out) == (0, True)
+
+
+# Records that prove nothing
+
+
+def observe(folder: Path, make: Make, gradients: Iterable[torch.Tensor | None]) -> Path:
+    parameter = torch.nn.Parameter(torch.arange(1.0, 9.0))
+    optimizer = make([parameter])
+    with Recorder(optimizer, folder) as recorder:
+        for gradient in gradients:
+            parameter.grad = gradient
+            if gradient is not None and not gradient.isfinite().all():
+                recorder.skipped()
+            else:
+                optimizer.step()
+    return folder
+
+
+def plain(lr: float) -> Make:
+    return lambda parameters: torch.optim.SGD(parameters, lr=lr)
+
+
+ONES, ZEROS, OVERFLOW = torch.ones(8), torch.zeros(8), torch.full((8,), math.inf)
+
+
+@pytest.mark.parametrize(
+    ("make", "gradients", "reason"),
+    [
+        pytest.param(adam, [], "no step was committed", id="no step"),
+        pytest.param(plain(0.0), [ONES] * 3, "nothing here could have failed", id="lr 0"),
+        pytest.param(plain(0.1), [ZEROS] * 3, "nothing here could have failed", id="gradients zero"),
+        pytest.param(adam, [ZEROS] * 3, "nothing here could have failed", id="gradients zero, Adam"),
+        pytest.param(sgd, [OVERFLOW] * 3, "no recorded step moved anything", id="only skipped steps"),
+        pytest.param(adam, [None] * 3, "no recorded step moved anything", id="no gradient ever"),
+        pytest.param(plain(1e-12), [ONES] * 3, "nothing here could have failed", id="steps below rounding"),
+    ],
+)
+def test_a_record_that_cannot_fail_is_vacuous(
+    tmp_path: Path,
+    make: Make,
+    gradients: list[torch.Tensor | None],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trace = observe(tmp_path / "trace", make, gradients)
+    code, out, err = run(capsys, "replay", trace, "--json", tmp_path / "report.json")
+    assert (code, err) == (3, "")
+    assert out.startswith("vacuous: ")
+    assert reason in out.splitlines()[0]
+    report = strict(tmp_path / "report.json")
+    assert report["verdict"] == "vacuous"
+    assert reason in report["reason"]
+
+
+def test_one_step_that_moves_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = observe(tmp_path / "trace", plain(0.1), [ZEROS, OVERFLOW, None, ONES])
+    code, out, _ = run(capsys, "replay", trace)
+    assert (code, out.startswith("match: ")) == (0, True)
+
+
+# Without the packages it needs
+
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from crosscheck.__main__ import main
+code = main(sys.argv[1:])
+loaded = sorted({{"torch", "jax"}} & set(sys.modules))
+print("loaded:", *loaded, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def without(missing: tuple[str, ...], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    script = WITHOUT.format(missing=missing)
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+def test_without_jax_it_says_what_to_install(trace: Path) -> None:
+    result = without(("jax", "jaxlib", "optax"), "replay", trace)
+    assert (result.returncode, result.stdout) == (2, "")
+    message = result.stderr.splitlines()[0]
+    assert message == "bad input: replay needs jax, which is not installed: pip install 'twinstep[replay]'"
+
+
+def test_without_torch_it_replays(trace: Path) -> None:
+    result = without(("torch", "torchvision", "accelerate"), "replay", trace)
+    assert (result.returncode, result.stderr) == (0, "loaded: jax\n")
+    assert result.stdout.startswith("match: ")
+
+
+def test_as_a_program_with_an_odd_terminal(trace: Path) -> None:
+    """A name that the terminal's encoding does not have is no reason to fall over."""
+
+    def rename(meta: dict[str, Any], arrays: object) -> None:
+        del arrays
+        for tensor in meta["tensors"]:
+            tensor["name"] = "größe→"
+
+    for number in (1, 2, 3):
+        rewrite(trace, number, rename)
+    result = subprocess.run(
+        [sys.executable, "-m", "crosscheck", "replay", str(trace)],
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
+        env={"PYTHONIOENCODING": "ascii", "JAX_PLATFORMS": "cpu"},
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(b"match: ")

@@ -1,0 +1,154 @@
+"""Deliberate errors, recorded from real optimizers: every one is caught, at its first step and in its slot.
+
+The optimizers are in `faulty`, the library of errors in `planted`. An error that changes nothing stays silent.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crosscheck import Recorder, Report, Verdict, replay
+from crosscheck.testing import gradient
+from crosscheck.tolerance import FAIL, WARN
+from tests.crosscheck.faulty import SCALE, FaultyAdam, FaultySGD
+from tests.crosscheck.planted import (
+    COARSE,
+    COUPLED,
+    DAMPENED,
+    FINE,
+    PLAIN,
+    PLANTED,
+    RIGHT,
+    SILENT,
+    STEPS,
+    Planted,
+    adam,
+    adamw,
+    sgd,
+)
+
+SHAPES = {"weight": (12, 25), "bias": (40,), "gain": (130,)}  # `bias` is recorded whole even where others are sampled
+REGIMES = {"weight": "typical", "bias": "typical", "gain": "tiny"}
+RECORDINGS: dict[str, dict[str, Any]] = {
+    "full": {"steps": "all", "coordinates": 1},
+    "sampled": {"steps": [], "coordinates": 64},
+}
+WEAKEST = 100.0
+"""The weakest error of the library in float32 stands above this at the first step that shows it."""
+FLOAT64, BFLOAT16 = torch.float64, torch.bfloat16
+
+
+def run(planted: Planted, trace: Path, dtype: torch.dtype = torch.float32, **recording: Any) -> Report:
+    """Record a few steps of the optimizer and replay them."""
+    generator = torch.Generator().manual_seed(1)
+    parameters = {
+        name: torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype))
+        for name, shape in SHAPES.items()
+    }
+    lr = planted.options.get("lr", 0.1 if planted.rule == "sgd" else 0.01)
+    groups: list[dict[str, Any]] = [
+        {"params": [parameters["weight"]], "lr": lr},
+        {"params": [parameters["bias"], parameters["gain"]], "lr": lr / 2},
+    ]
+    kind = FaultySGD if planted.rule == "sgd" else FaultyAdam
+    optimizer = kind(groups, planted.fault, since=planted.since, only=planted.only, **planted.options)
+    scale = SCALE if planted.options.get("scaled") else 1.0
+    with Recorder(optimizer, trace, rule=planted.rule, named_parameters=parameters.items(), **recording):
+        for step in range(STEPS):
+            for number, (name, p) in enumerate(parameters.items()):
+                p.grad = gradient(REGIMES[name], p.numel(), dtype, 10 * step + number).view(p.shape) * scale
+            optimizer.step()
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.8 if planted.schedule else 1.0
+    return replay(trace)
+
+
+def check(report: Report, planted: Planted) -> None:
+    assert report.verdict is Verdict.MISMATCH, str(report)
+    first = report.findings[0]
+    assert (first.step, first.slot) == (planted.step, planted.slot), str(report)
+    assert planted.tensor in (None, first.tensor), str(report)
+    assert not first.eta <= FAIL
+    if planted.slot == "param":  # then the state is right, at later steps as well
+        assert {finding.slot for finding in report.findings} == {"param"}, str(report)
+
+
+@pytest.mark.parametrize("recording", RECORDINGS)
+@pytest.mark.parametrize("planted", PLANTED, ids=str)
+def test_an_error_is_caught_where_it_begins(planted: Planted, recording: str, tmp_path: Path) -> None:
+    report = run(planted, tmp_path / "trace", **RECORDINGS[recording])
+    check(report, planted)
+    assert report.findings[0].eta > WEAKEST
+
+
+@pytest.mark.parametrize("planted", FINE, ids=str)
+def test_float64_shows_finer_errors(planted: Planted, tmp_path: Path) -> None:
+    check(run(planted, tmp_path / "trace", FLOAT64, **RECORDINGS["sampled"]), planted)
+
+
+@pytest.mark.parametrize("planted", COARSE, ids=str)
+def test_bfloat16_shows_coarse_errors(planted: Planted, tmp_path: Path) -> None:
+    check(run(planted, tmp_path / "trace", BFLOAT16, **RECORDINGS["sampled"]), planted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64, BFLOAT16], ids=str)
+@pytest.mark.parametrize("right", RIGHT, ids=lambda right: f"{right.rule} {dict(right.options)}")
+def test_without_an_error_all_is_well(right: Planted, dtype: torch.dtype, tmp_path: Path) -> None:
+    report = run(right, tmp_path / "trace", dtype, **RECORDINGS["full"])
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.max_eta <= WARN
+    assert not report.warnings
+
+
+@pytest.mark.parametrize("planted", SILENT, ids=lambda planted: f"{planted} {dict(planted.options)}")
+def test_an_error_that_changes_nothing_stays_silent(planted: Planted, tmp_path: Path) -> None:
+    report = run(planted, tmp_path / "trace", **RECORDINGS["sampled"])
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.max_eta <= WARN
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("recording", RECORDINGS)
+def test_one_flipped_bit_is_named_by_its_position(rule: str, recording: str, tmp_path: Path) -> None:
+    planted = Planted(rule, "bit flip", {}, 5, since=5, only=1)
+    report = run(planted, tmp_path / "trace", **RECORDINGS[recording])
+    (finding,) = report.findings
+    assert (finding.step, finding.last_step, finding.tensor, finding.index) == (5, 5, "bias", (7,))
+    assert (finding.slot, finding.elements, finding.steps) == ("param", 1, 1)
+    assert finding.recorded is not None
+    assert finding.expected is not None
+    assert abs(finding.recorded - finding.expected) / abs(finding.expected) == pytest.approx(2.0**-11, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("planted", "dtype", "hyperparameter"),
+    [
+        (adamw("decay missing", {"weight_decay": 1e-2, "lr": 1e-4}), torch.float32, "weight_decay"),
+        (adamw("decay missing", COUPLED), BFLOAT16, "weight_decay"),
+        (sgd("decay missing", PLAIN), BFLOAT16, "weight_decay"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_what_a_record_cannot_show_it_does_not_claim(
+    planted: Planted, dtype: torch.dtype, hyperparameter: str, tmp_path: Path
+) -> None:
+    """An error that the format rounds away is no finding; its hyperparameter is then among those not tested."""
+    report = run(planted, tmp_path / "trace", dtype, **RECORDINGS["sampled"])
+    assert report.verdict is not Verdict.MISMATCH, str(report)
+    assert hyperparameter in report.not_tested
+
+
+def test_the_report_says_by_how_much_a_hyperparameter_was_tried_wrong(tmp_path: Path) -> None:
+    """In bfloat16 nothing shows an error of 1 %, so more is tried; that must not be printed as 1 %."""
+    planted = adam("beta1 1 % off", {})
+    report = run(planted, tmp_path / "trace", BFLOAT16, **RECORDINGS["sampled"])
+    assert report.verdict is Verdict.MATCH
+    assert "beta1" in report.not_tested or "1 % off" not in str(report)
+
+
+def test_a_buffer_of_zeros_from_before_the_first_step_is_not_torch_s(tmp_path: Path) -> None:
+    """torch starts the buffer with the bare gradient; one allocated as zeros takes (1 - dampening) of it."""
+    planted = sgd("buffer allocated beforehand", DAMPENED, 1, "momentum_buffer")
+    check(run(planted, tmp_path / "trace", **RECORDINGS["sampled"]), planted)

@@ -1,0 +1,321 @@
+"""What one step at a time cannot see: every fault is planted between or beside the steps of a real recorded run."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import Parameter
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import ExponentialLR
+
+from crosscheck import Finding, Recorder, Report, Verdict, replay
+from tests.crosscheck.recording import applied, make_parameters, nothing_more, overflowing_steps, take_steps
+
+Tamper = Callable[[Optimizer, Sequence[Parameter]], None]
+
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "sgd": lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
+    "adam": lambda parameters: Adam(parameters, lr=0.01),
+    "fused adam": lambda parameters: Adam(parameters, lr=0.01, fused=True),
+}
+
+
+def tampered(
+    make: Callable[[Any], Optimizer],
+    tamper: Tamper,
+    trace: Path,
+    *,
+    after: int = 3,
+    steps: int = 6,
+    moving: int = 2,
+) -> Report:
+    """A run of two parameters, of which the first `moving` have gradients, meddled with after one of its steps."""
+    parameters = make_parameters((8,), (2, 3))
+    optimizer = make([("first", parameters[0]), ("second", parameters[1])])
+    with Recorder(optimizer, trace):
+        take_steps(optimizer, parameters[:moving], range(1, after + 1))
+        with torch.no_grad():
+            tamper(optimizer, parameters)
+        take_steps(optimizer, parameters[:moving], range(after + 1, steps + 1))
+    return replay(trace)
+
+
+def only_finding(report: Report) -> Finding:
+    assert report.verdict is Verdict.MISMATCH
+    assert len(report.findings) == 1, report
+    return report.findings[0]
+
+
+def flip_lowest_bit(optimizer: Optimizer, parameters: Sequence[Parameter], slot: str) -> None:
+    slots = optimizer.state[parameters[1]]
+    tensor = parameters[1].detach() if slot == "param" else slots[slot]
+    tensor.view(torch.int32)[1, 2] ^= 1
+
+
+@pytest.mark.parametrize("after", [3, 128])  # inside a part, and where the next one begins
+@pytest.mark.parametrize(
+    ("name", "slot"),
+    [
+        ("sgd", "momentum_buffer"),
+        ("sgd", "param"),
+        ("adam", "exp_avg"),
+        ("adam", "exp_avg_sq"),
+        ("fused adam", "exp_avg"),
+        ("fused adam", "param"),
+    ],
+)
+def test_one_bit_changed_between_steps(name: str, slot: str, after: int, tmp_path: Path) -> None:
+    def tamper(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+        flip_lowest_bit(optimizer, parameters, slot)
+
+    finding = only_finding(tampered(OPTIMIZERS[name], tamper, tmp_path, after=after, steps=after + 3))
+    assert (finding.step, finding.tensor, finding.slot, finding.index) == (after + 1, "second", slot, (1, 2))
+    assert finding.recorded != finding.expected
+    assert finding.elements == 1
+    assert finding.cause.startswith(f"{slot} was changed between steps {after} and {after + 1}")
+
+
+def set_count(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    optimizer.state[parameters[0]]["step"] += 1
+
+
+def drop_slot(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del optimizer.state[parameters[0]]["momentum_buffer"]
+
+
+def drop_state(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del optimizer.state[parameters[0]]
+
+
+def add_buffer(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    optimizer.state[parameters[1]]["momentum_buffer"] = torch.ones_like(parameters[1])
+
+
+def move_idle(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del optimizer
+    parameters[1].add_(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "tamper", "moving", "tensor", "slots", "cause"),
+    [
+        ("adam", set_count, 2, "first", {"step"}, "step was changed between steps 3 and 4"),
+        ("sgd", drop_slot, 2, "first", {"momentum_buffer"}, "momentum_buffer was dropped between steps 3 and 4"),
+        ("adam", drop_state, 2, "first", {"exp_avg", "exp_avg_sq", "step"}, "was dropped between steps 3 and 4"),
+        ("sgd", add_buffer, 1, "second", {"momentum_buffer"}, "momentum_buffer appeared between steps 3 and 4"),
+        ("sgd", move_idle, 1, "second", {"param"}, "param was changed between steps 3 and 4"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_state_that_comes_goes_or_moves(
+    name: str, tamper: Tamper, moving: int, tensor: str, slots: set[str], cause: str, tmp_path: Path
+) -> None:
+    report = tampered(OPTIMIZERS[name], tamper, tmp_path, moving=moving)
+    assert report.verdict is Verdict.MISMATCH
+    assert {finding.slot for finding in report.findings} == slots
+    for finding in report.findings:
+        assert (finding.step, finding.tensor) == (4, tensor)
+        assert cause in finding.cause
+
+
+def load_optimizer(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    state = optimizer.state_dict()
+    for slots in state["state"].values():
+        for name, value in slots.items():
+            slots[name] = value + 1 if name == "step" else value * 0.5
+    optimizer.load_state_dict(state)
+    for parameter in parameters:
+        parameter.mul_(0.5)  # the model of the same checkpoint
+
+
+def load_nothing(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del parameters
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": {}})
+
+
+def nothing(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del optimizer, parameters
+
+
+def clear_gradients(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del parameters
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("tamper", [load_optimizer, load_nothing, nothing, clear_gradients])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_legal_between_steps(name: str, tamper: Tamper, tmp_path: Path) -> None:
+    report = tampered(OPTIMIZERS[name], tamper, tmp_path)
+    assert report.verdict is Verdict.MATCH, report
+
+
+def test_loading_once_excuses_one_step_only(tmp_path: Path) -> None:
+    def tamper(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+        optimizer.load_state_dict(optimizer.state_dict())
+        take_steps(optimizer, parameters, (50,))
+        flip_lowest_bit(optimizer, parameters, "param")
+
+    finding = only_finding(tampered(OPTIMIZERS["sgd"], tamper, tmp_path))
+    assert (finding.step, finding.slot) == (5, "param")
+
+
+class ByHand(SGD):
+    """SGD with momentum, told of overflows as fused optimizers are. `careless` runs at every step it should not."""
+
+    _step_supports_amp_scaling = True
+    careless: Tamper = staticmethod(nothing)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del closure
+        parameters: list[Parameter] = self.param_groups[0]["params"]
+        if float(getattr(self, "found_inf", 0.0)):
+            self.careless(self, parameters)
+            return
+        scale = getattr(self, "grad_scale", None)
+        for parameter in parameters:
+            if parameter.grad is None:
+                self.careless(self, [parameter])
+                continue
+            if scale is not None:
+                parameter.grad /= scale
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            buffer = state["momentum_buffer"].mul_(0.9).add_(parameter.grad)
+            parameter.sub_(0.1 * buffer)
+
+
+def decay_parameter(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del optimizer
+    parameters[0].mul_(0.99)
+
+
+def decay_buffer(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    optimizer.state[parameters[0]]["momentum_buffer"] *= 0.9
+
+
+def run_by_hand(careless: Tamper, trace: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+    """Eight steps, the fifth of which overflows."""
+    monkeypatch.setattr(ByHand, "careless", staticmethod(careless))
+    (weight,) = make_parameters((8,))
+    optimizer = ByHand([("weight", weight)], lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with Recorder(optimizer, trace) as recorder:
+        overflowing_steps(optimizer, weight, recorder, scaler, steps=8, skip=[5])
+    assert applied(trace) == [step != 5 for step in range(1, 9)]
+    return replay(trace)
+
+
+@pytest.mark.parametrize(("careless", "slot"), [(decay_parameter, "param"), (decay_buffer, "momentum_buffer")])
+def test_moved_on_a_skipped_step(careless: Tamper, slot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = only_finding(run_by_hand(careless, tmp_path, monkeypatch))
+    assert (finding.step, finding.tensor, finding.slot) == (5, "weight", slot)
+    assert finding.elements == 8
+    assert finding.cause == f"{slot} changed on a skipped step"
+
+
+def test_faults_of_two_causes_are_two_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever repairs the first must not be left to find the second later."""
+    monkeypatch.setattr(ByHand, "careless", staticmethod(decay_parameter))
+
+    def tamper(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+        del optimizer
+        parameters[0].add_(1.0)
+
+    report = tampered(lambda parameters: ByHand(parameters, lr=0.1, momentum=0.9), tamper, tmp_path, moving=1)
+    causes = [finding.cause for finding in report.findings]
+    assert len(causes) == 2, report
+    assert causes[0] == "param changed although it had no gradient"
+    assert "param was changed between steps 3 and 4" in causes[1]
+
+
+def test_skipped_step_that_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = run_by_hand(nothing, tmp_path, monkeypatch)
+    assert (report.verdict, report.skipped) == (Verdict.MATCH, 1), report
+
+
+def test_moved_although_it_had_no_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ByHand, "careless", staticmethod(decay_parameter))
+    report = tampered(lambda parameters: ByHand(parameters, lr=0.1, momentum=0.9), nothing, tmp_path, moving=1)
+    finding = only_finding(report)
+    assert (finding.step, finding.last_step, finding.steps) == (1, 6, 6)
+    assert (finding.tensor, finding.slot) == ("second", "param")
+    assert finding.cause == "param changed although it had no gradient"
+
+
+def overflow_first(
+    optimizer: Optimizer, weight: Parameter, trace: Path, after: Callable[[int, bool], None] = nothing_more
+) -> Report:
+    """Six steps, the first of which overflows, as it ordinarily does at the default scale."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with Recorder(optimizer, trace, scaler=scaler) as recorder:
+        overflowing_steps(optimizer, weight, recorder, scaler, steps=6, skip=[1], after=after)
+    assert applied(trace) == [False, True, True, True, True, True]
+    return replay(trace)
+
+
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+@pytest.mark.parametrize("garbage", [0.25, torch.nan])
+@pytest.mark.parametrize("drop", [False, True])
+def test_buffer_that_a_skipped_first_step_allocated(
+    drop: bool, garbage: float, dampening: float, tmp_path: Path
+) -> None:
+    """torch's fused SGD allocates the buffer without writing it, and reads it at the next step."""
+    (weight,) = make_parameters((8,))
+    optimizer = SGD([("weight", weight)], lr=0.1, momentum=0.9, dampening=dampening, fused=True)
+
+    def as_memory_may_be(*_: object) -> None:
+        if float(optimizer.found_inf):  # pyright: ignore[reportAttributeAccessIssue, reportUnknownArgumentType]
+            optimizer.state[weight]["momentum_buffer"].fill_(garbage)
+
+    optimizer.register_step_post_hook(as_memory_may_be)  # runs before the recorder's
+
+    def after(_: int, was_applied: bool) -> None:
+        if drop and not was_applied:
+            del optimizer.state[weight]["momentum_buffer"]
+
+    report = overflow_first(optimizer, weight, tmp_path, after)
+    if drop:
+        assert report.verdict is Verdict.MATCH, report
+        return
+    finding = only_finding(report)
+    assert (finding.step, finding.tensor, finding.slot) == (2, "weight", "momentum_buffer")
+    assert "momentum_buffer was never written" in finding.cause
+    assert "step 1, which was skipped" in finding.cause
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adam_skipped_at_its_first_step(fused: bool, amsgrad: bool, tmp_path: Path) -> None:
+    """Adam's state starts from zeros, so what a skipped step allocated is right."""
+    (weight,) = make_parameters((8,))
+    optimizer = Adam([("weight", weight)], lr=0.01, fused=fused, amsgrad=amsgrad)
+    report = overflow_first(optimizer, weight, tmp_path)
+    assert (report.verdict, report.skipped) == (Verdict.MATCH, 1), report
+
+
+@pytest.mark.parametrize("skip", [3, 128])
+@pytest.mark.parametrize("every_attempt", [False, True])
+def test_schedule_on_skipped_steps(every_attempt: bool, skip: int, tmp_path: Path) -> None:
+    (weight,) = make_parameters((8,))
+    optimizer = SGD([weight], lr=0.1, momentum=0.9, fused=True)
+    schedule = ExponentialLR(optimizer, gamma=0.999)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    def after(_: int, was_applied: bool) -> None:
+        if was_applied or every_attempt:
+            schedule.step()
+
+    with Recorder(optimizer, tmp_path, scaler=scaler) as recorder:
+        overflowing_steps(optimizer, weight, recorder, scaler, steps=skip + 3, skip=[skip], after=after)
+    report = replay(tmp_path)
+    if not every_attempt:
+        assert report.verdict is Verdict.MATCH, report
+        return
+    finding = only_finding(report)
+    assert (finding.step, finding.tensor, finding.slot) == (skip + 1, "group 0", "lr")
+    assert "the schedule advanced on a skipped step" in finding.cause
+    assert f"step {skip} was skipped" in finding.cause

@@ -1,0 +1,98 @@
+"""Traces taken apart and put together again: what tests of damage and traces written by hand have in common."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from crosscheck import Recorder
+from crosscheck.__main__ import main
+
+Meta = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
+Change = Callable[[Meta, Arrays], object]
+"""Alters a part in place."""
+
+
+def record(folder: Path, make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], steps: int = 6) -> Path:
+    """A trace of a 3x4 tensor, sampled at 5 coordinates, and a vector of 2; two steps a part."""
+    torch.manual_seed(0)
+    named = {"weight": torch.nn.Parameter(torch.randn(3, 4)), "bias": torch.nn.Parameter(torch.randn(2))}
+    optimizer = make(list(named.values()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crosscheck.recorder.recorder._PART_STEPS", 2)
+        with Recorder(optimizer, folder, coordinates=5, named_parameters=named.items()):
+            for _ in range(steps):
+                for parameter in named.values():
+                    parameter.grad = torch.randn_like(parameter)
+                optimizer.step()
+    return folder
+
+
+def adam(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+def sgd(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def segment(trace: Path) -> Path:
+    return trace / "segment-0001"
+
+
+def part_file(trace: Path, number: int) -> Path:
+    return next(segment(trace).glob(f"part-{number:06}.*"))
+
+
+def read_part(path: Path) -> tuple[Meta, Arrays]:
+    opened: Any = safe_open(path, framework="np")
+    with opened as file:
+        return json.loads(file.metadata()["twinstep"]), {name: file.get_tensor(name) for name in list(file.keys())}
+
+
+def write_part(folder: Path, number: int, meta: Meta | str, arrays: Mapping[str, NDArray[Any]]) -> Path:
+    """Under the name that promises exactly this content; a description that is text is taken as it is."""
+    text = meta if isinstance(meta, str) else json.dumps(meta)
+    return write_bytes(folder, number, save(dict(arrays), {"twinstep": text}))
+
+
+def write_bytes(folder: Path, number: int, data: bytes) -> Path:
+    path = folder / f"part-{number:06}.{hashlib.sha256(data).hexdigest()}.safetensors"
+    path.write_bytes(data)
+    return path
+
+
+def rewrite(trace: Path, number: int, change: Change) -> None:
+    path = part_file(trace, number)
+    meta, arrays = read_part(path)
+    change(meta, arrays)
+    path.unlink()
+    write_part(path.parent, number, meta, arrays)
+
+
+def replace_bytes(trace: Path, number: int, data: bytes) -> None:
+    """Another content for a part, and the name that goes with it."""
+    path = part_file(trace, number)
+    path.unlink()
+    write_bytes(path.parent, number, data)
+
+
+def copy(trace: Path, to: Path) -> Path:
+    return Path(shutil.copytree(trace, to, symlinks=True))
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `python -m crosscheck`."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    written = capsys.readouterr()
+    return code, written.out, written.err
