@@ -95,7 +95,8 @@ class Batcher:
         hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
         hyperparameters |= {name: values[rows] for name, values in block.context.items()}
         if profile.rounds_hyperparameters:
-            hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
+            with np.errstate(over="ignore"):
+                hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
         off_by = trial_error(formats[0])
         self.off_by = max(self.off_by, off_by)
         judged = np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1)
@@ -163,8 +164,9 @@ def _counts(block: TensorBlock, rows: NDArray[np.int64]) -> NDArray[np.int32]:
             "if it goes by another name there, record with slots={'step': …}"
         )
     counts: Floats = step.before[rows, 0].astype(np.float64)
-    if not (np.isfinite(counts) & (counts >= 0) & (counts < 2**31 - 1)).all():
-        raise TraceError(f"the slot 'step' of {block.info.name} holds {counts.max()}: not a number of steps")
+    odd = ~((counts >= 0) & (counts < 2**31 - 1)) | (counts != np.floor(counts))
+    if odd.any():
+        raise TraceError(f"the slot 'step' of {block.info.name} holds {counts[odd][0]}: not a number of steps")
     return counts.astype(np.int32)
 
 

@@ -144,9 +144,11 @@ def compare(rule: Rule, flags: Flags, inputs: Inputs, *, tried: tuple[str, ...] 
     same_kind |= unusual[:, None, :] & ~jnp.isfinite(exact) & ~jnp.isfinite(recorded)
     eta = jnp.where(same_kind, 0.0, jnp.abs(recorded - exact) / bound)
     eta = jnp.where(jnp.isnan(eta), jnp.inf, eta)
-    # What a format cannot hold over- or underflows, and takes with it what the same element computes from it.
-    overflowed = jnp.any(there & beyond & ~jnp.isfinite(recorded), axis=1, keepdims=True) | lost[:, None, :]
-    judged = there & ~overflowed
+    # What a format cannot hold overflows, and takes with it what the same element computes from it.
+    overflowed = jnp.any(there & beyond & ~jnp.isfinite(recorded), axis=1, keepdims=True)
+    is_param = (jnp.arange(len(names)) == 0)[None, :, None]
+    unjudged = overflowed | (lost[:, None, :] & is_param)
+    judged = there & ~unjudged
     eta = jnp.where(judged, eta, 0.0)
     element = jnp.argmax(eta, axis=2)
     at = partial(jnp.take_along_axis, indices=element[:, :, None], axis=2)
@@ -157,7 +159,7 @@ def compare(rule: Rule, flags: Flags, inputs: Inputs, *, tried: tuple[str, ...] 
         recorded=at(recorded)[:, :, 0],
         over=jnp.sum(~(eta <= FAIL), axis=2),
         checked=jnp.sum(judged, axis=2),
-        out_of_range=jnp.sum(there & overflowed, axis=2),
+        out_of_range=jnp.sum(there & unjudged, axis=2),
         power={
             wrong: jnp.max(jnp.where(judged & jnp.isfinite(amount), amount, 0.0), initial=0.0)
             for wrong, amount in power.items()

@@ -1,5 +1,6 @@
 """Replaying a trace: every recorded step once more, by Optax, in float64. Never imports torch."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,7 +113,10 @@ class _Replay:
                 self._note_finding(finding)
             for finding in _step_counts(self.rule, block):
                 self._note_finding(finding)
-            yield from self.batcher.add(block)
+            try:
+                yield from self.batcher.add(block)
+            except TraceError as error:
+                raise TraceError(f"{part.path}: {error}") from None
 
     def _judge(self, batch: Batch) -> None:
         result = jax.device_get(judge(self.rule, batch.flags, batch.inputs))
@@ -142,8 +146,7 @@ class _Replay:
                     self._note_finding(_disagreement(origin, name, self.rule, result, int(row), output))
 
     def _note_finding(self, finding: Finding) -> None:
-        kind = finding.cause if finding.eta == float("inf") and finding.expected is None else finding.slot
-        key = (finding.slot, kind.partition(" between ")[0].partition(":")[0])
+        key = (finding.slot, re.sub(r"\d+", "N", finding.cause))  # the same fault at another step is the same kind
         self.spreads.setdefault(key, _Spread(finding)).add(finding)
 
     def _report(self, segments: tuple[Segment, ...]) -> Report:

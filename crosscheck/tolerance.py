@@ -55,7 +55,7 @@ def profile_of(tensor: TensorInfo, options: Mapping[str, object]) -> Profile:
         return Profile(
             f"fused on {tensor.device}", rounds_hyperparameters=True, rounds_between=False, tensor_corrections=True
         )
-    if options.get("capturable") or options.get("differentiable"):
-        which = "capturable" if options.get("capturable") else "differentiable"
-        return Profile(f"{tensor.implementation}, {which}", tensor_corrections=True)
+    for which in ("compiled", "capturable", "differentiable"):  # each keeps `step` a tensor
+        if options.get(which):
+            return Profile(f"{tensor.implementation} on {tensor.device}, {which}", tensor_corrections=True)
     return Profile(f"{tensor.implementation} on {tensor.device}", rounds_between=tensor.implementation != "fused")

@@ -1,10 +1,11 @@
 """The recorder: two hooks on an optimizer, and a trace that grows part by part."""
 
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
 
 import torch
@@ -16,7 +17,9 @@ from crosscheck.recorder.rows import RowBlock
 from crosscheck.trace.format import Header, Option, Part, Step, TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 
-Hook = TypeVar("Hook", bound=Callable[..., Any])
+Result = TypeVar("Result")
+HookArguments = tuple[tuple[Any, ...], dict[str, Any]]
+_OPTIMIZER_FILE = torch.optim.Optimizer.register_step_pre_hook.__code__.co_filename
 
 _PART_STEPS = 128  # a part is committed after so many steps,
 _PART_BYTES = 32 * 2**20  # or when so much waits in memory,
@@ -59,6 +62,7 @@ class Recorder:
         with Recorder(optimizer, "trace"):
             train()
 
+    Hooks of others that change gradients before the step must be registered before the recorder's.
     A step costs a few hundred small copies; a step that is recorded in full holds a second copy of
     parameters, gradients and state on the host until it is written.
     """
@@ -135,6 +139,8 @@ class Recorder:
             versions=subject.versions(),
         )
         self._writer = SegmentWriter(Path(path), header, append=append)
+        self._depth = 0
+        self._frame: FrameType | None = None  # of the outermost step that is going on
         self._hooks = [
             self.optimizer.register_step_pre_hook(_outside_graphs(self._on_step)),
             self.optimizer.register_step_post_hook(_outside_graphs(self._on_stepped)),
@@ -153,38 +159,48 @@ class Recorder:
         """Commit what waits, mark the end, detach. Closing twice is fine."""
         if self._closed:
             return
+        self._detach()
+        self._commit()
+        self._writer.close(self.step)
+
+    def _detach(self) -> None:
         self._closed = True
         for hook in self._hooks:
             hook.remove()
-        self._commit()
-        self._writer.close(self.step)
 
     def skipped(self) -> None:
         """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused."""
         self._see_before(skipped=True)
         self._see_after(skipped=True)
 
-    def _on_step(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        del optimizer
+    def _on_step(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> HookArguments | None:
+        # torch hooks each class of a hierarchy: the step of a subclass that calls super().step() comes by
+        # twice, and the whole of it is what counts. A step that raised has left the stack.
+        if self._depth and any(frame is self._frame for frame in _frames()):
+            self._depth += 1
+            return None
+        self._depth, self._frame = 1, next((f for f in _frames() if f.f_code.co_filename == _OPTIMIZER_FILE), None)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._see_before()
+            self._see_before(compiled=compiled)
             return None
 
         def closure_then_look() -> Any:  # the gradients exist only once the closure has run
             loss = closure()
-            self._see_before()
+            self._see_before(compiled=compiled)
             return loss
 
         if len(args) > 1:
             return (args[0], closure_then_look, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure_then_look}
 
-    def _on_stepped(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del args, kwargs
-        found_inf = getattr(optimizer, "found_inf", None)
+    def _on_stepped(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> None:
+        del args, kwargs, compiled
+        self._depth -= 1
+        if self._depth:
+            return
+        self._frame = None
+        found_inf = getattr(self.optimizer, "found_inf", None)
         self._see_after(skipped=found_inf is not None and bool(found_inf))
 
     def _on_loaded(self, optimizer: torch.optim.Optimizer) -> None:
@@ -206,7 +222,7 @@ class Recorder:
                 where = capture.coordinates_of(info, self._coordinates)
                 self._where[number] = None if where is None else where.to(parameter.device)
 
-    def _see_before(self, *, skipped: bool = False) -> None:
+    def _see_before(self, *, skipped: bool = False, compiled: bool = False) -> None:
         self._look_at_tensors()
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
         grads = [parameter.grad for parameter, _ in self._tensors]
@@ -228,7 +244,10 @@ class Recorder:
             else None,
             norm=capture.norm([grad for grad in grads if grad is not None], scale),
             scale=self._loss_scale(scale),
-            options=tuple(subject.options_of(group) for group in self.optimizer.param_groups),
+            options=tuple(
+                subject.options_of(group) | ({"compiled": True} if compiled else {})
+                for group in self.optimizer.param_groups
+            ),
         )
 
     def _see_after(self, *, skipped: bool) -> None:
@@ -296,7 +315,11 @@ class Recorder:
             tensors=tuple(info for _, info in self._tensors), steps=self._steps_described(), blocks=tuple(blocks)
         )
         self._noted = []
-        self._writer.write(part, arrays)
+        try:
+            self._writer.write(part, arrays)
+        except OSError:
+            self._detach()  # a trace with a hole is worse than one that ends
+            raise
 
     def _steps_described(self) -> tuple[Step, ...]:
         described: list[Step] = []
@@ -324,6 +347,20 @@ class Recorder:
         return tuple(described)
 
 
-def _outside_graphs(hook: Hook) -> Hook:
-    """A compiled `step` runs its hooks as they are: what they see are real tensors."""
-    return cast(Hook, torch.compiler.disable(hook))
+def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Result]) -> Callable[..., Result]:
+    """A hook that a compiled `step` runs as it is, on real tensors; it is told that the step is compiled."""
+    eager = cast(Callable[..., Result], torch.compiler.disable(look))
+
+    def hook(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
+        del optimizer
+        return eager(args, kwargs, torch.compiler.is_compiling())
+
+    return hook
+
+
+def _frames() -> Iterator[FrameType]:
+    """The call stack, innermost first."""
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect's own, without its file reading)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

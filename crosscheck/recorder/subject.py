@@ -21,6 +21,7 @@ DTYPES: Mapping[torch.dtype, DType] = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
+_FSDP_MARKS = ("_is_flat_param", "_fsdp_flattened")
 _SHARDED = {"DTensor", "FlatParameter", "ShardedTensor", "ZeroRedundancyOptimizer"}
 
 
@@ -32,7 +33,7 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
     if not isinstance(inner, torch.optim.Optimizer):
         raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
     kind = type(inner)
-    if kind.__name__ in _SHARDED or kind.__module__.startswith("deepspeed"):
+    if any(base.__name__ in _SHARDED or base.__module__.startswith("deepspeed") for base in kind.__mro__):
         raise UnsupportedOptimizer(
             f"{kind.__name__} shards its state over ranks, so no rank holds a whole step; record the unsharded optimizer"
         )
@@ -57,7 +58,7 @@ def choose_rule(optimizer: torch.optim.Optimizer, rule: str) -> str:
 
 def check_tensor(name: str, parameter: Tensor) -> None:
     """Raises UnsupportedOptimizer, by name, for what no elementwise rule in a real dtype covers."""
-    if type(parameter).__name__ in _SHARDED or getattr(parameter, "_is_flat_param", False):
+    if type(parameter).__name__ in _SHARDED or any(getattr(parameter, mark, False) for mark in _FSDP_MARKS):
         raise UnsupportedOptimizer(
             f"{name} is a {type(parameter).__name__} (FSDP, tensor parallelism): no rank holds it whole; "
             "record a run whose parameters are not sharded"
@@ -71,11 +72,14 @@ def check_tensor(name: str, parameter: Tensor) -> None:
 def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[int, str]) -> list[tuple[Tensor, TensorInfo]]:
     """All parameters in the order of the groups. Names: `given` (by id), else the group's own, else the position."""
     found: list[tuple[Tensor, TensorInfo]] = []
+    names: dict[str, int] = {}
     for number, group in enumerate(optimizer.param_groups):
         own: list[str] = group.get("param_names") or [f"group{number}.{k}" for k in range(len(group["params"]))]
         for name, parameter in zip(own, group["params"], strict=True):
             name = given.get(id(parameter), name)
             check_tensor(name, parameter)
+            names[name] = names.get(name, 0) + 1
+            name = name if names[name] == 1 else f"{name} ({names[name]})"
             info = TensorInfo(
                 name=name,
                 shape=tuple(parameter.shape),

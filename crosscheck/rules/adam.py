@@ -89,7 +89,9 @@ def _underflow(h: Hyperparameters, count: Array, after: Mapping[str, Any], floor
     divisor = jnp.sqrt(v) / root + h["eps"]
     most = (m + 2 * floor["exp_avg"]) / least
     size = jnp.abs(h["lr"]) / (1 - h["beta1"] ** t)
-    return jnp.where(least > 0, size * jnp.maximum(most - m / divisor, 0.0), jnp.inf)
+    regular = jnp.isfinite(divisor) & (divisor > 0)  # what is wrong already is not excused
+    lost = jnp.where(least > 0, size * jnp.maximum(most - m / divisor, 0.0), jnp.inf)
+    return jnp.where(regular & ~jnp.isnan(lost), lost, 0.0)
 
 
 ADAM = Rule(

@@ -52,7 +52,10 @@ def number(options: Options, name: str) -> float:
     value = options.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TraceError(f"the option {name!r} of a parameter group is {value!r}; the rule needs a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise TraceError(f"the option {name!r} of a parameter group is beyond float64") from None
 
 
 def flag(options: Options, name: str) -> bool:

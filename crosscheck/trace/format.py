@@ -28,10 +28,12 @@ def _to_json(value: float) -> Any:
 
 Number = Annotated[float, BeforeValidator(_from_json), PlainSerializer(_to_json, when_used="json")]
 """A float64; JSON has no infinities, so they are written as the strings inf, -inf and nan."""
-Option = bool | int | Number | None | tuple[Number, ...]
+Option = bool | Annotated[int, Field(gt=-(2**63), lt=2**63)] | Number | None | tuple[Number, ...]
 """The value of one option of a parameter group."""
-Index = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Indices = tuple[Index, ...]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=2**40)], ...], Field(max_length=64)]
 DType = Literal["float64", "float32", "bfloat16", "float16"]
 Implementation = Literal["single", "foreach", "fused"]
 
@@ -47,9 +49,9 @@ class Header(_Strict):
     version: int = VERSION
     rule: str  # the torch optimizer whose formula is claimed: sgd, adam, adamw
     optimizer: str  # the class that was recorded, with its module
-    first_step: Annotated[int, Field(ge=1)] = 1
-    coordinates: Annotated[int, Field(ge=1)]  # sampled of each tensor
-    world_size: Annotated[int, Field(ge=1)] = 1
+    first_step: Positive = 1
+    coordinates: Positive  # sampled of each tensor
+    world_size: Positive = 1
     rank: Index = 0
     seed: int | None = None
     versions: dict[str, str]
@@ -59,7 +61,7 @@ class TensorInfo(_Strict):
     """A parameter tensor; its position in the part's list is its number."""
 
     name: str
-    shape: Indices
+    shape: Shape
     dtype: DType
     device: str  # cpu, cuda, …
     group: Index
@@ -73,7 +75,7 @@ class TensorInfo(_Strict):
 class Step(_Strict):
     """One attempt to step, applied or skipped."""
 
-    step: Annotated[int, Field(ge=1)]
+    step: Positive
     applied: bool
     loss_scale: Number | None = None
     grad_norm: Number  # Euclidean, over all tensors, of the gradients as consumed, in float64
@@ -104,7 +106,7 @@ class Block(_Strict):
 
     full: bool
     steps: Annotated[Indices, Field(min_length=1)]
-    tensors: tuple[TensorRows, ...]
+    tensors: Annotated[tuple[TensorRows, ...], Field(min_length=1)]
 
 
 class Part(_Strict):

@@ -75,7 +75,7 @@ def test_differentiable_on_a_parameter_that_is_no_leaf(name: str, tmp_path: Path
     optimizer = make([parameter], differentiable=True, **options)
     with Recorder(optimizer, tmp_path):
         take_steps(optimizer, [parameter], range(1, 7))
-    assert matches(tmp_path, steps=6).profiles == ("single, differentiable",)
+    assert matches(tmp_path, steps=6).profiles == ("single on cpu, differentiable",)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
