@@ -4,71 +4,101 @@ Exit codes of replay: 0 match, 1 mismatch, 2 bad input, 3 vacuous. Of atlas: 0 a
 """
 
 import argparse
+import contextlib
+import errno
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer
+from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2
 
 
+class _Unwritable(Exception):
+    """The file of --json; the message says why."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fall over
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="crosscheck", description="Hold torch.optim against Optax.")
     commands = parser.add_subparsers(dest="command", required=True)
     replaying = commands.add_parser(
         "replay", help="replay a recorded run through Optax; exit 0 match, 1 mismatch, 3 vacuous"
     )
     replaying.add_argument("trace", type=Path, help="a trace, or the folder of a run that holds one")
-    replaying.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
+    replaying.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     mapping = commands.add_parser("atlas", help="every flag combination, implementation and dtype as one table")
-    mapping.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
+    mapping.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     options = parser.parse_args(arguments)
     try:
+        if options.json is not None:
+            _expect_writable(options.json)
         return _replay(options.trace, options.json) if options.command == "replay" else _atlas(options.json)
-    except (TraceError, UnsupportedOptimizer) as error:
+    except (TraceError, UnsupportedOptimizer, _Unwritable) as error:
         return _refuse(str(error))
     except ModuleNotFoundError as error:
-        return _refuse(f"{options.command} needs {error.name}, which is not installed: pip install 'twinstep[replay]'")
-    except OSError as error:
-        return _refuse(f"{error.filename} cannot be written ({error.strerror})")
+        extra = "train" if error.name == "torch" else "replay"
+        return _refuse(f"{options.command} needs {error.name}, which is not installed: pip install 'twinstep[{extra}]'")
 
 
-def _replay(trace: Path, to: Path | None) -> int:
+def _replay(trace: Path, to: str | None) -> int:
     from crosscheck.replayer import replay
     from crosscheck.report import EXIT_CODES
 
     report = replay(trace)
     if to is not None:
-        write_whole(to, report.to_json() + "\n")
+        _write_whole(to, report.to_json() + "\n")
     print(report)
     return EXIT_CODES[report.verdict]
 
 
-def _atlas(to: Path | None) -> int:
+def _atlas(to: str | None) -> int:
     from crosscheck.atlas import draw
 
     atlas = draw(progress=sys.stderr.isatty())
     if to is not None:
-        write_whole(to, atlas.to_json() + "\n")
+        _write_whole(to, atlas.to_json() + "\n")
     print(atlas)
     return 0 if atlas.agrees else 1
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The old file stays until the new one is complete."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+@contextlib.contextmanager
+def _writing(to: str) -> Generator[Path]:
+    """The path of `to`; an OSError becomes a refusal that calls it what the user called it."""
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+        yield Path(to)
+    except OSError as error:
+        raise _Unwritable(f"--json {to} cannot be written ({error.strerror})") from None
+
+
+def _expect_writable(to: str) -> None:
+    """What can be known before the work should not be said after it. Raises _Unwritable."""
+    with _writing(to) as path:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if not path.parent.is_dir():
+            raise OSError(errno.ENOTDIR, "there is no such folder")
+
+
+def _write_whole(to: str, text: str) -> None:
+    """The old file stays until the new one is complete. Raises _Unwritable."""
+    with _writing(to) as path:
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _refuse(message: str) -> int:
-    print(f"bad input: {message}", file=sys.stderr)
+    print(f"bad input: {shown(message)}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
 

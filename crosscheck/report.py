@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from crosscheck.text import shown
+
 
 class Verdict(StrEnum):
     """What a replay ends with."""
@@ -93,6 +95,9 @@ class Report:
 
     def headline(self) -> str:
         """The verdict in one line."""
+        return shown(self._headline())
+
+    def _headline(self) -> str:
         what = f"{self.optimizer.rpartition('.')[2]} ({', '.join(self.profiles) or 'no step'})"
         seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors"
         if self.verdict is Verdict.MATCH:
@@ -102,7 +107,7 @@ class Report:
         return f"mismatch: {what} is not {self.rule}; {seen}, {len(self.findings)} finding(s): {self.findings[0].cause}"
 
     def __str__(self) -> str:
-        lines = [self.headline()]
+        lines = [self._headline()]
         for finding in self.findings:
             lines += _lines_of(finding)
         lines += [f"warning: {line}" for line in self.warnings]
@@ -117,7 +122,8 @@ class Report:
             lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
         if self.out_of_range:
             lines.append(f"out of range: {self.out_of_range:,} elements whose format cannot hold the result")
-        return "\n".join(lines + [f"note: {line}" for line in self.notes])
+        lines += [f"note: {line}" for line in self.notes]
+        return "\n".join(map(shown, lines))  # names of a trace may hold anything, line breaks too
 
 
 def _lines_of(finding: Finding) -> list[str]:

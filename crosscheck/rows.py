@@ -90,11 +90,18 @@ def _load(
     context: dict[str, Floats],
 ) -> TensorBlock:
     info, rows = part.meta.tensors[entry.tensor], len(block.steps)
-    coordinates, columns = _coordinates(part, number, block, entry, info)
+    coordinates = part.coordinates(number, entry.tensor)
+    if (
+        coordinates is None
+    ):  # whole; before the record proves it, its size is but a claim, and nothing is allocated by it
+        part.expect(number, entry.tensor, "before", len(entry.before), info.numel)
+        coordinates = np.arange(info.numel)
+    columns = len(coordinates)
     has_grad = _mask(rows, entry.no_grad) ^ True
     grad = np.zeros((rows, columns), np.float32)
     if has_grad.any():
-        stored = part.array(number, entry.tensor, "grad", int(has_grad.sum()), columns)
+        wide = ("float32",) if info.dtype in ("float16", "bfloat16") else ()  # a half divided by the loss scale
+        stored = _stored(part, number, entry.tensor, "grad", int(has_grad.sum()), columns, (info.dtype, *wide))
         grad = np.zeros((rows, columns), stored.dtype)
         grad[has_grad] = stored
     loaded = TensorBlock(
@@ -107,7 +114,7 @@ def _load(
         grad=grad,
         has_grad=has_grad,
         context=context,
-        param=_quantity(part, number, entry.tensor, "", SlotRows(before=entry.before), rows, columns),
+        param=_quantity(part, number, entry.tensor, "", SlotRows(before=entry.before), rows, columns, (info.dtype,)),
     )
     for slot, description in entry.slots.items():
         width = 1 if description.scalar else columns
@@ -115,36 +122,21 @@ def _load(
     return loaded
 
 
-def _coordinates(
-    part: LoadedPart, number: int, block: Block, entry: TensorRows, info: TensorInfo
-) -> tuple[NDArray[np.int64], int]:
-    if block.full or not part.holds(number, entry.tensor, "coordinates"):
-        return np.arange(info.numel), info.numel
-    columns = part.columns(number, entry.tensor, "coordinates")
-    found = part.array(number, entry.tensor, "coordinates", 1, columns)[0]
-    if found.dtype != np.int64 or columns > info.numel or (columns and (found.min() < 0 or found.max() >= info.numel)):
-        raise TraceError(
-            f"{part.path}: coordinates of {info.name!r} are not positions in a tensor of {info.numel} elements"
-        )
-    return found, columns
-
-
 def _quantity(
-    part: LoadedPart, block: int, tensor: int, prefix: str, description: SlotRows, rows: int, columns: int
+    part: LoadedPart,
+    block: int,
+    tensor: int,
+    prefix: str,
+    description: SlotRows,
+    rows: int,
+    columns: int,
+    dtypes: tuple[str, ...] = (),
 ) -> Quantity:
     there_before, there_after = (
         _mask(rows, description.absent_before) ^ True,
         _mask(rows, description.absent_after) ^ True,
     )
     news = _mask(rows, description.before)
-    after_stored = (
-        part.array(block, tensor, f"{prefix}after", int(there_after.sum()), columns) if there_after.any() else None
-    )
-    before_stored = part.array(block, tensor, f"{prefix}before", int(news.sum()), columns) if news.any() else None
-    dtype = next((a.dtype for a in (after_stored, before_stored) if a is not None), np.dtype(np.float32))
-    after, before = np.zeros((rows, columns), dtype), np.zeros((rows, columns), dtype)
-    if after_stored is not None:
-        after[there_after] = after_stored
     carried = there_before & ~news
     if carried[0] or (carried[1:] & ~there_after[:-1]).any():
         name = prefix.rstrip(".") or "parameter"
@@ -152,11 +144,27 @@ def _quantity(
             f"{part.path}: {name} of {part.meta.tensors[tensor].name!r} has a row whose value before the step is neither stored "
             "nor left by the row before"
         )
+    stored: dict[str, NDArray[Any]] = {}
+    for moment, there in (("after", there_after), ("before", news)):
+        if there.any():
+            array = _stored(part, block, tensor, f"{prefix}{moment}", int(there.sum()), columns, dtypes)
+            stored[moment], dtypes = array, (array.dtype.name,)
+    dtype = next((array.dtype for array in stored.values()), np.dtype(np.float32))
+    after, before = np.zeros((rows, columns), dtype), np.zeros((rows, columns), dtype)
+    after[there_after] = stored.get("after", 0)
     before[1:] = after[:-1]
-    if before_stored is not None:
-        before[news] = before_stored
+    before[news] = stored.get("before", 0)
     before[~there_before] = 0
     return Quantity(before, after, there_before, there_after, news)
+
+
+def _stored(
+    part: LoadedPart, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: tuple[str, ...]
+) -> NDArray[Any]:
+    """An array of floats whose NaNs are all the quiet one: NumPy warns whenever it converts a signalling one."""
+    array = part.array(block, tensor, quantity, rows, columns, dtypes)
+    array[np.isnan(array)] = np.nan
+    return array
 
 
 def _mask(rows: int, listed: tuple[int, ...]) -> NDArray[np.bool_]:

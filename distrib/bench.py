@@ -1,15 +1,16 @@
 """`python -m distrib.bench [RECIPE.toml] [--section.key VALUE …]`: what the loop costs beside the network.
 
-Times the whole training step (batch, augmentation, loss agreement, update, metrics) against the bare
-forward, backward and optimizer step on resident random batches, in alternation within one process,
-so that a machine whose speed drifts drifts for both. Prints a table; exit code 2 for bad input.
+Times the whole training step (batch, augmentation, loss agreement, update, metrics), with and without
+the cross-check's recorder, against the bare forward, backward and optimizer step on resident random
+batches, in alternation within one process, so that a machine whose speed drifts drifts for all of them.
+Prints a table; exit code 2 for bad input.
 """
 
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,13 +19,14 @@ from torch.nn import functional
 
 from distrib import loop, world
 from distrib.config.recipe import load
+from distrib.crosscheck import start_recorder
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.observers import Observers
 from distrib.run import Run, build, device_name
 
 _BLOCK = 10  # steps timed together
-_ROUNDS = 24  # pairs of blocks
+_ROUNDS = 24  # of one block each
 _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.test_images", "100"]
 
 
@@ -32,22 +34,22 @@ def main(arguments: Sequence[str]) -> int:
     recipe = Path(arguments[0]) if arguments else Path("launch/recipes/quickstart.toml")
     try:
         overrides = list(arguments[1:]) or _QUICK
-        config = load(recipe, overrides)
+        config = load(recipe, [*overrides, "--crosscheck.record", "false"])  # the recorder is started here
         accelerator = world.start(config.training)
         with tempfile.TemporaryDirectory() as folder:
             run = build(config, accelerator, Display(main=accelerator.is_main_process, quiet=True), Path(folder))
-            whole, bare = _measure(run)
+            timings, trace_bytes = _measure(run, Path(folder))
     except BadInput as error:
         print(f"bad input: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     if accelerator.is_main_process:
-        _print(run, whole, bare)
+        _print(run, timings, trace_bytes)
     accelerator.end_training()
     return EXIT_DONE
 
 
-def _measure(run: Run) -> tuple[list[float], list[float]]:
-    """Seconds a step, block by block: the whole loop, and the bare step."""
+def _measure(run: Run, folder: Path) -> tuple[dict[str, list[float]], int]:
+    """Seconds a step, block by block: the whole loop, the same recorded, the bare step. And bytes of trace a step."""
     observers = Observers(run)
     device, plan = run.accelerator.device, run.plan
     batches = [
@@ -70,37 +72,61 @@ def _measure(run: Run) -> tuple[list[float], list[float]]:
         run.optimizer.step()
         run.optimizer.zero_grad()
 
-    timings: dict[Callable[[int], None], list[float]] = {whole: [], bare: []}
+    def record(first: int) -> Callable[[], None]:
+        """A recorder for one block. Its close, a commit, is timed too: once in 10 steps, in training once in 128."""
+        recorder = start_recorder(
+            run.config.crosscheck,
+            run.optimizer,
+            run.precision.scaler,
+            folder,
+            first_step=first + 1,
+            world_size=plan.world_size,
+            seed=plan.seed,
+        )
+        return recorder.close
+
+    timings: dict[str, list[float]] = {"whole loop": [], "recorded": [], "bare step": []}
     for round_ in range(_ROUNDS + 1):
-        for step, seconds in timings.items():
-            seconds.append(_time(step, round_ * _BLOCK, device))
+        first = round_ * _BLOCK
+        timings["whole loop"].append(_time(whole, first, device, _nothing))
+        timings["recorded"].append(_time(whole, first, device, record(first)))
+        timings["bare step"].append(_time(bare, first, device, _nothing))
     observers.close()
-    return timings[whole][1:], timings[bare][1:]  # the first round warms up
+    trace_bytes = sum(file.stat().st_size for file in (folder / "trace").rglob("part-*"))
+    # The first round warms up.
+    return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (_ROUNDS + 1))
 
 
-def _time(step: Callable[[int], None], first: int, device: torch.device) -> float:
+def _nothing() -> None:
+    pass
+
+
+def _time(step: Callable[[int], None], first: int, device: torch.device, close: Callable[[], None]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
     for number in range(first, first + _BLOCK):
         step(number)
+    close()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - start) / _BLOCK
 
 
-def _print(run: Run, whole: Sequence[float], bare: Sequence[float]) -> None:
+def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -> None:
     batch = run.plan.batch_size
-    ratios = sorted(a / b for a, b in zip(whole, bare, strict=True))
     print(f"{device_name(run.accelerator.device)}, {run.plan.world_size} process(es), global batch {batch}, ", end="")
-    print(f"precision {run.precision.mode}; {_ROUNDS} pairs of {_BLOCK} steps, median [quartiles]")
-    for name, seconds in (("whole loop", whole), ("bare step", bare)):
+    print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")
+    for name, seconds in timings.items():
         low, mid, high = _quartiles(seconds)
         print(
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
-    low, mid, high = _quartiles(ratios)
-    print(f"  whole loop / bare step, pair by pair: {mid:.3f} [{low:.3f}, {high:.3f}]")
+    for over, under in (("whole loop", "bare step"), ("recorded", "whole loop")):
+        ratios = [a / b for a, b in zip(timings[over], timings[under], strict=True)]
+        low, mid, high = _quartiles(ratios)
+        print(f"  {over} / {under}, round by round: {mid:.3f} [{low:.3f}, {high:.3f}]")
+    print(f"  the trace takes {trace_bytes / 1024:.0f} KiB a step")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     print(f"  peak memory of this process: {peak / 2**20:.2f} GiB")
 

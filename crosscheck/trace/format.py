@@ -106,7 +106,7 @@ class Block(_Strict):
 
     full: bool
     steps: Annotated[Indices, Field(min_length=1)]
-    tensors: Annotated[tuple[TensorRows, ...], Field(min_length=1)]
+    tensors: tuple[TensorRows, ...]
 
 
 class Part(_Strict):

@@ -2,25 +2,43 @@
 
 import contextlib
 import hashlib
-import itertools
-import json
 import re
-from collections.abc import Generator, Iterator
+import reprlib
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast, get_args
 
 import ml_dtypes
+import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import FORMAT, METADATA_KEY, PART_NAME, SEGMENT_NAME, VERSION, End, Header, Part, key
+from crosscheck.text import shown
+from crosscheck.trace.checks import check_part
+from crosscheck.trace.files import LARGEST_JSON, brief, expect_file, parse, readable, text_of, validate
+from crosscheck.trace.format import (
+    FORMAT,
+    METADATA_KEY,
+    PART_NAME,
+    SEGMENT_NAME,
+    VERSION,
+    DType,
+    End,
+    Header,
+    Part,
+    key,
+)
 
-Model = TypeVar("Model", bound=BaseModel)
-_DTYPES = ("float64", "float32", ml_dtypes.bfloat16.__name__, "float16")  # importing ml_dtypes teaches NumPy bfloat16
-_LARGEST_JSON = 64 * 2**20  # bytes; a part's description of ten thousand tensors is far below
+_DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
+    "F64": "float64",
+    "F32": "float32",
+    "BF16": ml_dtypes.bfloat16.__name__,
+    "F16": "float16",
+    "I64": "int64",
+}
+_FLOATS: tuple[str, ...] = get_args(DType)
 
 
 @dataclass(frozen=True)
@@ -33,10 +51,24 @@ class Segment:
     end: End | None
 
     def parts(self) -> Iterator["LoadedPart"]:
-        """Each part, verified when its turn comes. Raises TraceError."""
+        """Each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
+        last_step = self.header.first_step - 1
+        coordinates: dict[int, bytes | None] = {}
         for path in self.part_files:
             with _open_part(path) as part:
+                first_step = part.meta.steps[0].step
+                if first_step <= last_step:
+                    raise TraceError(
+                        f"{path} begins with step {first_step}; after the parts before it, or by the header, "
+                        f"step {last_step + 1} is the first that can come"
+                    )
+                last_step = part.meta.steps[-1].step
+                _expect_the_same(part, coordinates)
                 yield part
+        if self.end is not None and self.end.last_step != last_step:
+            raise TraceError(
+                f"{self.folder / 'end.json'}: last_step is {self.end.last_step}; the parts end with step {last_step}"
+            )
 
 
 class LoadedPart:
@@ -50,39 +82,57 @@ class LoadedPart:
         """Whether the array is there; the coordinates of a tensor recorded whole are not."""
         return key(block, tensor, quantity) in self._names
 
-    def columns(self, block: int, tensor: int, quantity: str) -> int:
-        """The length of the last axis of an array that is there."""
-        shape: list[int] = self._file.get_slice(key(block, tensor, quantity)).get_shape()
-        return shape[-1] if shape else 0
-
-    def array(self, block: int, tensor: int, quantity: str, rows: int, columns: int) -> NDArray[Any]:
-        """Shape (rows, columns). Raises TraceError if it is missing or of another shape or type."""
+    def expect(
+        self, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: Collection[str] = ()
+    ) -> str:
+        """The name of an array, of which nothing is loaded yet. Raises TraceError if it is missing or of another shape
+        or type; accepted types are `dtypes`, else all floats, and int64 of coordinates alone.
+        """
         name = key(block, tensor, quantity)
         where = f"{self.path}: {quantity} of {self.meta.tensors[tensor].name!r} ({name})"
         if name not in self._names:
             raise TraceError(f"{where} is missing: the part describes it but does not hold it")
-        array: NDArray[Any] = self._file.get_tensor(name)
-        if array.shape != (rows, columns):
-            raise TraceError(f"{where} has the shape {array.shape}; its description says {(rows, columns)}")
-        if array.dtype.name not in (*_DTYPES, "int64"):
-            raise TraceError(f"{where} is {array.dtype.name}; accepted are {', '.join(_DTYPES)}")
-        return array
+        stored = self._file.get_slice(name)
+        shape, dtype = tuple(stored.get_shape()), _DTYPES.get(stored.get_dtype(), stored.get_dtype())
+        if shape != (rows, columns):
+            raise TraceError(f"{where} has the shape {shape}; its description says {(rows, columns)}")
+        accepted = dtypes or (("int64",) if quantity == "coordinates" else _FLOATS)
+        if dtype not in accepted:
+            raise TraceError(f"{where} is {dtype}; accepted here: {', '.join(accepted)}")
+        return name
+
+    def array(
+        self, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: Collection[str] = ()
+    ) -> NDArray[Any]:
+        """Shape (rows, columns). Raises TraceError as `expect` does."""
+        return self._file.get_tensor(self.expect(block, tensor, quantity, rows, columns, dtypes))
+
+    def coordinates(self, block: int, tensor: int) -> NDArray[np.int64] | None:
+        """The positions that were sampled, in C order; None for a tensor recorded whole. Raises TraceError."""
+        if self.meta.blocks[block].full or not self.holds(block, tensor, "coordinates"):
+            return None
+        shape: list[int] = self._file.get_slice(key(block, tensor, "coordinates")).get_shape()
+        found = self.array(block, tensor, "coordinates", 1, shape[-1] if shape else 0)[0]
+        info = self.meta.tensors[tensor]
+        if len(found) > info.numel or (len(found) and (found.min() < 0 or found.max() >= info.numel)):
+            raise TraceError(
+                f"{self.path}: coordinates of {info.name!r} are not positions in a tensor of {info.numel} elements"
+            )
+        return found
 
 
 def open_trace(path: Path) -> tuple[Segment, ...]:
     """The segments of a trace; `path` may also be a run's folder with a trace/ in it. Raises TraceError."""
-    if not path.is_dir():
-        raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
-    folder = path if _segments(path) or not (path / "trace").is_dir() else path / "trace"
-    found = _segments(folder)
-    if not found:
+    with readable(path):
+        if not path.is_dir():
+            raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
+        folder = path if _segments(path) or not (path / "trace").is_dir() else path / "trace"
+        segments = tuple(_open_segment(segment) for segment in _segments(folder))
+    if not segments:
         raise TraceError(f"{path} is not a trace: it holds no segment-0001/ (see docs/trace.md)")
-    segments = tuple(_open_segment(segment) for segment in found)
-    rules = {segment.header.rule for segment in segments}
+    rules = sorted({segment.header.rule for segment in segments})
     if len(rules) > 1:
-        raise TraceError(
-            f"{folder}: its segments claim different rules ({', '.join(sorted(rules))}); replay them apart"
-        )
+        raise TraceError(f"{folder}: its segments claim different rules ({shown(', '.join(rules))}); replay them apart")
     return segments
 
 
@@ -97,99 +147,53 @@ def _open_segment(folder: Path) -> Segment:
     for wanted, (path, number) in enumerate(parts.items(), start=1):
         if number != wanted:
             raise TraceError(f"{folder}: part {wanted} is missing or there twice (found {path.name} in its place)")
-    end = _read(folder / "end.json", End) if (folder / "end.json").exists() else None
+    end_file = folder / "end.json"
+    end = validate(end_file, parse(end_file, text_of(end_file)), End) if end_file in matches else None
     if end is not None and end.parts != len(parts):
         raise TraceError(f"{folder}: end.json counts {end.parts} parts, {len(parts)} are there")
     return Segment(folder, header, tuple(parts), end)
 
 
 def _read_header(path: Path) -> Header:
-    parsed = _parse(path, _text(path))
+    parsed = parse(path, text_of(path))
     values = cast(dict[str, Any], parsed) if isinstance(parsed, dict) else {}
     if values.get("format") != FORMAT:
-        raise TraceError(f"{path}: format is {values.get('format')!r}; a trace says {FORMAT!r}")
+        raise TraceError(f"{path}: format is {reprlib.repr(values.get('format'))}; a trace says {FORMAT!r}")
     version = values.get("version")
     if version != VERSION:
-        raise TraceError(f"{path}: version is {version!r}; this replayer reads version {VERSION}")
-    return _validate(path, values, Header)
-
-
-def _read(path: Path, model: type[Model]) -> Model:
-    return _validate(path, _parse(path, _text(path)), model)
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise TraceError(f"{path} is larger than {_LARGEST_JSON} bytes: this is not what a recorder wrote")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TraceError(f"{path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise TraceError(f"{path} is not UTF-8 text") from None
-
-
-def _parse(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TraceError(f"{path}: not JSON ({error})") from None
-
-
-def _validate(path: Path, values: Any, model: type[Model]) -> Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise TraceError(f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s) in all)") from None
+        raise TraceError(f"{path}: version is {reprlib.repr(version)}; this replayer reads version {VERSION}")
+    return validate(path, values, Header)
 
 
 @contextlib.contextmanager
 def _open_part(path: Path) -> Generator[LoadedPart]:
     match = re.fullmatch(PART_NAME, path.name)
     assert match is not None
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise TraceError(f"{path} cannot be read ({error.strerror})") from None
+    expect_file(path)
+    with readable(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != match[2]:
         raise TraceError(f"{path} is damaged: its sha256 is {digest}, its name promises another (truncated or altered)")
     try:
         file = safe_open(path, framework="np")
     except (SafetensorError, OSError) as error:
-        raise TraceError(f"{path} is not a safetensors file: {error}") from None
+        raise TraceError(f"{path} is not a safetensors file: {brief(str(error))}") from None
     with file:
         metadata = cast(dict[str, str], file.metadata() or {})
         text = metadata.get(METADATA_KEY, "")
-        if len(text) > _LARGEST_JSON:
-            raise TraceError(f"{path}: its description is larger than {_LARGEST_JSON} bytes")
-        part = _validate(path, _parse(path, text), Part)
-        _check(path, part)
+        if len(text) > LARGEST_JSON:
+            raise TraceError(f"{path}: its description is larger than {LARGEST_JSON} bytes")
+        part = validate(path, parse(path, text), Part)
+        check_part(path, part)
         yield LoadedPart(path, part, file)
 
 
-def _check(path: Path, part: Part) -> None:
-    """What the types cannot say: every number of a step, row, tensor or group is one that exists."""
-    groups = max((tensor.group for tensor in part.tensors), default=-1) + 1
-    steps = [step.step for step in part.steps]
-    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
-        raise TraceError(f"{path}: its steps do not ascend: {steps}")
-    for step in part.steps:
-        if len(step.options) < groups:
-            raise TraceError(
-                f"{path}: step {step.step} has options of {len(step.options)} groups, tensors are in {groups}"
-            )
-    for number, block in enumerate(part.blocks):
-        rows = len(block.steps)
-        if not set(block.steps) <= set(steps) or len(set(block.steps)) != rows:
-            raise TraceError(f"{path}: block {number} has steps that the part does not list once: {block.steps}")
-        for entry in block.tensors:
-            listed = [*entry.no_grad, *entry.before]
-            for slot in entry.slots.values():
-                listed += [*slot.before, *slot.absent_before, *slot.absent_after]
-            if entry.tensor >= len(part.tensors) or any(row >= rows for row in listed):
-                raise TraceError(
-                    f"{path}: block {number}, tensor {entry.tensor}: a tensor or a row that does not exist"
-                )
+def _expect_the_same(part: LoadedPart, coordinates: dict[int, bytes | None]) -> None:
+    """The sampled positions of a tensor are those of its first block; `coordinates` remembers them, by tensor."""
+    for number, block in enumerate(part.meta.blocks):
+        for entry in block.tensors if not block.full else ():
+            found = part.coordinates(number, entry.tensor)
+            now = None if found is None else found.tobytes()
+            if coordinates.setdefault(entry.tensor, now) != now:
+                name = part.meta.tensors[entry.tensor].name
+                raise TraceError(f"{part.path}: coordinates of {name!r} are others than those sampled before")

@@ -161,7 +161,7 @@ def test_json_that_cannot_be_written_exits_2(
     path = place(tmp_path)
     code, _, err = run(capsys, "replay", trace, "--json", path)
     assert code == 2
-    assert err.startswith(f"bad input: {path} cannot be written (")
+    assert err.startswith(f"bad input: --json {path} cannot be written (")
     assert err.count("\n") == 1
     assert not list(tmp_path.glob("**/.*"))
 

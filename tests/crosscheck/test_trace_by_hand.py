@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscheck import Report, replay
+from crosscheck import TraceError, replay
 from tests.crosscheck.trace_files import Arrays, write_part
 
 LR, MOMENTUM, DECAY = 0.25, 0.5, 0.125
@@ -208,21 +208,19 @@ def test_whole_tensors_alone_are_enough(tmp_path: Path) -> None:
     assert (report.verdict, report.max_eta, report.elements) == ("match", 0.0, 36)
 
 
-def test_a_slot_by_the_name_of_param_hides_nothing(tmp_path: Path) -> None:
-    """An optimizer may keep what it likes in its state under any name."""
-    made = HandMade.right()
-    made.after[STEPS.index(SKIPPED), 0] += 1.0
+@pytest.mark.parametrize("name", ["param", "grad", "coordinates", "", "a/b"])
+def test_no_slot_goes_by_a_name_that_means_something_else(tmp_path: Path, name: str) -> None:
+    """A second `param` in a report would stand in the place of the first."""
     changed = description()
-    slots = changed["blocks"][0]["tensors"][0]["slots"]
-    slots["param"] = {"before": [0]}
-    trace = made.write(tmp_path / "trace")
+    changed["blocks"][0]["tensors"][0]["slots"][name] = {"before": [0]}
+    still = np.zeros((4, 6), np.float32)
+    more = {f"0/0/{name}.before": still[:1], f"0/0/{name}.after": still}
+    trace = HandMade.right().write(tmp_path / "trace")
     (part,) = (trace / "segment-0001").glob("part-*")
     part.unlink()
-    still = np.zeros((4, 6), np.float32)
-    write_part(part.parent, 1, changed, made.arrays() | {"0/0/param.before": still[:1], "0/0/param.after": still})
-    report: Report = replay(trace)
-    assert report.findings[0].step == SKIPPED
-    assert "on a skipped step" in report.findings[0].cause
+    write_part(part.parent, 1, changed, HandMade.right().arrays() | more)
+    with pytest.raises(TraceError, match=f"no slot can be called '{name}'"):
+        replay(trace)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16"])

@@ -151,7 +151,7 @@ def another_rule(trace: Path) -> None:
         pytest.param(header(**{"a\nmatch: \x1b[2K": 1}), "header.json: ", id="extra key that writes lines"),
         pytest.param(header(**{"\ud800": 1}), "header.json: ", id="extra key that is half a character"),
         pytest.param(header(**{"k" * 100_000: 1}), "header.json: ", id="extra key of 100,000 characters"),
-        pytest.param(header(optimizer="\ud800"), "header.json: optimizer", id="half a character"),
+        pytest.param(header(optimizer="\ud800"), "header.json: not JSON", id="half a character"),
         pytest.param(header(coordinates="many"), "header.json: coordinates", id="coordinates as text"),
         pytest.param(header(coordinates=0), "header.json: coordinates", id="no coordinates"),
         pytest.param(header(rank=-1), "header.json: rank", id="negative rank"),

@@ -1,0 +1,164 @@
+"""The trainer records, replays and closes with the verdict."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosscheck import Recorder
+from distrib import crosscheck
+from distrib.display import Display
+from tests.crosscheck.faulty import FaultySGD
+from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for
+
+RECORDED = (*SMALL, "--crosscheck.record")
+ADAM = 'name = "adamw"\nlr = 1e-3\nweight_decay = 0.05'
+
+
+def recipe(folder: Path, optimizer: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(f"[optimizer]\n{optimizer}\n")
+    return path
+
+
+@pytest.mark.parametrize("optimizer", ['name = "sgd"\nlr = 0.02\nmomentum = 0.9', ADAM], ids=["sgd", "adamw"])
+def test_a_recorded_run_closes_with_its_verdict(tmp_path: Path, optimizer: str) -> None:
+    folder = tmp_path / "run"
+    [result] = train([recipe(tmp_path, optimizer), *RECORDED, "--output.dir", folder])
+    assert (result.code, result.err) == (0, "")
+    assert "cross-check: match: " in result.out.splitlines()[-1]
+    assert "20 steps" in result.out.splitlines()[-1]
+    found, report = read_json(folder / "summary.json")["crosscheck"], read_json(folder / "crosscheck.json")
+    assert (found["verdict"], found["steps_checked"]) == ("match", 20)
+    assert 0 < found["max_eta"] == report["max_eta"] < 16
+    assert report["profiles"] == ["fused on cpu"]
+    assert read_json(folder / "status.json")["state"] == "done"
+
+
+def test_recording_changes_no_bit_of_the_run(tmp_path: Path) -> None:
+    bare = train_well(tmp_path / "bare", *SMALL)
+    recorded = train_well(tmp_path / "recorded", *RECORDED, "--crosscheck.steps=all", "--crosscheck.replay=false")
+    assert recorded["weights_sha256"] == bare["weights_sha256"]
+    assert bare["crosscheck"]["verdict"] == "not recorded"
+    assert recorded["crosscheck"]["verdict"] == "not replayed"
+    assert not (tmp_path / "bare" / "trace").exists()
+
+
+@pytest.mark.parametrize("fused", ["true", "false"])
+def test_steps_that_the_loss_scaler_skips_are_in_the_record(tmp_path: Path, fused: str) -> None:
+    """At this scale the first steps overflow, whether or not the scaler calls the optimizer for them."""
+    overflowing = ("--precision.mode=fp16", "--precision.force=true", "--precision.init_scale=1e9")
+    summary = train_well(tmp_path, *RECORDED, *overflowing, f"--optimizer.fused={fused}")
+    assert summary["skipped_steps"] > 0
+    assert summary["crosscheck"]["verdict"] == "match"
+    assert summary["crosscheck"]["steps_checked"] == summary["applied_updates"]
+    assert read_json(tmp_path / "crosscheck.json")["skipped"] == summary["skipped_steps"]
+
+
+def test_rank_0_records_for_all(tmp_path: Path) -> None:
+    summary = train_well(tmp_path, *RECORDED, world_size=2)
+    assert summary["crosscheck"]["verdict"] == "match"
+    [segment] = (tmp_path / "trace").iterdir()
+    header = read_json(segment / "header.json")
+    assert (header["world_size"], header["rank"], header["seed"]) == (2, 0, 0)
+
+
+def test_a_resumed_run_continues_its_trace(tmp_path: Path) -> None:
+    arguments = [QUICKSTART, *RECORDED, "--training.epochs=40", "--output.dir", tmp_path]
+    ranks = start(arguments)
+    wait_for(tmp_path / "metrics.jsonl", '"epoch": 2')
+    ranks.send(0, signal.SIGTERM)
+    [stopped] = ranks.wait()
+    assert stopped.code == 75
+    [result] = train(arguments)
+    assert result.code == 0, result
+    report = read_json(tmp_path / "crosscheck.json")
+    assert report["verdict"] == "match"
+    assert report["steps"] == 400
+    assert any("resumed" in note for note in report["notes"])
+
+
+def test_a_mismatch_fails_the_run(tmp_path: Path) -> None:
+    """The trace of a faulty optimizer in the place of the run's own, as if the replay had been interrupted."""
+    arguments = [QUICKSTART, *RECORDED, "--crosscheck.replay=false", "--output.dir", tmp_path]
+    assert train(arguments)[0].code == 0
+    shutil.rmtree(tmp_path / "trace")
+    parameter = torch.nn.Parameter(torch.ones(9))
+    optimizer = FaultySGD([parameter], "nesterov missing", lr=0.1, momentum=0.9, nesterov=True)
+    with Recorder(optimizer, tmp_path / "trace", rule="sgd"):
+        for _ in range(3):
+            parameter.grad = torch.linspace(-1, 1, 9)
+            optimizer.step()
+    [result] = train([*arguments, "--crosscheck.replay=true"])
+    assert result.code == 1
+    assert result.err.startswith("fault: the cross-check found a mismatch")
+    assert "Nesterov's look-ahead is missing" in result.out
+    assert read_json(tmp_path / "summary.json")["crosscheck"]["verdict"] == "mismatch"
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["exit_code"]) == ("failed", 1)
+    assert "mismatch" in status["reason"]
+
+
+def test_without_jax_the_run_says_how_to_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+    assert crosscheck.replay(tmp_path, Display(main=True, quiet=False)) is None
+    said = capsys.readouterr().out
+    assert "jax and optax is not installed" in said
+    assert f"python -m crosscheck replay {tmp_path / 'trace'}" in said
+
+
+def test_a_trace_that_cannot_be_replayed_is_a_problem(tmp_path: Path) -> None:
+    problem = crosscheck.replay(tmp_path, Display(main=True, quiet=False))
+    assert problem is not None
+    assert "is not a trace" in problem
+
+
+def test_a_full_disk_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    arguments = [QUICKSTART, *RECORDED, "--crosscheck.steps=all", "--output.dir", tmp_path]
+    [result] = train(arguments, file_limit=8 * 2**20)
+    assert result.code == 2
+    assert "trace" in result.err
+    assert "cannot be written" in result.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_refuses_the_trace(tmp_path: Path) -> None:
+    (tmp_path / "trace").mkdir(mode=0o500)
+    [result] = train([QUICKSTART, *RECORDED, "--output.dir", tmp_path])
+    assert (result.code, "crosscheck.record" in result.err) == (2, True)
+
+
+def test_a_file_in_the_place_of_the_trace(tmp_path: Path) -> None:
+    (tmp_path / "trace").write_text("not a folder")
+    for result in train([QUICKSTART, *RECORDED, "--output.dir", tmp_path], world_size=2):
+        assert result.code == 2
+    assert (tmp_path / "trace").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--crosscheck.steps=some",), ("crosscheck.steps", "some", "sampled")),
+        (("--crosscheck.steps=[0]",), ("crosscheck.steps",)),
+        (("--crosscheck.coordinates=0",), ("crosscheck.coordinates", "0")),
+        (("--crosscheck.recrod=true",), ("crosscheck.recrod", "crosscheck.record")),
+    ],
+    ids=str,
+)
+def test_bad_input(tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    [result] = train([QUICKSTART, *SMALL, *arguments, "--output.dir", tmp_path])
+    assert result.code == 2
+    assert all(word in result.err for word in words), result.err
+
+
+def test_chosen_steps_are_recorded_whole(tmp_path: Path) -> None:
+    train_well(tmp_path, *RECORDED, "--crosscheck.steps=[2, 5]", "--crosscheck.coordinates=7")
+    report = json.loads((tmp_path / "crosscheck.json").read_text())
+    whole, sampled = 2 * 2 * 145_578, 2 * 20 * 10 * 7  # parameters and one slot; ten tensors
+    assert report["elements"] == whole + sampled
