@@ -85,53 +85,62 @@ class Batcher:
         return known[1], known[2]
 
     def _add_rows(self, block: TensorBlock, flags: Flags, rows: NDArray[np.int64]) -> Iterator[Batch]:
-        slots = self._slots(block, flags)
-        options = [block.options[int(row)] for row in rows]
-        profile = profile_of(block.info, options[0])
-        self.profiles[profile.name] = profile
-        outputs = {PARAM: block.param, **slots}
-        formats = [_format(quantity) for quantity in outputs.values()]
-        settings = [self._settings_of(group)[1] for group in options]
-        hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
-        hyperparameters |= {name: values[rows] for name, values in block.context.items()}
-        if profile.rounds_hyperparameters:
-            with np.errstate(over="ignore"):
-                hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
-        off_by = trial_error(formats[0])
-        self.off_by = max(self.off_by, off_by)
-        judged = np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1)
-        buffer = slots.get("momentum_buffer")
-        first = np.zeros(len(rows), np.bool_) if buffer is None else ~buffer.there_before[rows]
-        counts = np.zeros(len(rows), np.int32) if not self.rule.counts else _counts(block, rows)
+        outputs = {PARAM: block.param, **self._slots(block, flags)}
+        per_row, hyperparameters = self._numbers(block, outputs, rows)
         columns = len(block.coordinates)
         for column in range(0, columns, WIDTH):
-            part = slice(column, min(column + WIDTH, columns))
-            done = 0
+            width, done = min(WIDTH, columns - column), 0
             while done < len(rows):
-                filling = self._filling.setdefault(flags, _empty(self.rule, flags))
+                filling = self._filling.get(flags)
+                if filling is None:
+                    filling = self._filling[flags] = _empty(self.rule, flags)
                 at, taken = len(filling.origins), min(ROWS - len(filling.origins), len(rows) - done)
-                here, some = slice(at, at + taken), slice(done, done + taken)
-                into, cut = filling.inputs, (rows[some], part)
-                for name, quantity in outputs.items():
-                    into.values[name][here, : part.stop - column] = quantity.before[cut]
-                    into.recorded[name][here, : part.stop - column] = quantity.after[cut]
-                into.values["grad"][here, : part.stop - column] = block.grad[cut]
-                into.width[here] = part.stop - column
-                into.judged[here] = judged[some]
+                here, some, into = slice(at, at + taken), slice(done, done + taken), filling.inputs
+                cut = rows[some], slice(column, column + width)
+                with np.errstate(invalid="ignore"):  # a NaN is a number like any other here
+                    for name, quantity in outputs.items():
+                        into.values[name][here, :width] = quantity.before[cut]
+                        into.recorded[name][here, :width] = quantity.after[cut]
+                    into.values["grad"][here, :width] = block.grad[cut]
+                into.width[here] = width
+                for name, values in per_row.items():
+                    getattr(into, name)[here] = values[some]
                 for name, values in hyperparameters.items():
                     into.hyperparameters[name][here] = values[some]
-                into.count[here], into.first[here] = counts[some], first[some]
-                into.roundoff[here] = [f.unit_roundoff for f in formats]
-                into.floor[here] = [f.floor for f in formats]
-                into.largest[here] = [f.largest for f in formats]
-                into.correction[here] = 2.0**-24 if profile.tensor_corrections else 0.0
-                into.off_by[here] = off_by
-                into.rounds_between[here] = profile.rounds_between
                 filling.origins += [Origin(block, int(row), column) for row in rows[some]]
                 done += taken
                 if len(filling.origins) == ROWS:
-                    yield Batch(flags, filling.inputs, filling.origins)
-                    self._filling[flags] = _empty(self.rule, flags)
+                    yield Batch(flags, into, filling.origins)
+                    del self._filling[flags]
+
+    def _numbers(
+        self, block: TensorBlock, outputs: Mapping[str, Quantity], rows: NDArray[np.int64]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Floats]]:
+        """What is one number a row: fields of `Inputs`, and the hyperparameters."""
+        options = [block.options[int(row)] for row in rows]
+        settings = [self._settings_of(group)[1] for group in options]
+        hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
+        hyperparameters |= {name: values[rows] for name, values in block.context.items()}
+        profile = profile_of(block.info, options[0])
+        self.profiles[profile.name] = profile
+        if profile.rounds_hyperparameters:
+            with np.errstate(over="ignore"):
+                hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
+        formats = [_format(quantity) for quantity in outputs.values()]
+        off_by = trial_error(formats[0])
+        self.off_by = max(self.off_by, off_by)
+        count, buffer = len(rows), outputs.get("momentum_buffer")
+        return {
+            "judged": np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1),
+            "count": _counts(block, rows) if self.rule.counts else np.zeros(count, np.int32),
+            "first": np.zeros(count, np.bool_) if buffer is None else ~buffer.there_before[rows],
+            "roundoff": np.tile([f.unit_roundoff for f in formats], (count, 1)),
+            "floor": np.tile([f.floor for f in formats], (count, 1)),
+            "largest": np.tile([f.largest for f in formats], (count, 1)),
+            "correction": np.full(count, 2.0**-24 if profile.tensor_corrections else 0.0),
+            "off_by": np.full(count, off_by),
+            "rounds_between": np.full(count, profile.rounds_between),
+        }, hyperparameters
 
     def _slots(self, block: TensorBlock, flags: Flags) -> dict[str, Quantity]:
         """The elementwise slots that the rule reads. A slot that never existed is one of absent rows."""

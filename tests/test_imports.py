@@ -1,4 +1,4 @@
-"""Who may import whom: a cluster without JAX trains, and importing the cross-check costs nothing."""
+"""Who may import whom: a cluster without JAX records, a laptop without torch replays."""
 
 import subprocess
 import sys
@@ -15,17 +15,27 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import importlib, pkgutil
-package = importlib.import_module({package!r})
-for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    importlib.import_module(module.name)
+for name in {modules!r}:
+    module = importlib.import_module(name)
+    if {whole!r}:
+        for inner in pkgutil.walk_packages(getattr(module, "__path__", []), name + "."):
+            importlib.import_module(inner.name)
 """
+JAX = ("jax", "jaxlib", "optax", "ml_dtypes")
+TORCH = ("torch", "torchvision", "accelerate")
 
 
 @pytest.mark.parametrize(
-    ("package", "blocked"),
-    [("distrib", ("jax", "jaxlib", "optax")), ("crosscheck", ("torch", "jax", "jaxlib", "optax"))],
+    ("modules", "blocked", "whole"),
+    [
+        (["distrib"], JAX, True),
+        (["crosscheck"], (*JAX, *TORCH), False),
+        (["crosscheck.recorder", "crosscheck.trace.writer"], (*JAX, "distrib"), True),
+        (["crosscheck.rules", "crosscheck.replayer", "crosscheck.__main__"], (*TORCH, "distrib"), True),
+    ],
+    ids=["trainer", "package", "recorder", "replayer"],
 )
-def test_package_imports_without(package: str, blocked: tuple[str, ...]) -> None:
-    script = _BLOCK.format(blocked=blocked, package=package)
+def test_imports_without(modules: list[str], blocked: tuple[str, ...], whole: bool) -> None:
+    script = _BLOCK.format(blocked=blocked, modules=modules, whole=whole)
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

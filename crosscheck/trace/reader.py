@@ -94,11 +94,11 @@ class LoadedPart:
             raise TraceError(f"{where} is missing: the part describes it but does not hold it")
         stored = self._file.get_slice(name)
         shape, dtype = tuple(stored.get_shape()), _DTYPES.get(stored.get_dtype(), stored.get_dtype())
-        if shape != (rows, columns):
-            raise TraceError(f"{where} has the shape {shape}; its description says {(rows, columns)}")
         accepted = dtypes or (("int64",) if quantity == "coordinates" else _FLOATS)
         if dtype not in accepted:
             raise TraceError(f"{where} is {dtype}; accepted here: {', '.join(accepted)}")
+        if shape != (rows, columns):
+            raise TraceError(f"{where} has the shape {shape}; its description says {(rows, columns)}")
         return name
 
     def array(

@@ -55,7 +55,8 @@ def _write_whole(folder: Path, name: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, folder / name)
-    except OSError:
+    except OSError as error:
+        error.filename = str(folder / name)  # a failed write or sync does not say whose
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise

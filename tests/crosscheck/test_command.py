@@ -166,6 +166,15 @@ def test_json_that_cannot_be_written_exits_2(
     assert not list(tmp_path.glob("**/.*"))
 
 
+def test_json_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trace, which is none, is not even looked at."""
+    code, out, err = run(capsys, "replay", tmp_path, "--json", "/missing/./report.json")
+    assert (code, out) == (2, "")
+    assert err == "bad input: --json /missing/./report.json cannot be written (there is no such folder)\n"
+
+
 def test_an_older_report_outlives_a_failure(
     trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -321,6 +330,13 @@ def test_without_jax_it_says_what_to_install(trace: Path) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     message = result.stderr.splitlines()[0]
     assert message == "bad input: replay needs jax, which is not installed: pip install 'twinstep[replay]'"
+
+
+def test_without_torch_the_atlas_says_what_to_install() -> None:
+    result = without(("torch",), "atlas")
+    assert (result.returncode, result.stdout) == (2, "")
+    message = result.stderr.splitlines()[0]
+    assert message == "bad input: atlas needs torch, which is not installed: pip install 'twinstep[train]'"
 
 
 def test_without_torch_it_replays(trace: Path) -> None:

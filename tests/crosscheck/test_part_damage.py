@@ -1,6 +1,8 @@
 """Parts whose hash is right and whose content is not: hand-made, hostile or written by a broken recorder."""
 
+import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, make in (("adam", adam), ("sgd", sgd)):
         assert replay(record(folder / name, make)).verdict == "match"
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_wrong_formulas() -> Iterator[None]:
+    """Looking for the cause of a mismatch goes on, but not to the catalogue of formulas: compiling it takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crosscheck.diagnose.mistakes", lambda *_: ())
+        yield
 
 
 def put(*path: str | int, value: Any) -> Change:
@@ -138,6 +148,12 @@ SHAPE, TENSOR = ("tensors", 0, "shape"), ("tensors", 0)
         pytest.param("adam", 1, put("blocks", 0, "steps", value=[1, 1]), "block 0", id="block of a step twice"),
         pytest.param("adam", 1, put("blocks", 0, "steps", value=[2, 1]), "block 0", id="block of descending steps"),
         pytest.param("adam", 1, put("blocks", 0, "steps", value=[]), "steps", id="block of no steps"),
+        pytest.param("adam", 1, put("blocks", 0, "tensors", value=[]), "block 0 has no tensors", id="empty block"),
+        pytest.param(
+            "adam", 1, put("blocks", 0, "full", value=True), "full and has 2 steps", id="full block of two steps"
+        ),
+        pytest.param("adam", 1, put("blocks", value=[]), "no block holds step 1", id="no block"),
+        pytest.param("adam", 3, put("steps", 1, "step", value=7), "which the part does not list", id="step renamed"),
         pytest.param("adam", 1, put("steps", 1, "step", value=1), "ascend", id="step twice"),
         pytest.param("adam", 2, put("steps", 0, "step", value=9), "ascend", id="steps descend"),
         pytest.param("adam", 1, fill("0/0/coordinates", 12), "coordinates of 'weight'", id="coordinate 12 of 12"),
@@ -166,6 +182,11 @@ SHAPE, TENSOR = ("tensors", 0, "shape"), ("tensors", 0)
             "adam", 1, cast("0/0/after", "float64"), "after of 'weight'.*float64", id="dtype not as described"
         ),
         pytest.param("adam", 1, cast("0/0/before", "float64"), "before of 'weight'.*float64", id="dtype not as after"),
+        pytest.param("adam", 1, cast("0/0/before", "float16"), "before of 'weight'.*float16", id="narrow dtype before"),
+        pytest.param("adam", 1, cast("0/0/grad", "float64"), "grad of 'weight'.*float64", id="wide gradient"),
+        pytest.param(
+            "adam", 2, cast("0/0/exp_avg.before", "float64"), "exp_avg.before.*float64", id="slot of two dtypes"
+        ),
         # Shapes: none of these may cost the memory that they claim
         pytest.param("adam", 2, put(*SHAPE, value=[4, 3]), r"tensor 0 was \('weight', \(3, 4\)", id="shape changed"),
         pytest.param("adam", 2, put(*TENSOR, "name", value="w"), "tensor 0 was", id="name changed"),
@@ -173,6 +194,8 @@ SHAPE, TENSOR = ("tensors", 0, "shape"), ("tensors", 0)
         pytest.param("adam", 1, put(*SHAPE, value=[3, 5]), "'weight'.*shape", id="shape larger"),
         pytest.param("adam", 1, put(*SHAPE, value=[10**9, 10**9]), "'weight'", id="10**18 elements"),
         pytest.param("adam", 1, put(*SHAPE, value=[10**400]), "'weight'|shape", id="10**400 elements"),
+        pytest.param("adam", 1, put(*SHAPE, value=[2**40, 2**40]), "tensor 0 has a shape", id="2**80 elements"),
+        pytest.param("adam", 1, put(*SHAPE, value=[3, 4] + [1] * 63), "shape", id="65 dimensions"),
         pytest.param("adam", 1, put(*SHAPE, value=[-3, -4]), "shape", id="negative shape"),
         # What the rule needs
         pytest.param("adam", 1, option("lr", ...), "'lr'", id="no lr"),
@@ -239,16 +262,11 @@ def test_a_part_with_fewer_coordinates_than_the_one_before_is_refused(recorded: 
         pytest.param("adam", fill("0/0/grad", float("inf")), id="gradients inf"),
         pytest.param("adam", fill("0/0/exp_avg_sq.after", -1.0), id="negative second moment"),
         pytest.param("adam", option("lr", "inf"), id="lr inf"),
-        pytest.param("adam", option("lr", 1e300), id="lr 1e300"),
-        pytest.param("adam", option("eps", "nan"), id="eps NaN"),
-        pytest.param("adam", option("betas", [1.0, 1.0]), id="betas 1"),
         pytest.param("adam", option("betas", [-1e300, 1e300]), id="betas huge"),
         pytest.param("adam", option("betas", [0.9, "nan"]), id="beta2 NaN"),
-        pytest.param("adam", option("weight_decay", "nan"), id="weight decay NaN"),
         pytest.param("adam", both(put(*TENSOR, "implementation", value="fused"), put(*TENSOR, "device", value="cuda"),
                                   option("lr", 1e300)), id="an lr that float32 cannot hold, rounded to float32"),
         pytest.param("sgd", option("momentum", -1e300), id="momentum -1e300"),
-        pytest.param("sgd", option("momentum", 0.8), id="another momentum"),
         pytest.param("sgd", put(*FIRST, "slots", value={}), id="buffer gone"),
     ],
 )  # fmt: skip
@@ -264,14 +282,28 @@ def test_wrong_numbers_are_a_mismatch_and_not_bad_input(
 
 def test_a_signalling_nan_is_a_number_like_others(recorded: Path, tmp_path: Path) -> None:
     """Converting one raises the processor's invalid flag, of which NumPy warns."""
-    trace = copy(recorded / "adam", tmp_path / "trace")
+    trace = copy(recorded / "sgd", tmp_path / "trace")
 
     def signal(meta: Meta, arrays: Arrays) -> None:
         del meta
-        arrays["0/0/after"].view(np.uint32)[0, 0] = 0x7F80_0001
+        for name in ("after", "grad", "momentum_buffer.after"):
+            arrays[f"0/0/{name}"].view(np.uint32)[0, 0] = 0x7F80_0001
 
     rewrite(trace, 1, signal)
     assert replay(trace).verdict == "mismatch"
+
+
+def test_a_type_that_numpy_does_not_have_is_refused(recorded: Path, tmp_path: Path) -> None:
+    trace = copy(recorded / "adam", tmp_path / "trace")
+    data = part_file(trace, 1).read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    shape = header["0/0/after"]["shape"]
+    header["0/0/after"] |= {"dtype": "F8_E4M3", "shape": [shape[0], shape[1] * 4]}
+    changed = json.dumps(header).encode()
+    replace_bytes(trace, 1, len(changed).to_bytes(8, "little") + changed + data[8 + size :])
+    with pytest.raises(TraceError, match="after of 'weight'.*F8_E4M3"):
+        replay(trace)
 
 
 @pytest.mark.parametrize("offset", [0.5, 2.0])
@@ -303,7 +335,7 @@ def outcome(trace: Path) -> Report | TraceError | UnsupportedOptimizer:
         return error
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_bytes_under_the_right_hash_end_in_a_report_or_a_refusal(recorded: Path, data: st.DataObject) -> None:
     rule = data.draw(st.sampled_from(["adam", "sgd"]))
@@ -340,7 +372,7 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int
     return [place for name, member in members for place in ((*path, name), *places(member, (*path, name)))]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_value_anywhere_in_a_description_ends_in_a_report_or_a_refusal(recorded: Path, data: st.DataObject) -> None:
     rule = data.draw(st.sampled_from(["adam", "sgd"]))

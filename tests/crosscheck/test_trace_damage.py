@@ -165,6 +165,7 @@ def another_rule(trace: Path) -> None:
         pytest.param(text("end.json", '{"parts": 3, "last_step": 6, "x": 1}'), "end.json: x", id="end with more"),
         pytest.param(text("end.json", '{"parts": 4, "last_step": 6}'), "4 parts, 3 are there", id="parts counted"),
         pytest.param(text("end.json", '{"parts": 3, "last_step": 7}'), "end.json.*7", id="last step counted"),
+        pytest.param(header(first_step=2), "begins with step 1; .* step 2 is the first", id="first step counted"),
     ],
 )
 def test_what_is_no_trace_is_refused(trace: Path, harm: Harm, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -381,7 +382,7 @@ def test_a_safetensors_file_of_someone_else_is_refused(trace: Path, capsys: pyte
 @pytest.mark.parametrize(
     "name",
     ["../../escaped", "/escaped", 'say "so"', "it's", "a\nmatch: all is well", "\x1b[2K\r", "\0", "ä" * 50_000, ""],
-    ids=repr,
+    ids=lambda name: repr(name)[:30],
 )
 def test_odd_names_are_names_and_nothing_else(
     trace: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
