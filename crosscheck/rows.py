@@ -163,7 +163,8 @@ def _stored(
 ) -> NDArray[Any]:
     """An array of floats whose NaNs are all the quiet one: NumPy warns whenever it converts a signalling one."""
     array = part.array(block, tensor, quantity, rows, columns, dtypes)
-    array[np.isnan(array)] = np.nan
+    with np.errstate(invalid="ignore"):
+        array[np.isnan(array)] = np.nan
     return array
 
 

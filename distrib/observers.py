@@ -71,7 +71,7 @@ class Observers:
         self.epoch_loss += loss
         update = self.run.update
         if self.recorder is not None and self.recorder.step < step:
-            self.recorder.skipped()  # the loss scaler did not call the optimizer, so nothing was recorded
+            self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
         if self.metrics is not None:
             self.metrics.write(
                 kind="step",

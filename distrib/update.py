@@ -35,6 +35,7 @@ class Update:
             self.average = AveragedModel(model, multi_avg_fn=average_fn)
         self.applied = 0
         self.skipped = 0
+        self.loss_scale: float | None = None  # of the last step, under float16
 
     @property
     def lr(self) -> float:
@@ -77,7 +78,7 @@ class Update:
         # step needs: SGD's momentum_buffer comes from empty_like, and the kernel then returns without
         # writing it. So state that appeared in a skipped step is taken back: absent stays absent.
         without_state = [p for p in self.parameters if not self.optimizer.state.get(p)]
-        before = self.scaler.get_scale()
+        before = self.loss_scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # The scale shrinks after an overflow, and only then; at zero it has nowhere to shrink to.

@@ -168,9 +168,15 @@ class Recorder:
         for hook in self._hooks:
             hook.remove()
 
-    def skipped(self) -> None:
-        """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused."""
+    def skipped(self, *, loss_scale: float | None = None) -> None:
+        """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused.
+
+        To be called before the gradients are cleared. `loss_scale` is the one that overflowed, if the scaler was
+        updated since.
+        """
         self._see_before(skipped=True)
+        if self._before is not None and loss_scale is not None:
+            self._before.scale = torch.tensor(loss_scale, dtype=torch.float64)
         self._see_after(skipped=True)
 
     def _on_step(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> HookArguments | None:

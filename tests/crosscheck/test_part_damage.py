@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscheck import Report, TraceError, UnsupportedOptimizer, replay
+from crosscheck.diagnose import causes
+from crosscheck.judge import Inputs
+from crosscheck.rules.rule import Flags, Rule
 from tests.crosscheck.trace_files import (
     Arrays,
     Change,
@@ -39,10 +42,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_wrong_formulas() -> Iterator[None]:
-    """Looking for the cause of a mismatch goes on, but not to the catalogue of formulas: compiling it takes seconds."""
+def no_causes_for_adam() -> Iterator[None]:
+    """What explains a mismatch is looked for under SGD alone: compiling Adam's mistakes one by one takes ten seconds."""
+
+    def of_sgd(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
+        return [] if rule.counts else causes(rule, flags, inputs)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crosscheck.diagnose.mistakes", lambda *_: ())
+        patch.setattr("crosscheck.replayer.causes", of_sgd)
         yield
 
 
@@ -258,10 +265,11 @@ def test_a_part_with_fewer_coordinates_than_the_one_before_is_refused(recorded: 
 @pytest.mark.parametrize(
     ("rule", "change"),
     [
-        pytest.param("adam", fill("0/0/after", float("nan")), id="parameters NaN"),
-        pytest.param("adam", fill("0/0/grad", float("inf")), id="gradients inf"),
+        pytest.param("sgd", fill("0/0/after", float("nan")), id="parameters NaN"),
+        pytest.param("sgd", fill("0/0/grad", float("inf")), id="gradients inf"),
         pytest.param("adam", fill("0/0/exp_avg_sq.after", -1.0), id="negative second moment"),
         pytest.param("adam", option("lr", "inf"), id="lr inf"),
+        pytest.param("sgd", option("lr", "inf"), id="SGD's lr inf"),
         pytest.param("adam", option("betas", [-1e300, 1e300]), id="betas huge"),
         pytest.param("adam", option("betas", [0.9, "nan"]), id="beta2 NaN"),
         pytest.param("adam", both(put(*TENSOR, "implementation", value="fused"), put(*TENSOR, "device", value="cuda"),
@@ -280,19 +288,6 @@ def test_wrong_numbers_are_a_mismatch_and_not_bad_input(
     assert out.startswith("mismatch: ")
 
 
-def test_a_signalling_nan_is_a_number_like_others(recorded: Path, tmp_path: Path) -> None:
-    """Converting one raises the processor's invalid flag, of which NumPy warns."""
-    trace = copy(recorded / "sgd", tmp_path / "trace")
-
-    def signal(meta: Meta, arrays: Arrays) -> None:
-        del meta
-        for name in ("after", "grad", "momentum_buffer.after"):
-            arrays[f"0/0/{name}"].view(np.uint32)[0, 0] = 0x7F80_0001
-
-    rewrite(trace, 1, signal)
-    assert replay(trace).verdict == "mismatch"
-
-
 def test_a_type_that_numpy_does_not_have_is_refused(recorded: Path, tmp_path: Path) -> None:
     trace = copy(recorded / "adam", tmp_path / "trace")
     data = part_file(trace, 1).read_bytes()
@@ -302,7 +297,7 @@ def test_a_type_that_numpy_does_not_have_is_refused(recorded: Path, tmp_path: Pa
     header["0/0/after"] |= {"dtype": "F8_E4M3", "shape": [shape[0], shape[1] * 4]}
     changed = json.dumps(header).encode()
     replace_bytes(trace, 1, len(changed).to_bytes(8, "little") + changed + data[8 + size :])
-    with pytest.raises(TraceError, match="after of 'weight'.*F8_E4M3"):
+    with pytest.raises(TraceError, match=r"after of 'weight'.*F8_E4M3"):
         replay(trace)
 
 

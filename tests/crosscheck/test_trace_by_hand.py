@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -228,3 +229,23 @@ def test_other_formats_by_hand(tmp_path: Path, dtype: str) -> None:
     tensors = [description()["tensors"][0] | {"dtype": dtype}]
     report = replay(HandMade.right(dtype).write(tmp_path / "trace", tensors=tensors))
     assert report.verdict == "match"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [
+        ("float64", np.uint64(0x7FF0_0000_0000_0001)),
+        ("float32", np.uint32(0x7F80_0001)),
+        ("float16", np.uint16(0x7C01)),
+        (ml_dtypes.bfloat16.__name__, np.uint16(0x7F81)),
+    ],
+)
+def test_a_signalling_nan_is_a_number_like_others(tmp_path: Path, dtype: str, bits: Any) -> None:
+    """Converting one raises the processor's invalid flag, of which NumPy warns."""
+    made = HandMade.right(dtype)
+    made.after.view(bits.dtype)[-1, 2] = bits
+    tensors = [description()["tensors"][0] | {"dtype": dtype}]
+    (finding,) = replay(made.write(tmp_path / "trace", tensors=tensors)).findings
+    assert (finding.step, finding.slot, finding.index) == (4, "param", (0, 2))
+    assert finding.recorded is not None
+    assert np.isnan(finding.recorded)
