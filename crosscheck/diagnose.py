@@ -30,7 +30,8 @@ def take_rows(inputs: Inputs, rows: Any) -> Inputs:
 def causes(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
     """Sentences, each of which explains all these rows on its own: the simplest kind of mistake that does."""
     for kind in (_wrong_inputs, _wrong_number, _wrong_formula):
-        found = list(dict.fromkeys(kind(rule, flags, inputs)))
+        with np.errstate(all="ignore"):  # whatever was recorded may be infinite
+            found = list(dict.fromkeys(kind(rule, flags, inputs)))
         if found:
             return found
     return []

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosscheck.recorder.subject import DTYPES
 from crosscheck.trace.format import TensorInfo
+
+_TAKEN = ("", "param", "grad", "coordinates")  # names that mean something else in a trace
 
 
 @dataclass(slots=True)
@@ -49,12 +52,13 @@ def take_moment(
     *,
     to_host: bool = False,
 ) -> Moment:
-    """The parameter and every slot that has its shape or is one number. `names`: state key -> slot name."""
+    """The parameter and every slot that is one number, or floating and of its shape. `names`: state key -> slot name."""
     moment = Moment(pick(parameter, where, to_host=to_host))
     for key, value in state.items():
-        slot = names.get(key, key)
+        slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
+        slot = f"state {slot}" if slot in _TAKEN else slot
         if isinstance(value, Tensor):
-            if value.shape == parameter.shape:
+            if value.shape == parameter.shape and value.dtype in DTYPES:
                 moment.slots[slot] = pick(value, where, to_host=to_host)
             elif value.numel() == 1:
                 moment.scalars[slot] = value.detach().reshape(1).to(torch.float64, copy=True)

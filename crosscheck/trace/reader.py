@@ -127,7 +127,11 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
         if not path.is_dir():
             raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
         folder = path if _segments(path) or not (path / "trace").is_dir() else path / "trace"
-        segments = tuple(_open_segment(segment) for segment in _segments(folder))
+        found = _segments(folder)
+        for number, segment in enumerate(found, start=1):
+            if segment.name != f"segment-{number:04}":
+                raise TraceError(f"{folder}: segment-{number:04} is missing (found {segment.name} in its place)")
+        segments = tuple(_open_segment(segment) for segment in found)
     if not segments:
         raise TraceError(f"{path} is not a trace: it holds no segment-0001/ (see docs/trace.md)")
     rules = sorted({segment.header.rule for segment in segments})

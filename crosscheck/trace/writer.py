@@ -25,8 +25,10 @@ class SegmentWriter:
             if earlier and not append:
                 raise TraceError(f"{trace} holds a trace already: choose another folder, or append=True to continue it")
             self.folder = trace / f"segment-{max(earlier, default=0) + 1:04}"
-            self.folder.mkdir()
-            _write_whole(self.folder, "header.json", _as_bytes(header))
+            unfinished = trace / f".{self.folder.name}-{os.getpid()}"
+            unfinished.mkdir()
+            _write_whole(unfinished, "header.json", _as_bytes(header))
+            unfinished.rename(self.folder)  # a segment is never without its header
         except OSError as error:
             raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from None
         self.parts = 0
