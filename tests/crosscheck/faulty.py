@@ -152,7 +152,7 @@ class FaultySGD(Faulty):
             new = new.bfloat16().to(g.dtype)
         state["momentum_buffer"] = new.bfloat16() if fault == "state in bfloat16" else new
         if fault == "buffer times lr":
-            return new / lr
+            return g + mu * new / lr if group["nesterov"] else new / lr
         if fault == "state in bfloat16":
             new = new.bfloat16().to(g.dtype)
         if fault == "nesterov unasked":
@@ -195,7 +195,8 @@ class FaultyAdam(Faulty):
             decoupled = not decoupled
         after = fault in ("decay on new parameters", "decay beside the step")
         if decoupled and not after:
-            factor = 1.0 if fault == "decay not times lr" else -lr if fault == "maximize flips decay" and up else lr
+            factor = -lr if fault == "maximize flips decay" and up else lr
+            factor = {"decay not times lr": 1.0, "decay times lr": lr * lr}.get(fault, factor)
             p.mul_(1 - factor * amount)
         g = sign * g
         if amount and not decoupled:
@@ -268,6 +269,8 @@ def betas(right: tuple[float, float], fault: str) -> tuple[float, float]:
 
 
 def denominator(v: Tensor, c2: float, eps: float, fault: str) -> Tensor:
+    if fault == "eps 1 % off":
+        eps = 1.01 * eps
     if fault == "eps in the root":
         return (v / c2 + eps).sqrt()
     if fault == "eps squared in the root":
