@@ -6,7 +6,6 @@ implementation and dtype, over four regimes of gradients at once?
 """
 
 import itertools
-import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ import optax
 import torch
 
 from crosscheck.judge import PARAM, one_step
-from crosscheck.report import Verdict
+from crosscheck.report import Verdict, strict_json
 from crosscheck.rules import RULES
 from crosscheck.rules.stock import stock
 from crosscheck.testing import REGIMES, observe
@@ -115,7 +114,7 @@ class Atlas:
             asdict(row) | {"stock_agrees": row.stock_agrees, "composition_agrees": row.composition_agrees}
             for row in self.rows
         ]
-        return json.dumps({"versions": self.versions, "agrees": self.agrees, "rows": rows}, indent=1)
+        return strict_json({"versions": self.versions, "agrees": self.agrees, "rows": rows})
 
     def __str__(self) -> str:
         columns = list(dict.fromkeys((cell.implementation, cell.dtype) for row in self.rows for cell in row.cells))

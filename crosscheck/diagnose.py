@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.judge import PARAM, Inputs, Judged, compare, one_step
+from crosscheck.judge import COMPILED_FAST, PARAM, Inputs, Judged, compare, one_step
 from crosscheck.rules.mistakes import mistakes
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL
@@ -29,16 +30,17 @@ def take_rows(inputs: Inputs, rows: Any) -> Inputs:
 
 def causes(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
     """Sentences, each of which explains all these rows on its own: the simplest kind of mistake that does."""
-    for kind in (_wrong_inputs, _wrong_number, _wrong_formula):
+    # A fitted number can pass for another formula where the format is coarse: these two stand side by side.
+    for kinds in ((_wrong_inputs,), (_wrong_formula, _wrong_number)):
         with np.errstate(all="ignore"):  # whatever was recorded may be infinite
-            found = list(dict.fromkeys(kind(rule, flags, inputs)))
+            found = list(dict.fromkeys(sentence for kind in kinds for sentence in kind(rule, flags, inputs)))
         if found:
             return found
     return []
 
 
 def _explains(rule: Rule, flags: Flags, inputs: Inputs) -> bool:
-    result: Judged = jax.device_get(compare(rule, flags, inputs))  # not compiled: most formulas are tried once
+    result: Judged = jax.device_get(_compare(rule, flags, inputs))
     return bool(np.all(result.eta <= FAIL)) and bool(np.any(result.checked))
 
 
@@ -50,6 +52,12 @@ def _wrong_inputs(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
     def with_grad(new: Any) -> Inputs:
         return inputs._replace(values={**inputs.values, "grad": new})
 
+    def with_buffer(factor: Any) -> Inputs:
+        if "momentum_buffer" not in inputs.values:
+            return inputs
+        buffer = inputs.values["momentum_buffer"] * factor[:, None]
+        return inputs._replace(values={**inputs.values, "momentum_buffer": buffer})
+
     def with_numbers(**new: Any) -> Inputs:
         return inputs._replace(hyperparameters={**h, **new})
 
@@ -59,9 +67,9 @@ def _wrong_inputs(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
         ("the gradient is not divided by the loss scale", bool((scale != 1).any()), flags, with_grad(grad * scale)),
         (
             "the learning rate is inside the momentum buffer",
-            "momentum" in h and bool((h["lr"] != h["last_lr"]).any() and (h["lr"] != 0).all()),
+            "momentum_buffer" in inputs.values and bool((h["lr"] != h["last_lr"]).any() and (h["lr"] != 0).all()),
             flags,
-            with_numbers(momentum=h.get("momentum", 0.0) * h["last_lr"] / np.where(h["lr"] == 0, 1.0, h["lr"])),
+            with_buffer(h["last_lr"] / np.where(h["lr"] == 0, 1.0, h["lr"])),
         ),
         ("lr is that of the step before", bool((h["lr"] != h["last_lr"]).any()), flags, with_numbers(lr=h["last_lr"])),
     ]
@@ -101,12 +109,7 @@ def _wrong_number(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
         here = inputs.hyperparameters[name]
         if not here.any():
             continue
-        factor = 1.0
-        for _ in range(_ITERATIONS):
-            change = _newton_step(rule, flags, name, inputs, factor)
-            factor += change
-            if not abs(change) > 1e-12:
-                break
+        factor = float(_fit(rule, flags, name, inputs))  # pyright: ignore[reportUnknownArgumentType]
         if not math.isfinite(factor):
             continue
         fitted = inputs._replace(hyperparameters={**inputs.hyperparameters, name: here * factor})
@@ -125,8 +128,21 @@ def _wrong_formula(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
             yield sentence
 
 
-def _newton_step(rule: Rule, flags: Flags, name: str, inputs: Inputs, factor: float) -> float:
-    """Least squares for the factor that `name` seems to be multiplied by, residuals in roundoffs."""
+_compare = jax.jit(compare, static_argnums=(0, 1), compiler_options=COMPILED_FAST)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=COMPILED_FAST)
+def _fit(rule: Rule, flags: Flags, name: str, inputs: Inputs) -> Any:
+    """The factor that `name` seems to be multiplied by: least squares by Gauss and Newton from 1."""
+
+    def improve(_: Any, factor: Any) -> Any:
+        return factor + _newton_step(rule, flags, name, inputs, factor)
+
+    return jax.lax.fori_loop(0, _ITERATIONS, improve, jnp.ones(()))  # pyright: ignore[reportUnknownVariableType]
+
+
+def _newton_step(rule: Rule, flags: Flags, name: str, inputs: Inputs, factor: Any) -> Any:
+    """The change of the factor that least squares ask for, residuals in roundoffs."""
 
     def outcome(factor: Any) -> Any:
         def row(values: Any, h: Any, count: Any, first: Any) -> Any:
@@ -146,4 +162,4 @@ def _newton_step(rule: Rule, flags: Flags, name: str, inputs: Inputs, factor: fl
     real = jnp.arange(exact.shape[2]) < jnp.asarray(inputs.width)[:, None]
     use = real[:, None, :] & jnp.asarray(inputs.judged)[:, :, None] & jnp.isfinite(residual) & jnp.isfinite(slope)
     residual, slope = jnp.where(use, residual, 0.0), jnp.where(use, slope, 0.0)
-    return float(jnp.sum(residual * slope) / jnp.sum(slope * slope))
+    return jnp.sum(residual * slope) / jnp.sum(slope * slope)

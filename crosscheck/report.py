@@ -91,7 +91,7 @@ class Report:
 
     def to_json(self) -> str:
         """Strict JSON; infinities and NaN are the strings inf, -inf and nan."""
-        return json.dumps(_plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
+        return strict_json(asdict(self))
 
     def headline(self) -> str:
         """The verdict in one line."""
@@ -136,6 +136,11 @@ def _lines_of(finding: Finding) -> list[str]:
             f"    {finding.elements:,} elements at {finding.steps:,} step(s), {finding.step} to {finding.last_step}"
         )
     return lines
+
+
+def strict_json(value: Any) -> str:
+    """JSON has no infinities and no NaN: they are written as the strings inf, -inf and nan."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
