@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.judge import COMPILED_FAST, PARAM, Inputs, Judged, compare, one_step
+from crosscheck.judge import COMPILED_FAST, PARAM, Compared, Inputs, compare, one_step
 from crosscheck.rules.mistakes import mistakes
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL
@@ -40,8 +40,8 @@ def causes(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
 
 
 def _explains(rule: Rule, flags: Flags, inputs: Inputs) -> bool:
-    result: Judged = jax.device_get(_compare(rule, flags, inputs))
-    return bool(np.all(result.eta <= FAIL)) and bool(np.any(result.checked))
+    result: Compared = jax.device_get(_compare(rule, flags, inputs))
+    return bool(np.all(result.eta <= FAIL)) and bool(np.any(result.judged))
 
 
 def _wrong_inputs(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:

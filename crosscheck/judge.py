@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+from numpy.typing import NDArray
 
 from crosscheck.rules.rule import Flags, Hyperparameters, Rule
 from crosscheck.tolerance import FAIL
@@ -44,17 +46,29 @@ class Inputs(NamedTuple):
     rounds_between: Any  # (R,) bool: intermediate results are stored in the tensors' formats
 
 
+class Compared(NamedTuple):
+    """Element by element: (R, S, W)."""
+
+    eta: Array  # inf where recorded and exact differ in kind; 0 where nothing is judged
+    exact: Array
+    judged: Array
+    out_of_range: Array  # what the format cannot represent
+    power: Array  # (K,) the largest eta between the formula and itself with a hyperparameter wrong by `off_by`
+
+
 class Judged(NamedTuple):
     """What came out, by row and output: (R, S)."""
 
-    eta: Array  # the largest; inf where recorded and exact differ in kind
-    element: Array  # where it is
-    expected: Array  # exact value there
-    recorded: Array
-    over: Array  # elements beyond FAIL
-    checked: Array  # elements judged
-    out_of_range: Array  # elements that the format cannot represent
-    power: Mapping[str, Array]  # () by hyperparameter: the largest eta between the formula and itself with it `off_by`
+    eta: NDArray[Any]  # the largest; inf where recorded and exact differ in kind
+    element: NDArray[Any]  # where it is
+    expected: NDArray[Any]  # exact value there
+    recorded: NDArray[Any]
+    over: NDArray[Any]  # elements beyond FAIL
+    checked: NDArray[Any]  # elements judged
+    out_of_range: NDArray[Any]  # elements that the format cannot represent
+    power: Mapping[
+        str, float
+    ]  # by hyperparameter: the largest eta between the formula and itself with it wrong by `off_by`
 
 
 def one_step(
@@ -75,7 +89,7 @@ def one_step(
     return after | {slot: optax.tree.get(state, field) for slot, field in slots.items()}
 
 
-def compare(rule: Rule, flags: Flags, inputs: Inputs, *, tried: tuple[str, ...] = ()) -> Judged:
+def compare(rule: Rule, flags: Flags, inputs: Inputs, *, tried: tuple[str, ...] = ()) -> Compared:
     """Compare a batch of recorded rows with the rule. `tried`: hyperparameters whose power is wanted."""
     names = (PARAM, *rule.slots(flags))
     real = jnp.arange(inputs.values[PARAM].shape[1])[None, :] < jnp.asarray(inputs.width)[:, None]
@@ -153,24 +167,35 @@ def compare(rule: Rule, flags: Flags, inputs: Inputs, *, tried: tuple[str, ...] 
     unjudged = overflowed | (lost[:, None, :] & is_param)
     judged = there & ~unjudged
     eta = jnp.where(judged, eta, 0.0)
-    element = jnp.argmax(eta, axis=2)
-    at = partial(jnp.take_along_axis, indices=element[:, :, None], axis=2)
-    return Judged(
-        eta=at(eta)[:, :, 0],
-        element=element,
-        expected=at(exact)[:, :, 0],
-        recorded=at(recorded)[:, :, 0],
-        over=jnp.sum(~(eta <= FAIL), axis=2),
-        checked=jnp.sum(judged, axis=2),
-        out_of_range=jnp.sum(there & unjudged, axis=2),
-        power={
-            name: jnp.max(jnp.where(judged & jnp.isfinite(power[:, i]), power[:, i], 0.0), initial=0.0)
-            for i, name in enumerate(tried)
-        },
-    )
+    power = jnp.where(judged[:, None] & jnp.isfinite(power), power, 0.0)
+    return Compared(eta, exact, judged, unjudged & there, jnp.max(power, axis=(0, 2, 3), initial=0.0))
 
 
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=COMPILED_FAST)
-def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
+def compare_with_power(rule: Rule, flags: Flags, inputs: Inputs) -> Compared:
     """`compare` with the power of every hyperparameter, compiled: once for each rule and flags."""
     return compare(rule, flags, inputs, tried=rule.matters(flags))
+
+
+def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
+    """Compare a batch of recorded rows with the rule; what each row comes to.
+
+    The summing up is NumPy's: every reduction that XLA has to compile costs more than it saves.
+    """
+    found: Compared = jax.device_get(compare_with_power(rule, flags, inputs))
+    element = np.argmax(found.eta, axis=2)
+    recorded = np.stack([inputs.recorded[name] for name in (PARAM, *rule.slots(flags))], axis=1)
+
+    def at_worst(array: NDArray[Any]) -> NDArray[Any]:
+        return np.take_along_axis(array, element[:, :, None], axis=2)[:, :, 0]
+
+    return Judged(
+        eta=at_worst(np.asarray(found.eta)),
+        element=element,
+        expected=at_worst(np.asarray(found.exact)),
+        recorded=at_worst(recorded),
+        over=np.sum(~(np.asarray(found.eta) <= FAIL), axis=2),
+        checked=np.sum(found.judged, axis=2),
+        out_of_range=np.sum(found.out_of_range, axis=2),
+        power={name: float(found.power[i]) for i, name in enumerate(rule.matters(flags))},
+    )

@@ -1,7 +1,10 @@
 """Replaying a trace: every recorded step once more, by Optax, in float64. Never imports torch."""
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,9 +39,18 @@ def replay(path: str | Path) -> Report:
     name = segments[0].header.rule
     if name not in RULES:
         raise UnsupportedOptimizer(f"{path} claims the rule {name!r}; there are rules for {', '.join(RULES)}")
-    # Not jax.config: a library must not change the arithmetic of its user's process.
+    with _float64(), ThreadPoolExecutor(max_workers=1) as worker:
+        return _Replay(RULES[name], worker).run(segments)
+
+
+@contextmanager
+def _float64() -> Generator[None]:
+    """Not jax.config: a library must not change the arithmetic of its user's process. Holds for one thread."""
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        return _Replay(RULES[name]).run(segments)
+        yield
+
+
+_AHEAD = 8  # batches that may wait to be judged, some 10 MiB each
 
 
 @dataclass(slots=True)
@@ -59,11 +71,18 @@ class _Spread:
         return replace(self.first, elements=self.elements, steps=len(self.steps), last_step=max(self.steps))
 
 
+def _judged(rule: Rule, batch: Batch) -> Judged:
+    with _float64():
+        return judge(rule, batch.flags, batch.inputs)
+
+
 class _Replay:
     """One replay: what has been seen so far."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, worker: ThreadPoolExecutor) -> None:
         self.rule = rule
+        self.worker = worker
+        self.waiting: deque[tuple[Batch, Future[Judged]]] = deque()  # while XLA compiles, reading goes on
         self.batcher = Batcher(rule)
         self.spreads: dict[tuple[str, str], _Spread] = {}
         self.power: dict[str, float] = {}
@@ -80,6 +99,8 @@ class _Replay:
             self._segment(segment, joined=segment is not segments[0])
         for batch in self.batcher.rest():
             self._judge(batch)
+        while self.waiting:
+            self._take_in(*self.waiting.popleft())
         return self._report(segments)
 
     def _segment(self, segment: Segment, *, joined: bool) -> None:
@@ -119,7 +140,15 @@ class _Replay:
                 raise TraceError(f"{part.path}: {error}") from None
 
     def _judge(self, batch: Batch) -> None:
-        result = jax.device_get(judge(self.rule, batch.flags, batch.inputs))
+        """Have the batch judged; take in what has been."""
+        self.waiting.append((batch, self.worker.submit(_judged, self.rule, batch)))
+        while len(self.waiting) > _AHEAD or self.waiting[0][1].done():
+            self._take_in(*self.waiting.popleft())
+            if not self.waiting:
+                break
+
+    def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
+        result = future.result()
         names = (PARAM, *self.rule.slots(batch.flags))
         self.elements += int(result.checked.sum())
         self.out_of_range += int(result.out_of_range.sum())
@@ -129,7 +158,7 @@ class _Replay:
         if not result.eta[row, output] <= self.max_eta and row < len(batch.origins):
             self.max_eta = float(result.eta[row, output])
             self.worst = _describe(batch.origins[row], names[output], result, int(row), int(output))
-        wrong = np.flatnonzero(~(result.eta <= FAIL).all(axis=1)[: len(batch.origins)])
+        wrong = np.flatnonzero(np.any(~(result.eta[: len(batch.origins)] <= FAIL), axis=1))
         if len(wrong) and batch.flags not in self.samples:
             self.samples[batch.flags] = take_rows(batch.inputs, wrong)
         for output, name in enumerate(names):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crosscheck import Recorder, Report, Verdict, replay
-from crosscheck.judge import Inputs, Judged, judge
+from crosscheck.judge import Inputs, Judged, compare_with_power, judge
 from crosscheck.rules import RULES
 from crosscheck.rules.rule import Flags
 from crosscheck.tolerance import FAIL, FORMATS, WARN, trial_error
@@ -362,7 +362,7 @@ def test_power_is_the_eta_of_a_record_made_with_the_wrong_number() -> None:
 
 def test_one_compilation_serves_all_batches(tmp_path: Path) -> None:
     """Whatever the number of rows and tensors, the dtype and the options: one for each rule and its flags."""
-    compiled: Callable[[], int] = cast(Any, judge)._cache_size
+    compiled: Callable[[], int] = cast(Any, compare_with_power)._cache_size
 
     def record(name: str, dtype: torch.dtype, sizes: tuple[int, ...], steps: int, **options: Any) -> Report:
         parameters = [torch.nn.Parameter(torch.ones(size, dtype=dtype)) for size in sizes]
