@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer
+from crosscheck.files import write_whole
 from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2
@@ -54,7 +55,7 @@ def _replay(trace: Path, to: str | None) -> int:
 
     report = replay(trace)
     if to is not None:
-        _write_whole(to, report.to_json() + "\n")
+        _write(to, report.to_json() + "\n")
     _say(report)
     return EXIT_CODES[report.verdict]
 
@@ -72,7 +73,7 @@ def _atlas(to: str | None) -> int:
 
     atlas = draw(progress=sys.stderr.isatty())
     if to is not None:
-        _write_whole(to, atlas.to_json() + "\n")
+        _write(to, atlas.to_json() + "\n")
     _say(atlas)
     return 0 if atlas.agrees else 1
 
@@ -95,15 +96,10 @@ def _expect_writable(to: str) -> None:
             raise OSError(errno.ENOTDIR, "there is no such folder")
 
 
-def _write_whole(to: str, text: str) -> None:
+def _write(to: str, text: str) -> None:
     """The old file stays until the new one is complete. Raises _Unwritable."""
     with _writing(to) as path:
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        try:
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_whole(path, text.encode())
 
 
 def _refuse(message: str) -> int:

@@ -1,6 +1,5 @@
 """Writing a trace: every file appears whole, under its final name, or not at all."""
 
-import contextlib
 import hashlib
 import os
 import re
@@ -11,6 +10,7 @@ import torch
 from pydantic import BaseModel
 
 from crosscheck.errors import TraceError
+from crosscheck.files import write_whole
 from crosscheck.trace.format import METADATA_KEY, SEGMENT_NAME, End, Header, Part
 
 
@@ -27,7 +27,7 @@ class SegmentWriter:
             self.folder = trace / f"segment-{max(earlier, default=0) + 1:04}"
             unfinished = trace / f".{self.folder.name}-{os.getpid()}"
             unfinished.mkdir()
-            _write_whole(unfinished, "header.json", _as_bytes(header))
+            write_whole(unfinished / "header.json", _as_bytes(header))
             unfinished.rename(self.folder)  # a segment is never without its header
         except OSError as error:
             raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from None
@@ -37,28 +37,13 @@ class SegmentWriter:
         """Commit a part. Raises OSError; what was committed before stays."""
         data = safetensors.torch.save(arrays, {METADATA_KEY: part.model_dump_json(exclude_defaults=True)})
         name = f"part-{self.parts + 1:06}.{hashlib.sha256(data).hexdigest()}.safetensors"
-        _write_whole(self.folder, name, data)
+        write_whole(self.folder / name, data)
         self.parts += 1
 
     def close(self, last_step: int) -> None:
         """Say that the recording ended here on purpose."""
-        _write_whole(self.folder, "end.json", _as_bytes(End(parts=self.parts, last_step=last_step)))
+        write_whole(self.folder / "end.json", _as_bytes(End(parts=self.parts, last_step=last_step)))
 
 
 def _as_bytes(model: BaseModel) -> bytes:
     return (model.model_dump_json(indent=2) + "\n").encode()
-
-
-def _write_whole(folder: Path, name: str, data: bytes) -> None:
-    unfinished = folder / f".{name}"
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, folder / name)
-    except OSError as error:
-        error.filename = str(folder / name)  # a failed write or sync does not say whose
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise

@@ -14,7 +14,7 @@ import torch
 
 from crosscheck import Recorder, replay
 from tests.crosscheck.trace_files import adam, part_file, record, rewrite, run, segment, sgd
-from tests.support import ROOT
+from tests.support import ROOT, largest_file
 
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -175,22 +175,14 @@ def test_json_that_cannot_be_written_is_said_before_the_work(
     assert err == "bad input: --json /missing/./report.json cannot be written (there is no such folder)\n"
 
 
-def test_an_older_report_outlives_a_failure(
-    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_older_report_outlives_a_failure(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As on a full disk: half of the new one is written, the old one stays, the half goes away."""
     path = tmp_path / "report.json"
     path.write_text("old")
-    write = Path.write_text
-
-    def fail(self: Path, data: str, *arguments: Any, **options: Any) -> int:
-        write(self, data[:20], *arguments, **options)
-        raise OSError(28, "No space left on device", str(self))
-
-    monkeypatch.setattr(Path, "write_text", fail)
-    code, _, err = run(capsys, "replay", trace, "--json", path)
+    with largest_file(20):
+        code, _, err = run(capsys, "replay", trace, "--json", path)
     assert (code, path.read_text()) == (2, "old")
-    assert "No space left on device" in err
+    assert "File too large" in err
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["report.json"]
 
 
