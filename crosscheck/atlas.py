@@ -20,12 +20,13 @@ import numpy as np
 import optax
 import torch
 
-from crosscheck.judge import PARAM, one_step
+from crosscheck.judge import one_step
 from crosscheck.report import Verdict, strict_json
 from crosscheck.rules import RULES
 from crosscheck.rules.stock import stock
 from crosscheck.testing import REGIMES, observe
 from crosscheck.tolerance import WARN
+from crosscheck.trace.format import PARAM
 
 Options = Mapping[str, Any]
 IMPLEMENTATIONS: Mapping[str, Options] = {

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
-from crosscheck.judge import PARAM, Inputs
+from crosscheck.judge import Inputs
 from crosscheck.rows import CONTEXT, Floats, Quantity, TensorBlock
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FORMATS, Format, Profile, profile_of, trial_error
-from crosscheck.trace.format import Option
+from crosscheck.trace.format import PARAM, Option
 
 ROWS, WIDTH = 512, 256  # 131,072 elements: a MiB an array
 

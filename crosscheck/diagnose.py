@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.judge import COMPILED_FAST, PARAM, Compared, Inputs, compare, one_step
+from crosscheck.judge import COMPILED_FAST, Compared, Inputs, compare, one_step
 from crosscheck.rules.mistakes import mistakes
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL
+from crosscheck.trace.format import PARAM
 
 _SAMPLE = 64  # rows of up to 256 elements each
 _ITERATIONS = 8  # of Gauss and Newton; the formulas are nearly linear in each hyperparameter

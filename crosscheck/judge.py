@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 
 from crosscheck.rules.rule import Flags, Hyperparameters, Rule
 from crosscheck.tolerance import FAIL
+from crosscheck.trace.format import PARAM
 
 COMPILED_FAST = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 """A replay spends more time compiling than computing: these halve the one and do not change the other."""
-
-PARAM = "param"
-"""The name under which the parameter itself stands beside the slots of the optimizer's state."""
 
 
 class Inputs(NamedTuple):

@@ -14,13 +14,14 @@ import numpy as np
 from crosscheck.batches import WIDTH, Batch, Batcher, Origin
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
-from crosscheck.judge import PARAM, Inputs, Judged, judge
+from crosscheck.judge import Inputs, Judged, judge
 from crosscheck.report import Finding, Report, Verdict
 from crosscheck.rows import TensorBlock, complete_options, tensor_blocks
 from crosscheck.rules import RULES
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.structure import Structure, position
 from crosscheck.tolerance import FAIL, WARN
+from crosscheck.trace.format import PARAM
 from crosscheck.trace.reader import LoadedPart, Segment, open_trace
 
 
@@ -126,9 +127,10 @@ class _Replay:
         steps = part.meta.steps
         self.steps += len(steps)
         self.skipped += sum(not step.applied for step in steps)
-        for finding in structure.look_at_options(steps, complete_options(steps)):
+        options = complete_options(steps)
+        for finding in structure.look_at_options(steps, options):
             self._note_finding(finding)
-        for block in tensor_blocks(part):
+        for block in tensor_blocks(part, options):
             self.tensors.add(block.info.name)
             for finding in structure.look(block):
                 self._note_finding(finding)

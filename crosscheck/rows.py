@@ -53,9 +53,8 @@ def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
     return complete
 
 
-def tensor_blocks(part: LoadedPart) -> Iterator[TensorBlock]:
-    """Every tensor of every block, one at a time. Raises TraceError."""
-    options = complete_options(part.meta.steps)
+def tensor_blocks(part: LoadedPart, options: list[list[dict[str, Option]]]) -> Iterator[TensorBlock]:
+    """Every tensor of every block, one at a time, with its part's `complete_options`. Raises TraceError."""
     position = {step.step: k for k, step in enumerate(part.meta.steps)}
     for number, block in enumerate(part.meta.blocks):
         picked = [position[step] for step in block.steps]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from crosscheck.report import Finding
 from crosscheck.rows import Quantity, TensorBlock
-from crosscheck.trace.format import Option, Step
+from crosscheck.trace.format import PARAM, Option, Step
 
 _Bits = NDArray[np.bool_]
 
@@ -48,7 +48,7 @@ class Structure:
 
     def look(self, block: TensorBlock) -> Iterator[Finding]:
         """Findings in one tensor's rows."""
-        quantities = {"param": block.param, **block.slots}
+        quantities = {PARAM: block.param, **block.slots}
         for name, quantity in quantities.items():
             yield from self._unmoved(block, name, quantity)
         if not block.full:

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         accelerator = world.start(config.training)
         with tempfile.TemporaryDirectory() as folder:
             run = build(config, accelerator, Display(main=accelerator.is_main_process, quiet=True), Path(folder))
-            timings, trace_bytes = _measure(run, Path(folder))
+            timings, trace_bytes = _measure(run)
     except BadInput as error:
         print(f"bad input: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     return EXIT_DONE
 
 
-def _measure(run: Run, folder: Path) -> tuple[dict[str, list[float]], int]:
+def _measure(run: Run) -> tuple[dict[str, list[float]], int]:
     """Seconds a step, block by block: the whole loop, the same recorded, the bare step. And bytes of trace a step."""
     observers = Observers(run)
     device, plan = run.accelerator.device, run.plan
@@ -74,16 +74,7 @@ def _measure(run: Run, folder: Path) -> tuple[dict[str, list[float]], int]:
 
     def record(first: int) -> Callable[[], None]:
         """A recorder for one block. Its close, a commit, is timed too: once in 10 steps, in training once in 128."""
-        recorder = start_recorder(
-            run.config.crosscheck,
-            run.optimizer,
-            run.precision.scaler,
-            folder,
-            first_step=first + 1,
-            world_size=plan.world_size,
-            seed=plan.seed,
-        )
-        return recorder.close
+        return start_recorder(run, first_step=first + 1).close
 
     timings: dict[str, list[float]] = {"whole loop": [], "recorded": [], "bare step": []}
     for round_ in range(_ROUNDS + 1):
@@ -92,7 +83,7 @@ def _measure(run: Run, folder: Path) -> tuple[dict[str, list[float]], int]:
         timings["recorded"].append(_time(whole, first, device, record(first)))
         timings["bare step"].append(_time(bare, first, device, _nothing))
     observers.close()
-    trace_bytes = sum(file.stat().st_size for file in (folder / "trace").rglob("part-*"))
+    trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
     return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (_ROUNDS + 1))
 

@@ -6,9 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 
 from crosscheck.recorder import Recorder, TraceError
@@ -16,11 +15,13 @@ from distrib.config.section import Section
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.files import write_json
+from distrib.training import Positive
+
+if TYPE_CHECKING:
+    from distrib.run import Run
 
 NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
 """The verdicts of summary.json that are not a replay's."""
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class CrosscheckConfig(Section):
@@ -36,28 +37,20 @@ class CrosscheckConfig(Section):
     """Replay the record when training is over, if JAX and Optax are installed; a mismatch ends the run with 1."""
 
 
-def start_recorder(
-    config: CrosscheckConfig,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    folder: Path,
-    *,
-    first_step: int,
-    world_size: int,
-    seed: int,
-) -> Recorder:
-    """A recorder that continues the folder's trace, if it has one. Raises BadInput."""
+def start_recorder(run: "Run", *, first_step: int) -> Recorder:
+    """A recorder of the run's optimizer that continues the folder's trace, if it has one. Raises BadInput."""
+    config = run.config.crosscheck
     try:
         return Recorder(
-            optimizer,
-            folder / "trace",
+            run.optimizer,
+            run.folder / "trace",
             steps=config.steps,
             coordinates=config.coordinates,
-            scaler=scaler,
+            scaler=run.precision.scaler,
             append=True,
             first_step=first_step,
-            world_size=world_size,
-            seed=seed,
+            world_size=run.plan.world_size,
+            seed=run.plan.seed,
         )
     except TraceError as error:
         raise BadInput(f"crosscheck.record = true: {error}") from None

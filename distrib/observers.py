@@ -152,15 +152,7 @@ class Observers:
         if not run.config.crosscheck.record:
             return None
         try:
-            self.recorder = start_recorder(
-                run.config.crosscheck,
-                run.optimizer,
-                run.precision.scaler,
-                run.folder,
-                first_step=run.resumed.step + 1,
-                world_size=run.plan.world_size,
-                seed=run.plan.seed,
-            )
+            self.recorder = start_recorder(run, first_step=run.resumed.step + 1)
         except BadInput as error:
             return str(error)
         return None

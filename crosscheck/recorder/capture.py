@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from crosscheck.recorder.subject import DTYPES
-from crosscheck.trace.format import TensorInfo
-
-_TAKEN = ("", "param", "grad", "coordinates")  # names that mean something else in a trace
+from crosscheck.trace.format import RESERVED_SLOTS, TensorInfo
 
 
 @dataclass(slots=True)
@@ -56,7 +54,7 @@ def take_moment(
     moment = Moment(pick(parameter, where, to_host=to_host))
     for key, value in state.items():
         slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
-        slot = f"state {slot}" if slot in _TAKEN else slot
+        slot = f"state {slot}" if slot in RESERVED_SLOTS else slot
         if isinstance(value, Tensor):
             if value.shape == parameter.shape and value.dtype in DTYPES:
                 moment.slots[slot] = pick(value, where, to_host=to_host)

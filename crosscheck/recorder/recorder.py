@@ -30,7 +30,6 @@ _PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses
 class _Before:
     """What was seen before a step that has not ended yet."""
 
-    grads: list[Tensor | None]
     sampled: list[capture.Moment]
     sampled_grads: list[Tensor | None]
     full: list[capture.Moment] | None
@@ -238,7 +237,6 @@ class Recorder:
                 raise UnsupportedOptimizer(f"the gradient of {info.name} is {kind}: the rules are for dense real ones")
         full = self._is_full(self.step + 1) and not skipped
         self._before = _Before(
-            grads=grads,
             sampled=self._moments(full=False),
             sampled_grads=[
                 None if grad is None else capture.consumed(grad, scale, self._where[number])

@@ -11,6 +11,7 @@ from jax import Array
 from crosscheck.errors import TraceError
 from crosscheck.rules import own
 from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, flag, number
+from crosscheck.trace.format import PARAM
 
 
 def adam(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
@@ -85,7 +86,7 @@ def _underflow(h: Hyperparameters, count: Array, after: Mapping[str, Any], floor
     root = jnp.sqrt(1 - h["beta2"] ** t)
     name = "max_exp_avg_sq" if "max_exp_avg_sq" in after else "exp_avg_sq"
     v, m = after[name], jnp.abs(after["exp_avg"])
-    least = jnp.sqrt(jnp.maximum(v - 2 * floor[name], 0.0)) / root + h["eps"] - 2 * floor["param"]
+    least = jnp.sqrt(jnp.maximum(v - 2 * floor[name], 0.0)) / root + h["eps"] - 2 * floor[PARAM]
     divisor = jnp.sqrt(v) / root + h["eps"]
     most = (m + 2 * floor["exp_avg"]) / least
     size = jnp.abs(h["lr"]) / (1 - h["beta1"] ** t)

@@ -4,9 +4,7 @@ import itertools
 from pathlib import Path
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import Block, Part, TensorRows
-
-_RESERVED = ("", "param", "grad", "coordinates")  # "param" is what a report calls the parameter itself
+from crosscheck.trace.format import RESERVED_SLOTS, Block, Part, TensorRows
 
 
 def check_part(path: Path, part: Part) -> None:
@@ -50,7 +48,7 @@ def _check_block(where: str, block: Block, steps: frozenset[int], tensors: int) 
 def _check_rows(where: str, entry: TensorRows, rows: int) -> None:
     listed = [*entry.no_grad, *entry.before]
     for name, slot in entry.slots.items():
-        if name in _RESERVED or "/" in name:
+        if name in RESERVED_SLOTS or "/" in name:
             raise TraceError(f"{where}: no slot can be called {name!r}")
         listed += [*slot.before, *slot.absent_before, *slot.absent_after]
     if any(row >= rows for row in listed):

@@ -11,6 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 FORMAT = "twinstep-trace"
 VERSION = 1
+PARAM = "param"  # what stands for the parameter itself beside the names of slots
+RESERVED_SLOTS = ("", PARAM, "grad", "coordinates")  # names that a slot cannot have, nor one with a slash
 METADATA_KEY = "twinstep"  # of the safetensors file; its value is a Part as JSON
 PART_NAME = r"part-(\d{6})\.([0-9a-f]{64})\.safetensors"
 SEGMENT_NAME = r"segment-(\d{4})"
