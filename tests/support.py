@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -141,6 +142,29 @@ def wait_for(path: Path, text: str, seconds: float = 60) -> None:
     while not (path.exists() and text in path.read_text()):
         assert time.monotonic() < deadline, f"{path} never held {text!r}"
         time.sleep(0.05)
+
+
+JAX = ("jax", "jaxlib", "optax", "ml_dtypes")
+TORCH = ("torch", "torchvision", "accelerate")
+
+
+def run_without(packages: Sequence[str], script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, on which these packages are not installed."""
+    whole = f"{_NOT_INSTALLED.format(packages=tuple(packages))}\n{script}"
+    command = [sys.executable, "-c", whole, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+_NOT_INSTALLED = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
+"""
 
 
 @contextmanager

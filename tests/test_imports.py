@@ -1,19 +1,10 @@
 """Who may import whom: a cluster without JAX records, a laptop without torch replays."""
 
-import subprocess
-import sys
-
 import pytest
 
-_BLOCK = """
-import sys
+from tests.support import JAX, TORCH, run_without
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked!r}:
-            raise ImportError(f"blocked: {{name}}")
-
-sys.meta_path.insert(0, Blocker())
+_IMPORT = """
 import importlib, pkgutil
 for name in {modules!r}:
     module = importlib.import_module(name)
@@ -21,12 +12,10 @@ for name in {modules!r}:
         for inner in pkgutil.walk_packages(getattr(module, "__path__", []), name + "."):
             importlib.import_module(inner.name)
 """
-JAX = ("jax", "jaxlib", "optax", "ml_dtypes")
-TORCH = ("torch", "torchvision", "accelerate")
 
 
 @pytest.mark.parametrize(
-    ("modules", "blocked", "whole"),
+    ("modules", "packages", "whole"),
     [
         (["distrib"], JAX, True),
         (["crosscheck"], (*JAX, *TORCH), False),
@@ -35,7 +24,6 @@ TORCH = ("torch", "torchvision", "accelerate")
     ],
     ids=["trainer", "package", "recorder", "replayer"],
 )
-def test_imports_without(modules: list[str], blocked: tuple[str, ...], whole: bool) -> None:
-    script = _BLOCK.format(blocked=blocked, modules=modules, whole=whole)
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+def test_imports_without(modules: list[str], packages: tuple[str, ...], whole: bool) -> None:
+    result = run_without(packages, _IMPORT.format(modules=modules, whole=whole))
     assert result.returncode == 0, result.stderr

@@ -14,7 +14,7 @@ import torch
 
 from crosscheck import Recorder, replay
 from tests.crosscheck.trace_files import adam, part_file, record, rewrite, run, segment, sgd
-from tests.support import ROOT, largest_file
+from tests.support import JAX, ROOT, TORCH, largest_file, run_without
 
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -293,46 +293,31 @@ def test_one_step_that_moves_is_enough(tmp_path: Path, capsys: pytest.CaptureFix
 
 # Without the packages it needs
 
-WITHOUT = """
+COMMAND = """
 import sys
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {missing!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Missing())
 from crosscheck.__main__ import main
 code = main(sys.argv[1:])
-loaded = sorted({{"torch", "jax"}} & set(sys.modules))
-print("loaded:", *loaded, file=sys.stderr)
+print("loaded:", *sorted({"torch", "jax"} & set(sys.modules)), file=sys.stderr)
 sys.exit(code)
 """
 
 
-def without(missing: tuple[str, ...], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    script = WITHOUT.format(missing=missing)
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-
-
 def test_without_jax_it_says_what_to_install(trace: Path) -> None:
-    result = without(("jax", "jaxlib", "optax"), "replay", trace)
+    result = run_without(JAX, COMMAND, "replay", trace)
     assert (result.returncode, result.stdout) == (2, "")
     message = result.stderr.splitlines()[0]
     assert message == "bad input: replay needs jax, which is not installed: pip install 'twinstep[replay]'"
 
 
 def test_without_torch_the_atlas_says_what_to_install() -> None:
-    result = without(("torch",), "atlas")
+    result = run_without(TORCH, COMMAND, "atlas")
     assert (result.returncode, result.stdout) == (2, "")
     message = result.stderr.splitlines()[0]
     assert message == "bad input: atlas needs torch, which is not installed: pip install 'twinstep[train]'"
 
 
 def test_without_torch_it_replays(trace: Path) -> None:
-    result = without(("torch", "torchvision", "accelerate"), "replay", trace)
+    result = run_without(TORCH, COMMAND, "replay", trace)
     assert (result.returncode, result.stderr) == (0, "loaded: jax\n")
     assert result.stdout.startswith("match: ")
 

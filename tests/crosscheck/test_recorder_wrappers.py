@@ -1,8 +1,6 @@
 """Recording beneath what people put around an optimizer: Accelerate, DDP, compilers, loss scalers; and what is refused."""
 
 import multiprocessing
-import subprocess
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +27,7 @@ from tests.crosscheck.recording import (
     record_as_rank,
     take_steps,
 )
-from tests.support import ROOT
+from tests.support import JAX, TORCH, run_without
 
 
 @pytest.fixture
@@ -278,28 +276,6 @@ def test_sharded_is_refused_by_name(make: Callable[[], Any], named: str, rule: s
     assert not (tmp_path / "trace").exists()
 
 
-_BLOCKED = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked!r}:
-            raise ImportError(f"blocked: {{name}}")
-
-sys.meta_path.insert(0, Blocker())
-{script}
-assert not set({blocked!r}) & set(sys.modules)
-"""
-
-
-def run_without(*blocked: str, script: str) -> str:
-    """The output of a process that cannot import some packages."""
-    whole = _BLOCKED.format(blocked=blocked, script=script)
-    result = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 def test_recording_needs_no_jax(tmp_path: Path) -> None:
     script = f"""
 import torch
@@ -312,7 +288,8 @@ with Recorder(optimizer, {str(tmp_path)!r}) as recorder:
         optimizer.step()
 print(recorder.step)
 """
-    assert run_without("jax", "jaxlib", "optax", "ml_dtypes", script=script) == "4\n"
+    result = run_without(JAX, script)
+    assert (result.returncode, result.stdout) == (0, "4\n"), result.stderr
     matches(tmp_path, steps=4)
 
 
@@ -325,4 +302,5 @@ def test_replaying_needs_no_torch(tmp_path: Path) -> None:
 from crosscheck.replayer import replay
 print(replay({str(tmp_path)!r}))
 """
-    assert run_without("torch", "accelerate", "torchvision", script=script) == f"{matches(tmp_path, steps=4)}\n"
+    result = run_without(TORCH, script)
+    assert (result.returncode, result.stdout) == (0, f"{matches(tmp_path, steps=4)}\n"), result.stderr
