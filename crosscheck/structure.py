@@ -85,9 +85,8 @@ class Structure:
                 continue
             moved = _differ(quantity.before[row], quantity.after[row])
             if moved.any():
-                yield _finding(
-                    block, row, name, quantity.after[row], quantity.before[row], moved, f"{name} changed {why}"
-                )
+                cause = f"{name} changed {why}"
+                yield _finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
 
     def _joined(self, block: TensorBlock, quantities: dict[str, Quantity]) -> Iterator[Finding]:
         last = self._left.get(block.number)
@@ -136,31 +135,15 @@ class Structure:
         elif before is not None and after is not None:
             moved = _differ(before, after)
             if moved.any():
-                yield _finding(
-                    block,
-                    row,
-                    name,
-                    before,
-                    after,
-                    moved,
-                    f"{name} was changed {between}, outside the optimizer's step",
-                )
+                cause = f"{name} was changed {between}, outside the optimizer's step"
+                yield _finding(block, row, name, before, after, moved, cause)
         elif before is not None:
-            if not (self.zero_is_absent and not before.any()):
-                everything = _all(before)
-                yield _finding(
-                    block, row, name, before, np.zeros_like(before), everything, f"{name} appeared {between}"
-                )
+            if before.any() or not self.zero_is_absent:
+                cause = f"{name} appeared {between}"
+                yield _finding(block, row, name, before, np.zeros_like(before), _all(before), cause)
         elif after is not None:
-            yield _finding(
-                block,
-                row,
-                name,
-                np.zeros_like(after),
-                after,
-                _all(after),
-                f"{name} was dropped {between}",
-            )
+            cause = f"{name} was dropped {between}"
+            yield _finding(block, row, name, np.zeros_like(after), after, _all(after), cause)
 
 
 def _started_from_zero(block: TensorBlock, row: int, quantities: dict[str, Quantity]) -> Iterator[Finding]:

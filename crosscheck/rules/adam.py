@@ -21,14 +21,22 @@ def adam(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
     lr wd p from p beside the step (AdamW). AMSGrad puts the running maximum of v in the place of v.
     Sources: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019; the algorithm in torch.optim.Adam's documentation.
     """
-    parts = [optax.scale(h["sign"])]
-    if flags.decay == "coupled":
-        parts.append(optax.add_decayed_weights(h["weight_decay"]))
     scale_by = own.scale_by_torch_amsgrad if flags.variant == "amsgrad" else optax.scale_by_adam
-    parts.append(scale_by(h["beta1"], h["beta2"], h["eps"]))
-    if flags.decay == "decoupled":
-        parts.append(optax.add_decayed_weights(h["weight_decay"]))
-    return optax.chain(*parts, optax.scale_by_learning_rate(h["lr"]))
+    return adam_around(scale_by(h["beta1"], h["beta2"], h["eps"]), flags, h)
+
+
+def adam_around(
+    moments: optax.GradientTransformation, flags: Flags, h: Hyperparameters
+) -> optax.GradientTransformation:
+    """What stands before and behind the moments: sign, weight decay, learning rate."""
+    decay = [optax.add_decayed_weights(h["weight_decay"])]
+    return optax.chain(
+        optax.scale(h["sign"]),
+        *(decay if flags.decay == "coupled" else []),
+        moments,
+        *(decay if flags.decay == "decoupled" else []),
+        optax.scale_by_learning_rate(h["lr"]),
+    )
 
 
 def _flags(options: Options) -> Flags:

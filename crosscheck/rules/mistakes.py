@@ -1,6 +1,6 @@
 """Formulas that are often taken for torch's, in the same pieces and with the same state: to name what went wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,7 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from crosscheck.rules import own
+from crosscheck.rules.adam import adam, adam_around
 from crosscheck.rules.rule import Flags, Hyperparameters, Rule
+from crosscheck.rules.sgd import sgd
+
+Chain = Callable[[Flags, Hyperparameters], optax.GradientTransformation]
 
 
 def mistakes(rule: Rule, flags: Flags) -> Iterator[tuple[str, Rule]]:
@@ -41,61 +45,36 @@ def _sgd_lr_inside(flags: Flags, h: Hyperparameters) -> optax.GradientTransforma
     )
 
 
-def _decay_on_new(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
+def _decay_on_new(chain: Chain) -> Chain:
     """The step first, then the decay of what it made."""
-    without = Flags(flags.variant, "none")
-    chain = _chain_without_decay(without, h)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = chain.update(updates, state, params)
+    def mistaken(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
+        bare = chain(Flags(flags.variant, "none"), h)
         shrink = h["lr"] * h["weight_decay"]
 
-        def decayed(u: Any, p: Any) -> Any:
-            return u - shrink * (p + u)
+        def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+            updates, state = bare.update(updates, state, params)
 
-        return jax.tree.map(decayed, updates, params), state
+            def decayed(u: Any, p: Any) -> Any:
+                return u - shrink * (p + u)
 
-    return optax.GradientTransformation(chain.init, update)
+            return jax.tree.map(decayed, updates, params), state
 
+        return optax.GradientTransformation(bare.init, update)
 
-def _chain_without_decay(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
-    if "momentum" in h:
-        trace = [own.dampen(h["dampening"]), optax.trace(h["momentum"], nesterov=flags.variant == "nesterov")]
-        middle = trace if flags.variant != "plain" else []
-    else:
-        middle = [_scale_by(flags)(h["beta1"], h["beta2"], h["eps"])]
-    return optax.chain(optax.scale(h["sign"]), *middle, optax.scale_by_learning_rate(h["lr"]))
-
-
-def _scale_by(flags: Flags) -> Any:
-    return own.scale_by_torch_amsgrad if flags.variant == "amsgrad" else optax.scale_by_adam
-
-
-def _adam(flags: Flags, h: Hyperparameters, middle: optax.GradientTransformation) -> optax.GradientTransformation:
-    decay = [optax.add_decayed_weights(h["weight_decay"])]
-    return optax.chain(
-        optax.scale(h["sign"]),
-        *(decay if flags.decay == "coupled" else []),
-        middle,
-        *(decay if flags.decay == "decoupled" else []),
-        optax.scale_by_learning_rate(h["lr"]),
-    )
+    return mistaken
 
 
 def _adam_eps_inside(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
-    return _adam(flags, h, optax.scale_by_adam(h["beta1"], h["beta2"], eps=0.0, eps_root=h["eps"]))
+    return adam_around(optax.scale_by_adam(h["beta1"], h["beta2"], eps=0.0, eps_root=h["eps"]), flags, h)
 
 
 def _adam_decay_without_lr(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
-    return _adam(
-        flags,
-        {**h, "weight_decay": h["weight_decay"] / h["lr"]},
-        _scale_by(flags)(h["beta1"], h["beta2"], h["eps"]),
-    )
+    return adam(flags, {**h, "weight_decay": h["weight_decay"] / h["lr"]})
 
 
 def _amsgrad_corrected_first(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
-    return _adam(flags, h, optax.scale_by_amsgrad(h["beta1"], h["beta2"], h["eps"]))
+    return adam_around(optax.scale_by_amsgrad(h["beta1"], h["beta2"], h["eps"]), flags, h)
 
 
 def _amsgrad_unused(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
@@ -107,7 +86,7 @@ def _amsgrad_unused(flags: Flags, h: Hyperparameters) -> optax.GradientTransform
         used, _ = plain.update(updates, optax.ScaleByAdamState(state.count, state.mu, state.nu), params)
         return used, kept.update(updates, state, params)[1]
 
-    return _adam(flags, h, optax.GradientTransformation(kept.init, update))
+    return adam_around(optax.GradientTransformation(kept.init, update), flags, h)
 
 
 class _Correction(NamedTuple):
@@ -118,30 +97,23 @@ class _Correction(NamedTuple):
     eps_early: bool = False
 
 
-def _adam_correction(kind: _Correction) -> Any:
+def _adam_correction(kind: _Correction) -> Chain:
     """Optax's moments without their corrections, and then only some of these."""
 
     def chain(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
-        def inner(count: Any) -> tuple[optax.GradientTransformation, Any]:
+        def at(count: Any) -> tuple[optax.GradientTransformation, Any]:
             root = jnp.sqrt(1.0 - h["beta2"] ** count) if kind.second else jnp.ones(())
             eps = h["eps"] if kind.eps_early else h["eps"] * root
             first = 1.0 - h["beta1"] ** count if kind.first else 1.0
-            bare = optax.scale_by_amsgrad if flags.variant == "amsgrad" else None
-            if bare is not None:
-                moments = bare(h["beta1"], h["beta2"], eps, bias_correction_mu=False, bias_correction_nu=False)
+            if flags.variant == "amsgrad":
+                moments = optax.scale_by_amsgrad(
+                    h["beta1"], h["beta2"], eps, bias_correction_mu=False, bias_correction_nu=False
+                )
             else:
                 moments = _uncorrected(h["beta1"], h["beta2"], eps)
             return moments, root / first
 
-        def init(params: Any) -> Any:
-            return inner(1)[0].init(params)
-
-        def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-            moments, factor = inner(state.count + 1)
-            updates, state = moments.update(updates, state, params)
-            return optax.tree.scale(factor, updates), state
-
-        return _adam(flags, h, optax.GradientTransformation(init, update))
+        return adam_around(own.by_count(at), flags, h)
 
     return chain
 
@@ -163,20 +135,20 @@ def _uncorrected(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.scale_by_adam().init, update)  # pyright: ignore[reportArgumentType]
 
 
-_OF_SGD: list[tuple[str, tuple[str, ...], Any]] = [
+_OF_SGD: list[tuple[str, tuple[str, ...], Chain]] = [
     ("weight decay is added after the momentum instead of to the gradient", ("coupled",), _sgd_decay_late),
-    ("weight decay is taken from the new parameters", ("coupled",), _decay_on_new),
+    ("weight decay is taken from the new parameters", ("coupled",), _decay_on_new(sgd)),
     ("the learning rate is inside the momentum buffer", ("momentum",), _sgd_lr_inside),
     ("the learning rate is inside the momentum buffer", ("nesterov",), _sgd_lr_inside),
 ]
-_OF_ADAM: list[tuple[str, tuple[str, ...], Any]] = [
+_OF_ADAM: list[tuple[str, tuple[str, ...], Chain]] = [
     ("eps is inside the square root", ("plain",), _adam_eps_inside),
     ("eps is added before the bias correction of the second moment", (), _adam_correction(_Correction(eps_early=True))),
     ("the bias correction of the first moment is missing", (), _adam_correction(_Correction(first=False))),
     ("the bias correction of the second moment is missing", (), _adam_correction(_Correction(second=False))),
     ("both bias corrections are missing", (), _adam_correction(_Correction(first=False, second=False))),
     ("weight decay is not multiplied by lr", ("decoupled",), _adam_decay_without_lr),
-    ("weight decay is taken from the new parameters", ("decoupled",), _decay_on_new),
+    ("weight decay is taken from the new parameters", ("decoupled",), _decay_on_new(adam)),
     ("AMSGrad's maximum is kept but not used", ("amsgrad",), _amsgrad_unused),
     ("AMSGrad corrects the bias before it takes the maximum (as Optax does)", ("amsgrad",), _amsgrad_corrected_first),
 ]

@@ -1,5 +1,6 @@
 """Pieces of torch's formulas that Optax cannot express; every report names the ones it used."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -34,20 +35,29 @@ def scale_by_torch_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransfor
     """m̂ / (sqrt(max v) / sqrt(1 - b2^t) + eps): the maximum first, then the bias correction, as torch does.
 
     `optax.scale_by_amsgrad` corrects first. Without its corrections, and with eps and the result scaled by
-    sqrt(1 - b2^t), it computes torch's expression; the count is its own.
+    sqrt(1 - b2^t), it computes torch's expression.
     """
 
-    def inner(count: Any) -> tuple[optax.GradientTransformation, Any]:
+    def at(count: Any) -> tuple[optax.GradientTransformation, Any]:
         root = jnp.sqrt(1.0 - b2**count)
         bare = optax.scale_by_amsgrad(b1, b2, eps * root, bias_correction_mu=False, bias_correction_nu=False)
         return bare, root / (1.0 - b1**count)
 
-    def init(params: Any) -> optax.ScaleByAmsgradState:
-        return inner(1)[0].init(params)  # pyright: ignore[reportReturnType]
+    return by_count(at)
+
+
+def by_count(at: Callable[[Any], tuple[optax.GradientTransformation, Any]]) -> optax.GradientTransformation:
+    """A transformation and a factor on its result, both of which depend on the step: `at(t)`, t from 1.
+
+    The state, with the count in it, is the transformation's own.
+    """
+
+    def init(params: Any) -> Any:
+        return at(1)[0].init(params)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        bare, factor = inner(state.count + 1)
-        updates, state = bare.update(updates, state, params)
+        inner, factor = at(state.count + 1)
+        updates, state = inner.update(updates, state, params)
         return optax.tree.scale(factor, updates), state
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformation(init, update)
