@@ -127,8 +127,7 @@ class Batcher:
             with np.errstate(over="ignore"):
                 hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
         formats = [_format(quantity) for quantity in outputs.values()]
-        off_by = trial_error(formats[0])
-        self.off_by = max(self.off_by, off_by)
+        self.off_by = max(self.off_by, float(trial_error(formats[0].unit_roundoff)))
         count, buffer = len(rows), outputs.get("momentum_buffer")
         return {
             "judged": np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1),
@@ -138,7 +137,6 @@ class Batcher:
             "floor": np.tile([f.floor for f in formats], (count, 1)),
             "largest": np.tile([f.largest for f in formats], (count, 1)),
             "correction": np.full(count, 2.0**-24 if profile.tensor_corrections else 0.0),
-            "off_by": np.full(count, off_by),
             "rounds_between": np.full(count, profile.rounds_between),
         }, hyperparameters
 
@@ -199,7 +197,6 @@ def _empty(rule: Rule, flags: Flags) -> _Filling:
             floor=np.zeros((ROWS, outputs)),
             largest=np.zeros((ROWS, outputs)),
             correction=np.zeros(ROWS),
-            off_by=np.zeros(ROWS),
             rounds_between=np.zeros(ROWS, np.bool_),
         )
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.judge import COMPILED_FAST, Compared, Inputs, compare, one_step
+from crosscheck.judge import Compared, Inputs, compare, one_step
 from crosscheck.rules.mistakes import mistakes
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL
@@ -41,8 +41,9 @@ def causes(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
 
 
 def _explains(rule: Rule, flags: Flags, inputs: Inputs) -> bool:
-    result: Compared = jax.device_get(_compare(rule, flags, inputs))
-    return bool(np.all(result.eta <= FAIL)) and bool(np.any(result.judged))
+    result: Compared = jax.device_get(compare(rule, flags, inputs))
+    agrees = all(bool(np.all(eta <= FAIL)) for eta in result.eta.values())
+    return agrees and any(bool(np.any(judged)) for judged in result.judged.values())
 
 
 def _wrong_inputs(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
@@ -129,10 +130,7 @@ def _wrong_formula(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
             yield sentence
 
 
-_compare = jax.jit(compare, static_argnums=(0, 1), compiler_options=COMPILED_FAST)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=COMPILED_FAST)
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(rule: Rule, flags: Flags, name: str, inputs: Inputs) -> Any:
     """The factor that `name` seems to be multiplied by: least squares by Gauss and Newton from 1."""
 

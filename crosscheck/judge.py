@@ -7,7 +7,7 @@ componentwise backward error (Higham, Accuracy and Stability of Numerical Algori
 derivatives come from `jax.linearize` of the Optax chain itself, so no bound is derived by hand.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,11 +19,8 @@ from jax import Array
 from numpy.typing import NDArray
 
 from crosscheck.rules.rule import Flags, Hyperparameters, Rule
-from crosscheck.tolerance import FAIL
+from crosscheck.tolerance import FAIL, trial_error
 from crosscheck.trace.format import PARAM
-
-COMPILED_FAST = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
-"""A replay spends more time compiling than computing: these halve the one and do not change the other."""
 
 
 class Inputs(NamedTuple):
@@ -40,18 +37,16 @@ class Inputs(NamedTuple):
     floor: Any  # (R, S) float64
     largest: Any  # (R, S) float64: largest finite number of the format
     correction: Any  # (R,) float64: roundoff of bias corrections; 0 where they are exact
-    off_by: Any  # (R,) float64: the fraction by which hyperparameters are tried wrong
     rounds_between: Any  # (R,) bool: intermediate results are stored in the tensors' formats
 
 
 class Compared(NamedTuple):
-    """Element by element: (R, S, W)."""
+    """Element by element: `param` and the slots, (R, W) each."""
 
-    eta: Array  # inf where recorded and exact differ in kind; 0 where nothing is judged
-    exact: Array
-    judged: Array
-    out_of_range: Array  # what the format cannot represent
-    power: Array  # (K,) the largest eta between the formula and itself with a hyperparameter wrong by `off_by`
+    eta: Mapping[str, Any]  # inf where recorded and exact differ in kind; 0 where nothing is judged
+    exact: Mapping[str, Any]
+    judged: Mapping[str, Any]
+    out_of_range: Mapping[str, Any]  # what the format cannot represent
 
 
 class Judged(NamedTuple):
@@ -64,9 +59,7 @@ class Judged(NamedTuple):
     over: NDArray[Any]  # elements beyond FAIL
     checked: NDArray[Any]  # elements judged
     out_of_range: NDArray[Any]  # elements that the format cannot represent
-    power: Mapping[
-        str, float
-    ]  # by hyperparameter: the largest eta between the formula and itself with it wrong by `off_by`
+    power: Mapping[str, float]  # by hyperparameter tried: the largest eta had the record been made with it wrong
 
 
 def one_step(
@@ -87,113 +80,104 @@ def one_step(
     return after | {slot: optax.tree.get(state, field) for slot, field in slots.items()}
 
 
-def compare(rule: Rule, flags: Flags, inputs: Inputs, *, tried: tuple[str, ...] = ()) -> Compared:
-    """Compare a batch of recorded rows with the rule. `tried`: hyperparameters whose power is wanted."""
+@partial(jax.jit, static_argnums=(0, 1))
+def compare(rule: Rule, flags: Flags, inputs: Inputs) -> Compared:
+    """Compare a batch of recorded rows with the rule; compiled once for each rule, flags and shape."""
     names = (PARAM, *rule.slots(flags))
-    real = jnp.arange(inputs.values[PARAM].shape[1])[None, :] < jnp.asarray(inputs.width)[:, None]
+    values, floor = inputs.values, {name: _column(inputs.floor[:, i]) for i, name in enumerate(names)}
 
-    def row(
-        values: Any,
-        h: Any,
-        count: Any,
-        first: Any,
-        roundoff: Any,
-        floor: Any,
-        correction: Any,
-        off_by: Any,
-        rounds_between: Any,
-    ) -> Any:
-        def step(values: Any) -> dict[str, Any]:
+    def step(values: Any) -> dict[str, Any]:
+        def row(h: Any, count: Any, first: Any, values: Any) -> dict[str, Any]:
             return one_step(rule, flags, h, count, first, values)
 
-        exact: dict[str, Any]
-        derivative: Callable[[dict[str, Any]], dict[str, Any]]
-        exact, derivative = jax.linearize(step, values)  # pyright: ignore[reportUnknownVariableType]
-        reach = {name: jnp.abs(exact[name]) for name in names}
-        for name in values:
-            along = {other: jnp.abs(x) if other == name else jnp.zeros_like(x) for other, x in values.items()}
-            for output, moved in derivative(along).items():
-                # sqrt has no derivative at zero; but a zero, perturbed by a factor, stays zero: it contributes none.
-                reach[output] = reach[output] + jnp.where(jnp.isnan(moved), 0.0, jnp.abs(moved))
-        if rule.correction_error is not None:
-            update = jnp.abs(exact[PARAM] - values[PARAM])
-            extra = correction * rule.correction_error(h, count) * update
-        else:
-            extra = 0.0
-        if rule.underflow is not None:
-            lost = rule.underflow(h, count, exact, dict(zip(names, floor, strict=True)))
-            lost = jnp.where(rounds_between, lost, 0.0)
-        else:
-            lost = jnp.zeros_like(exact[PARAM])
-        bound = {
-            name: roundoff[i] * reach[name] + floor[i] + (extra + lost if name == PARAM else 0.0)
-            for i, name in enumerate(names)
-        }
+        return jax.vmap(row)(inputs.hyperparameters, inputs.count, inputs.first, values)
 
-        def wrong_by(factors: Any) -> Any:
-            mistaken = {**h, **{name: h[name] * factors[i] for i, name in enumerate(tried)}}
-            after = one_step(rule, flags, mistaken, count, first, values)
-            return jnp.stack([jnp.abs(after[n] - exact[n]) / bound[n] for n in names])
+    exact: dict[str, Any]
+    derivative: Callable[[dict[str, Any]], dict[str, Any]]
+    exact, derivative = jax.linearize(step, values)  # pyright: ignore[reportUnknownVariableType]
+    reach = {name: jnp.abs(exact[name]) for name in names}
+    for name in values:
+        along = {other: jnp.abs(x) if other == name else jnp.zeros_like(x) for other, x in values.items()}
+        for output, moved in derivative(along).items():
+            # sqrt has no derivative at zero; but a zero, perturbed by a factor, stays zero: it contributes none.
+            reach[output] = reach[output] + jnp.where(jnp.isnan(moved), 0.0, jnp.abs(moved))
+    bound = {name: _column(inputs.roundoff[:, i]) * reach[name] + floor[name] for i, name in enumerate(names)}
+    hopeless = jnp.zeros(values[PARAM].shape, bool)
+    h, count = jax.tree.map(_column, (inputs.hyperparameters, inputs.count))
+    if rule.correction_error is not None:
+        update = jnp.abs(exact[PARAM] - values[PARAM])
+        bound[PARAM] += _column(inputs.correction) * rule.correction_error(h, count) * update
+    if rule.underflow is not None:
+        lost = jnp.where(_column(inputs.rounds_between), rule.underflow(h, count, exact, floor), 0.0)
+        bound[PARAM] += lost
+        hopeless = jnp.isinf(lost)
+    return _classify(names, inputs, exact, bound, hopeless)
 
-        power = jax.vmap(wrong_by)(1 - off_by * jnp.eye(len(tried))) if tried else jnp.zeros((0, 1, 1))
-        return jnp.stack([exact[n] for n in names]), jnp.stack([bound[n] for n in names]), jnp.isinf(lost), power
 
-    exact, bound, lost, power = jax.vmap(row)(
-        inputs.values,
-        inputs.hyperparameters,
-        inputs.count,
-        inputs.first,
-        inputs.roundoff,
-        inputs.floor,
-        inputs.correction,
-        inputs.off_by,
-        inputs.rounds_between,
-    )  # (R, S, W) each, the last with hyperparameters in front: (R, K, S, W)
-    recorded = jnp.stack([inputs.recorded[name] for name in names], axis=1)
-    there = jnp.asarray(inputs.judged)[:, :, None] & real[:, None, :]
-    beyond = jnp.isfinite(exact) & (jnp.abs(exact) > jnp.asarray(inputs.largest)[:, :, None])
-    same_kind = (jnp.isnan(exact) & jnp.isnan(recorded)) | (exact == recorded)
+def _column(numbers: Any) -> Any:
+    """One number a row, to go with every element of it."""
+    return jnp.asarray(numbers)[:, None]
+
+
+def _classify(
+    names: tuple[str, ...], inputs: Inputs, exact: Mapping[str, Array], bound: Mapping[str, Any], hopeless: Array
+) -> Compared:
+    """eta from the bound, with what is infinite, overflows or underflows set apart. `hopeless`: no parameter survives."""
+    real = jnp.arange(hopeless.shape[1])[None, :] < _column(inputs.width)
     # Two spellings of one formula, p (1 - lr wd) and p - lr wd p, part at infinity: from there on any
     # number that is not finite will do.
     unusual = sum((~jnp.isfinite(x) for x in inputs.values.values()), jnp.zeros(real.shape, bool))
-    same_kind |= unusual[:, None, :] & ~jnp.isfinite(exact) & ~jnp.isfinite(recorded)
-    eta = jnp.where(same_kind, 0.0, jnp.abs(recorded - exact) / bound)
-    eta = jnp.where(jnp.isnan(eta), jnp.inf, eta)
-    # What a format cannot hold overflows, and takes with it what the same element computes from it.
-    overflowed = jnp.any(there & beyond & ~jnp.isfinite(recorded), axis=1, keepdims=True)
-    is_param = (jnp.arange(len(names)) == 0)[None, :, None]
-    unjudged = overflowed | (lost[:, None, :] & is_param)
-    judged = there & ~unjudged
-    eta = jnp.where(judged, eta, 0.0)
-    power = jnp.where(judged[:, None] & jnp.isfinite(power), power, 0.0)
-    return Compared(eta, exact, judged, unjudged & there, jnp.max(power, axis=(0, 2, 3), initial=0.0))
+    eta: dict[str, Any] = {}
+    there: dict[str, Any] = {}
+    overflowed = jnp.zeros(real.shape, bool)
+    for i, name in enumerate(names):
+        recorded, right = inputs.recorded[name], exact[name]
+        same_kind = (jnp.isnan(right) & jnp.isnan(recorded)) | (right == recorded)
+        same_kind |= unusual & ~jnp.isfinite(right) & ~jnp.isfinite(recorded)
+        distance = jnp.where(same_kind, 0.0, jnp.abs(recorded - right) / bound[name])
+        eta[name] = jnp.where(jnp.isnan(distance), jnp.inf, distance)
+        there[name] = _column(inputs.judged[:, i]) & real
+        beyond = jnp.isfinite(right) & (jnp.abs(right) > _column(inputs.largest[:, i]))
+        # What a format cannot hold overflows, and takes with it what the same element computes from it.
+        overflowed |= there[name] & beyond & ~jnp.isfinite(recorded)
+    out = {name: there[name] & (overflowed | hopeless if name == PARAM else overflowed) for name in names}
+    judged = {name: there[name] & ~out[name] for name in names}
+    return Compared({name: jnp.where(judged[name], eta[name], 0.0) for name in names}, exact, judged, out)
 
 
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=COMPILED_FAST)
-def compare_with_power(rule: Rule, flags: Flags, inputs: Inputs) -> Compared:
-    """`compare` with the power of every hyperparameter, compiled: once for each rule and flags."""
-    return compare(rule, flags, inputs, tried=rule.matters(flags))
-
-
-def judge(rule: Rule, flags: Flags, inputs: Inputs) -> Judged:
-    """Compare a batch of recorded rows with the rule; what each row comes to.
+def judge(rule: Rule, flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -> Judged:
+    """Compare a batch of recorded rows with the rule; what each row comes to, and the power of what is `tried`.
 
     The summing up is NumPy's: every reduction that XLA has to compile costs more than it saves.
     """
-    found: Compared = jax.device_get(compare_with_power(rule, flags, inputs))
-    element = np.argmax(found.eta, axis=2)
-    recorded = np.stack([inputs.recorded[name] for name in (PARAM, *rule.slots(flags))], axis=1)
+    names = (PARAM, *rule.slots(flags))
+    found: Compared = jax.device_get(compare(rule, flags, inputs))
+    element = {name: np.argmax(found.eta[name], axis=1) for name in names}
 
-    def at_worst(array: NDArray[Any]) -> NDArray[Any]:
-        return np.take_along_axis(array, element[:, :, None], axis=2)[:, :, 0]
+    def gather(of: Callable[[str], Any]) -> NDArray[Any]:
+        return np.stack([of(name) for name in names], axis=1)
+
+    def at_worst(arrays: Mapping[str, Any]) -> NDArray[Any]:
+        return gather(lambda name: np.take_along_axis(arrays[name], element[name][:, None], axis=1)[:, 0])
 
     return Judged(
-        eta=at_worst(np.asarray(found.eta)),
-        element=element,
-        expected=at_worst(np.asarray(found.exact)),
-        recorded=at_worst(recorded),
-        over=np.sum(~(np.asarray(found.eta) <= FAIL), axis=2),
-        checked=np.sum(found.judged, axis=2),
-        out_of_range=np.sum(found.out_of_range, axis=2),
-        power={name: float(found.power[i]) for i, name in enumerate(rule.matters(flags))},
+        eta=at_worst(found.eta),
+        element=gather(element.__getitem__),
+        expected=at_worst(found.exact),
+        recorded=at_worst(inputs.recorded),
+        over=gather(lambda name: np.sum(~(found.eta[name] <= FAIL), axis=1)),
+        checked=gather(lambda name: np.sum(found.judged[name], axis=1)),
+        out_of_range=gather(lambda name: np.sum(found.out_of_range[name], axis=1)),
+        power={name: _power(rule, flags, inputs, found, name) for name in tried},
+    )
+
+
+def _power(rule: Rule, flags: Flags, inputs: Inputs, found: Compared, name: str) -> float:
+    """The largest eta of what the formula makes with the true hyperparameter, held against it with a wrong one."""
+    mistaken = inputs.hyperparameters[name] * (1 - trial_error(inputs.roundoff[:, 0]))
+    wrong = inputs._replace(hyperparameters={**inputs.hyperparameters, name: mistaken}, recorded=found.exact)
+    against: Compared = jax.device_get(compare(rule, flags, wrong))
+    return max(
+        float(np.max(eta, where=found.judged[output] & np.isfinite(eta), initial=0.0))
+        for output, eta in against.eta.items()
     )

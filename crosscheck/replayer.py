@@ -72,11 +72,6 @@ class _Spread:
         return replace(self.first, elements=self.elements, steps=len(self.steps), last_step=max(self.steps))
 
 
-def _judged(rule: Rule, batch: Batch) -> Judged:
-    with _float64():
-        return judge(rule, batch.flags, batch.inputs)
-
-
 class _Replay:
     """One replay: what has been seen so far."""
 
@@ -86,7 +81,7 @@ class _Replay:
         self.waiting: deque[tuple[Batch, Future[Judged]]] = deque()  # while XLA compiles, reading goes on
         self.batcher = Batcher(rule)
         self.spreads: dict[tuple[str, str], _Spread] = {}
-        self.power: dict[str, float] = {}
+        self.power: dict[str, float] = {}  # the worker's until all is judged
         self.max_eta, self.worst = 0.0, "no element"
         self.close_calls: dict[str, tuple[float, str]] = {}
         self.samples: dict[Flags, Inputs] = {}  # rows that disagree, from the first batch that has any
@@ -143,32 +138,39 @@ class _Replay:
 
     def _judge(self, batch: Batch) -> None:
         """Have the batch judged; take in what has been."""
-        self.waiting.append((batch, self.worker.submit(_judged, self.rule, batch)))
+        self.waiting.append((batch, self.worker.submit(self._judged, batch)))
         while len(self.waiting) > _AHEAD or self.waiting[0][1].done():
             self._take_in(*self.waiting.popleft())
             if not self.waiting:
                 break
+
+    def _judged(self, batch: Batch) -> Judged:
+        """In the worker. A hyperparameter whose error has been shown to show need not be tried again."""
+        untold = [name for name in self.rule.matters(batch.flags) if not self.power.get(name, 0.0) > FAIL]
+        with _float64():
+            result = judge(self.rule, batch.flags, batch.inputs, untold)
+        for name, eta in result.power.items():
+            self.power[name] = max(self.power.get(name, 0.0), eta)
+        return result
 
     def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
         result = future.result()
         names = (PARAM, *self.rule.slots(batch.flags))
         self.elements += int(result.checked.sum())
         self.out_of_range += int(result.out_of_range.sum())
-        for name, eta in result.power.items():
-            self.power[name] = max(self.power.get(name, 0.0), float(eta))
         row, output = np.unravel_index(int(np.argmax(result.eta)), result.eta.shape)
         if not result.eta[row, output] <= self.max_eta and row < len(batch.origins):
             self.max_eta = float(result.eta[row, output])
             self.worst = _describe(batch.origins[row], names[output], result, int(row), int(output))
-        wrong = np.flatnonzero(np.any(~(result.eta[: len(batch.origins)] <= FAIL), axis=1))
+        etas = result.eta[: len(batch.origins)]  # the other rows are padding
+        wrong = np.flatnonzero(np.any(~(etas <= FAIL), axis=1))
         if len(wrong) and batch.flags not in self.samples:
             self.samples[batch.flags] = take_rows(batch.inputs, wrong)
         for output, name in enumerate(names):
             never = ~batch.inputs.judged[: len(batch.origins), output]
             for row in np.flatnonzero(never):
                 self._note_finding(_never_written(batch.origins[row], name))
-            high = np.flatnonzero(~(result.eta[: len(batch.origins), output] <= WARN))
-            for row in high:
+            for row in np.flatnonzero(~(etas[:, output] <= WARN)):
                 origin, eta = batch.origins[row], float(result.eta[row, output])
                 if eta <= FAIL:
                     call = _describe(origin, name, result, int(row), output)

@@ -78,7 +78,8 @@ class Report:
     off_by: float = 0.01
     """The fraction by which hyperparameters were tried wrong: 1 %, or what the coarsest format here can tell apart."""
     power: dict[str, float] = field(default_factory=dict[str, float])
-    """By hyperparameter in use: the largest eta that its being wrong by `off_by` would have caused."""
+    """By hyperparameter in use: an eta beyond the limit that its being wrong by `off_by` would have caused, or the
+    largest there is where none is beyond."""
     steps: int = 0
     """Steps recorded, skipped ones included."""
     skipped: int = 0

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from crosscheck.trace.format import DType, TensorInfo
 
@@ -30,13 +33,13 @@ FORMATS: dict[DType, Format] = {
 }
 
 
-def trial_error(format_: Format) -> float:
+def trial_error(unit_roundoff: Any) -> Any:
     """How wrong a hyperparameter is made to see whether it would show: 1 %, or what the format can tell apart.
 
     A parameter and its change both count as inputs, so an error must exceed 2 FAIL roundoffs of the change to
     show: 25 % in bfloat16, 3 % in float16. Twice that is tried there.
     """
-    return max(0.01, 4 * FAIL * format_.unit_roundoff)
+    return np.maximum(0.01, 4 * FAIL * unit_roundoff)
 
 
 @dataclass(frozen=True, slots=True)
