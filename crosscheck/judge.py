@@ -8,6 +8,7 @@ derivatives come from `jax.linearize` of the Optax chain itself, so no bound is 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -150,6 +151,11 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -
 
     The summing up is NumPy's: every reduction that XLA has to compile costs more than it saves.
     """
+    # What no row asks for need not be compiled.
+    if not np.any(inputs.correction):
+        rule = replace(rule, correction_error=None)
+    if not np.any(inputs.rounds_between):
+        rule = replace(rule, underflow=None)
     names = (PARAM, *rule.slots(flags))
     found: Compared = jax.device_get(compare(rule, flags, inputs))
     element = {name: np.argmax(found.eta[name], axis=1) for name in names}
