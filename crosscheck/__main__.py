@@ -15,6 +15,7 @@ from pathlib import Path
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.files import write_whole
+from crosscheck.report import CHECKS, EXIT_CODES
 from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2
@@ -35,6 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "replay", help="replay a recorded run through Optax; exit 0 match, 1 mismatch, 3 vacuous"
     )
     replaying.add_argument("trace", type=Path, help="a trace, or the folder of a run that holds one")
+    replaying.add_argument(
+        "--require",
+        metavar="CHECK",
+        action="append",
+        choices=CHECKS,
+        default=[],
+        help=f"refuse a trace that cannot answer this check (may be given again): {', '.join(CHECKS)}",
+    )
     replaying.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     mapping = commands.add_parser("atlas", help="every flag combination, implementation and dtype as one table")
     mapping.add_argument("--json", metavar="FILE", help="also write the table as JSON")
@@ -42,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.json is not None:
             _expect_writable(options.json)
-        return _replay(options.trace, options.json) if options.command == "replay" else _atlas(options.json)
+        if options.command == "atlas":
+            return _atlas(options.json)
+        return _replay(options.trace, options.require, options.json)
     except (TraceError, UnsupportedOptimizer, _Unwritable) as error:
         return _refuse(str(error))
     except ModuleNotFoundError as error:
@@ -50,12 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{options.command} needs {error.name}, which is not installed: pip install 'twinstep[{extra}]'")
 
 
-def _replay(trace: Path, to: str | None) -> int:
+def _replay(trace: Path, require: Sequence[str], to: str | None) -> int:
     with _few_collections():
         from crosscheck.replayer import replay
-        from crosscheck.report import EXIT_CODES
 
-    report = replay(trace)
+    report = replay(trace, require=require)
     if to is not None:
         _write(to, report.to_json() + "\n")
     _say(report)

@@ -1,6 +1,6 @@
 """Rows of one formula, gathered until a batch of fixed shape is full: one compilation, bounded memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
 from crosscheck.judge import Inputs
-from crosscheck.rows import CONTEXT, Floats, Quantity, TensorBlock
+from crosscheck.rows import Floats, Quantity, TensorBlock
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FORMATS, Format, Profile, profile_of, trial_error
-from crosscheck.trace.format import PARAM, Option
+from crosscheck.trace.format import AVERAGE, GRAD, PARAM, Option
 
 ROWS, WIDTH = 512, 256  # 131,072 elements: a MiB an array
 
@@ -30,6 +30,7 @@ class Origin:
 class Batch:
     """Rows of one rule and its flags."""
 
+    rule: Rule
     flags: Flags
     inputs: Inputs
     origins: list[Origin]
@@ -46,8 +47,9 @@ class _Filling:
 class Batcher:
     """Takes tensors of a trace, gives batches."""
 
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
+    def __init__(self, rule: Rule, profile: Profile | None = None) -> None:
+        """`profile`: of all tensors, whatever implementation stepped them."""
+        self.rule, self.profile = rule, profile
         self.profiles: dict[str, Profile] = {}
         self.own: dict[str, None] = {}
         self.used: dict[str, None] = {}
@@ -70,7 +72,7 @@ class Batcher:
         """The batches that did not become full."""
         for flags, filling in self._filling.items():
             if filling.origins:
-                yield Batch(flags, filling.inputs, filling.origins)
+                yield Batch(self.rule, flags, filling.inputs, filling.origins)
         self._filling = {}
 
     def _settings_of(self, options: dict[str, Option]) -> tuple[Flags, dict[str, float]]:
@@ -93,7 +95,7 @@ class Batcher:
             while done < len(rows):
                 filling = self._filling.get(flags)
                 if filling is None:
-                    filling = self._filling[flags] = _empty(self.rule, flags)
+                    filling = self._filling[flags] = _empty(self.rule, flags, hyperparameters)
                 at, taken = len(filling.origins), min(ROWS - len(filling.origins), len(rows) - done)
                 here, some, into = slice(at, at + taken), slice(done, done + taken), filling.inputs
                 cut = rows[some], slice(column, column + width)
@@ -101,7 +103,9 @@ class Batcher:
                     for name, quantity in outputs.items():
                         into.values[name][here, :width] = quantity.before[cut]
                         into.recorded[name][here, :width] = quantity.after[cut]
-                    into.values["grad"][here, :width] = block.grad[cut]
+                    into.values[GRAD][here, :width] = block.grad[cut]
+                    for name in self.rule.extras:
+                        into.values[name][here, :width] = block.extras[name][cut]
                 into.width[here] = width
                 for name, values in per_row.items():
                     getattr(into, name)[here] = values[some]
@@ -110,7 +114,7 @@ class Batcher:
                 filling.origins += [Origin(block, int(row), column) for row in rows[some]]
                 done += taken
                 if len(filling.origins) == ROWS:
-                    yield Batch(flags, into, filling.origins)
+                    yield Batch(self.rule, flags, into, filling.origins)
                     del self._filling[flags]
 
     def _numbers(
@@ -121,7 +125,7 @@ class Batcher:
         settings = [self._settings_of(group)[1] for group in options]
         hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
         hyperparameters |= {name: values[rows] for name, values in block.context.items()}
-        profile = profile_of(block.info, options[0])
+        profile = self.profile or profile_of(block.info, options[0])
         self.profiles[profile.name] = profile
         if profile.rounds_hyperparameters:
             with np.errstate(over="ignore"):
@@ -146,7 +150,7 @@ class Batcher:
         for name in self.rule.slots(flags):
             quantity = block.slots.get(name)
             if quantity is None or quantity.after.shape != block.param.after.shape:
-                others = sorted(set(block.slots) - set(self.rule.slots(flags)))
+                others = sorted(set(block.slots) - {AVERAGE, *self.rule.slots(flags)})
                 if others or quantity is not None or self.rule.counts:
                     raise TraceError(
                         f"{block.info.name} has no slot {name!r} of its shape, which the rule {self.rule.name} needs; the record has "
@@ -177,20 +181,19 @@ def _counts(block: TensorBlock, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     return counts.astype(np.int32)
 
 
-def _empty(rule: Rule, flags: Flags) -> _Filling:
+def _empty(rule: Rule, flags: Flags, hyperparameters: Iterable[str]) -> _Filling:
     slots, outputs = rule.slots(flags), len(rule.slots(flags)) + 1
-    names: Mapping[str, float] = rule.hyperparameters(_NEUTRAL)
 
     def zeros() -> Floats:
         return np.zeros((ROWS, WIDTH))
 
     return _Filling(
         Inputs(
-            values={PARAM: zeros(), "grad": zeros(), **{slot: zeros() for slot in slots}},
+            values={name: zeros() for name in (PARAM, GRAD, *slots, *rule.extras)},
             recorded={PARAM: zeros(), **{slot: zeros() for slot in slots}},
             width=np.zeros(ROWS, np.int32),
             judged=np.zeros((ROWS, outputs), np.bool_),
-            hyperparameters={name: np.zeros(ROWS) for name in (*names, *CONTEXT)},
+            hyperparameters={name: np.zeros(ROWS) for name in hyperparameters},
             count=np.zeros(ROWS, np.int32),
             first=np.zeros(ROWS, np.bool_),
             roundoff=np.zeros((ROWS, outputs)),
@@ -200,13 +203,3 @@ def _empty(rule: Rule, flags: Flags) -> _Filling:
             rounds_between=np.zeros(ROWS, np.bool_),
         )
     )
-
-
-_NEUTRAL: dict[str, Any] = {
-    "lr": 0.0,
-    "momentum": 0.0,
-    "dampening": 0.0,
-    "weight_decay": 0.0,
-    "betas": (0.0, 0.0),
-    "eps": 0.0,
-}

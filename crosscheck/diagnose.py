@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from crosscheck.judge import Compared, Inputs, compare, one_step
 from crosscheck.rules.mistakes import mistakes
 from crosscheck.rules.rule import Flags, Rule
+from crosscheck.suspects import suspects
 from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import PARAM
 
@@ -48,60 +49,8 @@ def _explains(rule: Rule, flags: Flags, inputs: Inputs) -> bool:
 
 def _wrong_inputs(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
     """The formula is right, something that goes into it is not."""
-    h, grad = dict(inputs.hyperparameters), inputs.values["grad"]
-    scale = h["loss_scale"][:, None]
-
-    def with_grad(new: Any) -> Inputs:
-        return inputs._replace(values={**inputs.values, "grad": new})
-
-    def with_buffer(factor: Any) -> Inputs:
-        if "momentum_buffer" not in inputs.values:
-            return inputs
-        buffer = inputs.values["momentum_buffer"] * factor[:, None]
-        return inputs._replace(values={**inputs.values, "momentum_buffer": buffer})
-
-    def with_numbers(**new: Any) -> Inputs:
-        return inputs._replace(hyperparameters={**h, **new})
-
-    tried: list[tuple[str, bool, Flags, Inputs]] = [
-        ("the gradient is used with the wrong sign (maximize)", True, flags, with_numbers(sign=-h["sign"])),
-        ("the gradient is divided by the loss scale twice", bool((scale != 1).any()), flags, with_grad(grad / scale)),
-        ("the gradient is not divided by the loss scale", bool((scale != 1).any()), flags, with_grad(grad * scale)),
-        (
-            "the learning rate is inside the momentum buffer",
-            "momentum_buffer" in inputs.values and bool((h["lr"] != h["last_lr"]).any() and (h["lr"] != 0).all()),
-            flags,
-            with_buffer(h["last_lr"] / np.where(h["lr"] == 0, 1.0, h["lr"])),
-        ),
-        ("lr is that of the step before", bool((h["lr"] != h["last_lr"]).any()), flags, with_numbers(lr=h["last_lr"])),
-    ]
-    if flags.decay != "none":
-        off = Flags(flags.variant, "none")
-        tried.append(("weight decay is missing", True, off, inputs))
-        times_lr = with_numbers(weight_decay=h["weight_decay"] * h["lr"])
-        tried.append(("weight decay is multiplied by lr once too often", True, flags, times_lr))
-        if rule.counts:
-            other = "coupled" if flags.decay == "decoupled" else "decoupled"
-            tried.append(
-                (f"weight decay is {other} instead of {flags.decay}", True, Flags(flags.variant, other), inputs)
-            )
-    if flags.variant in ("momentum", "nesterov"):
-        other, what = (
-            ("nesterov", "is there, though not asked for")
-            if flags.variant == "momentum"
-            else ("momentum", "is missing")
-        )
-        tried.append((f"Nesterov's look-ahead {what}", True, Flags(other, flags.decay), inputs))
-        started = inputs._replace(first=np.zeros_like(inputs.first))
-        dampened = bool((h["dampening"] != 0).any() and inputs.first.any())
-        tried.append(("dampening is applied to the first gradient, which starts the buffer", dampened, flags, started))
-    if rule.counts:
-        tried.append(("betas are swapped", True, flags, with_numbers(beta1=h["beta2"], beta2=h["beta1"])))
-        ahead, behind = inputs._replace(count=inputs.count + 1), inputs._replace(count=np.maximum(inputs.count - 1, 0))
-        tried.append(("bias corrections are one step ahead", True, flags, ahead))
-        tried.append(("bias corrections are one step behind", bool((inputs.count > 0).all()), flags, behind))
-    for sentence, possible, its_flags, its_inputs in tried:
-        if possible and _explains(rule, its_flags, its_inputs):
+    for sentence, its_flags, its_inputs in suspects(rule, flags, inputs):
+        if _explains(rule, its_flags, its_inputs):
             yield sentence
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from crosscheck.rules.rule import Flags, Hyperparameters, Rule
 from crosscheck.tolerance import FAIL, trial_error
-from crosscheck.trace.format import PARAM
+from crosscheck.trace.format import GRAD, PARAM
 
 
 class Inputs(NamedTuple):
@@ -76,7 +76,7 @@ def one_step(
     elif slots:
         fields["first"] = first
     state = optax.tree.set(state, **fields) if fields else state
-    updates, state = chain.update(values["grad"], state, values[PARAM])
+    updates, state = chain.update(values[GRAD], state, values[PARAM])
     after: dict[str, Any] = {PARAM: optax.apply_updates(values[PARAM], updates)}
     return after | {slot: optax.tree.get(state, field) for slot, field in slots.items()}
 

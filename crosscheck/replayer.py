@@ -2,38 +2,44 @@
 
 import re
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from crosscheck.batches import WIDTH, Batch, Batcher, Origin
+from crosscheck.batches import Batch, Batcher
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
+from crosscheck.findings import Spread, check_of, describe, disagreement, disagrees, never_written, order, step_counts
 from crosscheck.judge import Inputs, Judged, judge
-from crosscheck.report import Finding, Report, Verdict
-from crosscheck.rows import TensorBlock, complete_options, tensor_blocks
+from crosscheck.options import OptionsCheck
+from crosscheck.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
+from crosscheck.rows import complete_options, tensor_blocks
 from crosscheck.rules import RULES
+from crosscheck.rules.average import MOVING_AVERAGE
+from crosscheck.rules.gradient import GRADIENT
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.structure import Structure, position
+from crosscheck.structure import Structure
 from crosscheck.tolerance import FAIL, WARN
-from crosscheck.trace.format import PARAM
 from crosscheck.trace.reader import LoadedPart, Segment, open_trace
+from crosscheck.views import NORMED, PLAIN, Views
 
 
-def replay(path: str | Path) -> Report:
+def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
     """Hold every recorded step against its formula.
 
     Each step starts from the recorded parameters, gradients and state and is computed in float64 by the Optax
     chain of the trace's rule; see `crosscheck.judge` for the criterion and `crosscheck.tolerance` for the
     thresholds. One part is in memory at a time. `path` is a trace, or a run's folder with `trace/` in it.
 
+    `require` names checks (see `crosscheck.report.CHECKS`) that the record must be able to answer.
+
     Raises:
-        TraceError: Not a trace, or a damaged one.
+        TraceError: Not a trace, a damaged one, or one without what a required check needs.
         UnsupportedOptimizer: There is no rule for what was recorded.
     """
     segments = open_trace(Path(path))
@@ -41,7 +47,11 @@ def replay(path: str | Path) -> Report:
     if name not in RULES:
         raise UnsupportedOptimizer(f"{path} claims the rule {name!r}; there are rules for {', '.join(RULES)}")
     with _float64(), ThreadPoolExecutor(max_workers=1) as worker:
-        return _Replay(RULES[name], worker).run(segments)
+        report = _Replay(RULES[name], worker).run(segments)
+    for check in require:
+        if report.checks.get(check, NOT_RECORDED) == NOT_RECORDED:
+            raise TraceError(f"{path}: {check} was not recorded; what was: {', '.join(_recorded(report))}")
+    return report
 
 
 @contextmanager
@@ -54,24 +64,6 @@ def _float64() -> Generator[None]:
 _AHEAD = 8  # batches that may wait to be judged, some 10 MiB each
 
 
-@dataclass(slots=True)
-class _Spread:
-    """The findings of one kind, as one."""
-
-    first: Finding
-    elements: int = 0
-    steps: set[int] = field(default_factory=set[int])
-
-    def add(self, finding: Finding) -> None:
-        if (finding.step, -finding.eta) < (self.first.step, -self.first.eta):
-            self.first = finding
-        self.elements += finding.elements
-        self.steps.add(finding.step)
-
-    def whole(self) -> Finding:
-        return replace(self.first, elements=self.elements, steps=len(self.steps), last_step=max(self.steps))
-
-
 class _Replay:
     """One replay: what has been seen so far."""
 
@@ -80,32 +72,37 @@ class _Replay:
         self.worker = worker
         self.waiting: deque[tuple[Batch, Future[Judged]]] = deque()  # while XLA compiles, reading goes on
         self.batcher = Batcher(rule)
-        self.spreads: dict[tuple[str, str], _Spread] = {}
+        self.of_gradients, self.of_averages = Batcher(GRADIENT, NORMED), Batcher(MOVING_AVERAGE, PLAIN)
+        self.spreads: dict[tuple[str, str], Spread] = {}
         self.power: dict[str, float] = {}  # the worker's until all is judged
         self.max_eta, self.worst = 0.0, "no element"
         self.close_calls: dict[str, tuple[float, str]] = {}
-        self.samples: dict[Flags, Inputs] = {}  # rows that disagree, from the first batch that has any
+        self.samples: dict[tuple[Rule, Flags], Inputs] = {}  # rows that disagree, from the first batch that has any
         self.elements = self.out_of_range = self.steps = self.skipped = 0
         self.tensors: set[str] = set()
-        self.causes: list[str] | None = None
+        self.causes: dict[Rule, list[str]] = {}
         self.notes: list[str] = []
+        self.seen: set[str] = set()  # checks that had something to look at
 
     def run(self, segments: tuple[Segment, ...]) -> Report:
         for segment in segments:
             self._segment(segment, joined=segment is not segments[0])
-        for batch in self.batcher.rest():
-            self._judge(batch)
+        for batcher in (self.batcher, self.of_gradients, self.of_averages):
+            for batch in batcher.rest():
+                self._judge(batch)
         while self.waiting:
             self._take_in(*self.waiting.popleft())
         return self._report(segments)
 
     def _segment(self, segment: Segment, *, joined: bool) -> None:
         structure = Structure(zero_is_absent=self.rule.counts, from_start=segment.header.first_step == 1)
+        claims = segment.header.claims
+        views, options = Views(claims, segment.header.world_size), OptionsCheck(claims and claims.options)
         shapes: list[tuple[str, tuple[int, ...], str]] = []
         last_step = segment.header.first_step - 1
         for part in segment.parts():
             shapes = _same_tensors(part, shapes)
-            for batch in self._part(part, structure):
+            for batch in self._part(part, structure, views, options):
                 self._judge(batch)
             last_step = part.meta.steps[-1].step
         if joined:
@@ -118,21 +115,31 @@ class _Replay:
                 "steps that were not committed are not in it"
             )
 
-    def _part(self, part: LoadedPart, structure: Structure) -> Iterator[Batch]:
+    def _part(self, part: LoadedPart, structure: Structure, views: Views, of_options: OptionsCheck) -> Iterator[Batch]:
         steps = part.meta.steps
         self.steps += len(steps)
         self.skipped += sum(not step.applied for step in steps)
         options = complete_options(steps)
         for finding in structure.look_at_options(steps, options):
             self._note_finding(finding)
+        for finding in (*views.start(part.meta), *of_options.look(part.meta.tensors, steps, options)):
+            self._note_finding(finding)
+        if of_options.claims:
+            self.seen.add("options")
         for block in tensor_blocks(part, options):
             self.tensors.add(block.info.name)
             for finding in structure.look(block):
                 self._note_finding(finding)
-            for finding in _step_counts(self.rule, block):
+            for finding in step_counts(self.rule, block):
                 self._note_finding(finding)
             try:
                 yield from self.batcher.add(block)
+                for batcher, view in (
+                    (self.of_gradients, views.gradient(block)),
+                    (self.of_averages, views.average(block)),
+                ):
+                    if view is not None:
+                        yield from batcher.add(view)
             except TraceError as error:
                 raise TraceError(f"{part.path}: {error}") from None
 
@@ -146,45 +153,48 @@ class _Replay:
 
     def _judged(self, batch: Batch) -> Judged:
         """In the worker. A hyperparameter whose error has been shown to show need not be tried again."""
-        untold = [name for name in self.rule.matters(batch.flags) if not self.power.get(name, 0.0) > FAIL]
+        untold = [name for name in batch.rule.matters(batch.flags) if not self.power.get(name, 0.0) > FAIL]
         with _float64():
-            result = judge(self.rule, batch.flags, batch.inputs, untold)
+            result = judge(batch.rule, batch.flags, batch.inputs, untold)
         for name, eta in result.power.items():
             self.power[name] = max(self.power.get(name, 0.0), eta)
         return result
 
     def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
         result = future.result()
-        names = (PARAM, *self.rule.slots(batch.flags))
-        self.elements += int(result.checked.sum())
+        rule, names = batch.rule, (batch.rule.subject, *batch.rule.slots(batch.flags))
+        self.seen.add(check_of(rule))
+        if rule is self.rule:
+            self.elements += int(result.checked.sum())
         self.out_of_range += int(result.out_of_range.sum())
         row, output = np.unravel_index(int(np.argmax(result.eta)), result.eta.shape)
         if not result.eta[row, output] <= self.max_eta and row < len(batch.origins):
             self.max_eta = float(result.eta[row, output])
-            self.worst = _describe(batch.origins[row], names[output], result, int(row), int(output))
+            self.worst = describe(batch.origins[row], names[output], result, int(row), int(output))
         etas = result.eta[: len(batch.origins)]  # the other rows are padding
         wrong = np.flatnonzero(np.any(~(etas <= FAIL), axis=1))
-        if len(wrong) and batch.flags not in self.samples:
-            self.samples[batch.flags] = take_rows(batch.inputs, wrong)
+        if len(wrong) and (rule, batch.flags) not in self.samples:
+            self.samples[rule, batch.flags] = take_rows(batch.inputs, wrong)
         for output, name in enumerate(names):
             never = ~batch.inputs.judged[: len(batch.origins), output]
             for row in np.flatnonzero(never):
-                self._note_finding(_never_written(batch.origins[row], name))
+                self._note_finding(never_written(batch.origins[row], name))
             for row in np.flatnonzero(~(etas[:, output] <= WARN)):
                 origin, eta = batch.origins[row], float(result.eta[row, output])
                 if eta <= FAIL:
-                    call = _describe(origin, name, result, int(row), output)
+                    call = describe(origin, name, result, int(row), output)
                     self.close_calls[name] = max(self.close_calls.get(name, (0.0, "")), (eta, call))
                 else:
-                    self._note_finding(_disagreement(origin, name, self.rule, result, int(row), output))
+                    self._note_finding(disagreement(origin, name, rule, result, int(row), output))
 
     def _note_finding(self, finding: Finding) -> None:
         key = (finding.slot, re.sub(r"\d+", "N", finding.cause))  # the same fault at another step is the same kind
-        self.spreads.setdefault(key, _Spread(finding)).add(finding)
+        self.spreads.setdefault(key, Spread(finding)).add(finding)
 
     def _report(self, segments: tuple[Segment, ...]) -> Report:
-        findings = sorted((self._explained(spread.whole()) for spread in self.spreads.values()), key=_order)
-        power = {name: self.power.get(name, 0.0) for name in self.batcher.used}
+        findings = sorted((self._explained(spread.whole()) for spread in self.spreads.values()), key=order)
+        used = {**self.batcher.used, **self.of_gradients.used, **self.of_averages.used}
+        power = {name: self.power.get(name, 0.0) for name in used}
         not_tested = tuple(name for name, eta in power.items() if not eta > FAIL)
         reason = ""
         if not findings:
@@ -206,6 +216,7 @@ class _Replay:
             warnings=tuple(warnings),
             notes=tuple(self.notes),
             not_tested=not_tested,
+            checks={name: _came_to(name, self.seen, findings) for name in CHECKS},
             power=power,
             off_by=self.batcher.off_by,
             steps=self.steps,
@@ -216,95 +227,27 @@ class _Replay:
         )
 
     def _explained(self, finding: Finding) -> Finding:
-        """A disagreement with the formula gets the mistakes that explain it."""
-        if finding.cause != _disagrees(finding.slot, self.rule):
-            return finding
-        if self.causes is None:
-            each = [causes(self.rule, flags, inputs) for flags, inputs in self.samples.items()]
-            self.causes = list(dict.fromkeys(cause for found in each for cause in found))
-        why = " or ".join(self.causes) or "no mistake of the catalogue explains it"
-        return replace(finding, cause=f"{finding.cause}: {why}")
+        """A disagreement with a formula gets the mistakes that explain it."""
+        for rule in dict.fromkeys(rule for rule, _ in self.samples):
+            if finding.cause == disagrees(finding.slot, rule):
+                why = " or ".join(self._causes(rule)) or "no mistake of the catalogue explains it"
+                return replace(finding, cause=f"{finding.cause}: {why}")
+        return finding
+
+    def _causes(self, rule: Rule) -> list[str]:
+        if rule not in self.causes:
+            each = [causes(its, flags, inputs) for (its, flags), inputs in self.samples.items() if its is rule]
+            self.causes[rule] = list(dict.fromkeys(cause for found in each for cause in found))
+        return self.causes[rule]
 
     def _vacuous(self, not_tested: tuple[str, ...]) -> str:
         if not self.steps:
             return "no step was committed to the record"
         if not self.elements:
             return "no recorded step moved anything that could be checked"
-        if len(not_tested) == len(self.batcher.used):
+        if set(self.batcher.used) <= set(not_tested):
             return f"no hyperparameter in use could have been told from one {self.batcher.off_by:.0%} off: nothing here could have failed"
         return ""
-
-
-def _order(finding: Finding) -> tuple[int, bool, str]:
-    """By step; at the same step the state comes before the parameter that is computed from it."""
-    return finding.step, finding.slot == PARAM, finding.slot
-
-
-def _describe(origin: Origin, name: str, result: Judged, row: int, output: int) -> str:
-    block, column = origin.block, origin.column + int(result.element[row, output])
-    where = list(position(block, column))
-    return (
-        f"eta {float(result.eta[row, output]):.3g} at step {block.steps[origin.row].step}, {block.info.name}{where}, {name}: "
-        f"recorded {float(result.recorded[row, output]):.9g}, expected {float(result.expected[row, output]):.9g}"
-    )
-
-
-def _disagrees(name: str, rule: Rule) -> str:
-    return f"{name} is not what {rule.name} makes of the recorded inputs"
-
-
-def _disagreement(origin: Origin, name: str, rule: Rule, result: Judged, row: int, output: int) -> Finding:
-    block, column = origin.block, origin.column + int(result.element[row, output])
-    step = block.steps[origin.row].step
-    return Finding(
-        step=step,
-        last_step=step,
-        tensor=block.info.name,
-        slot=name,
-        index=position(block, column),
-        recorded=float(result.recorded[row, output]),
-        expected=float(result.expected[row, output]),
-        eta=float(result.eta[row, output]),
-        cause=_disagrees(name, rule),
-        elements=int(result.over[row, output]),
-    )
-
-
-def _never_written(origin: Origin, name: str) -> Finding:
-    step = origin.block.steps[origin.row].step
-    return Finding(
-        step=step,
-        last_step=step,
-        tensor=origin.block.info.name,
-        slot=name,
-        index=None,
-        recorded=None,
-        expected=None,
-        eta=float("inf"),
-        cause=f"{name} was never written, though the step was applied",
-        elements=min(WIDTH, len(origin.block.coordinates) - origin.column),
-    )
-
-
-def _step_counts(rule: Rule, block: TensorBlock) -> Iterator[Finding]:
-    """torch counts steps tensor by tensor: each applied one adds exactly 1."""
-    count = block.slots.get("step")
-    if not rule.counts or count is None:
-        return
-    for row, step in enumerate(block.steps):
-        before, after = float(count.before[row, 0]), float(count.after[row, 0])
-        if step.applied and block.has_grad[row] and after != before + 1:
-            yield Finding(
-                step=step.step,
-                last_step=step.step,
-                tensor=block.info.name,
-                slot="step",
-                index=None,
-                recorded=after,
-                expected=before + 1,
-                eta=float("inf"),
-                cause=f"step went from {before:g} to {after:g}; every applied step adds 1",
-            )
 
 
 def _same_tensors(
@@ -316,3 +259,13 @@ def _same_tensors(
         if before != after:
             raise TraceError(f"{part.path}: tensor {number} was {before} in the part before and is {after} here")
     return now
+
+
+def _came_to(check: str, seen: Collection[str], findings: Iterable[Finding]) -> str:
+    if any(finding.check == check for finding in findings):
+        return str(Verdict.MISMATCH)
+    return str(Verdict.MATCH) if check in seen else NOT_RECORDED
+
+
+def _recorded(report: Report) -> list[str]:
+    return [check for check, result in report.checks.items() if result != NOT_RECORDED]

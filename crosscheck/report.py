@@ -17,6 +17,12 @@ class Verdict(StrEnum):
     VACUOUS = "vacuous"  # nothing moved, nothing recorded, or nothing that could have failed
 
 
+CHECKS = ("optimizer", "gradient", "average", "learning rate", "loss scale", "options", "backward")
+"""What a record can be held to: each step; the gradient's way from backward to the optimizer; the moving average of
+the parameters; the schedule; the loss scale; the options of each group; and the gradient itself, recomputed."""
+
+NOT_RECORDED = "not recorded"
+
 EXIT_CODES = {Verdict.MATCH: 0, Verdict.MISMATCH: 1, Verdict.VACUOUS: 3}
 
 
@@ -46,6 +52,8 @@ class Finding:
     """Steps at which the slot disagrees."""
     last_step: int
     """The last of them."""
+    check: str = "optimizer"
+    """Which of `CHECKS` found it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +83,8 @@ class Report:
     """What the record is: where it ends, how it was joined."""
     not_tested: tuple[str, ...]
     """Hyperparameters in use whose being off by `off_by` this record would not have shown."""
+    checks: dict[str, str] = field(default_factory=dict[str, str])
+    """What each of `CHECKS` came to: match, mismatch or not recorded."""
     off_by: float = 0.01
     """The fraction by which hyperparameters were tried wrong: 1 %, or what the coarsest format here can tell apart."""
     power: dict[str, float] = field(default_factory=dict[str, float])
@@ -119,6 +129,9 @@ class Report:
             lines.append(f"power (eta if it were {self.off_by:.0%} off): {tried}")
         if self.not_tested:
             lines.append(f"not tested by this record (at {self.off_by:.0%} off): {', '.join(self.not_tested)}")
+        around = [f"{name} {result}" for name, result in self.checks.items() if name != "optimizer"]
+        if around:
+            lines.append(f"around the optimizer: {', '.join(around)}")
         if self.own:
             lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
         if self.out_of_range:

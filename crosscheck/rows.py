@@ -12,8 +12,6 @@ from crosscheck.trace.format import Block, Option, SlotRows, Step, TensorInfo, T
 from crosscheck.trace.reader import LoadedPart
 
 Floats = NDArray[np.float64]
-CONTEXT = ("loss_scale", "last_lr")
-"""Numbers by row that no formula reads but a mistake may have used: the loss scale, the lr of the step before."""
 
 
 @dataclass(slots=True)
@@ -37,11 +35,14 @@ class TensorBlock:
     steps: list[Step]
     options: list[dict[str, Option]]  # of the tensor's group, by row, complete
     coordinates: NDArray[np.int64]  # (columns,) positions in C order
-    grad: NDArray[Any]  # (rows, columns); zero where there is none
+    grad: NDArray[Any]  # (rows, columns) as consumed; zero where there is none
     has_grad: NDArray[np.bool_]
+    backward: NDArray[Any]  # (rows, columns) as backward left them
+    has_backward: NDArray[np.bool_]
     param: Quantity
-    context: dict[str, Floats]  # by row, what no formula reads but a mistake may: see CONTEXT
+    context: dict[str, Floats]  # by row, what the formula does not read but a mistake may: loss_scale, last_lr
     slots: dict[str, Quantity] = field(default_factory=dict[str, Quantity])
+    extras: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])  # the same, elementwise
 
 
 def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
@@ -103,6 +104,15 @@ def _load(
         stored = _stored(part, number, entry.tensor, "grad", int(has_grad.sum()), columns, (info.dtype, *wide))
         grad = np.zeros((rows, columns), stored.dtype)
         grad[has_grad] = stored
+    has_backward = has_grad & np.array([step.backward_norm is not None for step in steps])
+    backward = grad
+    if entry.backward:
+        half = ("float32",) if info.dtype in ("float16", "bfloat16") else ()
+        news = _mask(rows, entry.backward)
+        stored = _stored(part, number, entry.tensor, "backward", len(entry.backward), columns, (info.dtype, *half))
+        backward = grad.astype(np.promote_types(grad.dtype, stored.dtype))
+        backward[news] = stored
+        has_backward |= news
     loaded = TensorBlock(
         info=info,
         number=entry.tensor,
@@ -112,6 +122,8 @@ def _load(
         coordinates=coordinates,
         grad=grad,
         has_grad=has_grad,
+        backward=backward,
+        has_backward=has_backward,
         context=context,
         param=_quantity(part, number, entry.tensor, "", SlotRows(before=entry.before), rows, columns, (info.dtype,)),
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from crosscheck.report import Finding
 from crosscheck.rows import Quantity, TensorBlock
-from crosscheck.trace.format import PARAM, Option, Step
+from crosscheck.trace.format import AVERAGE, PARAM, Option, Step
 
 _Bits = NDArray[np.bool_]
 
@@ -78,7 +78,7 @@ class Structure:
     def _unmoved(self, block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Finding]:
         """Rows that must not move anything: skipped steps, tensors without a gradient."""
         for row, step in enumerate(block.steps):
-            if step.applied and block.has_grad[row]:
+            if step.applied and (block.has_grad[row] or name == AVERAGE):  # which follows any parameter
                 continue
             why = "on a skipped step" if not step.applied else "although it had no gradient"
             if not (quantity.there_before[row] and quantity.there_after[row]):
@@ -190,6 +190,7 @@ def _finding(
         eta=float("inf"),
         cause=cause,
         elements=int(moved.sum()),
+        check="average" if name == AVERAGE else "optimizer",
     )
 
 

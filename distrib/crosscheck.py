@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from crosscheck.recorder import Recorder, TraceError
+from crosscheck.recorder import Claims, Recorder, TraceError
+from distrib import optim
 from distrib.config.section import Section
 from distrib.display import Display
 from distrib.errors import BadInput
@@ -39,7 +40,7 @@ class CrosscheckConfig(Section):
 
 def start_recorder(run: "Run", *, first_step: int) -> Recorder:
     """A recorder of the run's optimizer that continues the folder's trace, if it has one. Raises BadInput."""
-    config = run.config.crosscheck
+    config, average = run.config.crosscheck, run.update.average
     try:
         return Recorder(
             run.optimizer,
@@ -47,6 +48,8 @@ def start_recorder(run: "Run", *, first_step: int) -> Recorder:
             steps=config.steps,
             coordinates=config.coordinates,
             scaler=run.precision.scaler,
+            average=() if average is None else zip(run.module.parameters(), average.module.parameters(), strict=True),
+            claims=_claims(run),
             append=True,
             first_step=first_step,
             world_size=run.plan.world_size,
@@ -54,6 +57,19 @@ def start_recorder(run: "Run", *, first_step: int) -> Recorder:
         )
     except TraceError as error:
         raise BadInput(f"crosscheck.record = true: {error}") from None
+
+
+def _claims(run: "Run") -> Claims:
+    """What the recipe says of all that stands around the optimizer."""
+    training, average = run.config.training, run.update.average
+    return Claims(
+        clip_norm=training.clip_norm,
+        clip_value=training.clip_value,
+        average=training.ema,
+        averaged=0 if average is None else int(average.n_averaged),
+        applied=run.update.applied,
+        options=optim.options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
+    )
 
 
 def replay(folder: Path, display: Display) -> str | None:

@@ -49,6 +49,7 @@ def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoi
                 run.agreement.start(stop=stop, checkpoint=checkpoint)
             run.backward(loss)
     agreed = run.agreement.finish(step)  # raises before the update if the loss is not finite
+    observers.after_backward()
     applied = run.update.step()
     observers.after_step(step, agreed.loss, applied=applied)
     run.optimizer.zero_grad()

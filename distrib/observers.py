@@ -65,6 +65,11 @@ class Observers:
         minutes = (time.monotonic() - self.saved_at) / 60
         return self.main and config.every_minutes is not None and minutes >= config.every_minutes
 
+    def after_backward(self) -> None:
+        """Before anything touches the gradients."""
+        if self.recorder is not None:
+            self.recorder.after_backward()
+
     def after_step(self, step: int, loss: float, *, applied: bool) -> None:
         self.epoch_clock.lap()
         self.run_clock.lap()

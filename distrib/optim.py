@@ -178,6 +178,19 @@ def build(config: OptimizerConfig, named_parameters: NamedParameters, device: to
     return optimizer
 
 
+def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What the recipe says of each parameter: torch's options, with those of the first group that takes its name."""
+    base = config.model_dump(exclude={"name", "groups", "foreach", "fused", "differentiable", "capturable"})
+    if isinstance(config, AdamW):
+        base["decoupled_weight_decay"] = True
+    by_name: dict[str, dict[str, Any]] = {}
+    for name in names:
+        group = next((group for group in config.groups if fnmatchcase(name, group.pattern)), None)
+        own = {} if group is None else group.model_dump(exclude={"pattern"}, exclude_none=True)
+        by_name[name] = base | own
+    return by_name
+
+
 def implementation(optimizer: torch.optim.Optimizer) -> str:
     """The kernels this optimizer will run: fused, foreach or single (one tensor at a time)."""
     group = optimizer.param_groups[0]

@@ -2,5 +2,6 @@
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.recorder.recorder import Recorder
+from crosscheck.trace.format import Claims
 
-__all__ = ["Recorder", "TraceError", "UnsupportedOptimizer"]
+__all__ = ["Claims", "Recorder", "TraceError", "UnsupportedOptimizer"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import capture, subject
 from crosscheck.recorder.rows import RowBlock
-from crosscheck.trace.format import Header, Option, Part, Step, TensorInfo
+from crosscheck.trace.format import AVERAGE, Claims, Header, Option, Part, Step, TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 
 Result = TypeVar("Result")
@@ -27,6 +27,17 @@ _PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses
 
 
 @dataclass(slots=True)
+class _Backward:
+    """The gradients as backward left them, and the averages that no update has touched yet."""
+
+    sampled: list[Tensor | None]
+    full: list[Tensor | None] | None
+    norm: Tensor
+    averages: list[Tensor | None]
+    full_averages: list[Tensor | None] | None
+
+
+@dataclass(slots=True)
 class _Before:
     """What was seen before a step that has not ended yet."""
 
@@ -35,6 +46,7 @@ class _Before:
     full: list[capture.Moment] | None
     full_grads: list[Tensor | None] | None
     norm: Tensor
+    backward: _Backward | None
     scale: Tensor | None
     options: tuple[dict[str, Option], ...]
 
@@ -46,6 +58,7 @@ class _Noted:
     step: int
     applied: bool
     norm: Tensor
+    backward_norm: Tensor | None
     scale: Tensor | None
     options: tuple[dict[str, Option], ...]
     loaded: bool
@@ -77,6 +90,8 @@ class Recorder:
         slots: Mapping[str, str] | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        average: Iterable[tuple[Tensor, Tensor]] = (),
+        claims: Claims | None = None,
         append: bool = False,
         first_step: int = 1,
         world_size: int = 1,
@@ -97,6 +112,10 @@ class Recorder:
             named_parameters: Names for the tensors, such as `model.named_parameters()`; otherwise those the
                 optimizer was built with, otherwise positions.
             scaler: The loss scaler, whose scale is then recorded where the optimizer is not told it.
+            average: Pairs of a parameter and its moving average (`torch.optim.swa_utils.AveragedModel`), which is
+                then recorded as one more slot.
+            claims: What happens around the optimizer: clipping, schedule, moving average, options by group. The
+                replay holds the record to it; what is not claimed is not checked.
             append: Continue an existing trace with a segment of its own: a resumed run.
             first_step: The number of the first step to come.
             world_size: Ranks of the run, for the header.
@@ -117,11 +136,14 @@ class Recorder:
         self._coordinates, self._scaler = coordinates, scaler
         self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
         self._names = subject.named_by_id(named_parameters)
+        self._average = {id(parameter): averaged for parameter, averaged in average}
         self.step = first_step - 1
         """The number of the last step that was recorded."""
         self._tensors: list[tuple[Tensor, TensorInfo]] = []
         self._where: dict[int, Tensor | None] = {}
         self._before: _Before | None = None
+        self._backward: _Backward | None = None
+        self._unaveraged: list[tuple[bool, list[capture.Moment]]] = []  # full?, after the step
         self._after_skip = self._loaded = self._closed = False
         self._noted: list[_Noted] = []
         self._sampled, self._full = RowBlock(full=False), list[RowBlock]()
@@ -135,6 +157,8 @@ class Recorder:
             world_size=world_size,
             rank=rank,
             seed=seed,
+            claims=claims,
+            scaler=subject.scaler_of(scaler),
             versions=subject.versions(),
         )
         self._writer = SegmentWriter(Path(path), header, append=append)
@@ -159,13 +183,31 @@ class Recorder:
         if self._closed:
             return
         self._detach()
-        self._commit()
+        self._settle(to_commit=True)
         self._writer.close(self.step)
 
     def _detach(self) -> None:
         self._closed = True
         for hook in self._hooks:
             hook.remove()
+
+    def after_backward(self) -> None:
+        """Record the gradients as `backward` left them: averaged over ranks, times the loss scale, not yet clipped.
+
+        A second point of capture, to be called once a step, before anything touches the gradients. With it the
+        replay can check what happens between backward and the optimizer, by the `claims`.
+        """
+        self._settle()
+        self._look_at_tensors()
+        grads = [parameter.grad for parameter, _ in self._tensors]
+        full = self._is_full(self.step + 1)
+        self._backward = _Backward(
+            sampled=[None if g is None else capture.pick(g, self._where[number]) for number, g in enumerate(grads)],
+            full=[None if g is None else capture.pick(g, None, to_host=True) for g in grads] if full else None,
+            norm=capture.norm([grad for grad in grads if grad is not None], None),
+            averages=self._averages(full=False),
+            full_averages=self._averages(full=True) if full else None,
+        )
 
     def skipped(self, *, loss_scale: float | None = None) -> None:
         """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused.
@@ -228,6 +270,7 @@ class Recorder:
                 self._where[number] = None if where is None else where.to(parameter.device)
 
     def _see_before(self, *, skipped: bool = False, compiled: bool = False) -> None:
+        self._settle()
         self._look_at_tensors()
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
         grads = [parameter.grad for parameter, _ in self._tensors]
@@ -236,17 +279,23 @@ class Recorder:
                 kind = "sparse" if grad.is_sparse else "complex"
                 raise UnsupportedOptimizer(f"the gradient of {info.name} is {kind}: the rules are for dense real ones")
         full = self._is_full(self.step + 1) and not skipped
+        sampled, whole = self._moments(full=False), self._moments(full=True) if full else None
+        early = self._backward
+        _set_averages(sampled, early.averages if early else self._averages(full=False))
+        if whole is not None:
+            _set_averages(whole, (early and early.full_averages) or self._averages(full=True))
         self._before = _Before(
-            sampled=self._moments(full=False),
+            sampled=sampled,
             sampled_grads=[
                 None if grad is None else capture.consumed(grad, scale, self._where[number])
                 for number, grad in enumerate(grads)
             ],
-            full=self._moments(full=True) if full else None,
+            full=whole,
             full_grads=[None if g is None else capture.consumed(g, scale, None, to_host=True) for g in grads]
             if full
             else None,
             norm=capture.norm([grad for grad in grads if grad is not None], scale),
+            backward=self._backward,
             scale=self._loss_scale(scale),
             options=tuple(
                 subject.options_of(group) | ({"compiled": True} if compiled else {})
@@ -258,23 +307,45 @@ class Recorder:
         before = self._before
         if before is None:  # a step without a pre-hook: the recorder was attached in the middle of it
             return
-        self._before = None
+        self._before = self._backward = None
         self.step += 1
         if not self._noted:
             self._sampled, self._full = RowBlock(full=False), []
         self._sampled.steps.append(self.step)
-        for number, after in enumerate(self._moments(full=False)):
-            self._sampled.add(number, before.sampled_grads[number], before.sampled[number], after)
+        backward = before.backward
+        of_backward = [None] * len(self._tensors) if backward is None else backward.sampled
+        moments = self._moments(full=False)
+        self._unaveraged.append((False, moments))
+        for number, after in enumerate(moments):
+            self._sampled.add(number, before.sampled_grads[number], of_backward[number], before.sampled[number], after)
         if before.full is not None and before.full_grads is not None:
             block = RowBlock(full=True, steps=[self.step])
-            for number, after in enumerate(self._moments(full=True)):
-                block.add(number, before.full_grads[number], before.full[number], after)
+            of_backward = (backward and backward.full) or [None] * len(self._tensors)
+            moments = self._moments(full=True)
+            self._unaveraged.append((True, moments))
+            for number, after in enumerate(moments):
+                block.add(number, before.full_grads[number], of_backward[number], before.full[number], after)
             self._full.append(block)
-        self._noted.append(_Noted(self.step, not skipped, before.norm, before.scale, before.options, self._loaded))
+        backward_norm = None if backward is None else backward.norm
+        self._noted.append(
+            _Noted(self.step, not skipped, before.norm, backward_norm, before.scale, before.options, self._loaded)
+        )
         self._after_skip, self._loaded = skipped, False
+        if not self._average:
+            self._settle()
+
+    def _settle(self, *, to_commit: bool = False) -> None:
+        """Close the last step's rows; commit if it is time.
+
+        The moving average follows the optimizer's step: what it became is there to be seen when the next begins.
+        """
+        for full, after in self._unaveraged:
+            _set_averages(after, self._averages(full=full))
+        self._unaveraged = []
         waiting = self._sampled.num_bytes + sum(block.num_bytes for block in self._full)
         if (
-            len(self._noted) >= _PART_STEPS
+            to_commit
+            or len(self._noted) >= _PART_STEPS
             or waiting >= _PART_BYTES
             or time.monotonic() - self._committed_at >= _PART_SECONDS
         ):
@@ -286,6 +357,7 @@ class Recorder:
         return self._steps == "all" or step <= 3 or step % 100 == 0 or self._after_skip
 
     def _moments(self, *, full: bool) -> list[capture.Moment]:
+        """Of all tensors, now, without their averages."""
         return [
             capture.take_moment(
                 parameter,
@@ -295,6 +367,14 @@ class Recorder:
                 to_host=full,
             )
             for number, (parameter, _) in enumerate(self._tensors)
+        ]
+
+    def _averages(self, *, full: bool) -> list[Tensor | None]:
+        """By tensor, where there are any."""
+        averages = [self._average.get(id(parameter)) for parameter, _ in self._tensors]
+        return [
+            None if averaged is None else capture.pick(averaged, None if full else self._where[number], to_host=full)
+            for number, averaged in enumerate(averages)
         ]
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:
@@ -344,11 +424,18 @@ class Recorder:
                     applied=noted.applied,
                     loss_scale=None if noted.scale is None else float(noted.scale),
                     grad_norm=float(noted.norm),
+                    backward_norm=None if noted.backward_norm is None else float(noted.backward_norm),
                     options=news,
                     state_loaded=noted.loaded,
                 )
             )
         return tuple(described)
+
+
+def _set_averages(moments: Iterable[capture.Moment], averages: Iterable[Tensor | None]) -> None:
+    for moment, averaged in zip(moments, averages, strict=True):
+        if averaged is not None:
+            moment.slots[AVERAGE] = averaged
 
 
 def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Result]) -> Callable[..., Result]:

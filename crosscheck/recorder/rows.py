@@ -13,6 +13,7 @@ from crosscheck.trace.format import Block, SlotRows, TensorRows, key
 @dataclass(slots=True)
 class _Row:
     grad: Tensor | None
+    backward: Tensor | None
     before: Moment
     after: Moment
 
@@ -26,10 +27,10 @@ class RowBlock:
     rows: dict[int, list[_Row]] = field(default_factory=dict[int, list[_Row]])
     num_bytes: int = 0
 
-    def add(self, tensor: int, grad: Tensor | None, before: Moment, after: Moment) -> None:
-        self.rows.setdefault(tensor, []).append(_Row(grad, before, after))
+    def add(self, tensor: int, grad: Tensor | None, backward: Tensor | None, before: Moment, after: Moment) -> None:
+        self.rows.setdefault(tensor, []).append(_Row(grad, backward, before, after))
         moments = [t for moment in (before, after) for t in (moment.parameter, *moment.slots.values())]
-        self.num_bytes += sum(t.nbytes for t in moments) + (0 if grad is None else grad.nbytes)
+        self.num_bytes += sum(t.nbytes for t in (*moments, grad, backward) if t is not None)
 
     def lay_out(self, number: int, coordinates: dict[int, Tensor | None]) -> tuple[Block, dict[str, Tensor]]:
         """The block's description and its arrays; `number` is its position in the part."""
@@ -39,6 +40,9 @@ class RowBlock:
             grads = [row.grad for row in rows if row.grad is not None]
             if grads:
                 arrays[key(number, tensor, "grad")] = _stack(grads)
+            backward = _news(rows)
+            if backward:
+                arrays[key(number, tensor, "backward")] = _stack([rows[r].backward for r in backward])
             where = coordinates.get(tensor)
             if where is not None and not self.full:
                 arrays[key(number, tensor, "coordinates")] = where.cpu().reshape(1, -1)
@@ -59,8 +63,18 @@ class RowBlock:
                     absent_after=tuple(r for r, value in enumerate(new) if value is None),
                 )
             no_grad = tuple(r for r, row in enumerate(rows) if row.grad is None)
-            tensors.append(TensorRows(tensor=tensor, no_grad=no_grad, before=before, slots=slots))
+            tensors.append(TensorRows(tensor=tensor, no_grad=no_grad, backward=backward, before=before, slots=slots))
         return Block(full=self.full, steps=tuple(self.steps), tensors=tuple(tensors)), arrays
+
+
+def _news(rows: Sequence[_Row]) -> tuple[int, ...]:
+    """Rows whose gradient at the end of backward is not the one that was consumed."""
+    both = [r for r, row in enumerate(rows) if row.backward is not None and row.grad is not None]
+    news = {r for r, row in enumerate(rows) if row.backward is not None and row.grad is None}
+    if both:
+        same = _bitwise_equal(_stack([rows[r].backward for r in both]), _stack([rows[r].grad for r in both]))
+        news |= {r for k, r in enumerate(both) if not same[k]}
+    return tuple(sorted(news))
 
 
 def _values(

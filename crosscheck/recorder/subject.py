@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.trace.format import DType, Implementation, Option, TensorInfo
+from crosscheck.trace.format import DType, Implementation, Option, Scaler, TensorInfo
 
 RULES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 """The formulas that can be claimed, and whose they are."""
@@ -120,6 +120,20 @@ def _number(value: Any) -> bool | int | float | None:
     if isinstance(value, Tensor):
         return float(value.detach()) if value.numel() == 1 else None
     return value if isinstance(value, bool | int | float) else None
+
+
+def scaler_of(scaler: torch.amp.GradScaler | None) -> Scaler | None:
+    """A loss scaler's settings and where it stands; None if there is none or it is switched off."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    state = scaler.state_dict()
+    return Scaler(
+        scale=state["scale"],
+        growth_factor=state["growth_factor"],
+        backoff_factor=state["backoff_factor"],
+        growth_interval=state["growth_interval"],
+        growth_tracker=state["_growth_tracker"],
+    )
 
 
 def versions() -> dict[str, str]:

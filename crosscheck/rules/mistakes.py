@@ -18,8 +18,7 @@ Chain = Callable[[Flags, Hyperparameters], optax.GradientTransformation]
 
 def mistakes(rule: Rule, flags: Flags) -> Iterator[tuple[str, Rule]]:
     """A sentence and the rule that it makes of `rule`, for every mistake that these flags leave room for."""
-    listed = _OF_SGD if rule.name == "sgd" else _OF_ADAM
-    for sentence, wanted, chain in listed:
+    for sentence, wanted, chain in _OF.get(rule.name, []):
         if all(any(part.startswith(w) for part in flags) for w in wanted):
             yield sentence, replace(rule, chain=chain)
 
@@ -152,3 +151,4 @@ _OF_ADAM: list[tuple[str, tuple[str, ...], Chain]] = [
     ("AMSGrad's maximum is kept but not used", ("amsgrad",), _amsgrad_unused),
     ("AMSGrad corrects the bias before it takes the maximum (as Optax does)", ("amsgrad",), _amsgrad_corrected_first),
 ]
+_OF = {"sgd": _OF_SGD, "adam": _OF_ADAM, "adamw": _OF_ADAM}

@@ -8,6 +8,7 @@ import optax
 from jax import Array
 
 from crosscheck.errors import TraceError
+from crosscheck.trace.format import PARAM
 
 Options = Mapping[str, Any]
 """The options of a torch parameter group at one step."""
@@ -37,7 +38,10 @@ class Rule:
     chain: Callable[[Flags, Hyperparameters], optax.GradientTransformation]
     own: Callable[[Flags, Mapping[str, float]], tuple[str, ...]]  # pieces that are ours and not Optax's
     matters: Callable[[Flags], tuple[str, ...]]  # hyperparameters that the formula reads
-    counts: bool  # whether the state has torch's `step`
+    counts: bool = False  # whether the state has torch's `step`
+    subject: str = PARAM  # what reports call the thing that moves
+    complaint: str = "{output} is not what {rule} makes of the recorded inputs"
+    extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may
     correction_error: Callable[[Hyperparameters, Array], Any] | None = None
     """Relative error of the update, in roundoffs, from bias corrections taken in the arithmetic of tensors."""
     underflow: Callable[[Hyperparameters, Array, Mapping[str, Any], Mapping[str, Any]], Any] | None = None
@@ -56,6 +60,18 @@ def number(options: Options, name: str) -> float:
         return float(value)
     except OverflowError:
         raise TraceError(f"the option {name!r} of a parameter group is beyond float64") from None
+
+
+def no_slots(flags: Flags) -> dict[str, str]:
+    """Of a formula without state."""
+    del flags
+    return {}
+
+
+def nothing_own(flags: Flags, h: Mapping[str, float]) -> tuple[str, ...]:
+    """Of a formula that is Optax's alone."""
+    del flags, h
+    return ()
 
 
 def flag(options: Options, name: str) -> bool:

@@ -58,5 +58,4 @@ SGD = Rule(
     chain=sgd,
     own=_own,
     matters=_matters,
-    counts=False,
 )

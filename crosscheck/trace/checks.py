@@ -46,7 +46,7 @@ def _check_block(where: str, block: Block, steps: frozenset[int], tensors: int) 
 
 
 def _check_rows(where: str, entry: TensorRows, rows: int) -> None:
-    listed = [*entry.no_grad, *entry.before]
+    listed = [*entry.no_grad, *entry.backward, *entry.before]
     for name, slot in entry.slots.items():
         if name in RESERVED_SLOTS or "/" in name:
             raise TraceError(f"{where}: no slot can be called {name!r}")

@@ -11,8 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 FORMAT = "twinstep-trace"
 VERSION = 1
+AVERAGE = "average"  # the slot that holds the moving average of a parameter
+GRAD = "grad"  # and the gradient
 PARAM = "param"  # what stands for the parameter itself beside the names of slots
-RESERVED_SLOTS = ("", PARAM, "grad", "coordinates")  # names that a slot cannot have, nor one with a slash
+RESERVED_SLOTS = ("", PARAM, GRAD, "backward", "coordinates")  # names that a slot cannot have, nor one with a slash
 METADATA_KEY = "twinstep"  # of the safetensors file; its value is a Part as JSON
 PART_NAME = r"part-(\d{6})\.([0-9a-f]{64})\.safetensors"
 SEGMENT_NAME = r"segment-(\d{4})"
@@ -44,6 +46,28 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Scaler(_Strict):
+    """A loss scaler at the start of a segment, in torch.amp.GradScaler's terms."""
+
+    scale: Number
+    growth_factor: Number
+    backoff_factor: Number
+    growth_interval: Positive
+    growth_tracker: Index = 0  # steps without overflow since the scale changed
+
+
+class Claims(_Strict):
+    """What a trainer says it does around the optimizer; the replay holds it to that."""
+
+    clip_norm: Number | None = None  # the gradients' global 2-norm is clipped at
+    clip_value: Number | None = None  # every element is clamped at
+    average: Number | None = None  # decay of the moving average of the parameters
+    averaged: Index = 0  # updates that the average has seen before this segment
+    applied: Index = 0  # updates applied before this segment
+    schedule: dict[str, Any] | None = None  # of the learning rate, by applied updates
+    options: dict[str, dict[str, Option]] | None = None  # by tensor: its group's options; lr without its schedule
+
+
 class Header(_Strict):
     """Who recorded what. One a segment."""
 
@@ -56,6 +80,8 @@ class Header(_Strict):
     world_size: Positive = 1
     rank: Index = 0
     seed: int | None = None
+    claims: Claims | None = None
+    scaler: Scaler | None = None
     versions: dict[str, str]
 
 
@@ -81,6 +107,7 @@ class Step(_Strict):
     applied: bool
     loss_scale: Number | None = None
     grad_norm: Number  # Euclidean, over all tensors, of the gradients as consumed, in float64
+    backward_norm: Number | None = None  # the same of the gradients as backward left them, where these were recorded
     options: tuple[dict[str, Option], ...]  # by group; an option not named has the value of the row before
     state_loaded: bool = False  # load_state_dict was called since the step before
 
@@ -99,6 +126,7 @@ class TensorRows(_Strict):
 
     tensor: Index
     no_grad: Indices = ()  # rows without a gradient
+    backward: Indices = ()  # rows whose gradient at the end of backward is stored; else it is the one consumed
     before: Indices  # as in SlotRows, of the parameter
     slots: dict[str, SlotRows] = {}
 
@@ -127,5 +155,5 @@ class End(_Strict):
 
 
 def key(block: int, tensor: int, quantity: str) -> str:
-    """The name of an array in the safetensors file. Quantities: coordinates, grad, before, after, SLOT.before, SLOT.after."""
+    """The name of an array in the safetensors file. Quantities: coordinates, grad, backward, before, after, SLOT.before, SLOT.after."""
     return f"{block}/{tensor}/{quantity}"
