@@ -1,25 +1,21 @@
 """The recorder: two hooks on an optimizer, and a trace that grows part by part."""
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import capture, subject
+from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.rows import RowBlock
-from crosscheck.trace.format import AVERAGE, Claims, Header, Option, Part, Step, TensorInfo
+from crosscheck.trace.format import AVERAGE, Claims, Header, Option, Part, Pass, Step, TensorInfo
 from crosscheck.trace.writer import SegmentWriter
-
-Result = TypeVar("Result")
-HookArguments = tuple[tuple[Any, ...], dict[str, Any]]
-_OPTIMIZER_FILE = torch.optim.Optimizer.register_step_pre_hook.__code__.co_filename
 
 _PART_STEPS = 128  # a part is committed after so many steps,
 _PART_BYTES = 32 * 2**20  # or when so much waits in memory,
@@ -162,11 +158,8 @@ class Recorder:
             versions=subject.versions(),
         )
         self._writer = SegmentWriter(Path(path), header, append=append)
-        self._depth = 0
-        self._frame: FrameType | None = None  # of the outermost step that is going on
         self._hooks = [
-            self.optimizer.register_step_pre_hook(_outside_graphs(self._on_step)),
-            self.optimizer.register_step_post_hook(_outside_graphs(self._on_stepped)),
+            *watch_steps(self.optimizer, self._see_before, self._on_stepped),
             self.optimizer.register_load_state_dict_post_hook(self._on_loaded),
         ]
 
@@ -209,6 +202,33 @@ class Recorder:
             full_averages=self._averages(full=True) if full else None,
         )
 
+    def add_pass(
+        self,
+        described: Pass,
+        *,
+        images: Tensor,
+        labels: Tensor,
+        winners: Sequence[Tensor],
+        parameters: Mapping[str, Tensor],
+    ) -> None:
+        """Record what the gradients of the coming step were computed from, with these gradients, to recompute them.
+
+        To be called where `after_backward` is.
+
+        Args:
+            described: The step, and what the trainer says of its pass.
+            images: (B, H, W, C) uint8, the whole global batch as it was augmented.
+            labels: (B,) int64.
+            winners: For each max-pooling in turn, (B, C, H/2, W/2) uint8: see `Winners`.
+            parameters: By name; those without a gradient are left out.
+        """
+        arrays = {"images": images, "labels": labels}
+        arrays |= {f"winners/{number}": won for number, won in enumerate(winners)}
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                arrays |= {f"parameter/{name}": parameter.detach(), f"gradient/{name}": parameter.grad}
+        self._writer.write_pass(described, {name: array.cpu().contiguous() for name, array in arrays.items()})
+
     def skipped(self, *, loss_scale: float | None = None) -> None:
         """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused.
 
@@ -220,33 +240,7 @@ class Recorder:
             self._before.scale = torch.tensor(loss_scale, dtype=torch.float64)
         self._see_after(skipped=True)
 
-    def _on_step(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> HookArguments | None:
-        # torch hooks each class of a hierarchy: the step of a subclass that calls super().step() comes by
-        # twice, and the whole of it is what counts. A step that raised has left the stack.
-        if self._depth and any(frame is self._frame for frame in _frames()):
-            self._depth += 1
-            return None
-        self._depth, self._frame = 1, next((f for f in _frames() if f.f_code.co_filename == _OPTIMIZER_FILE), None)
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._see_before(compiled=compiled)
-            return None
-
-        def closure_then_look() -> Any:  # the gradients exist only once the closure has run
-            loss = closure()
-            self._see_before(compiled=compiled)
-            return loss
-
-        if len(args) > 1:
-            return (args[0], closure_then_look, *args[2:]), kwargs
-        return args, {**kwargs, "closure": closure_then_look}
-
-    def _on_stepped(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> None:
-        del args, kwargs, compiled
-        self._depth -= 1
-        if self._depth:
-            return
-        self._frame = None
+    def _on_stepped(self) -> None:
         found_inf = getattr(self.optimizer, "found_inf", None)
         self._see_after(skipped=found_inf is not None and bool(found_inf))
 
@@ -269,7 +263,7 @@ class Recorder:
                 where = capture.coordinates_of(info, self._coordinates)
                 self._where[number] = None if where is None else where.to(parameter.device)
 
-    def _see_before(self, *, skipped: bool = False, compiled: bool = False) -> None:
+    def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
         self._settle()
         self._look_at_tensors()
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
@@ -436,22 +430,3 @@ def _set_averages(moments: Iterable[capture.Moment], averages: Iterable[Tensor |
     for moment, averaged in zip(moments, averages, strict=True):
         if averaged is not None:
             moment.slots[AVERAGE] = averaged
-
-
-def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Result]) -> Callable[..., Result]:
-    """A hook that a compiled `step` runs as it is, on real tensors; it is told that the step is compiled."""
-    eager = cast(Callable[..., Result], torch.compiler.disable(look))
-
-    def hook(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
-        del optimizer
-        return eager(args, kwargs, torch.compiler.is_compiling())
-
-    return hook
-
-
-def _frames() -> Iterator[FrameType]:
-    """The call stack, innermost first."""
-    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect's own, without its file reading)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back

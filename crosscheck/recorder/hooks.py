@@ -1,0 +1,81 @@
+"""When a step begins and ends: the hooks of an optimizer, seen through subclasses, closures and torch.compile."""
+
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar, cast
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+Result = TypeVar("Result")
+HookArguments = tuple[tuple[Any, ...], dict[str, Any]]
+_OPTIMIZER_FILE = torch.optim.Optimizer.register_step_pre_hook.__code__.co_filename
+
+
+def watch_steps(
+    optimizer: torch.optim.Optimizer, before: Callable[[bool], None], after: Callable[[], None]
+) -> tuple[RemovableHandle, RemovableHandle]:
+    """Call `before(compiled)` when the gradients of a step are ready, and `after()` when it is over; the two hooks."""
+    steps = _Steps(before, after)
+    return (
+        optimizer.register_step_pre_hook(_outside_graphs(steps.begin)),
+        optimizer.register_step_post_hook(_outside_graphs(steps.end)),
+    )
+
+
+class _Steps:
+    """torch hooks each class of a hierarchy: the step of a subclass that calls super().step() comes by twice, and the
+    whole of it is what counts. A step that raised has left the stack.
+    """
+
+    def __init__(self, before: Callable[[bool], None], after: Callable[[], None]) -> None:
+        self._before, self._after = before, after
+        self._depth = 0
+        self._frame: FrameType | None = None  # of the outermost step that is going on
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> HookArguments | None:
+        if self._depth and any(frame is self._frame for frame in _frames()):
+            self._depth += 1
+            return None
+        self._depth, self._frame = 1, next((f for f in _frames() if f.f_code.co_filename == _OPTIMIZER_FILE), None)
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._before(compiled)
+            return None
+
+        def closure_then_look() -> Any:  # the gradients exist only once the closure has run
+            loss = closure()
+            self._before(compiled)
+            return loss
+
+        if len(args) > 1:
+            return (args[0], closure_then_look, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure_then_look}
+
+    def end(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> None:
+        del args, kwargs, compiled
+        self._depth -= 1
+        if self._depth:
+            return
+        self._frame = None
+        self._after()
+
+
+def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Result]) -> Callable[..., Result]:
+    """A hook that a compiled `step` runs as it is, on real tensors; it is told that the step is compiled."""
+    eager = cast(Callable[..., Result], torch.compiler.disable(look))
+
+    def hook(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
+        del optimizer
+        return eager(args, kwargs, torch.compiler.is_compiling())
+
+    return hook
+
+
+def _frames() -> Iterator[FrameType]:
+    """The call stack, innermost first."""
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect's own, without its file reading)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
