@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from crosscheck.backward import check_pass
 from crosscheck.batches import Batch, Batcher
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
@@ -105,6 +106,12 @@ class _Replay:
             for batch in self._part(part, structure, views, options):
                 self._judge(batch)
             last_step = part.meta.steps[-1].step
+        for recorded in segment.passes():
+            checked = check_pass(recorded)
+            self.seen.add("backward")
+            self.notes.append(checked.note)
+            for finding in checked.findings:
+                self._note_finding(finding)
         if joined:
             self.notes.append(
                 f"a run resumed here, at step {segment.header.first_step}, recorded {segment.folder.name}"

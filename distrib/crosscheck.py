@@ -34,6 +34,8 @@ class CrosscheckConfig(Section):
     """Steps recorded with every element: sampled (the first three, every hundredth, the one after a skip), all, or step numbers."""
     coordinates: Positive = 256
     """Elements of each tensor recorded at every step."""
+    gradient_steps: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
+    """Steps recorded with their batch, to recompute the gradient itself: 3 MB and a second or two of replay each."""
     replay: bool = True
     """Replay the record when training is over, if JAX and Optax are installed; a mismatch ends the run with 1."""
 

@@ -40,16 +40,17 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
 
 def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoint: bool) -> Agreed:
     """One update. `stop` and `checkpoint` are this rank's wishes; what comes back is agreed by all."""
-    for part in run.batches.at(step):  # one part, unless training.accumulate
-        with nullcontext() if part.last else run.accelerator.no_sync(run.model):
-            with run.precision.autocast():
-                loss = run.criterion(run.model(part.images), part.labels, part.weights)
-            run.agreement.add(loss)
-            if part.last:
-                run.agreement.start(stop=stop, checkpoint=checkpoint)
-            run.backward(loss)
+    with observers.passes.watching(step):
+        for part in run.batches.at(step):  # one part, unless training.accumulate
+            with nullcontext() if part.last else run.accelerator.no_sync(run.model):
+                with run.precision.autocast():
+                    loss = run.criterion(run.model(part.images), part.labels, part.weights)
+                run.agreement.add(loss)
+                if part.last:
+                    run.agreement.start(stop=stop, checkpoint=checkpoint)
+                run.backward(loss)
     agreed = run.agreement.finish(step)  # raises before the update if the loss is not finite
-    observers.after_backward()
+    observers.after_backward(step)
     applied = run.update.step()
     observers.after_step(step, agreed.loss, applied=applied)
     run.optimizer.zero_grad()

@@ -13,6 +13,7 @@ from distrib.errors import BadInput
 from distrib.evaluate import Score
 from distrib.files import write_json
 from distrib.metrics import Metrics
+from distrib.passes import Passes
 from distrib.run import Run, summary
 from distrib.world import agree_on_error
 
@@ -52,6 +53,8 @@ class Observers:
         self.metrics: Metrics | None = None
         if self.main:
             self.metrics = Metrics(run.folder / "metrics.jsonl", run.resumed.step)
+        config = run.config.crosscheck
+        self.passes = Passes(run, config.gradient_steps if config.record else ())
         self.recorder: Recorder | None = None
         agree_on_error(run.accelerator, self._start_recorder() if self.main else None)
         batch = run.plan.batch_size
@@ -65,8 +68,9 @@ class Observers:
         minutes = (time.monotonic() - self.saved_at) / 60
         return self.main and config.every_minutes is not None and minutes >= config.every_minutes
 
-    def after_backward(self) -> None:
+    def after_backward(self, step: int) -> None:
         """Before anything touches the gradients."""
+        self.passes.after_backward(step, self.recorder)
         if self.recorder is not None:
             self.recorder.after_backward()
 

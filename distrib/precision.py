@@ -52,6 +52,11 @@ class Precision:
             torch.set_float32_matmul_precision("high" if tensor_cores else "highest")
             torch.backends.cudnn.allow_tf32 = tensor_cores
 
+    @property
+    def compute(self) -> Literal["float32", "bfloat16", "float16"]:
+        """The format of matrix products."""
+        return "bfloat16" if self.mode == "bf16" else "float16" if self.mode == "fp16" else "float32"
+
     def autocast(self) -> AbstractContextManager[object]:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mode)
         return torch.autocast(self.device_type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

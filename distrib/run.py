@@ -39,6 +39,7 @@ class Run:
     folder: Path
     dataset_name: str
     plan: Plan
+    moments: tuple[Tensor, Tensor]  # mean and standard deviation of each channel, by which images are normalised
     batches: Batches
     test: Split
     module: nn.Module  # the bare network: evaluation and checkpoints
@@ -138,6 +139,7 @@ def build(config: RunConfig, accelerator: Accelerator, display: Display, folder:
         folder=folder,
         dataset_name=dataset.name,
         plan=plan,
+        moments=(mean, std),
         batches=Batches(
             dataset.train.to(device),
             plan,

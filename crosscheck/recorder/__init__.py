@@ -2,6 +2,7 @@
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.recorder.recorder import Recorder
-from crosscheck.trace.format import Claims
+from crosscheck.recorder.winners import Winners
+from crosscheck.trace.format import Claims, Pass
 
-__all__ = ["Claims", "Recorder", "TraceError", "UnsupportedOptimizer"]
+__all__ = ["Claims", "Pass", "Recorder", "TraceError", "UnsupportedOptimizer", "Winners"]

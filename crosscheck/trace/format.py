@@ -15,8 +15,9 @@ AVERAGE = "average"  # the slot that holds the moving average of a parameter
 GRAD = "grad"  # and the gradient
 PARAM = "param"  # what stands for the parameter itself beside the names of slots
 RESERVED_SLOTS = ("", PARAM, GRAD, "backward", "coordinates")  # names that a slot cannot have, nor one with a slash
-METADATA_KEY = "twinstep"  # of the safetensors file; its value is a Part as JSON
+METADATA_KEY = "twinstep"  # of a safetensors file; its value is a Part or a Pass as JSON
 PART_NAME = r"part-(\d{6})\.([0-9a-f]{64})\.safetensors"
+PASS_NAME = r"pass-(\d{8})\.([0-9a-f]{64})\.safetensors"  # noqa: S105 (over a network)
 SEGMENT_NAME = r"segment-(\d{4})"
 
 _UNUSUAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
@@ -145,6 +146,21 @@ class Part(_Strict):
     tensors: tuple[TensorInfo, ...]
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
     blocks: tuple[Block, ...]
+
+
+class Pass(_Strict):
+    """A forward and backward pass of one step, over the whole global batch."""
+
+    step: Positive
+    network: str
+    compute: Literal["float32", "bfloat16", "float16"]  # the format of its matrix products; autocast's, if a half
+    loss_scale: Number = 1.0
+    label_smoothing: Number = 0.0
+    mean: tuple[Number, ...]  # a pixel x of a channel enters as (x / 255 - mean) / std
+    std: tuple[Number, ...]
+    training: bool  # the network was in training mode
+    world_size: Positive = 1
+    accumulate: Positive = 1  # parts in which each rank computed its share
 
 
 class End(_Strict):

@@ -17,17 +17,19 @@ from safetensors import SafetensorError, safe_open
 from crosscheck.errors import TraceError
 from crosscheck.text import shown
 from crosscheck.trace.checks import check_part
-from crosscheck.trace.files import LARGEST_JSON, brief, expect_file, parse, readable, text_of, validate
+from crosscheck.trace.files import LARGEST_JSON, Model, brief, expect_file, parse, readable, text_of, validate
 from crosscheck.trace.format import (
     FORMAT,
     METADATA_KEY,
     PART_NAME,
+    PASS_NAME,
     SEGMENT_NAME,
     VERSION,
     DType,
     End,
     Header,
     Part,
+    Pass,
     key,
 )
 
@@ -48,6 +50,7 @@ class Segment:
     folder: Path
     header: Header
     part_files: tuple[Path, ...]
+    pass_files: tuple[Path, ...]
     end: End | None
 
     def parts(self) -> Iterator["LoadedPart"]:
@@ -69,6 +72,31 @@ class Segment:
             raise TraceError(
                 f"{self.folder / 'end.json'}: last_step is {self.end.last_step}; the parts end with step {last_step}"
             )
+
+    def passes(self) -> Iterator["LoadedPass"]:
+        """Each recorded pass, verified. Raises TraceError."""
+        for path in self.pass_files:
+            with _open_verified(path, PASS_NAME, Pass) as (described, file):
+                yield LoadedPass(path, described, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPass:
+    """A forward and backward pass, in memory. Nothing is known of its arrays but that they are NumPy's."""
+
+    path: Path
+    described: Pass
+    arrays: dict[str, NDArray[Any]]
+
+    def array(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """An array of this type and shape, where None is any length. Raises TraceError."""
+        found = self.arrays.get(name)
+        if found is None:
+            raise TraceError(f"{self.path}: {name} is missing")
+        fits = len(found.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
+        if found.dtype.name != dtype or not fits:
+            raise TraceError(f"{self.path}: {name} is {found.dtype.name} {found.shape}; needed is {dtype} {shape}")
+        return found
 
 
 class LoadedPart:
@@ -155,7 +183,8 @@ def _open_segment(folder: Path) -> Segment:
     end = validate(end_file, parse(end_file, text_of(end_file)), End) if end_file in matches else None
     if end is not None and end.parts != len(parts):
         raise TraceError(f"{folder}: end.json counts {end.parts} parts, {len(parts)} are there")
-    return Segment(folder, header, tuple(parts), end)
+    passes = tuple(entry for entry in matches if re.fullmatch(PASS_NAME, entry.name))
+    return Segment(folder, header, tuple(parts), passes, end)
 
 
 def _read_header(path: Path) -> Header:
@@ -171,7 +200,15 @@ def _read_header(path: Path) -> Header:
 
 @contextlib.contextmanager
 def _open_part(path: Path) -> Generator[LoadedPart]:
-    match = re.fullmatch(PART_NAME, path.name)
+    with _open_verified(path, PART_NAME, Part) as (part, file):
+        check_part(path, part)
+        yield LoadedPart(path, part, file)
+
+
+@contextlib.contextmanager
+def _open_verified(path: Path, pattern: str, model: type[Model]) -> Generator[tuple[Model, Any]]:
+    """What the file says of itself, and the open file, whose name promises its content."""
+    match = re.fullmatch(pattern, path.name)
     assert match is not None
     expect_file(path)
     with readable(path), path.open("rb") as file:
@@ -187,9 +224,7 @@ def _open_part(path: Path) -> Generator[LoadedPart]:
         text = metadata.get(METADATA_KEY, "")
         if len(text) > LARGEST_JSON:
             raise TraceError(f"{path}: its description is larger than {LARGEST_JSON} bytes")
-        part = validate(path, parse(path, text), Part)
-        check_part(path, part)
-        yield LoadedPart(path, part, file)
+        yield validate(path, parse(path, text), model), file
 
 
 def _expect_the_same(part: LoadedPart, coordinates: dict[int, bytes | None]) -> None:

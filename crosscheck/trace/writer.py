@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from crosscheck.errors import TraceError
 from crosscheck.files import write_whole
-from crosscheck.trace.format import METADATA_KEY, SEGMENT_NAME, End, Header, Part
+from crosscheck.trace.format import METADATA_KEY, SEGMENT_NAME, End, Header, Part, Pass
 
 
 class SegmentWriter:
@@ -35,10 +35,16 @@ class SegmentWriter:
 
     def write(self, part: Part, arrays: dict[str, torch.Tensor]) -> None:
         """Commit a part. Raises OSError; what was committed before stays."""
-        data = safetensors.torch.save(arrays, {METADATA_KEY: part.model_dump_json(exclude_defaults=True)})
-        name = f"part-{self.parts + 1:06}.{hashlib.sha256(data).hexdigest()}.safetensors"
-        write_whole(self.folder / name, data)
+        self._write(f"part-{self.parts + 1:06}", part, arrays)
         self.parts += 1
+
+    def write_pass(self, described: Pass, arrays: dict[str, torch.Tensor]) -> None:
+        """One forward and backward pass, in a file of its own. Raises OSError."""
+        self._write(f"pass-{described.step:08}", described, arrays)
+
+    def _write(self, name: str, described: BaseModel, arrays: dict[str, torch.Tensor]) -> None:
+        data = safetensors.torch.save(arrays, {METADATA_KEY: described.model_dump_json(exclude_defaults=True)})
+        write_whole(self.folder / f"{name}.{hashlib.sha256(data).hexdigest()}.safetensors", data)
 
     def close(self, last_step: int) -> None:
         """Say that the recording ended here on purpose."""

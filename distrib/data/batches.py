@@ -79,6 +79,16 @@ class Plan:
             filler = batch[:1].expand(self.share - len(mine))
             yield torch.cat((mine, filler)), weights
 
+    def in_order(self, gathered: Tensor, size: int) -> Tensor:
+        """(ranks, parts, share, …), as ranks hold it -> (size, …), in the order of the global batch, without fillers."""
+        positions = torch.arange(size)
+        pieces = [
+            gathered[rank, number, : len(mine)]
+            for number, part in enumerate(_split(positions, self.accumulate))
+            for rank, mine in enumerate(_split(part, self.world_size))
+        ]
+        return torch.cat(pieces)
+
 
 @lru_cache(maxsize=2)
 def _order(stream_key: int, length: int, device: torch.device) -> Tensor:
@@ -108,8 +118,16 @@ class Batches:
         self.split, self.plan, self.normalize, self.augmented = split, plan, normalize, augmented
 
     def at(self, step: int) -> Iterator[Part]:
+        """This rank's parts."""
         for number, (index, weights) in enumerate(self.plan.shares(step, self.split.labels.device), start=1):
-            images = self.split.images[index]
-            if self.augmented:
-                images = augment(images, index, self.plan.seed, self.plan.epoch_of(step))
+            images = self._images(step, index)
             yield Part(self.normalize(images), self.split.labels[index], weights, number == self.plan.accumulate)
+
+    def whole(self, step: int) -> tuple[Tensor, Tensor]:
+        """The global batch as all ranks together see it: images (B, H, W, C) uint8, augmented, and labels (B,) int64."""
+        index = self.plan.global_batch(step, self.split.labels.device)
+        return self._images(step, index), self.split.labels[index]
+
+    def _images(self, step: int, index: Tensor) -> Tensor:
+        images = self.split.images[index]
+        return augment(images, index, self.plan.seed, self.plan.epoch_of(step)) if self.augmented else images

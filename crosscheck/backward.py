@@ -1,0 +1,162 @@
+"""Recorded passes held against their twins: is the gradient that of the whole global batch?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from crosscheck.errors import TraceError
+from crosscheck.report import Finding
+from crosscheck.trace.format import GRAD, Pass
+from crosscheck.trace.reader import LoadedPass
+from crosscheck.twin.compare import ELEMENT, Comparison, compare
+from crosscheck.twin.gradient import Twin, recompute
+from crosscheck.twin.network import CONVOLUTIONS, LINEAR, POOLINGS
+from crosscheck.twin.record import Pass as TwinPass
+
+_SHAPES: dict[str, tuple[int | None, ...]] = {
+    **{f"{name}.weight": (None, None, 5, 5) for name in CONVOLUTIONS},
+    **{f"{name}.weight": (None, None) for name in LINEAR},
+    **{f"{name}.bias": (None,) for name in (*CONVOLUTIONS, *LINEAR)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one pass."""
+
+    findings: tuple[Finding, ...]
+    note: str
+    scale_power: float  # an error of this factor, common to all tensors, would have shown
+
+
+def check_pass(loaded: LoadedPass) -> Checked:
+    """Recompute the gradient of one recorded pass. Raises TraceError for a pass that no twin can take."""
+    described = loaded.described
+    if described.network != "article":
+        raise TraceError(
+            f"{loaded.path}: there is no twin of the network {described.network!r}; there is one of 'article'"
+        )
+    record = _record(loaded)
+    scale = described.loss_scale
+    gradients = {name: np.asarray(loaded.arrays[f"gradient/{name}"], np.float64) / scale for name in record.parameters}
+    twin = recompute(record)
+    comparison = compare(twin, gradients)
+    flips = sum(pooling.flips for pooling in twin.poolings)
+    note = (
+        f"gradient of step {described.step}: {len(record.labels)} images, {flips} of "
+        f"{sum(pooling.windows for pooling in twin.poolings):,} pooling windows decided otherwise in float64 (near-ties)"
+    )
+    return Checked(tuple(_findings(described, comparison, twin)), note, comparison.power)
+
+
+def _record(loaded: LoadedPass) -> TwinPass:
+    described = loaded.described
+    images = loaded.array("images", "uint8", (None, None, None, None))
+    size, height, width, channels = images.shape
+    if not size or height != width or height % 8 or len(described.mean) != channels or len(described.std) != channels:
+        raise TraceError(f"{loaded.path}: images of shape {images.shape} are not what the network takes")
+    if not described.loss_scale > 0 or not all(std > 0 for std in described.std):
+        raise TraceError(f"{loaded.path}: loss_scale and std are to be positive")
+    parameters = {name: loaded.array(f"parameter/{name}", "float32", shape) for name, shape in _SHAPES.items()}
+    for name, parameter in parameters.items():
+        loaded.array(f"gradient/{name}", "float32", parameter.shape)
+    _expect_layers(loaded, parameters, channels, height)
+    labels = loaded.array("labels", "int64", (size,))
+    if labels.min() < 0 or labels.max() >= len(parameters[f"{LINEAR[-1]}.bias"]):
+        raise TraceError(f"{loaded.path}: labels are not classes of the network")
+    outputs = [len(parameters[f"{name}.bias"]) for name in CONVOLUTIONS]
+    winners = tuple(
+        loaded.array(f"winners/{k}", "uint8", (size, outputs[k], height >> (k + 1), width >> (k + 1)))
+        for k in range(len(POOLINGS))
+    )
+    if any(won.max() > 3 for won in winners):
+        raise TraceError(f"{loaded.path}: winners are numbers from 0 to 3")
+    return TwinPass(
+        images=images,
+        labels=labels,
+        parameters=parameters,
+        mean=np.array(described.mean),
+        std=np.array(described.std),
+        label_smoothing=described.label_smoothing,
+        winners=winners,
+        compute=described.compute,
+        loss_scale=described.loss_scale,
+    )
+
+
+def _expect_layers(loaded: LoadedPass, parameters: dict[str, np.ndarray], channels: int, size: int) -> None:
+    """Each layer takes what the one before gives. Raises TraceError."""
+    inputs = channels
+    for name in (*CONVOLUTIONS, *LINEAR):
+        weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
+        if name == LINEAR[0]:
+            inputs *= (size >> len(CONVOLUTIONS)) ** 2
+        if weight.shape[1] != inputs or weight.shape[0] != len(bias):
+            raise TraceError(f"{loaded.path}: {name}.weight is {weight.shape}, which does not follow the layer before")
+        inputs = len(bias)
+
+
+def _findings(described: Pass, comparison: Comparison, twin: Twin) -> Iterator[Finding]:
+    cause = _cause(described, comparison)
+    for name, found in comparison.tensors.items():
+        if found.wrong:
+            yield Finding(
+                step=described.step,
+                last_step=described.step,
+                tensor=name,
+                slot=GRAD,
+                index=found.index,
+                recorded=found.recorded,
+                expected=found.expected,
+                eta=found.eta,
+                cause=f"the gradient is not that of the global batch on record: {cause}",
+                elements=max(1, found.over),
+                check="backward",
+            )
+    for pooling in twin.poolings:
+        if pooling.wrong:
+            yield _about(
+                described,
+                pooling.name,
+                f"{pooling.wrong} winners of max-pooling {pooling.name} are no near-ties: they are not the largest of their windows (worst by {pooling.gap:.3g}, over {ELEMENT:g})",
+            )
+    if not described.training:
+        yield _about(described, "the network", "the network was in evaluation mode while it was trained")
+
+
+def _about(described: Pass, what: str, cause: str) -> Finding:
+    return Finding(
+        step=described.step,
+        last_step=described.step,
+        tensor=what,
+        slot=GRAD,
+        index=None,
+        recorded=None,
+        expected=None,
+        eta=float("inf"),
+        cause=cause,
+        check="backward",
+    )
+
+
+def _cause(described: Pass, comparison: Comparison) -> str:
+    """A factor common to all tensors is named; what is no factor is another mixture."""
+    world, parts, scale = float(described.world_size), float(described.accumulate), described.loss_scale
+    known = [
+        (world, world, "summed over the ranks instead of averaged"),
+        (1 / world, world, "divided by the world size once too often"),
+        (parts, parts, "not divided by the number of accumulated parts"),
+        (1 / parts, parts, "divided by the number of accumulated parts once too often"),
+        (scale, scale, "not divided by the loss scale"),
+        (1 / scale, scale, "divided by the loss scale once too often"),
+        (-1.0, 0.0, "of the opposite sign"),
+    ]
+    names = [why for factor, of, why in known if of != 1 and abs(comparison.scale / factor - 1) < 1e-2]
+    if names:
+        return f"it is {comparison.scale:.4g} times that, {' or '.join(names)}"
+    worst = max(found.relative for found in comparison.tensors.values())
+    return (
+        f"it differs by up to {worst:.1%} of its size and is no multiple of it: other images or labels, other weights of "
+        "images (a mean of unequal means, a rank or part missing or twice), or another normalisation"
+    )

@@ -1,0 +1,83 @@
+"""Recording a forward and backward pass of the whole global batch, for the replay to recompute its gradient."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from crosscheck.recorder import Pass, Recorder, Winners
+from distrib.errors import BadInput
+
+if TYPE_CHECKING:
+    from distrib.run import Run
+
+
+class Passes:
+    """Watches the network at the steps of `crosscheck.gradient_steps`, on every rank; rank 0 records.
+
+    A step whose gradient overflowed proves nothing: the next one takes its place.
+    """
+
+    def __init__(self, run: "Run", steps: tuple[int, ...]) -> None:
+        """Raises BadInput."""
+        if steps and run.config.training.compile:
+            raise BadInput(
+                f"crosscheck.gradient_steps = {list(steps)}: a compiled network cannot be watched; set training.compile = false"
+            )
+        self.run, self._steps, self._owed = run, frozenset(steps), False
+        self._winners: Winners | None = None
+
+    @contextmanager
+    def watching(self, step: int) -> Generator[None]:
+        """Around the forward and backward passes of a step."""
+        self._winners = Winners(self.run.module) if self._owed or step in self._steps else None
+        if self._winners is None:
+            yield
+        else:
+            with self._winners:
+                yield
+
+    def after_backward(self, step: int, recorder: Recorder | None) -> None:
+        """Where all ranks are. `recorder`: of rank 0."""
+        winners, run = self._winners, self.run
+        if winners is None:
+            return
+        gradients = [p.grad for p in run.module.parameters() if p.grad is not None]
+        self._owed = not all(bool(gradient.isfinite().all()) for gradient in gradients)
+        if self._owed:
+            return
+        everywhere = [_gather(torch.stack(found)) for found in winners.found]
+        if recorder is None:
+            return
+        images, labels = run.batches.whole(step)
+        described = Pass(
+            step=step,
+            network=run.config.model.name,
+            compute=run.precision.compute,
+            loss_scale=run.precision.scaler.get_scale(),
+            label_smoothing=run.config.training.label_smoothing,
+            mean=tuple(map(float, run.moments[0])),
+            std=tuple(map(float, run.moments[1])),
+            training=run.module.training,
+            world_size=run.plan.world_size,
+            accumulate=run.plan.accumulate,
+        )
+        recorder.add_pass(
+            described,
+            images=images,
+            labels=labels,
+            winners=[run.plan.in_order(found, len(labels)) for found in everywhere],
+            parameters=dict(run.module.named_parameters()),
+        )
+
+
+def _gather(mine: Tensor) -> Tensor:
+    """(parts, share, …) of each rank -> (ranks, parts, share, …)."""
+    if not dist.is_initialized():
+        return mine[None]
+    everywhere = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everywhere, mine.contiguous())
+    return torch.stack(everywhere)

@@ -1,0 +1,174 @@
+"""The gradient twin on real runs: DDP over ranks, accumulation, short batches; and what goes wrong there."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosscheck import Report, Verdict, replay
+from tests.support import QUICKSTART, train
+
+SHORT = (
+    "--data.source=synthetic",
+    "--data.train_images=100",
+    "--data.test_images=20",
+    "--training.batch_size=30",
+    "--training.epochs=1",
+    "--crosscheck.record=true",
+    "--crosscheck.replay=false",
+)
+
+
+def recorded(folder: Path, *options: str, world_size: int = 1, plant: Any = None) -> Report:
+    arguments = [QUICKSTART, *SHORT, *options, "--output.dir", folder]
+    results = train(arguments, world_size=world_size, plant=plant)
+    assert [result.code for result in results] == [0] * world_size, results
+    return replay(folder, require=["backward"])
+
+
+@pytest.mark.parametrize(
+    ("world_size", "options"),
+    [
+        (1, ()),
+        (2, ("--training.accumulate=3", "--training.label_smoothing=0.1")),
+        (4, ("--training.last_batch=mask",)),  # 10 images for the last step, 3 or 2 a rank
+        (1, ("--precision.mode=bf16", "--precision.force=true")),
+        (2, ("--precision.mode=fp16", "--precision.force=true", "--optimizer.lr=0.001")),
+    ],
+    ids=["one rank", "two ranks, three parts", "four ranks, short last batch", "bf16", "fp16"],
+)
+def test_gradient_of_the_whole_batch(world_size: int, options: tuple[str, ...], tmp_path: Path) -> None:
+    last = 4 if "--training.last_batch=mask" in options else 3
+    steps = f"--crosscheck.gradient_steps=[1,{last}]"
+    report = recorded(tmp_path, steps, *options, world_size=world_size)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.checks["backward"] == "match"
+    assert any(f"gradient of step {last}: {10 if last == 4 else 30} images" in note for note in report.notes), (
+        report.notes
+    )
+
+
+def mean_of_means(rank: int) -> None:
+    """Each rank takes the mean over its own images."""
+    del rank
+    from distrib.data.batches import Plan
+
+    shares = Plan.shares
+
+    def unequal(self: Plan, *args: Any) -> Any:
+        for index, weights in shares(self, *args):
+            mine = (weights > 0).float()
+            yield index, mine / mine.sum() / self.world_size / self.accumulate
+
+    Plan.shares = unequal  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def summed(rank: int) -> None:
+    del rank
+    from distrib.run import Run
+
+    backward = Run.backward
+
+    def too_much(self: Run, share: Any) -> None:
+        backward(self, share * self.plan.world_size)
+
+    Run.backward = too_much
+
+
+def same_data(rank: int) -> None:
+    """The second rank trains on the images of the first."""
+    del rank
+    from distrib.data import batches
+
+    split = batches._split  # pyright: ignore[reportPrivateUsage]
+
+    def first_only(batch: Any, parts: int) -> Any:
+        pieces = split(batch, parts)
+        return [pieces[0]] * parts if parts == 2 else pieces
+
+    batches._split = first_only  # pyright: ignore[reportPrivateUsage]
+
+
+def synchronised_always(rank: int) -> None:
+    """`no_sync` forgotten."""
+    del rank
+    from accelerate import Accelerator
+
+    def not_at_all(self: Accelerator, model: Any) -> Any:
+        del self, model
+        return nullcontext()
+
+    Accelerator.no_sync = not_at_all  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def synchronised_never(rank: int) -> None:
+    """Every part runs as if under `no_sync`: each rank goes by its own share."""
+    del rank
+    from torch.nn.parallel import DistributedDataParallel
+
+    forward = DistributedDataParallel.forward
+
+    def alone(self: DistributedDataParallel, *inputs: Any) -> Any:
+        self.require_backward_grad_sync = False
+        return forward(self, *inputs)
+
+    DistributedDataParallel.forward = alone
+
+
+def evaluation_mode(rank: int) -> None:
+    del rank
+    from torch import nn
+
+    from distrib import models
+
+    build = models.build
+
+    def built(*args: Any) -> nn.Module:
+        return build(*args).eval()
+
+    def stay(self: nn.Module, mode: bool = True) -> nn.Module:
+        del mode
+        return self
+
+    models.build, nn.Module.train = built, stay
+
+
+def swapped_channels(rank: int) -> None:
+    del rank
+    from distrib.data.augment import Normalize
+
+    start = Normalize.__init__
+
+    def swapped(self: Normalize, mean: Any, std: Any, *args: Any, **more: Any) -> None:
+        start(self, mean[[1, 0, 2]], std[[1, 0, 2]], *args, **more)
+
+    Normalize.__init__ = swapped
+
+
+ANOTHER_MIXTURE = "other images or labels"
+FAULTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
+    "mean of unequal means": (mean_of_means, ("--training.batch_size=31",), ANOTHER_MIXTURE),
+    "summed over ranks": (summed, (), "summed over the ranks"),
+    "one rank's data twice": (same_data, (), ANOTHER_MIXTURE),
+    "never synchronised": (synchronised_never, (), ANOTHER_MIXTURE),
+    "evaluation mode": (evaluation_mode, (), "evaluation mode"),
+    "channels swapped": (swapped_channels, (), ANOTHER_MIXTURE),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_caught(fault: str, tmp_path: Path) -> None:
+    plant, options, cause = FAULTS[fault]
+    report = recorded(tmp_path, "--crosscheck.gradient_steps=[2]", *options, world_size=2, plant=plant)
+    assert report.verdict is Verdict.MISMATCH
+    assert {finding.check for finding in report.findings} == {"backward"}  # the optimizer did right by what it got
+    assert {finding.step for finding in report.findings} == {2}
+    assert cause in str(report), str(report)
+
+
+def test_missing_no_sync_costs_time_only(tmp_path: Path) -> None:
+    """The mean over ranks of what is already their mean is the same: DDP's gradients are right without it."""
+    options = ("--training.accumulate=3", "--crosscheck.gradient_steps=[2]")
+    report = recorded(tmp_path, *options, world_size=2, plant=synchronised_always)
+    assert report.verdict is Verdict.MATCH, str(report)
