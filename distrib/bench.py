@@ -3,6 +3,7 @@
 Times the whole training step (batch, augmentation, loss agreement, update, metrics), with and without
 the cross-check's recorder, against the bare forward, backward and optimizer step on resident random
 batches, in alternation within one process, so that a machine whose speed drifts drifts for all of them.
+Under a launcher with several ranks also a comparison of what they hold.
 Prints a table; exit code 2 for bad input.
 """
 
@@ -27,6 +28,7 @@ from distrib.run import Run, build, device_name
 
 _BLOCK = 10  # steps timed together
 _ROUNDS = 24  # of one block each
+_COMPARISON = "comparison of ranks"
 _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.test_images", "100"]
 
 
@@ -72,16 +74,20 @@ def _measure(run: Run) -> tuple[dict[str, list[float]], int]:
         run.optimizer.step()
         run.optimizer.zero_grad()
 
+    def compare(number: int) -> None:
+        run.rank_check.after_step(number, saves=True)  # every time, not only when it is due
+
     def record(first: int) -> Callable[[], None]:
         """A recorder for one block. Its close, a commit, is timed too: once in 10 steps, in training once in 128."""
         return start_recorder(run, first_step=first + 1).close
 
-    timings: dict[str, list[float]] = {"whole loop": [], "recorded": [], "bare step": []}
+    timings: dict[str, list[float]] = {"whole loop": [], "recorded": [], "bare step": [], _COMPARISON: []}
     for round_ in range(_ROUNDS + 1):
         first = round_ * _BLOCK
         timings["whole loop"].append(_time(whole, first, device, _nothing))
         timings["recorded"].append(_time(whole, first, device, record(first)))
         timings["bare step"].append(_time(bare, first, device, _nothing))
+        timings[_COMPARISON].append(_time(compare, first, device, _nothing))
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
@@ -108,12 +114,16 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
     batch = run.plan.batch_size
     print(f"{device_name(run.accelerator.device)}, {run.plan.world_size} process(es), global batch {batch}, ", end="")
     print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")
-    for name, seconds in timings.items():
+    for name in ("whole loop", "recorded", "bare step"):
+        seconds = timings[name]
         low, mid, high = _quartiles(seconds)
         print(
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
-    for over, under in (("whole loop", "bare step"), ("recorded", "whole loop")):
+    pairs = [("whole loop", "bare step"), ("recorded", "whole loop")]
+    if run.rank_check.made:  # not in a world of one
+        pairs.append((_COMPARISON, "whole loop"))
+    for over, under in pairs:
         ratios = [a / b for a, b in zip(timings[over], timings[under], strict=True)]
         low, mid, high = _quartiles(ratios)
         print(f"  {over} / {under}, round by round: {mid:.3f} [{low:.3f}, {high:.3f}]")

@@ -110,7 +110,7 @@ def verdict(folder: Path) -> str:
 
 def _into_summary(path: Path, report: dict[str, Any]) -> None:
     summary = json.loads(path.read_text(encoding="utf-8"))
-    summary["crosscheck"] = {
+    summary["crosscheck"] |= {
         "verdict": report["verdict"],
         "max_eta": report["max_eta"],
         "steps_checked": report["steps"] - report["skipped"],

@@ -29,9 +29,11 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             agreed = take_step(
                 run, step, observers, stop=request.reason is not None, checkpoint=observers.checkpoint_due(step)
             )
+            saves = agreed.checkpoint or agreed.stop or epoch_ends
+            run.rank_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
             if epoch_ends:
                 observers.after_epoch(step)
-            if agreed.checkpoint or agreed.stop or epoch_ends:
+            if saves:
                 path = observers.checkpoint(step)
                 if agreed.stop and step < run.total_steps:
                     raise Stopped(request.reason or "another rank was asked", step, path)

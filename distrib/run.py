@@ -26,6 +26,7 @@ from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.evaluate import Score, evaluate
 from distrib.precision import Precision
+from distrib.rank_check import RankCheck
 from distrib.update import Update
 
 
@@ -48,6 +49,7 @@ class Run:
     precision: Precision
     update: Update
     agreement: Agreement
+    rank_check: RankCheck
     identity: resume.Identity
     resumed: resume.Resumed
 
@@ -153,6 +155,7 @@ def build(config: RunConfig, accelerator: Accelerator, display: Display, folder:
         precision=precision,
         update=update,
         agreement=Agreement(device, accelerator.num_processes),
+        rank_check=RankCheck(accelerator, module, update, every=config.training.check_ranks_every),
         identity=identity,
         resumed=resumed,
     )
@@ -224,5 +227,6 @@ def summary(run: Run, score: Score, train_loss: float | None, images_per_second:
             "verdict": NOT_REPLAYED if run.config.crosscheck.record else NOT_RECORDED,
             "max_eta": None,
             "steps_checked": 0,
+            "rank_checks": run.rank_check.made,
         },
     }

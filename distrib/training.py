@@ -40,6 +40,9 @@ class TrainingConfig(Section):
     """How many processes this run is meant to have; any other world is refused. none takes what there is."""
     threads: Positive | None = None
     """CPU threads per process; none shares the cores out among the ranks of this machine."""
+    check_ranks_every: Positive | None = 100
+    """Steps between comparisons, bit for bit, of what the ranks hold (weights, optimizer, moving average); also before
+    every checkpoint. A difference ends the run with 1, unsaved. none compares nothing."""
     timeout_seconds: Positive = 60
     """How long a rank waits for its peers in a step before it gives up (600 s while the run starts)."""
 

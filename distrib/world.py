@@ -118,7 +118,7 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
             said[0] = work()
         except BadInput as error:
             said[1] = str(error)
-    result, problem = _exchange(accelerator, said)[0]
+    result, problem = exchange(accelerator, said)[0]
     if problem is not None:
         raise BadInput(problem)
     return result
@@ -126,12 +126,12 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:
     """Raise BadInput on every rank if any rank has a problem; the lowest such rank's words win."""
-    for said in _exchange(accelerator, problem):
+    for said in exchange(accelerator, problem):
         if said is not None:
             raise BadInput(said)
 
 
-def _exchange(accelerator: Accelerator, value: Any) -> list[Any]:
+def exchange(accelerator: Accelerator, value: Any) -> list[Any]:
     """Every rank's value, by rank; JSON on the wire (torch's own object collectives unpickle)."""
     if accelerator.num_processes == 1:
         return [value]

@@ -23,11 +23,15 @@ def key(*parts: int) -> int:
 
 def draw(stream_key: int, index: Tensor) -> Tensor:
     """Uniform integers in [0, 2**63), one per entry of `index` (int64); pure in both arguments."""
-    z = _signed(stream_key) + (index + 1) * _signed(_GOLDEN)
+    return _shift_right(scatter(_signed(stream_key), index), 1)
+
+
+def scatter(start: int | Tensor, index: Tensor) -> Tensor:
+    """int64, all 64 bits: number `index` of the generator that starts at `start`; a bijection in `start`."""
+    z = start + (index + 1) * _signed(_GOLDEN)
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         z = (z ^ _shift_right(z, shift)) * _signed(multiplier)
-    z = z ^ _shift_right(z, 31)
-    return _shift_right(z, 1)
+    return z ^ _shift_right(z, 31)
 
 
 def permutation(stream_key: int, length: int, device: torch.device) -> Tensor:

@@ -62,6 +62,7 @@ def test_steps_that_the_loss_scaler_skips_are_in_the_record(tmp_path: Path, fuse
 def test_rank_0_records_for_all(tmp_path: Path) -> None:
     summary = train_well(tmp_path, *RECORDED, world_size=2)
     assert summary["crosscheck"]["verdict"] == "match"
+    assert summary["crosscheck"]["rank_checks"] == 2  # before each of the two checkpoints
     [segment] = (tmp_path / "trace").iterdir()
     header = read_json(segment / "header.json")
     assert (header["world_size"], header["rank"], header["seed"]) == (2, 0, 0)

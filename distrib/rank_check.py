@@ -1,0 +1,114 @@
+"""Whether all ranks hold the same: weights, optimizer, moving average, counts, bit for bit.
+
+Data parallelism rests on it and nothing else looks: a rank that went astray sends gradients of other
+weights into every sum, the loss still falls, and rank 0's weights are saved.
+"""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import nn
+
+from distrib import world
+from distrib.checkpoint import state
+from distrib.digests import digests
+from distrib.errors import RunFault
+from distrib.update import Update
+
+_SHOWN = 4  # names of one list
+
+
+class RankCheck:
+    """Compares, every so many steps and before each checkpoint, what a checkpoint of each rank would hold."""
+
+    def __init__(self, accelerator: Accelerator, module: nn.Module, update: Update, *, every: int | None) -> None:
+        """`module` is not wrapped in DDP. A world of one and `every=None` compare nothing."""
+        self._accelerator, self._module, self._update = accelerator, module, update
+        self._every = every if accelerator.num_processes > 1 else None
+        self._agreed_at: int | None = None
+        self.made = 0  # comparisons that found no difference
+
+    def after_step(self, step: int, *, saves: bool) -> None:
+        """`saves`: a checkpoint of this step follows. Raises RunFault, on every rank alike, when ranks differ."""
+        if self._every is None or (step % self._every and not saves):
+            return
+        held = holdings(self._module, self._update, self._accelerator.device)
+        if not _same_everywhere(held, self._accelerator.device):
+            raise RunFault(report(step, world.exchange(self._accelerator, held), self._agreed_at))
+        self._agreed_at = step
+        self.made += 1
+
+
+def holdings(module: nn.Module, update: Update, device: torch.device) -> dict[str, str]:
+    """What decides the next update, by name and slot (`0.weight exp_avg`): dtype, shape and digest, or the value."""
+    parts, values = state.capture(module, update)
+    tensors = {_label(part, key): tensor for part, held in parts.items() for key, tensor in held.items()}
+    found = [int(digest) for digest in digests(list(tensors.values()), device).cpu()]
+    described = {
+        name: f"{tensor.dtype} {tuple(tensor.shape)} {digest}"
+        for (name, tensor), digest in zip(tensors.items(), found, strict=True)
+    }
+    return described | {name: str(value) for name, value in values.items()}
+
+
+def report(step: int, held: Sequence[Mapping[str, str]], agreed_at: int | None) -> str:
+    """The fault in words: who differs, in what, since when, why perhaps. `held` are the holdings by rank."""
+    differences: defaultdict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(name for each in held for name in each):
+        here = [each.get(name) for each in held]
+        if len(set(here)) > 1:
+            absent = [rank for rank, value in enumerate(here) if value is None]
+            differences[_who(here)].append(f"{name} (absent on {_ranks(absent)})" if absent else name)
+    found = "; ".join(f"{who} in {_some(names)}" for who, names in differences.items())
+    since = "no earlier step of this run was compared" if agreed_at is None else f"at step {agreed_at} all agreed"
+    return (
+        f"step {step}: {found}, where all ranks must hold the same bytes; {since}. All ranks stopped and "
+        "no checkpoint of this step was written; earlier ones are kept, and the same command continues from the newest. "
+        "Likely causes: code that does not run alike on every rank (random numbers, a parameter changed on one rank); "
+        "machines of different kinds, whose arithmetic may differ in the last bit; memory or hardware that fails: if the "
+        "same rank is named again, take its machine out"
+    )
+
+
+def _same_everywhere(held: Mapping[str, str], device: torch.device) -> bool:
+    """One all-reduce whatever the ranks hold: its size depends neither on their number nor on their state."""
+    sha256 = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).digest()
+    mine = torch.frombuffer(bytearray(sha256), dtype=torch.int64).to(device)
+    extremes = torch.cat((mine, ~mine))  # ~ turns the order round: one maximum gives the minimum too
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+    highest, lowest = extremes[: len(mine)], ~extremes[len(mine) :]
+    return torch.equal(highest, lowest)
+
+
+def _label(part: str, key: str) -> str:
+    """`param`, torch's name of an optimizer's slot, or `ema`, behind the parameter's name."""
+    if part == "optimizer":
+        slot, _, name = key.partition("/")
+        return f"{name} {slot}"
+    return f"{key} param" if part == "model" else f"{key.removeprefix('module.')} ema"
+
+
+def _who(here: Sequence[str | None]) -> str:
+    """The ranks against the majority; the camps, if there is none (two ranks never have one)."""
+    camps: dict[str | None, list[int]] = {}
+    for rank, value in enumerate(here):
+        camps.setdefault(value, []).append(rank)
+    value, size = Counter(here).most_common(1)[0]
+    if 2 * size <= len(here):
+        return f"{' and '.join(map(_ranks, camps.values()))} differ"
+    others = [rank for rank, its in enumerate(here) if its != value]
+    return f"{_ranks(others)} {'differs' if len(others) == 1 else 'differ'} from the other ranks"
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
