@@ -38,8 +38,11 @@ class Rule:
     own: Callable[[Flags, Mapping[str, float]], tuple[str, ...]]  # pieces that are ours and not Optax's
     matters: Callable[[Flags], tuple[str, ...]]  # hyperparameters that the formula reads
     counts: bool  # whether the state has torch's `step`
-    correction_error: Callable[[Hyperparameters, Array], Any] | None = None
-    """Relative error of the update, in roundoffs, from bias corrections taken in the arithmetic of tensors."""
+    correction_error: Callable[[Hyperparameters, Array, Array, Array], Any] | None = None
+    """Relative error of the update from bias corrections taken in the arithmetic of tensors.
+
+    Takes hyperparameters, count, and the relative errors of a power of beta and of beta itself.
+    """
     underflow: Callable[[Hyperparameters, Array, Mapping[str, Any], Mapping[str, Any]], Any] | None = None
     """Absolute error of the parameter when state and divisor lose what lies below their formats' floors.
 
