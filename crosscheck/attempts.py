@@ -49,15 +49,18 @@ class Attempts:
             yield from (replace(finding, check="learning rate") for finding in found)
         if self._header.scaler is not None and self.judges_scales:
             yield from (
-                replace(finding, check="loss scale")
-                for finding in check_loss_scale(self._header.scaler, self._scales)
+                replace(finding, check="loss scale") for finding in check_loss_scale(self._header.scaler, self._scales)
             )
 
     def _initial_rates(self, part: Part, groups: list[dict[str, Option]]) -> list[float] | None:
         """As claimed for a tensor of the group, else as torch's schedulers keep it; None if nobody says."""
         claimed = {t.group: (self._claims.options or {}).get(t.name, {}).get("lr") for t in reversed(part.tensors)}
         rates = [claimed.get(number, group.get("initial_lr")) for number, group in enumerate(groups)]
-        return None if any(isinstance(r, bool) or not isinstance(r, int | float) for r in rates) else [*map(_number, rates)]
+        return (
+            None
+            if any(isinstance(r, bool) or not isinstance(r, int | float) for r in rates)
+            else [*map(_number, rates)]
+        )
 
 
 def _number(value: Option) -> float:

@@ -140,7 +140,8 @@ class Batcher:
             "roundoff": np.tile([f.unit_roundoff for f in formats], (count, 1)),
             "floor": np.tile([f.floor for f in formats], (count, 1)),
             "largest": np.tile([f.largest for f in formats], (count, 1)),
-            "correction": np.full(count, 2.0**-24 if profile.tensor_corrections else 0.0),
+            "power_error": np.full(count, profile.power_error),
+            "beta_error": np.full(count, profile.beta_error),
             "rounds_between": np.full(count, profile.rounds_between),
         }, hyperparameters
 
@@ -199,7 +200,8 @@ def _empty(rule: Rule, flags: Flags, hyperparameters: Iterable[str]) -> _Filling
             roundoff=np.zeros((ROWS, outputs)),
             floor=np.zeros((ROWS, outputs)),
             largest=np.zeros((ROWS, outputs)),
-            correction=np.zeros(ROWS),
+            power_error=np.zeros(ROWS),
+            beta_error=np.zeros(ROWS),
             rounds_between=np.zeros(ROWS, np.bool_),
         )
     )

@@ -49,16 +49,29 @@ class Profile:
     name: str
     rounds_hyperparameters: bool = False  # lr, betas, eps, weight decay are cast to float32 before use
     rounds_between: bool = True  # every operation stores its result in the format of its tensors
-    tensor_corrections: bool = False  # bias corrections are computed in float32, not in Python's float64
+    power_error: float = 0.0  # relative error of the powers of beta in bias corrections; 0: Python's float64
+    beta_error: float = 0.0  # relative error of beta itself there, beyond `rounds_hyperparameters`
 
 
 def profile_of(tensor: TensorInfo, options: Mapping[str, object]) -> Profile:
-    """The arithmetic that was recorded. Sources: torch/optim/adam.py and ATen's fused_adam_utils.cuh."""
+    """The arithmetic that was recorded. Sources: torch/optim/adam.py and ATen's fused_adam_utils.cuh.
+
+    The fused kernels on a GPU compute in float64 for float64 tensors and in float32 for all others; hyperparameters
+    are cast to that before use, so 1 - beta2 for 0.999 is off by 1.3e-5 against the formula as written, and exact
+    for the beta that was used. tests/crosscheck/test_cuda_host.py holds the kernel of Adam, compiled for a CPU,
+    against this profile. It is the arithmetic of torch 2.11 and later; before, the kernels computed in float64.
+    """
     if tensor.implementation == "fused" and tensor.device != "cpu":
+        wide = tensor.dtype == "float64"
         return Profile(
-            f"fused on {tensor.device}", rounds_hyperparameters=True, rounds_between=False, tensor_corrections=True
+            f"fused on {tensor.device}",
+            rounds_hyperparameters=not wide,
+            rounds_between=False,
+            power_error=FORMATS["float64" if wide else "float32"].unit_roundoff,
         )
     for which in ("compiled", "capturable", "differentiable"):  # each keeps `step` a tensor
         if options.get(which):
-            return Profile(f"{tensor.implementation} on {tensor.device}, {which}", tensor_corrections=True)
+            single = FORMATS["float32"].unit_roundoff
+            name = f"{tensor.implementation} on {tensor.device}, {which}"
+            return Profile(name, power_error=single, beta_error=single)
     return Profile(f"{tensor.implementation} on {tensor.device}", rounds_between=tensor.implementation != "fused")

@@ -14,7 +14,7 @@ from crosscheck.tolerance import FAIL, FORMATS, Profile
 from crosscheck.trace.format import AVERAGE, GRAD, Claims, Option, Part, Step
 
 PLAIN = Profile("plain")
-NORMED = Profile("with a norm taken by torch", tensor_corrections=True)
+NORMED = Profile("with a norm taken by torch", power_error=FORMATS["float32"].unit_roundoff)
 
 
 class Views:

@@ -38,10 +38,12 @@ def _matters(flags: Flags) -> tuple[str, ...]:
     return {"plain": (), "norm": ("clip_norm",), "value": ("clip_value",)}[flags.variant]
 
 
-def _norm_error(h: Hyperparameters, count: Array) -> Any:
+def _norm_error(h: Hyperparameters, count: Array, roundoff: Array, beta_error: Array) -> Any:
     """torch sums the squares in the format of the gradients; see `norm_error`."""
-    del count
-    return jnp.where(h["norm"] > h["clip_norm"], h["norm_error"], 0.0) if "norm_error" in h else jnp.zeros(())
+    del count, beta_error
+    if "norm_error" not in h:
+        return jnp.zeros(())
+    return jnp.where(h["norm"] > h["clip_norm"], h["norm_error"] * roundoff, 0.0)
 
 
 def norm_error(elements: int, unit_roundoff: float) -> float:

@@ -42,8 +42,11 @@ class Rule:
     subject: str = PARAM  # what reports call the thing that moves
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
     extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may
-    correction_error: Callable[[Hyperparameters, Array], Any] | None = None
-    """Relative error of the update, in roundoffs, from bias corrections taken in the arithmetic of tensors."""
+    correction_error: Callable[[Hyperparameters, Array, Array, Array], Any] | None = None
+    """Relative error of the update from what is computed once a tensor: Adam's bias corrections, a clipping norm.
+
+    Takes hyperparameters, count, and the relative errors of a power of beta and of beta itself.
+    """
     underflow: Callable[[Hyperparameters, Array, Mapping[str, Any], Mapping[str, Any]], Any] | None = None
     """Absolute error of the parameter when state and divisor lose what lies below their formats' floors.
 

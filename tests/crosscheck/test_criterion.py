@@ -61,7 +61,8 @@ def batch(
         roundoff=np.full((ROWS, outputs), format_.unit_roundoff),
         floor=np.full((ROWS, outputs), format_.floor),
         largest=np.full((ROWS, outputs), format_.largest),
-        correction=np.zeros(ROWS),
+        power_error=np.zeros(ROWS),
+        beta_error=np.zeros(ROWS),
         rounds_between=np.zeros(ROWS, np.bool_),
     )
     return inputs._replace(**more)
