@@ -28,10 +28,10 @@ from distrib.schedule import (
     build,
     claim,
 )
-from tests.distrib.test_schedule import LENGTHS, configs, torch_rates
+from tests.distrib.test_schedule import configs, torch_rates
 
 Floats = NDArray[np.float64]
-_COUNTS = np.arange(5120)  # one length for all: XLA compiles for each
+_COUNTS = np.arange(5120)  # beyond the end of every run here
 _NEAR_ZERO = 2.0**-50  # of the peak: what is left of a cosine near zero is a difference of numbers near one
 
 
@@ -70,17 +70,17 @@ CONFIGS: list[ScheduleConfig] = [
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_is_the_trainers(config: ScheduleConfig) -> None:
     tried = 0
-    for epochs, per_epoch in [*LENGTHS, (1, 1), (1, 10)]:
+    for epochs, per_epoch in [(1, 1), (1, 10), (3, 7), (5, 391)]:
         total = epochs * per_epoch
         try:
             assert_the_trainers(config, total, per_epoch, _COUNTS)
             tried += 1
         except BadInput:
             assert isinstance(config, Cosine)
-    assert tried >= 4
+    assert tried >= 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     config=configs,
     total=st.integers(1, 500),
@@ -187,6 +187,18 @@ def test_counts_are_in_updates_whatever_the_configuration_counts_in() -> None:
     assert stated(OneCycle()) == onecycle(1170)[0]
 
 
+@pytest.mark.parametrize("size", [1, 3, 49, 98, 103, 391])
+def test_a_plateau_ends_with_its_last_update(size: int) -> None:
+    """Compiled as it is, Optax's `exponential_decay` ends 37 of these 60 plateaus late for a size of 49."""
+    found = factors({"name": "step", "size": size, "gamma": 0.5}, np.arange(60 * size))
+    assert found.tolist() == [0.5 ** (count // size) for count in range(60 * size)]
+
+
+def test_many_milestones() -> None:
+    found = factors({"name": "multistep", "milestones": list(range(1, 100_001)), "gamma": 0.5}, np.arange(1000))
+    np.testing.assert_allclose(found, [0.5**count for count in range(1000)], rtol=1e-15)
+
+
 def test_float64_without_a_change_to_jax() -> None:
     found = factors({"name": "exponential", "size": 1, "gamma": 0.9}, np.arange(5))
     assert found.tolist() == [0.9**count for count in range(5)]
@@ -239,7 +251,7 @@ WILD_FOR: dict[str, list[Any]] = {
     "size": [0, 1.0, 2**63],
     "total": [0, 100, 1.5, 2**63],  # 100 is the warm-up
     "warmup": [1170, 1.0],
-    "milestones": [1, "12", [0], [1, True], [1, None], [1.0], [[1]], [2**63], [1] * 10_001, {"1": 1}],
+    "milestones": [1, "12", [0], [1, True], [1, None], [1.0], [[1]], [2**63], {"1": 1}],
     "gamma": [0, 0.0],
     "start_factor": [1.5],
     "end_factor": [1.5],
