@@ -33,6 +33,13 @@ FORMATS: dict[DType, Format] = {
 }
 
 
+def roundoffs(recorded: float, expected: float) -> float:
+    """Relative distance of a float64 number from what it should be, in roundoffs; infinite where there is none."""
+    with np.errstate(all="ignore"):
+        eta = float(np.abs(np.float64(recorded) - expected) / np.abs(np.float64(expected))) * 2.0**53
+    return float("inf") if np.isnan(eta) else eta
+
+
 def trial_error(unit_roundoff: Any) -> Any:
     """How wrong a hyperparameter is made to see whether it would show: 1 %, or what the format can tell apart.
 

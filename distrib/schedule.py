@@ -8,7 +8,7 @@ Each factor multiplies the `lr` of every parameter group. Formulas: torch.optim.
 import math
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -119,6 +119,30 @@ def build(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int)
             return lambda applied: _cosine(config, warmup, total_updates, applied)
         case OneCycle():
             return lambda applied: _onecycle(config, total_updates, applied)
+
+
+def claim(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int) -> dict[str, Any]:
+    """The schedule that `build` makes of the same arguments, for the record: its name and its numbers.
+
+    All lengths are in applied updates, as `crosscheck.rules.schedules.factors` takes them; JSON can hold it.
+    """
+    match config:
+        case Constant():
+            return {"name": config.name}
+        case Step():
+            size = config.step_size * _length(config.unit, updates_per_epoch)
+            return {"name": config.name, "size": size, "gamma": config.gamma}
+        case MultiStep():
+            milestones = [m * _length(config.unit, updates_per_epoch) for m in config.milestones]
+            return {"name": config.name, "milestones": milestones, "gamma": config.gamma}
+        case Exponential():
+            return {"name": config.name, "size": _length(config.unit, updates_per_epoch), "gamma": config.gamma}
+        case Cosine():
+            warmup = config.warmup * _length(config.unit, updates_per_epoch)
+            lengths = {"warmup": warmup, "total": total_updates}
+            return config.model_dump(exclude={"unit"}) | lengths
+        case OneCycle():
+            return config.model_dump() | {"total": total_updates}
 
 
 def _length(unit: Unit, updates_per_epoch: int) -> int:

@@ -20,7 +20,17 @@ for name in {modules!r}:
         (["distrib"], JAX, True),
         (["crosscheck"], (*JAX, *TORCH), False),
         (["crosscheck.recorder", "crosscheck.trace.writer"], (*JAX, "distrib"), True),
-        (["crosscheck.rules", "crosscheck.replayer", "crosscheck.__main__"], (*TORCH, "distrib"), True),
+        (
+            [
+                "crosscheck.rules",
+                "crosscheck.learning_rate",
+                "crosscheck.loss_scale",
+                "crosscheck.replayer",
+                "crosscheck.__main__",
+            ],
+            (*TORCH, "distrib"),
+            True,
+        ),
     ],
     ids=["trainer", "package", "recorder", "replayer"],
 )

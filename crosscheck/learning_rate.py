@@ -1,0 +1,170 @@
+"""Is each learning rate that was used the one that the claimed schedule gives? Never imports torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.report import Finding
+from crosscheck.rules.schedules import factors
+from crosscheck.tolerance import roundoffs
+
+_Floats = NDArray[np.float64]
+_Counts = NDArray[np.int64]
+_Bits = NDArray[np.bool_]
+
+_RELATIVE = 1e-11  # torch's own schedulers multiply from step to step: 6e-14 of a rate in 30,000 steps
+_NEAR_ZERO = 2.0**-50  # of the peak: a cosine near zero is a difference of numbers near one
+_TINY = float(np.finfo(np.float64).tiny)  # below it XLA has zero
+
+
+class RateUsed(NamedTuple):
+    """The learning rates of one attempt to step."""
+
+    step: int  # counted from 1, skipped ones included
+    applied: bool
+    lr: tuple[float, ...]  # by parameter group
+
+
+def check_learning_rates(
+    claim: Mapping[str, Any],
+    initial_lr: Sequence[float],
+    attempts: Sequence[RateUsed],
+    *,
+    applied_before: int = 0,
+    world_size: int = 1,
+) -> list[Finding]:
+    """A finding for each group whose learning rates are not its initial one times the schedule's factor.
+
+    Args:
+        claim: The schedule, as `crosscheck.rules.schedules.factors` takes it.
+        initial_lr: By parameter group.
+        attempts: Every attempt in its order. Where one lacks a group, that group is not judged.
+        applied_before: Updates applied before the first of the attempts.
+        world_size: Ranks of the run.
+
+    Raises:
+        TraceError: The claim is not usable.
+    """
+    applied = np.array([attempt.applied for attempt in attempts], np.int64)
+    counts = applied_before + np.cumsum(applied) - applied
+    right = factors(claim, counts)
+    steps = np.array([attempt.step for attempt in attempts], np.int64)
+    findings, mistakes = list[Finding](), list[_Mistake]()
+    for group, initial in enumerate(initial_lr):
+        there = np.array([group < len(attempt.lr) for attempt in attempts], np.bool_)
+        used = np.array([attempt.lr[group] for attempt in attempts if group < len(attempt.lr)], np.float64)
+        rates = _Rates(claim, initial, used, _times(initial, right[there]))
+        wrong = ~rates.agree(rates.expected)
+        if wrong.any():
+            mistakes = mistakes or _mistakes(claim, counts, steps, applied_before, world_size)
+            causes = rates.causes(wrong, [mistake.of(there) for mistake in mistakes])
+            findings.append(_finding(group, steps[there], rates, wrong, causes))
+    return findings
+
+
+def _mistaken_counts(
+    counts: _Counts, steps: _Counts, applied_before: int, world_size: int
+) -> Iterator[tuple[str, _Counts]]:
+    """What a schedule counts when it does not count the applied updates."""
+    attempted = steps - 1
+    once_a_rank = f"the schedule steps once per rank, {world_size} times an update"
+    if world_size > 1:
+        yield once_a_rank, counts * world_size
+    if (attempted != counts).any():
+        yield "the schedule counts skipped steps", attempted
+        yield "the schedule counts skipped steps", applied_before + np.arange(len(steps))  # those since a resume
+        if world_size > 1:
+            yield f"{once_a_rank}, and counts skipped steps", attempted * world_size
+    if applied_before:
+        yield f"the schedule started over at step {steps[0]}", counts - applied_before
+    yield "the schedule is one update ahead", counts + 1
+    yield "the schedule is one update behind", np.maximum(counts - 1, 0)
+
+
+class _Mistake(NamedTuple):
+    """A schedule that counts something else."""
+
+    sentence: str
+    counts: _Counts  # (attempts,)
+    factors: _Floats  # (attempts,)
+
+    def of(self, there: _Bits) -> "_Mistake":
+        return _Mistake(self.sentence, self.counts[there], self.factors[there])
+
+
+def _mistakes(
+    claim: Mapping[str, Any], counts: _Counts, steps: _Counts, applied_before: int, world_size: int
+) -> list[_Mistake]:
+    tried = list(_mistaken_counts(counts, steps, applied_before, world_size))
+    found = factors(claim, np.concatenate([mistaken for _, mistaken in tried]))  # at once: each call compiles
+    return [_Mistake(*one, part) for one, part in zip(tried, np.split(found, len(tried)), strict=True)]
+
+
+class _Rates(NamedTuple):
+    """One group: what it used, and what it should have."""
+
+    claim: Mapping[str, Any]
+    initial: float
+    used: _Floats  # (attempts,)
+    expected: _Floats  # (attempts,)
+
+    def agree(self, expected: _Floats) -> _Bits:
+        cancels = self.claim["name"] in ("cosine", "onecycle")
+        with np.errstate(all="ignore"):  # whatever was recorded may be infinite
+            floor = abs(self.initial) * (_NEAR_ZERO if cancels else _TINY) + _TINY
+            close = np.abs(self.used - expected) <= _RELATIVE * np.abs(expected) + floor
+        same = (self.used == expected) | (np.isnan(self.used) & np.isnan(expected))
+        return np.where(np.isfinite(expected), close, same)
+
+    def causes(self, wrong: _Bits, mistakes: list[_Mistake]) -> list[str]:
+        """Sentences, each of which explains all these rates on its own: the simplest kind of mistake that does."""
+        found: list[str] = []
+        if np.all(self.used == self.used[0]) and not np.all(self.expected == self.expected[0]):
+            found.append(f"it stays at {self.used[0]:.6g}, as if the schedule never stepped")
+        # When its run is over torch's CosineAnnealingLR goes up again: what was counted wrong shows before.
+        total = self.claim.get("total", np.inf)
+        for mistake in mistakes:
+            as_if, in_time = self.agree(_times(self.initial, mistake.factors)), mistake.counts <= total
+            if as_if[in_time].all() and (wrong & in_time).any():
+                found.append(mistake.sentence)
+        return list(dict.fromkeys(found)) or list(self._multiple())
+
+    def _multiple(self) -> Iterator[str]:
+        regular = np.isfinite(self.expected) & np.isfinite(self.used)
+        at = int(np.argmax(np.where(regular, np.abs(self.expected), 0.0)))
+        if len(self.used) < 2 or not regular[at] or self.expected[at] == 0:
+            return
+        with np.errstate(all="ignore"):
+            ratio = float(self.used[at] / self.expected[at])
+            explains = self.agree(self.expected * ratio).all()
+        if explains:
+            yield (
+                f"the initial lr acts as {self.initial * ratio:.6g} where the claim says {self.initial:.6g} "
+                f"({ratio:.6g} times)"
+            )
+
+
+def _times(initial: float, factor: _Floats) -> _Floats:
+    with np.errstate(all="ignore"):  # 0 times infinity, for one
+        return initial * factor
+
+
+def _finding(group: int, steps: _Counts, rates: _Rates, wrong: _Bits, causes: list[str]) -> Finding:
+    at, count = int(np.argmax(wrong)), int(wrong.sum())
+    used, expected = float(rates.used[at]), float(rates.expected[at])
+    why = " or ".join(causes) or "no mistake of the catalogue explains it"
+    return Finding(
+        step=int(steps[at]),
+        last_step=int(steps[np.flatnonzero(wrong)[-1]]),
+        tensor=f"group {group}",
+        slot="lr",
+        index=None,
+        recorded=used,
+        expected=expected,
+        eta=roundoffs(used, expected),
+        cause=f"lr is not what the {rates.claim['name']} schedule gives: {why}",
+        elements=count,
+        steps=count,
+    )
