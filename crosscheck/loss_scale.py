@@ -1,7 +1,7 @@
 """Is each loss scale the one that torch.amp.GradScaler makes of the steps that were applied? Never imports torch."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from crosscheck.report import Finding
 from crosscheck.tolerance import roundoffs
+from crosscheck.trace.format import Scaler
 
 
 class ScaleUsed(NamedTuple):
@@ -19,25 +20,6 @@ class ScaleUsed(NamedTuple):
     loss_scale: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scaler:
-    """A torch.amp.GradScaler before the first of the attempts, as its `state_dict` tells."""
-
-    scale: float
-    growth_factor: float
-    backoff_factor: float
-    growth_interval: int
-    growth_tracker: int = 0
-    """Updates applied in a row since the scale last changed."""
-
-    def backed_off(self, scale: float) -> float:
-        return _float32(scale * self.backoff_factor)
-
-    def grown(self, scale: float) -> float:
-        grown = _float32(scale * self.growth_factor)
-        return grown if np.isfinite(grown) else scale
-
-
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:
     """One finding for each way in which the scale moved otherwise than torch.amp.GradScaler moves it.
 
@@ -46,7 +28,7 @@ def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Find
     unless that is infinite, and the tracker set to 0. Products are rounded to float32. Each scale is held against
     what should have become of the one recorded before it, so that one fault is not found again at every later step.
 
-    `attempts` has every attempt in its order.
+    `scaler` is as it was before the first of the `attempts`, which has every attempt in its order.
     """
     found: dict[str, Finding] = {}
     walk = _Walk(scaler)
@@ -83,7 +65,7 @@ class _Walk:
     def _after_skipped(self, last: ScaleUsed, now: ScaleUsed) -> Iterator[tuple[str, Finding]]:
         yield from self._never_grown()
         self.in_a_row = 0
-        expected = self.scaler.backed_off(last.loss_scale)
+        expected = _backed_off(self.scaler, last.loss_scale)
         if _same(now.loss_scale, expected):
             return
         if now.loss_scale == last.loss_scale:
@@ -95,7 +77,7 @@ class _Walk:
     def _after_applied(self, last: ScaleUsed, now: ScaleUsed) -> Iterator[tuple[str, Finding]]:
         self.in_a_row, self.unreset = self.in_a_row + 1, self.unreset + 1
         in_a_row, unreset, interval = self.in_a_row, self.unreset, self.scaler.growth_interval
-        grown = self.scaler.grown(last.loss_scale)
+        grown = _grown(self.scaler, last.loss_scale)
         expected = grown if in_a_row == interval else last.loss_scale
         changed, grew = not _same(now.loss_scale, last.loss_scale), now.loss_scale == grown
         if changed or (in_a_row == interval and _same(expected, last.loss_scale)):  # grown, or too large to
@@ -117,7 +99,7 @@ class _Walk:
             self.never_set_back &= unreset == interval
             kind = "early" if in_a_row < interval else "late"
             yield kind, _finding(now, expected, _grew_too(kind, in_a_row, interval))
-        elif now.loss_scale == self.scaler.backed_off(last.loss_scale):
+        elif now.loss_scale == _backed_off(self.scaler, last.loss_scale):
             sentence = f"the loss scale backed off after step {last.step}, which was applied"
             yield "backoff", _finding(now, expected, sentence)
         else:
@@ -127,6 +109,15 @@ class _Walk:
         if self.overdue is not None:
             yield "never", self.overdue
         self.overdue = None
+
+
+def _backed_off(scaler: Scaler, scale: float) -> float:
+    return _float32(scale * scaler.backoff_factor)
+
+
+def _grown(scaler: Scaler, scale: float) -> float:
+    grown = _float32(scale * scaler.growth_factor)
+    return grown if np.isfinite(grown) else scale
 
 
 def _float32(value: float) -> float:

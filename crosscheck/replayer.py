@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from crosscheck.attempts import Attempts
 from crosscheck.backward import check_pass
 from crosscheck.batches import Batch, Batcher
 from crosscheck.diagnose import causes, take_rows
@@ -81,6 +82,7 @@ class _Replay:
         self.samples: dict[tuple[Rule, Flags], Inputs] = {}  # rows that disagree, from the first batch that has any
         self.elements = self.out_of_range = self.steps = self.skipped = 0
         self.tensors: set[str] = set()
+        self.settled: list[Finding] = []  # findings that are whole as they are
         self.causes: dict[Rule, list[str]] = {}
         self.notes: list[str] = []
         self.seen: set[str] = set()  # checks that had something to look at
@@ -101,11 +103,15 @@ class _Replay:
         views, options = Views(claims, segment.header.world_size), OptionsCheck(claims and claims.options)
         shapes: list[tuple[str, tuple[int, ...], str]] = []
         last_step = segment.header.first_step - 1
+        attempts = Attempts(segment.header)
         for part in segment.parts():
             shapes = _same_tensors(part, shapes)
-            for batch in self._part(part, structure, views, options):
+            for batch in self._part(part, structure, views, options, attempts):
                 self._judge(batch)
             last_step = part.meta.steps[-1].step
+        self.settled += attempts.findings()
+        self.seen |= {"learning rate"} if attempts.judges_rates else set[str]()
+        self.seen |= {"loss scale"} if attempts.judges_scales else set[str]()
         for recorded in segment.passes():
             checked = check_pass(recorded)
             self.seen.add("backward")
@@ -122,13 +128,17 @@ class _Replay:
                 "steps that were not committed are not in it"
             )
 
-    def _part(self, part: LoadedPart, structure: Structure, views: Views, of_options: OptionsCheck) -> Iterator[Batch]:
+    def _part(
+        self, part: LoadedPart, structure: Structure, views: Views, of_options: OptionsCheck, attempts: Attempts
+    ) -> Iterator[Batch]:
         steps = part.meta.steps
         self.steps += len(steps)
         self.skipped += sum(not step.applied for step in steps)
         options = complete_options(steps)
-        for finding in structure.look_at_options(steps, options):
-            self._note_finding(finding)
+        attempts.add(part.meta, options)
+        if not attempts.judges_rates:
+            for finding in structure.look_at_options(steps, options):
+                self._note_finding(finding)
         for finding in (*views.start(part.meta), *of_options.look(part.meta.tensors, steps, options)):
             self._note_finding(finding)
         if of_options.claims:
@@ -146,6 +156,7 @@ class _Replay:
                     (self.of_averages, views.average(block)),
                 ):
                     if view is not None:
+                        self.seen.add(check_of(batcher.rule))
                         yield from batcher.add(view)
             except TraceError as error:
                 raise TraceError(f"{part.path}: {error}") from None
@@ -199,7 +210,8 @@ class _Replay:
         self.spreads.setdefault(key, Spread(finding)).add(finding)
 
     def _report(self, segments: tuple[Segment, ...]) -> Report:
-        findings = sorted((self._explained(spread.whole()) for spread in self.spreads.values()), key=order)
+        explained = [self._explained(spread.whole()) for spread in self.spreads.values()]
+        findings = sorted([*explained, *self.settled], key=order)
         used = {**self.batcher.used, **self.of_gradients.used, **self.of_averages.used}
         power = {name: self.power.get(name, 0.0) for name in used}
         not_tested = tuple(name for name, eta in power.items() if not eta > FAIL)

@@ -112,7 +112,9 @@ class Report:
         what = f"{self.optimizer.rpartition('.')[2]} ({', '.join(self.profiles) or 'no step'})"
         seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors"
         if self.verdict is Verdict.MATCH:
-            return f"match: {what} is {self.rule} as Optax computes it; {seen}, worst eta {self.max_eta:.2f}"
+            also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != "optimizer"]
+            around = f"; around it: {', '.join(also)} match" if also else ""
+            return f"match: {what} is {self.rule} as Optax computes it; {seen}, worst eta {self.max_eta:.2f}{around}"
         if self.verdict is Verdict.VACUOUS:
             return f"vacuous: {what}; {seen}: {self.reason}"
         return f"mismatch: {what} is not {self.rule}; {seen}, {len(self.findings)} finding(s): {self.findings[0].cause}"
@@ -129,9 +131,9 @@ class Report:
             lines.append(f"power (eta if it were {self.off_by:.0%} off): {tried}")
         if self.not_tested:
             lines.append(f"not tested by this record (at {self.off_by:.0%} off): {', '.join(self.not_tested)}")
-        around = [f"{name} {result}" for name, result in self.checks.items() if name != "optimizer"]
-        if around:
-            lines.append(f"around the optimizer: {', '.join(around)}")
+        missing = [name for name, result in self.checks.items() if result == NOT_RECORDED]
+        if missing:
+            lines.append(f"not recorded: {', '.join(missing)}")
         if self.own:
             lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
         if self.out_of_range:

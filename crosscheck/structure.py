@@ -73,6 +73,7 @@ class Structure:
                         expected=float(expected),
                         eta=float("inf"),
                         cause=f"the schedule advanced on a skipped step: step {last[0].step} was skipped, yet lr went on",
+                        check="learning rate",
                     )
 
     def _unmoved(self, block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from crosscheck.recorder import Claims, Recorder, TraceError
-from distrib import optim
+from distrib import optim, schedule
 from distrib.config.section import Section
 from distrib.display import Display
 from distrib.errors import BadInput
@@ -70,6 +70,9 @@ def _claims(run: "Run") -> Claims:
         average=training.ema,
         averaged=0 if average is None else int(average.n_averaged),
         applied=run.update.applied,
+        schedule=schedule.claim(
+            run.config.schedule, total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch
+        ),
         options=optim.options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
     )
 

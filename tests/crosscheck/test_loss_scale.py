@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscheck import Finding
-from crosscheck.loss_scale import Scaler, ScaleUsed, check_loss_scale
+from crosscheck.loss_scale import ScaleUsed, check_loss_scale
+from crosscheck.trace.format import Scaler
 
 Skips = Sequence[int]
 Update = Callable[[torch.amp.GradScaler, int, bool], None]
