@@ -20,7 +20,11 @@ for name in {modules!r}:
         (["distrib"], JAX, True),
         (["crosscheck"], (*JAX, *TORCH), False),
         (["crosscheck.recorder", "crosscheck.trace.writer"], (*JAX, "distrib"), True),
-        (["crosscheck.rules", "crosscheck.replayer", "crosscheck.__main__"], (*TORCH, "distrib"), True),
+        (
+            ["crosscheck.rules", "crosscheck.twin", "crosscheck.replayer", "crosscheck.__main__"],
+            (*TORCH, "distrib"),
+            True,
+        ),
     ],
     ids=["trainer", "package", "recorder", "replayer"],
 )
