@@ -81,7 +81,7 @@ def _record(loaded: LoadedPass) -> TwinPass:
         label_smoothing=described.label_smoothing,
         winners=winners,
         compute=described.compute,
-        loss_scale=described.loss_scale,
+        loss_scale=described.loss_scale * described.world_size,  # DDP divides the sum over the ranks
     )
 
 

@@ -27,6 +27,10 @@ class Passes:
             raise BadInput(
                 f"crosscheck.gradient_steps = {list(steps)}: a compiled network cannot be watched; set training.compile = false"
             )
+        if steps and run.precision.mode == "tf32":
+            raise BadInput(
+                f"crosscheck.gradient_steps = {list(steps)}: there is no bound for tf32; set precision.mode = no, bf16 or fp16"
+            )
         self.run, self._steps, self._owed = run, frozenset(steps), False
         self._winners: Winners | None = None
 

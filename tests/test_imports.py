@@ -21,13 +21,7 @@ for name in {modules!r}:
         (["crosscheck"], (*JAX, *TORCH), False),
         (["crosscheck.recorder", "crosscheck.trace.writer"], (*JAX, "distrib"), True),
         (
-            [
-                "crosscheck.rules",
-                "crosscheck.learning_rate",
-                "crosscheck.loss_scale",
-                "crosscheck.replayer",
-                "crosscheck.__main__",
-            ],
+            ["crosscheck.rules", "crosscheck.twin", "crosscheck.replayer", "crosscheck.__main__"],
             (*TORCH, "distrib"),
             True,
         ),
