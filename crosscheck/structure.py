@@ -142,7 +142,7 @@ class Structure:
             if before.any() or not self.zero_is_absent:
                 cause = f"{name} appeared {between}"
                 yield _finding(block, row, name, before, np.zeros_like(before), _all(before), cause)
-        elif after is not None:
+        elif after is not None and (after.any() or not self.zero_is_absent):
             cause = f"{name} was dropped {between}"
             yield _finding(block, row, name, np.zeros_like(after), after, _all(after), cause)
 

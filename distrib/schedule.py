@@ -33,7 +33,7 @@ class Step(Section):
     name: Literal["step"] = "step"
     """StepLR."""
     step_size: Annotated[int, Field(ge=1)]
-    """Length of one plateau, in `unit`s."""
+    """Length of one plateau, in `unit`s; it must end before the run does."""
     gamma: Annotated[float, Field(gt=0)] = 0.1
     """Factor between one plateau and the next."""
     unit: Unit = "epochs"
@@ -46,7 +46,7 @@ class MultiStep(Section):
     name: Literal["multistep"] = "multistep"
     """MultiStepLR."""
     milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
-    """Where the learning rate drops, ascending, in `unit`s."""
+    """Where the learning rate drops, ascending, in `unit`s; the run must go beyond the last one."""
     gamma: Annotated[float, Field(gt=0)] = 0.1
     """Factor at each milestone."""
     unit: Unit = "epochs"
@@ -96,15 +96,22 @@ ScheduleConfig = Constant | Step | MultiStep | Exponential | Cosine | OneCycle
 
 
 def build(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int) -> Factor:
-    """The factor of the next update, given how many were applied before it (0, 1, 2, …)."""
+    """The factor of the next update, given how many were applied before it (0, 1, 2, …).
+
+    Raises BadInput where the run is too short for the schedule to do what it says.
+    """
     match config:
         case Constant():
             return lambda _: 1.0
         case Step():
             size = config.step_size * _length(config.unit, updates_per_epoch)
+            if size >= total_updates:
+                raise _never("step_size", config.step_size, config.unit, size, total_updates)
             return lambda applied: _power(config.gamma, applied // size)
         case MultiStep():
             milestones = sorted(m * _length(config.unit, updates_per_epoch) for m in config.milestones)
+            if milestones[-1] >= total_updates:
+                raise _never("milestones", list(config.milestones), config.unit, milestones[-1], total_updates)
             return lambda applied: _power(config.gamma, bisect_right(milestones, applied))
         case Exponential():
             size = _length(config.unit, updates_per_epoch)
@@ -143,6 +150,13 @@ def claim(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int)
             return config.model_dump(exclude={"unit"}) | lengths
         case OneCycle():
             return config.model_dump() | {"total": total_updates}
+
+
+def _never(key: str, value: object, unit: Unit, updates: int, total: int) -> BadInput:
+    return BadInput(
+        f"schedule.{key} = {value} {unit} goes to update {updates}, and the whole run has {total}: gamma would never "
+        "be applied there; choose less, or raise training.epochs"
+    )
 
 
 def _length(unit: Unit, updates_per_epoch: int) -> int:

@@ -289,11 +289,17 @@ def test_buffer_that_a_skipped_first_step_allocated(
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_adam_skipped_at_its_first_step(fused: bool, amsgrad: bool, tmp_path: Path) -> None:
-    """Adam's state starts from zeros, so what a skipped step allocated is right."""
+@pytest.mark.parametrize("drop", [False, True])
+def test_adam_skipped_at_its_first_step(drop: bool, fused: bool, amsgrad: bool, tmp_path: Path) -> None:
+    """Adam's state starts from zeros, so what a skipped step allocated is right, and so is taking it back."""
     (weight,) = make_parameters((8,))
     optimizer = Adam([("weight", weight)], lr=0.01, fused=fused, amsgrad=amsgrad)
-    report = overflow_first(optimizer, weight, tmp_path)
+
+    def after(_: int, was_applied: bool) -> None:
+        if drop and not was_applied:
+            optimizer.state.pop(weight, None)
+
+    report = overflow_first(optimizer, weight, tmp_path, after)
     assert (report.verdict, report.skipped) == (Verdict.MATCH, 1), report
 
 

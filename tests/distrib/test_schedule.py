@@ -1,7 +1,7 @@
 """Each schedule is its torch twin, as a pure function."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 
 import pytest
@@ -64,20 +64,29 @@ def test_constant(epochs: int, per_epoch: int) -> None:
     assert_equal(Constant(), epochs, per_epoch, [1.0] * (epochs * per_epoch))
 
 
-@each_length
-@each_unit
-@pytest.mark.parametrize(("size", "gamma"), [(1, 0.9), (2, 0.1), (3, 0.5), (50, 0.25)])
+def within_the_run(sizes: Iterable[int]) -> list[tuple[int, int, Unit, int]]:
+    """All lengths and units with each size, in units, that is shorter than the run."""
+    units: tuple[Unit, ...] = ("updates", "epochs")
+    return [
+        (epochs, per_epoch, unit, size)
+        for (epochs, per_epoch), unit, size in product(LENGTHS, units, sizes)
+        if size * (per_epoch if unit == "epochs" else 1) < epochs * per_epoch
+    ]
+
+
+@pytest.mark.parametrize(("epochs", "per_epoch", "unit", "size"), within_the_run((1, 2, 3, 50)))
+@pytest.mark.parametrize("gamma", [0.9, 0.1, 0.5, 0.25])
 def test_step(epochs: int, per_epoch: int, unit: Unit, size: int, gamma: float) -> None:
     every = per_epoch if unit == "epochs" else 1
     expected = torch_rates(lambda o: twin.StepLR(o, size, gamma), epochs * per_epoch, every=every)
     assert_equal(Step(step_size=size, gamma=gamma, unit=unit), epochs, per_epoch, expected)
 
 
-@each_length
-@each_unit
-@pytest.mark.parametrize("milestones", [(1,), (2, 3), (1, 4, 9), (2, 2, 5), (30, 60)])
-def test_multistep(epochs: int, per_epoch: int, unit: Unit, milestones: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("epochs", "per_epoch", "unit", "last"), within_the_run((1, 3, 9, 60)))
+@pytest.mark.parametrize("others", [(), (1,), (2, 2), (1, 4)])
+def test_multistep(epochs: int, per_epoch: int, unit: Unit, last: int, others: tuple[int, ...]) -> None:
     every = per_epoch if unit == "epochs" else 1
+    milestones = (*(other for other in others if other < last), last)
     expected = torch_rates(lambda o: twin.MultiStepLR(o, list(milestones), 0.3), epochs * per_epoch, every=every)
     assert_equal(MultiStep(milestones=milestones, gamma=0.3, unit=unit), epochs, per_epoch, expected)
 
@@ -91,17 +100,7 @@ def test_exponential(epochs: int, per_epoch: int, unit: Unit, gamma: float) -> N
     assert_equal(Exponential(gamma=gamma, unit=unit), epochs, per_epoch, expected)
 
 
-def cosine_cases() -> list[tuple[int, int, Unit, int]]:
-    """All lengths and units with each warm-up that is shorter than the run."""
-    units: tuple[Unit, ...] = ("updates", "epochs")
-    return [
-        (epochs, per_epoch, unit, warmup)
-        for (epochs, per_epoch), unit, warmup in product(LENGTHS, units, (0, 1, 2, 30))
-        if warmup * (per_epoch if unit == "epochs" else 1) < epochs * per_epoch
-    ]
-
-
-@pytest.mark.parametrize(("epochs", "per_epoch", "unit", "warmup"), cosine_cases())
+@pytest.mark.parametrize(("epochs", "per_epoch", "unit", "warmup"), within_the_run((0, 1, 2, 30)))
 @pytest.mark.parametrize(("start", "end"), [(0.01, 0.0), (1 / 3, 0.1), (1.0, 1.0)])
 @pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")  # SequentialLR's own
 def test_cosine(epochs: int, per_epoch: int, unit: Unit, warmup: int, start: float, end: float) -> None:
@@ -180,6 +179,32 @@ def test_warmup_one_update_shorter_than_the_run_is_fine() -> None:
     assert factor(11) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (Step(step_size=3), ("schedule.step_size = 3 epochs", "update 12")),
+        (Step(step_size=50), ("schedule.step_size = 50 epochs", "update 200")),
+        (Step(step_size=12, unit="updates"), ("schedule.step_size = 12 updates", "update 12")),
+        (MultiStep(milestones=(3,)), ("schedule.milestones = [3] epochs", "update 12")),
+        (MultiStep(milestones=(1, 50)), ("schedule.milestones = [1, 50] epochs", "update 200")),
+        (MultiStep(milestones=(50, 1)), ("schedule.milestones = [50, 1] epochs", "update 200")),
+        (MultiStep(milestones=(12,), unit="updates"), ("schedule.milestones = [12] updates", "update 12")),
+    ],
+    ids=str,
+)
+def test_a_drop_that_the_run_never_reaches_is_bad_input(config: ScheduleConfig, words: tuple[str, ...]) -> None:
+    with pytest.raises(BadInput) as caught:
+        build(config, total_updates=12, updates_per_epoch=4)
+    for word in (*words, "the whole run has 12", "choose less", "training.epochs"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [Step(step_size=11, unit="updates"), MultiStep(milestones=(11,), unit="updates")])
+def test_a_drop_in_the_last_update_is_fine(config: ScheduleConfig) -> None:
+    factor = build(config, total_updates=12, updates_per_epoch=4)
+    assert (factor(10), factor(11)) == (1.0, 0.1)
+
+
 units = st.sampled_from(["updates", "epochs"])
 fractions = st.floats(0.01, 1.0)
 configs = st.one_of(
@@ -210,7 +235,7 @@ def test_factor_is_pure_finite_and_never_above_the_peak_even_after_the_end(
     try:
         factor = build(config, total_updates=total, updates_per_epoch=per_epoch)
     except BadInput:
-        assert isinstance(config, Cosine)
+        assert isinstance(config, Step | MultiStep | Cosine)
         return
     answers = {applied: factor(applied) for applied in asked}
     assert all(0.0 <= value <= 1.0 + 1e-12 for value in answers.values())

@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from distrib.checkpoint.store import newest_valid
 from tests.support import QUICKSTART, RECIPES, SMALL, read_json, train, train_well
 
+HAS_FP16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_fp16", "amx_fp16"))
 SMALL_IMAGES = ("--training.batch_size=4", "--training.epochs=1")
 
 
@@ -46,6 +48,15 @@ def images(tmp_path: Path) -> Path:
         ([QUICKSTART, "--data.source=folder:/nowhere"], ["data.source", "/nowhere", "no such folder"]),
         ([QUICKSTART, *SMALL, "--output.dir=/dev/null/run"], ["output.dir", "/dev/null/run"]),
         ([QUICKSTART, *SMALL, "--training.world_size=2"], ["training.world_size = 2", "launch/cpu-2.yaml"]),
+        ([QUICKSTART, *SMALL, "--training.accumulate=3"], ["training.accumulate = 3", "batch_size = 32", "divisor"]),
+        (
+            [RECIPES / "article-sgd.toml", *SMALL, "--schedule.name=multistep", "--schedule.milestones=[1, 5]"],
+            ["schedule.milestones = [1, 5] epochs", "the whole run has 20"],
+        ),
+        (
+            [RECIPES / "article-sgd.toml", *SMALL, "--schedule.name=cosine", "--schedule.warmup=2"],
+            ["schedule.warmup = 2 epochs", "the whole run has 20"],
+        ),
         ([QUICKSTART, *SMALL, "--checkpoint.resume=/nowhere"], ["checkpoint.resume", "/nowhere"]),
     ],
 )
@@ -54,6 +65,15 @@ def test_one_paragraph_and_exit_code_2(tmp_path: Path, arguments: list[str | Pat
     said = refused(*arguments, *([] if given else ["--output.dir", tmp_path / "run"]))
     for word in words:
         assert word in said
+
+
+@pytest.mark.skipif(HAS_FP16, reason="this CPU computes in float16")
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_format_that_the_cpu_only_emulates(tmp_path: Path, world_size: int) -> None:
+    arguments = (*SMALL, "--precision.mode=fp16", "--output.dir", tmp_path / "run")
+    said = refused(QUICKSTART, *arguments, world_size=world_size)
+    assert "precision.mode = fp16" in said
+    assert "--precision.force true" in said
 
 
 def test_a_good_folder_trains(tmp_path: Path, images: Path) -> None:
