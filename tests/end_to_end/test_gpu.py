@@ -48,3 +48,30 @@ def test_a_resumed_run_is_bit_identical_in_deterministic_mode(tmp_path: Path) ->
     straight = train_on_gpu(tmp_path / "a", *options)
     resume = f"--checkpoint.resume={tmp_path / 'a' / 'checkpoints' / 'step-00000007'}"
     assert train_on_gpu(tmp_path / "b", *options, resume)["weights_sha256"] == straight["weights_sha256"]
+
+
+@pytest.mark.parametrize("clip", [True, False], ids=["clipped", "unclipped"])
+@pytest.mark.parametrize("kernels", ["fused", "foreach"])
+@pytest.mark.parametrize("mode", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("recipe", ["sgd-onecycle", "adam-onecycle"])
+def test_the_cross_check_finds_nothing_around_the_update(
+    tmp_path: Path, recipe: str, mode: str, kernels: str, clip: bool
+) -> None:
+    """Loss scaling, clipping, accumulation, moving average, schedule and the gradient itself; overflows under fp16."""
+    options = (
+        *SMALL,
+        "--crosscheck.record=true",
+        "--crosscheck.gradient_steps=[3]",
+        "--training.accumulate=2",
+        "--training.ema=0.9",
+        f"--training.clip_norm={'0.5' if clip else 'none'}",
+        f"--precision.mode={mode}",
+        "--precision.init_scale=1e9",
+        *(("--optimizer.foreach=true",) if kernels == "foreach" else ()),
+    )
+    summary = train_on_gpu(tmp_path, *options, recipe=RECIPES / f"{recipe}.toml")
+    report = read_json(tmp_path / "crosscheck.json")
+    assert report["verdict"] == "match", report["findings"]
+    assert "not recorded" not in {result for name, result in report["checks"].items() if name != "loss scale"}
+    assert (report["checks"]["loss scale"] == "match") == (mode == "fp16")
+    assert report["skipped"] == summary["skipped_steps"]

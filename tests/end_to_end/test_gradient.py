@@ -64,6 +64,20 @@ def mean_of_means(rank: int) -> None:
     Plan.shares = unequal  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def last_part_by_another_count(rank: int) -> None:
+    """The last of the accumulated parts is divided by the images of the parts before it."""
+    del rank
+    from distrib.data.batches import Plan
+
+    shares = Plan.shares
+
+    def uneven(self: Plan, *args: Any) -> Any:
+        for number, (index, weights) in enumerate(shares(self, *args), start=1):
+            yield index, weights * self.accumulate / (self.accumulate - 1) if number == self.accumulate else weights
+
+    Plan.shares = uneven  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def summed(rank: int) -> None:
     del rank
     from distrib.run import Run
@@ -149,6 +163,7 @@ def swapped_channels(rank: int) -> None:
 ANOTHER_MIXTURE = "other images or labels"
 FAULTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "mean of unequal means": (mean_of_means, ("--training.batch_size=31",), ANOTHER_MIXTURE),
+    "last part divided by another count": (last_part_by_another_count, ("--training.accumulate=3",), ANOTHER_MIXTURE),
     "summed over ranks": (summed, (), "summed over the ranks"),
     "one rank's data twice": (same_data, (), ANOTHER_MIXTURE),
     # The ranks' weights part, too, which would end the run first.
