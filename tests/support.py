@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -81,8 +81,12 @@ def start(
     world_size: int = 1,
     environment: Mapping[str, str] | None = None,
     file_limit: int = 0,
+    plant: Callable[[], None] | None = None,
 ) -> Ranks:
-    """Trainers of one world, running; `file_limit` bytes is the largest file they may write."""
+    """Trainers of one world, running; `file_limit` bytes is the largest file they may write.
+
+    `plant` is called in each rank before it starts, to put a fault there: a function of a module without JAX.
+    """
     outputs = Path(tempfile.mkdtemp(prefix="ranks-"))
     world = {"CUDA_VISIBLE_DEVICES": "", **(environment or {})}
     if world_size > 1:
@@ -95,7 +99,7 @@ def start(
     processes: list[BaseProcess] = []
     for rank in range(world_size):
         mine = world | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {})
-        job = ([str(argument) for argument in arguments], mine, str(outputs), rank, file_limit)
+        job = ([str(argument) for argument in arguments], mine, str(outputs), rank, file_limit, plant)
         process = _context.Process(target=_rank, args=job, daemon=True)
         process.start()
         processes.append(process)
@@ -108,22 +112,34 @@ def train(
     world_size: int = 1,
     environment: Mapping[str, str] | None = None,
     file_limit: int = 0,
+    plant: Callable[[], None] | None = None,
 ) -> list[Result]:
     """Run to the end; results by rank."""
-    return start(arguments, world_size=world_size, environment=environment, file_limit=file_limit).wait()
+    return start(arguments, world_size=world_size, environment=environment, file_limit=file_limit, plant=plant).wait()
 
 
-def train_well(folder: Path, *arguments: str | Path, recipe: Path = QUICKSTART, world_size: int = 1) -> dict[str, Any]:
+def train_well(
+    folder: Path,
+    *arguments: str | Path,
+    recipe: Path = QUICKSTART,
+    world_size: int = 1,
+    plant: Callable[[], None] | None = None,
+) -> dict[str, Any]:
     """Run to a good end in `folder`; the summary."""
-    results = train([recipe, *arguments, "--output.dir", folder], world_size=world_size)
+    results = train([recipe, *arguments, "--output.dir", folder], world_size=world_size, plant=plant)
     assert [result.code for result in results] == [0] * world_size, results
     return read_json(folder / "summary.json")
 
 
-def losses(folder: Path) -> list[float]:
-    """The global loss of each step, from metrics.jsonl."""
+def steps(folder: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl says of each step."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["kind"] == "step"]
+    return [line for line in lines if line["kind"] == "step"]
+
+
+def losses(folder: Path) -> list[float]:
+    """The global loss of each step."""
+    return [line["loss"] for line in steps(folder)]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -178,11 +194,20 @@ def largest_file(size: int) -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def _rank(arguments: list[str], environment: dict[str, str], outputs: str, rank: int, file_limit: int) -> None:
+def _rank(
+    arguments: list[str],
+    environment: dict[str, str],
+    outputs: str,
+    rank: int,
+    file_limit: int,
+    plant: Callable[[], None] | None,
+) -> None:
     os.environ.update(environment)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(outputs) / f"{rank}.{name}", os.O_CREAT | os.O_WRONLY, 0o644), number)
     from distrib.train import main
 
+    if plant is not None:
+        plant()
     with largest_file(file_limit) if file_limit else nullcontext():
         sys.exit(main(arguments))
