@@ -1,11 +1,12 @@
 # make train    set up, then train with whatever this machine has
 # make test     set up, then all checks: format, lint, types, tests
+# make matrix   set up, then every cell of the update's matrix through the trainer (nine minutes)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: env train test check bench clean
+.PHONY: env train test matrix check bench clean
 
 env: $(READY)
 
@@ -21,6 +22,10 @@ train: env
 
 test: check
 	$(BIN)/python -m pytest
+
+# An empty -m lifts the "not matrix" of pyproject.toml.
+matrix: env
+	$(BIN)/python -m pytest tests/matrix -m ''
 
 check: env
 	$(BIN)/ruff format --check .

@@ -118,17 +118,28 @@ def train(
     return start(arguments, world_size=world_size, environment=environment, file_limit=file_limit, plant=plant).wait()
 
 
-def train_well(folder: Path, *arguments: str | Path, recipe: Path = QUICKSTART, world_size: int = 1) -> dict[str, Any]:
+def train_well(
+    folder: Path,
+    *arguments: str | Path,
+    recipe: Path = QUICKSTART,
+    world_size: int = 1,
+    plant: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
     """Run to a good end in `folder`; the summary."""
-    results = train([recipe, *arguments, "--output.dir", folder], world_size=world_size)
+    results = train([recipe, *arguments, "--output.dir", folder], world_size=world_size, plant=plant)
     assert [result.code for result in results] == [0] * world_size, results
     return read_json(folder / "summary.json")
 
 
-def losses(folder: Path) -> list[float]:
-    """The global loss of each step, from metrics.jsonl."""
+def steps(folder: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl says of each step."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["kind"] == "step"]
+    return [line for line in lines if line["kind"] == "step"]
+
+
+def losses(folder: Path) -> list[float]:
+    """The global loss of each step."""
+    return [line["loss"] for line in steps(folder)]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""The product of what a mixed-precision update can be made of, and a few cells that hold every pair of values."""
+
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+    "adam": {"lr": 1e-3, "weight_decay": 1e-3},
+    "adamw": {"lr": 1e-3, "weight_decay": 0.05},
+}
+KERNELS: dict[str, dict[str, bool]] = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+    "single": {"fused": False, "foreach": False},
+}
+OVERFLOWS = (1, 7)
+"""Steps whose gradients are made to overflow, under fp16: the very first, and one with state behind it."""
+
+
+class Cell(NamedTuple):
+    """One way to train."""
+
+    optimizer: str
+    kernels: str
+    precision: Literal["no", "bf16", "fp16"]
+    clip: bool
+    accumulate: int
+    ranks: int
+
+    @property
+    def overflows(self) -> tuple[int, ...]:
+        return OVERFLOWS if self.precision == "fp16" else ()
+
+    def options(self) -> dict[str, Any]:
+        """The recipe's optimizer table."""
+        return {"name": self.optimizer, **OPTIMIZERS[self.optimizer], **KERNELS[self.kernels]}
+
+    def __str__(self) -> str:
+        clipping = "clipped" if self.clip else "unclipped"
+        return f"{self.optimizer}-{self.kernels}-{self.precision}-{clipping}-{self.accumulate}part-{self.ranks}rank"
+
+
+CELLS = [
+    Cell(*values) for values in product(OPTIMIZERS, KERNELS, ("no", "bf16", "fp16"), (True, False), (1, 3), (1, 2))
+]
+
+
+def pairs_of(cell: Cell) -> set[tuple[tuple[str, object], ...]]:
+    """Every two of its values, with the names of what they are values of."""
+    return set(combinations(cell._asdict().items(), 2))
+
+
+def pairwise(cells: Sequence[Cell]) -> list[Cell]:
+    """A few of the cells that hold every pair: always the one that adds most, the first of several."""
+    missing = set[tuple[tuple[str, object], ...]]().union(*map(pairs_of, cells))
+    chosen: list[Cell] = []
+    while missing:
+        chosen.append(max(cells, key=lambda cell: len(missing & pairs_of(cell))))
+        missing -= pairs_of(chosen[-1])
+    return chosen
+
+
+def one_cycle(peak: float, updates: int) -> list[float]:
+    """The learning rates that torch's own one-cycle schedule gives to a run of so many applied updates."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=peak)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=updates, cycle_momentum=False)
+    rates: list[float] = []
+    for update in range(1, updates + 1):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        if update < updates:
+            scheduler.step()
+    return rates

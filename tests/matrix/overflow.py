@@ -1,0 +1,28 @@
+"""Gradients that overflow at chosen steps of a real run. Rank processes import this module: no JAX."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from distrib.run import Run
+from tests.matrix.cells import OVERFLOWS
+
+_backward = Run.backward
+
+
+def plant(rank: int) -> None:
+    """In this process from now on, the last rank's backward overflows at these steps; DDP brings it to the others."""
+    del rank
+    Run.backward = _overflowing
+
+
+def _overflowing(self: Run, share: Tensor) -> None:
+    step = self.update.applied + self.update.skipped + 1
+    overflows = step in OVERFLOWS and self.plan.rank == self.plan.world_size - 1
+    with next(self.module.parameters()).register_hook(_infinite) if overflows else nullcontext():
+        _backward(self, share)
+
+
+def _infinite(grad: Tensor) -> Tensor:
+    return torch.full_like(grad, torch.inf)
