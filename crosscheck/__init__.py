@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from crosscheck.replayer import replay
     from crosscheck.report import Finding, Report, Verdict
     from crosscheck.testing import check_optimizer
+    from crosscheck.trace.format import Claims
 
 __all__ = [
+    "Claims",
     "Finding",
     "MathMismatch",
     "Recorder",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Claims": "crosscheck.trace.format",
     "Recorder": "crosscheck.recorder",
     "replay": "crosscheck.replayer",
     "check_optimizer": "crosscheck.testing",
