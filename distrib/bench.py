@@ -79,7 +79,13 @@ def _measure(run: Run) -> tuple[dict[str, list[float]], int]:
 
     def record(first: int) -> Callable[[], None]:
         """A recorder for one block. Its close, a commit, is timed too: once in 10 steps, in training once in 128."""
-        return start_recorder(run, first_step=first + 1).close
+        recorder = observers.recorder = start_recorder(run, first_step=first + 1)
+
+        def close() -> None:
+            recorder.close()
+            observers.recorder = None
+
+        return close
 
     timings: dict[str, list[float]] = {"whole loop": [], "recorded": [], "bare step": [], _COMPARISON: []}
     for round_ in range(_ROUNDS + 1):

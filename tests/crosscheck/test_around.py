@@ -331,3 +331,38 @@ def test_what_was_not_captured_is_not_recorded(tmp_path: Path) -> None:
     assert report.checks["gradient"] == report.checks["average"] == report.checks["loss scale"] == "not recorded"
     with pytest.raises(TraceError, match="gradient was not recorded"):
         replay(tmp_path / "trace", require=["gradient"])
+
+
+SCHEDULES: dict[str, tuple[dict[str, Any], str]] = {
+    "right": ({"name": "constant"}, "match"),
+    "another": ({"name": "exponential", "size": 2, "gamma": 0.5}, "mismatch"),
+}
+
+
+@pytest.mark.parametrize("claimed", SCHEDULES)
+def test_learning_rates_are_held_against_the_claimed_schedule(claimed: str, tmp_path: Path) -> None:
+    schedule, result = SCHEDULES[claimed]
+    lr = {f"{layer}.{kind}": {"lr": 0.1} for layer in (0, 1) for kind in ("weight", "bias")}
+    report = Trainer(tmp_path, claims={"schedule": schedule, "options": lr}).run()
+    assert report.checks["learning rate"] == result, str(report)
+    if result == "mismatch":
+        only(report, "learning rate")
+        assert report.findings[0].step == 3
+
+
+def test_a_schedule_that_is_none_is_bad_input(tmp_path: Path) -> None:
+    lr = {f"{layer}.{kind}": {"lr": 0.1} for layer in (0, 1) for kind in ("weight", "bias")}
+    with pytest.raises(TraceError, match="nonesuch"):
+        Trainer(tmp_path, claims={"schedule": {"name": "nonesuch"}, "options": lr}).run()
+
+
+def test_a_loss_scale_that_does_not_back_off(tmp_path: Path) -> None:
+    """The scaler itself is right by its rule; what the record says of it is another rule's."""
+    trainer = Trainer(tmp_path)
+    stubborn = torch.amp.GradScaler("cpu", init_scale=2.0**10, backoff_factor=0.999)
+    right, trainer.scaler = trainer.scaler, stubborn
+    stated = right.state_dict()
+    stubborn.state_dict = lambda: stated  # pyright: ignore[reportAttributeAccessIssue]
+    report = trainer.run(skip=(3,))
+    only(report, "loss scale")
+    assert report.findings[0].step == 4
