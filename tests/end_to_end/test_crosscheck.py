@@ -69,7 +69,7 @@ def test_rank_0_records_for_all(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_continues_its_trace(tmp_path: Path) -> None:
-    arguments = [QUICKSTART, *RECORDED, "--training.epochs=40", "--output.dir", tmp_path]
+    arguments = [QUICKSTART, *RECORDED, "--training.epochs=40", "--training.ema=0.9", "--output.dir", tmp_path]
     ranks = start(arguments)
     wait_for(tmp_path / "metrics.jsonl", '"epoch": 2')
     ranks.send(0, signal.SIGTERM)
@@ -81,6 +81,8 @@ def test_a_resumed_run_continues_its_trace(tmp_path: Path) -> None:
     assert report["verdict"] == "match"
     assert report["steps"] == 400
     assert any("resumed" in note for note in report["notes"])
+    checked = {name for name, result in report["checks"].items() if result == "match"}
+    assert checked == {"optimizer", "gradient", "average", "learning rate", "options"}
 
 
 def test_a_mismatch_fails_the_run(tmp_path: Path) -> None:
