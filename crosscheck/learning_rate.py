@@ -15,6 +15,7 @@ _Counts = NDArray[np.int64]
 _Bits = NDArray[np.bool_]
 
 _RELATIVE = 1e-11  # torch's own schedulers multiply from step to step: 6e-14 of a rate in 30,000 steps
+_RELATIVE_IN_FLOAT32 = 2.0**-22
 _NEAR_ZERO = 2.0**-50  # of the peak: a cosine near zero is a difference of numbers near one
 _TINY = float(np.finfo(np.float64).tiny)  # below it XLA has zero
 
@@ -114,7 +115,9 @@ class _Rates(NamedTuple):
         cancels = self.claim["name"] in ("cosine", "onecycle")
         with np.errstate(all="ignore"):  # whatever was recorded may be infinite
             floor = abs(self.initial) * (_NEAR_ZERO if cancels else _TINY) + _TINY
-            close = np.abs(self.used - expected) <= _RELATIVE * np.abs(expected) + floor
+            in_float32 = (self.used == self.used.astype(np.float32)).all()  # a tensor, as capturable wants it
+            relative = _RELATIVE_IN_FLOAT32 if in_float32 else _RELATIVE
+            close = np.abs(self.used - expected) <= relative * np.abs(expected) + floor
         same = (self.used == expected) | (np.isnan(self.used) & np.isnan(expected))
         return np.where(np.isfinite(expected), close, same)
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from crosscheck.report import Finding
 from crosscheck.trace.format import Option, Step, TensorInfo
 
@@ -14,6 +16,7 @@ class OptionsCheck:
 
     def __init__(self, claims: Mapping[str, Options] | None) -> None:
         self.claims = claims or {}
+        self.compared = False
         self._last: dict[str, dict[str, Option]] = {}  # by tensor, as looked at last
 
     def look(
@@ -27,6 +30,7 @@ class OptionsCheck:
 
     def _tensor(self, step: int, name: str, used: Options) -> Iterator[Finding]:
         found = {option: used.get(_name_of(option)) for option in self.claims[name] if _name_of(option) in used}
+        self.compared |= bool(found)
         if self._last.get(name) == found:
             return
         self._last[name] = found
@@ -61,6 +65,8 @@ def _name_of(option: str) -> str:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return list(a) == list(b)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if isinstance(a, float) and isinstance(b, float):
+        return a in (b, float(np.float32(b)))  # a tensor of one number, as capturable wants it
     return a == b
 
 

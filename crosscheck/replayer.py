@@ -109,6 +109,7 @@ class _Replay:
             for batch in self._part(part, structure, views, options, attempts):
                 self._judge(batch)
             last_step = part.meta.steps[-1].step
+        self.notes += views.notes()
         self.settled += attempts.findings()
         self.seen |= {"learning rate"} if attempts.judges_rates else set[str]()
         self.seen |= {"loss scale"} if attempts.judges_scales else set[str]()
@@ -141,7 +142,7 @@ class _Replay:
                 self._note_finding(finding)
         for finding in (*views.start(part.meta), *of_options.look(part.meta.tensors, steps, options)):
             self._note_finding(finding)
-        if of_options.claims:
+        if of_options.compared:
             self.seen.add("options")
         for block in tensor_blocks(part, options):
             self.tensors.add(block.info.name)

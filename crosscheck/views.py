@@ -24,6 +24,7 @@ class Views:
         self.silent = claims is None
         self.claims, self.world_size = claims or Claims(), world_size
         self._applied = self.claims.applied  # before the part that comes next
+        self._steps = self._with_backward = 0  # those applied
         self._options: dict[int, tuple[dict[str, Option], dict[str, Option]]] = {}  # by step: gradient's, average's
 
     def start(self, part: Part) -> Iterator[Finding]:
@@ -36,8 +37,18 @@ class Views:
             seen = self.claims.averaged + self._applied - self.claims.applied
             self._options[step.step] = options, {"decay": self.claims.average, "seen": seen}
             self._applied += step.applied
+            self._steps += step.applied
+            self._with_backward += step.applied and step.backward_norm is not None
             if not self.silent:
                 yield from _check_norm(step, options, unit_roundoff, sum(tensor.numel for tensor in part.tensors))
+
+    def notes(self) -> list[str]:
+        """When the segment is over: what was recorded in part only."""
+        if self.silent or self._with_backward in (0, self._steps):
+            return []
+        return [
+            f"gradients at the end of backward are on record for {self._with_backward} of {self._steps} applied steps"
+        ]
 
     def gradient(self, block: TensorBlock) -> TensorBlock | None:
         """From the gradient as backward left it to the one consumed; None where the former was not recorded.

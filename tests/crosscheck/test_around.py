@@ -366,3 +366,35 @@ def test_a_loss_scale_that_does_not_back_off(tmp_path: Path) -> None:
     report = trainer.run(skip=(3,))
     only(report, "loss scale")
     assert report.findings[0].step == 4
+
+
+def test_a_learning_rate_that_is_a_tensor_of_float32(tmp_path: Path) -> None:
+    """torch keeps it so under capturable; 0.1 is then another number, which is nobody's fault."""
+
+    def make(named: Named) -> torch.optim.Optimizer:
+        return torch.optim.Adam(
+            [{"params": named, "initial_lr": torch.tensor(0.1)}], lr=torch.tensor(0.1), foreach=False
+        )
+
+    lr = {f"{layer}.{kind}": {"lr": 0.1} for layer in (0, 1) for kind in ("weight", "bias")}
+    report = Trainer(tmp_path, make=make, claims={"schedule": {"name": "constant"}, "options": lr}).run()
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.checks["learning rate"] == report.checks["options"] == "match"
+
+
+def test_options_claimed_for_other_tensors_are_not_checked(tmp_path: Path) -> None:
+    report = Trainer(tmp_path, claims={"options": {"elsewhere": {"weight_decay": 0.01}}}).run()
+    assert report.checks["options"] == "not recorded"
+
+
+def test_gradients_captured_now_and_then(tmp_path: Path) -> None:
+    class Forgetful(Recorder):
+        def after_backward(self) -> None:
+            if self.step % 2:
+                super().after_backward()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.crosscheck.test_around.Recorder", Forgetful)
+        report = Trainer(tmp_path).run(steps=6)
+    assert report.checks["gradient"] == "match"
+    assert "gradients at the end of backward are on record for 3 of 6 applied steps" in report.notes
