@@ -29,28 +29,26 @@ class Attempts:
                 self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale))
 
     @property
-    def judges_rates(self) -> bool:
-        return self._claims.schedule is not None and self._initial is not None and bool(self._rates)
-
-    @property
-    def judges_scales(self) -> bool:
-        return self._header.scaler is not None and len(self._scales) == len(self._rates) > 0
+    def judged(self) -> set[str]:
+        """The checks that claims and record suffice for."""
+        rates = self._claims.schedule is not None and self._initial is not None and self._rates
+        scales = self._header.scaler is not None and len(self._scales) == len(self._rates) > 0
+        return {check for check, possible in (("learning rate", rates), ("loss scale", scales)) if possible}
 
     def findings(self) -> Iterator[Finding]:
         """When the segment is over. Raises TraceError if the claimed schedule is none."""
-        if self._claims.schedule is not None and self._initial is not None and self._rates:
+        schedule, initial, scaler, judged = self._claims.schedule, self._initial, self._header.scaler, self.judged
+        if schedule is not None and initial is not None and "learning rate" in judged:
             found = check_learning_rates(
-                self._claims.schedule,
-                self._initial,
+                schedule,
+                initial,
                 self._rates,
                 applied_before=self._claims.applied,
                 world_size=self._header.world_size,
             )
             yield from (replace(finding, check="learning rate") for finding in found)
-        if self._header.scaler is not None and self.judges_scales:
-            yield from (
-                replace(finding, check="loss scale") for finding in check_loss_scale(self._header.scaler, self._scales)
-            )
+        if scaler is not None and "loss scale" in judged:
+            yield from (replace(finding, check="loss scale") for finding in check_loss_scale(scaler, self._scales))
 
     def _initial_rates(self, part: Part, groups: list[dict[str, Option]]) -> list[float] | None:
         """As claimed for a tensor of the group, else as torch's schedulers keep it; None if nobody says."""

@@ -9,10 +9,11 @@ from crosscheck.errors import TraceError
 from crosscheck.report import Finding
 from crosscheck.trace.format import GRAD, Pass
 from crosscheck.trace.reader import LoadedPass
-from crosscheck.twin.compare import ELEMENT, Comparison, compare
+from crosscheck.twin.compare import Comparison, compare
 from crosscheck.twin.gradient import Twin, recompute
 from crosscheck.twin.network import CONVOLUTIONS, LINEAR, POOLINGS
 from crosscheck.twin.record import Pass as TwinPass
+from crosscheck.twin.winners import WRONG
 
 _SHAPES: dict[str, tuple[int | None, ...]] = {
     **{f"{name}.weight": (None, None, 5, 5) for name in CONVOLUTIONS},
@@ -27,7 +28,6 @@ class Checked:
 
     findings: tuple[Finding, ...]
     note: str
-    scale_power: float  # an error of this factor, common to all tensors, would have shown
 
 
 def check_pass(loaded: LoadedPass) -> Checked:
@@ -45,9 +45,10 @@ def check_pass(loaded: LoadedPass) -> Checked:
     flips = sum(pooling.flips for pooling in twin.poolings)
     note = (
         f"gradient of step {described.step}: {len(record.labels)} images, {flips} of "
-        f"{sum(pooling.windows for pooling in twin.poolings):,} pooling windows decided otherwise in float64 (near-ties)"
+        f"{sum(pooling.windows for pooling in twin.poolings):,} pooling windows decided otherwise in float64 (near-ties); "
+        f"{comparison.power:.2g} of the gradient, missing or too much, would have shown"
     )
-    return Checked(tuple(_findings(described, comparison, twin)), note, comparison.power)
+    return Checked(tuple(_findings(described, comparison, twin)), note)
 
 
 def _record(loaded: LoadedPass) -> TwinPass:
@@ -119,7 +120,7 @@ def _findings(described: Pass, comparison: Comparison, twin: Twin) -> Iterator[F
             yield _about(
                 described,
                 pooling.name,
-                f"{pooling.wrong} winners of max-pooling {pooling.name} are no near-ties: they are not the largest of their windows (worst by {pooling.gap:.3g}, over {ELEMENT:g})",
+                f"{pooling.wrong} winners of max-pooling {pooling.name} are no near-ties: they are not the largest of their windows (worst by {pooling.gap:.3g}, over {WRONG:g})",
             )
     if not described.training:
         yield _about(described, "the network", "the network was in evaluation mode while it was trained")

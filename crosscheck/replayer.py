@@ -111,8 +111,7 @@ class _Replay:
             last_step = part.meta.steps[-1].step
         self.notes += views.notes()
         self.settled += attempts.findings()
-        self.seen |= {"learning rate"} if attempts.judges_rates else set[str]()
-        self.seen |= {"loss scale"} if attempts.judges_scales else set[str]()
+        self.seen |= attempts.judged
         for recorded in segment.passes():
             checked = check_pass(recorded)
             self.seen.add("backward")
@@ -137,7 +136,7 @@ class _Replay:
         self.skipped += sum(not step.applied for step in steps)
         options = complete_options(steps)
         attempts.add(part.meta, options)
-        if not attempts.judges_rates:
+        if "learning rate" not in attempts.judged:
             for finding in structure.look_at_options(steps, options):
                 self._note_finding(finding)
         for finding in (*views.start(part.meta), *of_options.look(part.meta.tensors, steps, options)):

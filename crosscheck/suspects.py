@@ -1,6 +1,7 @@
 """What may have gone into a formula instead of what the record says: mistakes that leave the formula itself alone."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,17 @@ def suspects(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[Suspect]:
         yield from _of_steps(rule, flags, inputs)
 
 
+def _with_numbers(inputs: Inputs, **new: Any) -> Inputs:
+    """With other hyperparameters."""
+    return inputs._replace(hyperparameters={**inputs.hyperparameters, **new})
+
+
 def _of_gradients(flags: Flags, inputs: Inputs) -> Iterator[Suspect]:
     h = dict(inputs.hyperparameters)
     scale, world, none = h["loss_scale"], h["world_size"], Flags("plain", "none")
     norm = h.get("norm", np.ones_like(scale))
 
-    def instead(**new: Any) -> Inputs:
-        return inputs._replace(hyperparameters={**h, **new})
-
+    instead = partial(_with_numbers, inputs)
     if (scale != 1).any():
         yield "the gradient is divided by the loss scale twice", flags, instead(loss_scale=scale**2, norm=norm / scale)
         yield (
@@ -58,17 +62,17 @@ def _of_gradients(flags: Flags, inputs: Inputs) -> Iterator[Suspect]:
 
 
 def _of_averages(flags: Flags, inputs: Inputs) -> Iterator[Suspect]:
-    h = dict(inputs.hyperparameters)
+    decay, seen = inputs.hyperparameters["decay"], inputs.hyperparameters["seen"]
     late = inputs._replace(values={**inputs.values, GRAD: inputs.values["previous"]})
-    still = inputs._replace(hyperparameters={**h, "decay": np.ones_like(h["decay"]), "seen": np.ones_like(h["seen"])})
+    still = _with_numbers(inputs, decay=np.ones_like(decay), seen=np.ones_like(seen))
     yield "it takes in the parameters of the step before: it is one step late", flags, late
     yield "it was not updated", flags, still
-    yield "decay and 1 - decay are swapped", flags, inputs._replace(hyperparameters={**h, "decay": 1 - h["decay"]})
-    if (h["seen"] == 0).any():
-        started = inputs._replace(hyperparameters={**h, "seen": np.ones_like(h["seen"])})
+    yield "decay and 1 - decay are swapped", flags, _with_numbers(inputs, decay=1 - decay)
+    if (seen == 0).any():
+        started = _with_numbers(inputs, seen=np.ones_like(seen))
         yield "the first update averages with the initial parameters instead of copying", flags, started
     else:
-        copied = inputs._replace(hyperparameters={**h, "seen": np.zeros_like(h["seen"])})
+        copied = _with_numbers(inputs, seen=np.zeros_like(seen))
         yield "it is a copy of the parameters", flags, copied
 
 
@@ -85,9 +89,7 @@ def _of_steps(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[Suspect]:
         buffer = inputs.values["momentum_buffer"] * factor[:, None]
         return inputs._replace(values={**inputs.values, "momentum_buffer": buffer})
 
-    def with_numbers(**new: Any) -> Inputs:
-        return inputs._replace(hyperparameters={**h, **new})
-
+    with_numbers = partial(_with_numbers, inputs)
     tried: list[tuple[str, bool, Flags, Inputs]] = [
         ("the gradient is used with the wrong sign (maximize)", True, flags, with_numbers(sign=-h["sign"])),
         ("the gradient is divided by the loss scale twice", bool((scale != 1).any()), flags, with_grad(grad / scale)),

@@ -31,16 +31,17 @@ class Views:
         """Take in a part's steps. Findings: norms that clipping and unscaling do not explain."""
         largest = max((tensor.numel for tensor in part.tensors), default=0)
         unit_roundoff = max((FORMATS[tensor.dtype].unit_roundoff for tensor in part.tensors), default=0.0)
+        elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff)
         self._options = {}
         for step in part.steps:
-            options = self._of_gradient(step, norm_error(largest, unit_roundoff))
+            options = self._of_gradient(step, error)
             seen = self.claims.averaged + self._applied - self.claims.applied
             self._options[step.step] = options, {"decay": self.claims.average, "seen": seen}
             self._applied += step.applied
             self._steps += step.applied
             self._with_backward += step.applied and step.backward_norm is not None
             if not self.silent:
-                yield from _check_norm(step, options, unit_roundoff, sum(tensor.numel for tensor in part.tensors))
+                yield from _check_norm(step, options, unit_roundoff, elements)
 
     def notes(self) -> list[str]:
         """When the segment is over: what was recorded in part only."""

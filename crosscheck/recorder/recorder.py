@@ -195,8 +195,8 @@ class Recorder:
         grads = [parameter.grad for parameter, _ in self._tensors]
         full = self._is_full(self.step + 1)
         self._backward = _Backward(
-            sampled=[None if g is None else capture.pick(g, self._where[number]) for number, g in enumerate(grads)],
-            full=[None if g is None else capture.pick(g, None, to_host=True) for g in grads] if full else None,
+            sampled=self._pick_each(grads, full=False),
+            full=self._pick_each(grads, full=True) if full else None,
             norm=capture.norm([grad for grad in grads if grad is not None], None),
             averages=self._averages(full=False),
             full_averages=self._averages(full=True) if full else None,
@@ -365,10 +365,13 @@ class Recorder:
 
     def _averages(self, *, full: bool) -> list[Tensor | None]:
         """By tensor, where there are any."""
-        averages = [self._average.get(id(parameter)) for parameter, _ in self._tensors]
+        return self._pick_each([self._average.get(id(parameter)) for parameter, _ in self._tensors], full=full)
+
+    def _pick_each(self, tensors: Sequence[Tensor | None], *, full: bool) -> list[Tensor | None]:
+        """Of each tensor all elements, or those sampled of the parameter in its place."""
         return [
-            None if averaged is None else capture.pick(averaged, None if full else self._where[number], to_host=full)
-            for number, averaged in enumerate(averages)
+            None if tensor is None else capture.pick(tensor, None if full else self._where[number], to_host=full)
+            for number, tensor in enumerate(tensors)
         ]
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:

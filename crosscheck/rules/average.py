@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, no_slots, nothing_own, number
+from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, number
 from crosscheck.trace.format import AVERAGE
 
 
@@ -45,8 +45,6 @@ MOVING_AVERAGE = Rule(
     extras=("previous",),  # the parameter before the step
     flags=_flags,
     hyperparameters=_hyperparameters,
-    slots=no_slots,
     chain=average,
-    own=nothing_own,
     matters=_matters,
 )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, no_slots, nothing_own, number
+from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, number
 from crosscheck.trace.format import GRAD
 
 
@@ -62,9 +62,7 @@ GRADIENT = Rule(
     complaint="the gradient consumed is not the one that backward left, unscaled and clipped as claimed",
     flags=_flags,
     hyperparameters=_hyperparameters,
-    slots=no_slots,
     chain=gradient,
-    own=nothing_own,
     matters=_matters,
     correction_error=_norm_error,
 )

@@ -23,6 +23,16 @@ class Flags(NamedTuple):
     decay: str  # none, coupled, decoupled
 
 
+def _no_slots(flags: Flags) -> dict[str, str]:
+    del flags
+    return {}
+
+
+def _nothing_own(flags: Flags, h: Mapping[str, float]) -> tuple[str, ...]:
+    del flags, h
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
     """One torch optimizer as an Optax chain.
@@ -34,10 +44,10 @@ class Rule:
     name: str
     flags: Callable[[Options], Flags]
     hyperparameters: Callable[[Options], dict[str, float]]
-    slots: Callable[[Flags], dict[str, str]]
     chain: Callable[[Flags, Hyperparameters], optax.GradientTransformation]
-    own: Callable[[Flags, Mapping[str, float]], tuple[str, ...]]  # pieces that are ours and not Optax's
     matters: Callable[[Flags], tuple[str, ...]]  # hyperparameters that the formula reads
+    slots: Callable[[Flags], dict[str, str]] = _no_slots
+    own: Callable[[Flags, Mapping[str, float]], tuple[str, ...]] = _nothing_own  # pieces that are ours, not Optax's
     counts: bool = False  # whether the state has torch's `step`
     subject: str = PARAM  # what reports call the thing that moves
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
@@ -63,18 +73,6 @@ def number(options: Options, name: str) -> float:
         return float(value)
     except OverflowError:
         raise TraceError(f"the option {name!r} of a parameter group is beyond float64") from None
-
-
-def no_slots(flags: Flags) -> dict[str, str]:
-    """Of a formula without state."""
-    del flags
-    return {}
-
-
-def nothing_own(flags: Flags, h: Mapping[str, float]) -> tuple[str, ...]:
-    """Of a formula that is Optax's alone."""
-    del flags, h
-    return ()
 
 
 def flag(options: Options, name: str) -> bool:

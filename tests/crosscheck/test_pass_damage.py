@@ -1,7 +1,7 @@
 """Passes on record that are no passes: each ends in one line that says what is wrong and where."""
 
-import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.numpy import save
 
 from crosscheck import TraceError, Verdict, replay
 from crosscheck.recorder import Claims, Pass, Recorder, Winners
 from distrib.models import article
-from tests.crosscheck.trace_files import run
-
-Meta = dict[str, Any]
-Arrays = dict[str, NDArray[Any]]
-Harm = Callable[[Meta, Arrays], object]
+from tests.crosscheck.trace_files import Change, read_part, run, write_bytes
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +45,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trace(recorded: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(recorded, tmp_path / "trace"))
 
 
@@ -59,17 +52,13 @@ def pass_file(trace: Path) -> Path:
     return next((trace / "segment-0001").glob("pass-*"))
 
 
-def harm(trace: Path, change: Harm) -> None:
+def harm(trace: Path, change: Change) -> None:
     """Under a name that promises exactly what is in it."""
     path = pass_file(trace)
-    opened: Any = safe_open(path, framework="np")
-    with opened as file:
-        meta = json.loads(file.metadata()["twinstep"])
-        arrays = {name: file.get_tensor(name) for name in list(file.keys())}
+    meta, arrays = read_part(path)
     change(meta, arrays)
-    data = save(arrays, {"twinstep": json.dumps(meta)})
     path.unlink()
-    (path.parent / f"pass-00000001.{hashlib.sha256(data).hexdigest()}.safetensors").write_bytes(data)
+    write_bytes(path.parent, 1, save(arrays, {"twinstep": json.dumps(meta)}), kind="pass-{:08}")
 
 
 def test_unharmed_it_matches(trace: Path) -> None:
@@ -77,19 +66,19 @@ def test_unharmed_it_matches(trace: Path) -> None:
     assert report.verdict is Verdict.MATCH, str(report)
 
 
-def leave_out(name: str) -> Harm:
+def leave_out(name: str) -> Change:
     return lambda _, arrays: arrays.pop(name)
 
 
-def say(**values: Any) -> Harm:
+def say(**values: Any) -> Change:
     return lambda meta, _: meta.update(values)
 
 
-def put(name: str, make: Callable[[NDArray[Any]], NDArray[Any]]) -> Harm:
+def put(name: str, make: Callable[[NDArray[Any]], NDArray[Any]]) -> Change:
     return lambda _, arrays: arrays.update({name: np.ascontiguousarray(make(arrays[name]))})
 
 
-HARMS: dict[str, tuple[Harm, str]] = {
+HARMS: dict[str, tuple[Change, str]] = {
     "no images": (leave_out("images"), "images is missing"),
     "no gradient": (leave_out("gradient/0.weight"), "gradient/0.weight is missing"),
     "no winners": (leave_out("winners/2"), "winners/2 is missing"),

@@ -65,8 +65,8 @@ def write_part(folder: Path, number: int, meta: Meta | str, arrays: Mapping[str,
     return write_bytes(folder, number, save(dict(arrays), {"twinstep": text}))
 
 
-def write_bytes(folder: Path, number: int, data: bytes) -> Path:
-    path = folder / f"part-{number:06}.{hashlib.sha256(data).hexdigest()}.safetensors"
+def write_bytes(folder: Path, number: int, data: bytes, *, kind: str = "part-{:06}") -> Path:
+    path = folder / f"{kind.format(number)}.{hashlib.sha256(data).hexdigest()}.safetensors"
     path.write_bytes(data)
     return path
 

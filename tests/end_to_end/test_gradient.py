@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from crosscheck import Report, Verdict, replay
-from tests.support import QUICKSTART, train
+from tests.support import train_well
 
 SHORT = (
     "--data.source=synthetic",
@@ -21,9 +21,7 @@ SHORT = (
 
 
 def recorded(folder: Path, *options: str, world_size: int = 1, plant: Any = None) -> Report:
-    arguments = [QUICKSTART, *SHORT, *options, "--output.dir", folder]
-    results = train(arguments, world_size=world_size, plant=plant)
-    assert [result.code for result in results] == [0] * world_size, results
+    train_well(folder, *SHORT, *options, world_size=world_size, plant=plant)
     return replay(folder, require=["backward"])
 
 

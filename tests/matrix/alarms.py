@@ -1,8 +1,12 @@
 """What a replay must say of a correct run."""
 
+from functools import partial
 from pathlib import Path
 
+from torch.optim.lr_scheduler import OneCycleLR
+
 from crosscheck import Report, Verdict, replay
+from tests.distrib.test_schedule import torch_rates
 from tests.matrix.cells import Cell
 
 
@@ -17,3 +21,8 @@ def replay_without_alarm(trace: Path, cell: Cell, steps: int) -> Report:
     assert report.profiles == (f"{cell.kernels} on cpu",)
     assert (report.steps, report.skipped) == (steps, len(cell.overflows))
     return report
+
+
+def one_cycle(peak: float, updates: int) -> list[float]:
+    """The learning rates that torch's own one-cycle schedule gives to a run of so many applied updates."""
+    return torch_rates(partial(OneCycleLR, max_lr=peak, total_steps=updates, cycle_momentum=False), updates)

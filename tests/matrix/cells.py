@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from itertools import combinations, product
 from typing import Any, Literal, NamedTuple
 
-import torch
-
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
     "adam": {"lr": 1e-3, "weight_decay": 1e-3},
@@ -61,16 +59,3 @@ def pairwise(cells: Sequence[Cell]) -> list[Cell]:
         chosen.append(max(cells, key=lambda cell: len(missing & pairs_of(cell))))
         missing -= pairs_of(chosen[-1])
     return chosen
-
-
-def one_cycle(peak: float, updates: int) -> list[float]:
-    """The learning rates that torch's own one-cycle schedule gives to a run of so many applied updates."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=peak)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=updates, cycle_momentum=False)
-    rates: list[float] = []
-    for update in range(1, updates + 1):
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        if update < updates:
-            scheduler.step()
-    return rates

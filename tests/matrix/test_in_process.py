@@ -16,8 +16,8 @@ from distrib.crosscheck import start_recorder
 from distrib.data.batches import Plan
 from distrib.precision import Precision
 from distrib.update import Update
-from tests.matrix.alarms import replay_without_alarm
-from tests.matrix.cells import CELLS, Cell, one_cycle
+from tests.matrix.alarms import one_cycle, replay_without_alarm
+from tests.matrix.cells import CELLS, Cell
 
 CPU = torch.device("cpu")
 STEPS = 10

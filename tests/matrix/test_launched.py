@@ -9,8 +9,8 @@ import pytest
 import tomli_w
 
 from tests.matrix import overflow
-from tests.matrix.alarms import replay_without_alarm
-from tests.matrix.cells import CELLS, Cell, one_cycle, pairs_of, pairwise
+from tests.matrix.alarms import one_cycle, replay_without_alarm
+from tests.matrix.cells import CELLS, Cell, pairs_of, pairwise
 from tests.support import steps, train_well
 
 STEPS = 8
