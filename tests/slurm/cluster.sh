@@ -203,7 +203,8 @@ start() {
     done
     write_conf
     (umask 077 && head -c 1024 /dev/urandom >"$D/munge/key")
-    munged --origin=127.0.0.1 --num-threads=2 --key-file="$D/munge/key" --socket="$D/munge/socket" \
+    # --force: a folder that only root may enter is what pytest makes
+    munged --force --origin=127.0.0.1 --num-threads=2 --key-file="$D/munge/key" --socket="$D/munge/socket" \
         --pid-file="$D/run/munged.pid" --log-file="$D/log/munged.log" --seed-file="$D/munge/seed" || die "munged: $($tail/munged.log)"
     wait_for 5 munge -n -S "$D/munge/socket" || die "munged does not answer: $($tail/munged.log)"
     [[ $NETWORK == shared ]] || start_ctl_network || die "cannot make a network"

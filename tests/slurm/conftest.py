@@ -1,0 +1,29 @@
+"""A cluster for the tests of a session. Where it cannot be, they skip, unless SLURM was promised: by CI, or by .ci/run."""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+from tests.slurm.cluster import Cluster, what_is_missing
+
+
+def expect_slurm() -> None:
+    """Skips or fails where no cluster can be started."""
+    missing = what_is_missing()
+    if missing is None:
+        return
+    if os.environ.get("CI") or os.environ.get("TWINSTEP_REQUIRE_SLURM"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    """Three pairs of nodes, so that three jobs can be disturbed at a time."""
+    expect_slurm()
+    running = Cluster(tmp_path_factory.mktemp("slurm") / "cluster", nodes=6)
+    try:
+        yield running
+    finally:
+        running.wipe()

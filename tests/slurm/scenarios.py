@@ -1,0 +1,142 @@
+"""What happens to jobs on a cluster. Each scenario gets a training that is not yet submitted."""
+
+import signal
+from collections.abc import Callable
+
+from tests.slurm.training import Training
+from tests.support import read_json
+
+Scenario = Callable[[Training], None]
+MIDDLE = 30  # of a hundred steps
+
+
+def plain(training: Training) -> None:
+    training.submit()
+    training.expect_done(restarts=0)
+
+
+def node_killed(training: Training) -> None:
+    """The second node, its power cut in the middle; the job starts again when it is back."""
+    training.submit()
+    training.reach(MIDDLE)
+    training.cluster.kill_node(training.pair[1])
+    training.cluster.start_node(training.pair[1])
+    said = training.expect_done()
+    assert "continuing from" in said
+
+
+def preempted(training: Training) -> None:
+    """A job of higher priority takes the nodes; SLURM sends TERM to the ranks and 5 s later ends the job."""
+    training.submit()
+    training.reach(MIDDLE)
+    nodes = ",".join(training.pair)
+    other = training.cluster.submit(
+        "other.sh", options=["--partition=high", f"--nodelist={nodes}", "--nodes=2", "--cpus-per-task=8"]
+    )
+    said = training.expect_done(restarts=1)
+    assert training.cluster.wait(other) == "COMPLETED"
+    assert "train.sbatch: stopped on request after step " in said
+
+
+def time_limit_near(training: Training) -> None:
+    """The signal of sbatch's --signal=B:USR1@120, and a cross-check that waits for the end of the training."""
+    job = training.submit("--crosscheck.record=true", "--crosscheck.replay=false")
+    dependent = ["--dependency", f"afterok:{job}", f"--nodelist={training.pair[0]}"]
+    check = training.cluster.submit("slurm/crosscheck.sbatch", training.folder, options=dependent)
+    training.reach(MIDDLE)
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert "train.sbatch: stopped on request after step " in said
+    assert training.cluster.wait(check) == "COMPLETED", training.cluster.said(check)
+    report = read_json(training.folder / "crosscheck.json")
+    assert report["verdict"] == "match"
+
+
+def launcher_killed(training: Training) -> None:
+    """The second node's; its ranks notice, and all start again."""
+    training.submit()
+    training.reach(MIDDLE)
+    training.kill(training.launchers()[training.pair[1]])
+    training.expect_done(restarts=1)
+
+
+def rank_killed(training: Training) -> None:
+    training.submit()
+    training.reach(MIDDLE)
+    training.kill(training.trainers()["1"])
+    said = training.expect_done(restarts=1)
+    assert "; restart 1 of at most 10; requeued" in said
+
+
+def requeued_by_hand(training: Training) -> None:
+    training.nodes = 1
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.cluster.run("scontrol", "requeue", job)
+    training.expect_done(restarts=1)
+
+
+def signal_at_start_up(training: Training) -> None:
+    """Before the first line of output, whoever is alive by then."""
+    training.nodes = 1
+    job = training.submit()
+    training.cluster.wait_until(job, "RUNNING")
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert said.count("; requeued") == 1
+
+
+def no_answer(training: Training) -> None:
+    """A rank that hangs when the time limit is near: the job is queued again all the same, from its newest checkpoint."""
+    training.nodes = 1
+    training.environment["STOP_SECONDS"] = "2"
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.kill(training.trainers()["0"], signal.SIGSTOP)
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert "train.sbatch: asked to stop, but no answer" in said
+
+
+def cancelled(training: Training) -> None:
+    """By its user: it saves, and does not come back."""
+    training.nodes = 1
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.cluster.run("scancel", job)
+    assert training.cluster.wait(job) == "CANCELLED"
+    assert training.cluster.show(job)["Restarts"] == "0"
+    assert not (training.folder / "summary.json").exists()
+    training.submit()
+    said = training.expect_done()
+    assert "continuing from" in said
+
+
+def gives_up(training: Training) -> None:
+    """Faults in a row: MAX_RESTARTS of them are answered by another start."""
+    training.nodes = 1
+    training.environment["MAX_RESTARTS"] = "0"
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.kill(training.trainers()["0"])
+    assert training.cluster.wait(job) == "FAILED"
+    said = training.cluster.said(job)
+    assert "train.sbatch: all ranks were lost; not requeued: fault 1 in a row, MAX_RESTARTS = 0" in said
+    del training.environment["MAX_RESTARTS"]
+    training.submit()
+    training.expect_done()
+
+
+ALL: tuple[Scenario, ...] = (
+    node_killed,  # the longest first: others run beside it
+    preempted,
+    time_limit_near,
+    launcher_killed,
+    rank_killed,
+    no_answer,
+    signal_at_start_up,
+    requeued_by_hand,
+    cancelled,
+    gives_up,
+    plain,
+)
