@@ -235,7 +235,7 @@ case $cmd in
     start) start ;;
     wipe) wipe ;;
     run) in_ctl "$@" ;;
-    node-kill) { pid_of "$1"; processes "$1"; } | xargs -r kill -9 2>/dev/null ;;
+    node-kill) { pid_of "$1"; processes "$1"; } | xargs -r kill -9 2>/dev/null || true ;; # some end with others
     node-start) start_node "$1" && wait_for 15 ready ;;
     *) die "no command $cmd" ;;
 esac

@@ -76,11 +76,20 @@ def requeued_by_hand(training: Training) -> None:
     training.expect_done(restarts=1)
 
 
-def signal_at_start_up(training: Training) -> None:
-    """Before the first line of output, whoever is alive by then."""
+def signal_before_the_ranks(training: Training) -> None:
+    """When srun has not started them yet, and would lose a signal."""
     training.nodes = 1
     job = training.submit()
-    training.cluster.wait_until(job, "RUNNING")
+    training.expect_process("srun")
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert said.count("; requeued") == 1
+
+
+def signal_at_start_up(training: Training) -> None:
+    """When Python imports what the ranks, or their launchers, need."""
+    job = training.submit()
+    training.expect_process("python")
     training.cluster.run("scancel", "--batch", "--signal=USR1", job)
     said = training.expect_done(restarts=1)
     assert said.count("; requeued") == 1
@@ -135,6 +144,7 @@ ALL: tuple[Scenario, ...] = (
     rank_killed,
     no_answer,
     signal_at_start_up,
+    signal_before_the_ranks,
     requeued_by_hand,
     cancelled,
     gives_up,

@@ -51,6 +51,13 @@ class Training:
             assert time.monotonic() < deadline, f"step {step} was not reached: {self.cluster.said(self.job)}"
             time.sleep(0.05)
 
+    def expect_process(self, program: str, seconds: float = 60) -> None:
+        """Wait until one of the run's processes is of this program."""
+        deadline = time.monotonic() + seconds
+        while not any(_program(pid).startswith(program) for pid in processes_that_name(self.folder)):
+            assert time.monotonic() < deadline, f"no {program}: {self.cluster.said(self.job)}"
+            time.sleep(0.02)
+
     def launchers(self) -> dict[str, int]:
         """Process ids of the launchers by node."""
         return {node: pid for pid, node, words in self._processes() if "accelerate.commands.launch" in words}
@@ -71,7 +78,7 @@ class Training:
         found: list[tuple[int, str, list[str]]] = []
         for pid in processes_that_name(self.folder):
             words = _read(f"/proc/{pid}/cmdline").split("\0")
-            if _read(f"/proc/{pid}/comm").startswith("python") and "distrib.train" in words:
+            if _program(pid).startswith("python") and "distrib.train" in words:
                 found.append((pid, _variable(pid, "SLURMD_NODENAME"), words))
         return found
 
@@ -96,6 +103,10 @@ def processes_that_name(folder: Path) -> list[int]:
     """Whoever has the folder on its command line, on any node."""
     name = str(folder)
     return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if name in _read(path).split("\0")]
+
+
+def _program(pid: int) -> str:
+    return _read(f"/proc/{pid}/comm")
 
 
 def _variable(pid: int, name: str) -> str:
