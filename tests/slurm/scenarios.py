@@ -16,10 +16,11 @@ def plain(training: Training) -> None:
 
 
 def node_killed(training: Training) -> None:
-    """The second node, its power cut in the middle; the job starts again when it is back."""
-    training.submit()
+    """The second node, its power cut in the middle; SLURM notices, and the job starts again when it is back."""
+    job = training.submit()
     training.reach(MIDDLE)
     training.cluster.kill_node(training.pair[1])
+    training.cluster.wait_until(job, "PENDING")
     training.cluster.start_node(training.pair[1])
     said = training.expect_done()
     assert "continuing from" in said

@@ -106,7 +106,8 @@ def processes_that_name(folder: Path) -> list[int]:
 
 
 def _program(pid: int) -> str:
-    return _read(f"/proc/{pid}/comm")
+    """The name it was started by."""
+    return Path(_read(f"/proc/{pid}/cmdline").partition("\0")[0]).name
 
 
 def _variable(pid: int, name: str) -> str:
