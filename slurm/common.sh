@@ -29,10 +29,12 @@ set_up() { # in a function, or the file would see the script's arguments
 [[ -z ${SETUP:-} ]] || set_up
 
 # CONTAINER: a prefix to every command that runs on the nodes, in words as xargs takes them (blanks part, quotes join).
-mapfile -d '' -t container < <(xargs -r printf '%s\0' <<<"${CONTAINER:-}")
+container=()
+[[ -z ${CONTAINER:-} ]] || mapfile -d '' -t container < <(xargs -r printf '%s\0' <<<"$CONTAINER")
 
 expect_modules() { # MODULE...: what Python must find
-    "${container[@]}" python -c 'import sys; from importlib.util import find_spec
-sys.exit(not all(map(find_spec, sys.argv[1:])))' "$@" </dev/null ||
-        refuse "no python with $* here (${container[*]:+in the container, }PATH=$PATH): set SETUP to a file that sets up the environment"
+    local problem
+    problem=$("${container[@]}" python -c 'import sys; from importlib.util import find_spec
+sys.exit(", ".join(f"it has no {name}" for name in sys.argv[1:] if find_spec(name) is None) or None)' "$@" 2>&1 </dev/null) ||
+        refuse "no python that can run this (${problem##*$'\n'}; PATH=$PATH): set SETUP to a file that sets the environment up"
 }

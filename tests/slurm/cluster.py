@@ -62,14 +62,14 @@ class Cluster:
     def wipe(self) -> None:
         subprocess.run([SCRIPT, "wipe", self.folder], check=True)
 
-    def run(self, *command: str, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
+    def run(self, *command: str, environment: Mapping[str, str] | None = None) -> str:
         """Standard output of a command of SLURM's on the login node."""
         result = subprocess.run(
             [SCRIPT, "run", self.folder, *command],
             capture_output=True,
             text=True,
             check=False,
-            cwd=folder or self.project,
+            cwd=self.project,
             env=self.environment | dict(environment or {}),
         )
         assert result.returncode == 0, f"{command}: {result.stderr}"
@@ -81,11 +81,10 @@ class Cluster:
         *arguments: str | Path,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        folder: Path | None = None,
     ) -> str:
-        """The job's id; `folder` is where it is submitted, the project's root if none is said."""
+        """The job's id."""
         command = ["sbatch", "--parsable", *options, script, *map(str, arguments)]
-        return self.run(*command, environment=environment, folder=folder).strip()
+        return self.run(*command, environment=environment).strip()
 
     def said(self, job: str) -> str:
         """What the job has written so far, over all its starts."""

@@ -1,11 +1,14 @@
 """A cluster for the tests of a session. Where it cannot be, they skip, unless SLURM was promised: by CI, or by .ci/run."""
 
+import functools
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
 
 from tests.slurm.cluster import Cluster, what_is_missing
+from tests.slurm.training import LENGTH
+from tests.support import train_well
 
 
 def expect_slurm() -> None:
@@ -27,3 +30,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
         yield running
     finally:
         running.wipe()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
+    """The hash of the weights that a training ends with, by world size: without a cluster, without a launcher."""
+
+    @functools.cache
+    def weights(world_size: int) -> str:
+        return train_well(tmp_path_factory.mktemp("undisturbed"), *LENGTH, world_size=world_size)["weights_sha256"]
+
+    return weights

@@ -1,9 +1,11 @@
 """What happens to jobs on a cluster. Each scenario gets a training that is not yet submitted."""
 
+import shlex
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 
-from tests.slurm.training import Training
+from tests.slurm.training import LENGTH, RECIPE, Training, processes_that_name, variable
 from tests.support import read_json
 
 Scenario = Callable[[Training], None]
@@ -11,8 +13,19 @@ MIDDLE = 30  # of a hundred steps
 
 
 def plain(training: Training) -> None:
+    """Nothing; and every command goes through what CONTAINER says."""
+    training.environment["CONTAINER"] = "env 'SEEN=in the container'"
     training.submit()
+    training.reach(1)
+    assert {variable(pid, "SEEN") for pid in training.launchers().values()} == {"in the container"}
     training.expect_done(restarts=0)
+
+
+def time_limit(training: Training) -> None:
+    """A minute, for a run of several: SLURM itself sends the signal. It looks every 30 s, and may send it early."""
+    training.submit("--training.epochs=20", options=["--time=1", "--signal=B:USR1@30"])
+    training.cluster.wait_until(training.job, "PENDING")
+    assert "train.sbatch: stopped on request after step " in training.cluster.said(training.job)
 
 
 def node_killed(training: Training) -> None:
@@ -88,7 +101,8 @@ def signal_before_the_ranks(training: Training) -> None:
 
 
 def signal_at_start_up(training: Training) -> None:
-    """When Python imports what the ranks, or their launchers, need."""
+    """While Python imports what the ranks, or their launchers, need."""
+    training.nodes = 1
     job = training.submit()
     training.expect_process("python")
     training.cluster.run("scancel", "--batch", "--signal=USR1", job)
@@ -109,7 +123,7 @@ def no_answer(training: Training) -> None:
 
 
 def cancelled(training: Training) -> None:
-    """By its user: it saves, and does not come back."""
+    """By its user: it does not come back."""
     training.nodes = 1
     job = training.submit()
     training.reach(MIDDLE)
@@ -117,9 +131,26 @@ def cancelled(training: Training) -> None:
     assert training.cluster.wait(job) == "CANCELLED"
     assert training.cluster.show(job)["Restarts"] == "0"
     assert not (training.folder / "summary.json").exists()
-    training.submit()
-    said = training.expect_done()
-    assert "continuing from" in said
+    assert not processes_that_name(training.folder)
+
+
+def sweep(training: Training) -> None:
+    """Two runs of an array; the second, whose job id is the array's own, is stopped and goes on."""
+    cluster = training.cluster
+    runs = {task: replace(training, nodes=1, folder=cluster.project / "runs" / f"#{task}'s") for task in (1, 2)}
+    lines = [shlex.join([RECIPE, "--output.dir", str(run.folder)]) for run in runs.values()]
+    (cluster.project / "two runs").write_text("# the runs\n\n" + " # and a comment\n".join([*lines, ""]))
+    array = cluster.submit(
+        "slurm/sweep.sbatch", "two runs", *LENGTH,
+        options=["--array=1-2", f"--nodelist={training.pair[0]}"],
+        environment={"RANKS_PER_NODE": str(training.ranks)},
+    )  # fmt: skip
+    for task, run in runs.items():
+        run.job = f"{array}_{task}"
+    runs[2].reach(MIDDLE)
+    cluster.run("scancel", "--batch", "--signal=USR1", runs[2].job)
+    runs[1].expect_done(restarts=0)
+    runs[2].expect_done(restarts=1)
 
 
 def gives_up(training: Training) -> None:
@@ -132,22 +163,21 @@ def gives_up(training: Training) -> None:
     assert training.cluster.wait(job) == "FAILED"
     said = training.cluster.said(job)
     assert "train.sbatch: all ranks were lost; not requeued: fault 1 in a row, MAX_RESTARTS = 0" in said
-    del training.environment["MAX_RESTARTS"]
-    training.submit()
-    training.expect_done()
+    assert training.cluster.show(job)["ExitCode"] == "1:0"
+    assert not processes_that_name(training.folder)
 
 
-ALL: tuple[Scenario, ...] = (
+DEFAULT: tuple[Scenario, ...] = (
     node_killed,  # the longest first: others run beside it
     preempted,
     time_limit_near,
     launcher_killed,
     rank_killed,
+    sweep,
     no_answer,
     signal_at_start_up,
     signal_before_the_ranks,
     requeued_by_hand,
     cancelled,
     gives_up,
-    plain,
 )

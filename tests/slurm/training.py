@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ class Training:
     """Submitted by `submit`; in a folder of its own."""
 
     cluster: Cluster
-    undisturbed: Mapping[int, str]
-    """Hashes of the final weights by world size, without a cluster."""
+    undisturbed: Callable[[int], str]
+    """The final weights that a world of this size must end with."""
     folder: Path
     pair: tuple[str, str]
     """The nodes it may run on, nobody else's."""
@@ -67,7 +67,7 @@ class Training:
         found: dict[str, int] = {}
         for pid, _, words in self._processes():
             if "accelerate.commands.launch" not in words:
-                found[_variable(pid, "RANK") or "0"] = pid
+                found[variable(pid, "RANK") or "0"] = pid
         return found
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
@@ -79,7 +79,7 @@ class Training:
         for pid in processes_that_name(self.folder):
             words = _read(f"/proc/{pid}/cmdline").split("\0")
             if _program(pid).startswith("python") and "distrib.train" in words:
-                found.append((pid, _variable(pid, "SLURMD_NODENAME"), words))
+                found.append((pid, variable(pid, "SLURMD_NODENAME"), words))
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Training:
         said = self.cluster.said(self.job)
         assert state == "COMPLETED", f"{state}: {said}"
         assert said.rstrip().endswith("train.sbatch: done"), said
-        assert self.summary()["weights_sha256"] == self.undisturbed[self.nodes * self.ranks], said
+        assert self.summary()["weights_sha256"] == self.undisturbed(self.nodes * self.ranks), said
         if restarts is not None:
             assert self.cluster.show(self.job)["Restarts"] == str(restarts), said
         assert not list(self.cluster.project.glob(f"slurm-{self.job}.[!o]*"))  # its own small files
@@ -110,8 +110,8 @@ def _program(pid: int) -> str:
     return Path(_read(f"/proc/{pid}/cmdline").partition("\0")[0]).name
 
 
-def _variable(pid: int, name: str) -> str:
-    """Of a process's environment."""
+def variable(pid: int, name: str) -> str:
+    """A value of a process's environment."""
     for entry in _read(f"/proc/{pid}/environ").split("\0"):
         if entry.startswith(f"{name}="):
             return entry.partition("=")[2]
