@@ -1,5 +1,6 @@
 """`python slurm/sweep_run.py FILE TASK`: the words of the TASK-th run of a sweep, each ended by a NUL; 2 for bad input."""
 
+import io
 import os
 import shlex
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 def words(line: str) -> Iterator[str]:
     """The line's words as a shell would part them, without its comment. Raises ValueError for an open quote."""
-    lexer = shlex.shlex(line, posix=True)
+    text = io.StringIO(line)
+    lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.commenters = True, ""  # shlex takes the # within a word for a comment, too
-    while not line[lexer.instream.tell() :].lstrip().startswith("#"):
+    while not line[text.tell() :].lstrip().startswith("#"):
         word = lexer.get_token()
         if word is None:
             return

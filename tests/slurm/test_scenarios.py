@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import cast
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -32,8 +33,8 @@ def started(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Generator[dict[Cell, Future[None]]]:
     """The scenarios that this session asks for, three at a time, each on nodes of its own: most of their time is waiting."""
-    asked: list[Cell] = [
-        item.callspec.params["cell"]
+    asked = [
+        cast(Cell, item.callspec.params["cell"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.path == request.path
     ]
