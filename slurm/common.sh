@@ -17,7 +17,7 @@ readable() { # FILE
 
 # The environment: SETUP is a file to source, the project's own .venv unless it says otherwise.
 if [[ -n ${SETUP:-} ]]; then
-    readable "$SETUP" || refuse "SETUP = ${SETUP@Q} cannot be read: it names a file to source, in $PWD or with its whole path"
+    readable "$SETUP" || refuse "SETUP = ${SETUP@Q} cannot be read: it names a file to source, in ${PWD@Q} or with its whole path"
 elif [[ -f .venv/bin/activate ]]; then
     SETUP=.venv/bin/activate
 fi

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.slurm.training import LENGTH, RECIPE, Training, processes_that_name, variable
+from tests.slurm.training import LENGTH, RECIPE, Training, expect_process, processes_that_name, variable
 from tests.support import read_json
 
 Scenario = Callable[[Training], None]
@@ -101,7 +101,7 @@ def signal_before_the_ranks(training: Training) -> None:
     """When srun has not started them yet, and would lose a signal."""
     training.nodes = 1
     job = training.submit()
-    training.expect_process("srun")
+    expect_process("srun", training.folder)
     training.cluster.run("scancel", "--batch", "--signal=USR1", job)
     said = training.expect_done(restarts=1)
     assert said.count("; requeued") == 1
@@ -111,7 +111,7 @@ def signal_at_start_up(training: Training) -> None:
     """While Python imports what the ranks, or their launchers, need."""
     training.nodes = 1
     job = training.submit()
-    training.expect_process("python")
+    expect_process("python", training.folder)
     training.cluster.run("scancel", "--batch", "--signal=USR1", job)
     said = training.expect_done(restarts=1)
     assert said.count("; requeued") == 1
@@ -174,6 +174,17 @@ def gives_up(training: Training) -> None:
     assert not processes_that_name(training.folder)
 
 
+def fault(training: Training) -> None:
+    """What would happen again is not tried again."""
+    training.nodes = 1
+    job = training.submit("--optimizer.lr=1e30")
+    assert training.cluster.wait(job) == "FAILED"
+    said = training.cluster.said(job)
+    assert "train.sbatch: fault" in said
+    assert said.rstrip().endswith(", as said above; the same would happen again")
+    assert training.cluster.show(job)["ExitCode"] == "1:0"
+
+
 DEFAULT: tuple[Scenario, ...] = (
     node_killed,  # the longest first: others run beside it
     preempted,
@@ -187,4 +198,5 @@ DEFAULT: tuple[Scenario, ...] = (
     requeued_by_hand,
     cancelled,
     gives_up,
+    fault,
 )

@@ -51,13 +51,6 @@ class Training:
             assert time.monotonic() < deadline, f"step {step} was not reached: {self.cluster.said(self.job)}"
             time.sleep(0.05)
 
-    def expect_process(self, program: str, seconds: float = 60) -> None:
-        """Wait until one of the run's processes is of this program."""
-        deadline = time.monotonic() + seconds
-        while not any(_program(pid).startswith(program) for pid in processes_that_name(self.folder)):
-            assert time.monotonic() < deadline, f"no {program}: {self.cluster.said(self.job)}"
-            time.sleep(0.02)
-
     def launchers(self) -> dict[str, int]:
         """Process ids of the launchers by node."""
         return {node: pid for pid, node, words in self._processes() if "accelerate.commands.launch" in words}
@@ -108,6 +101,14 @@ def processes_that_name(folder: Path) -> list[int]:
 def _program(pid: int) -> str:
     """The name it was started by."""
     return Path(_read(f"/proc/{pid}/cmdline").partition("\0")[0]).name
+
+
+def expect_process(program: str, folder: Path, seconds: float = 60) -> None:
+    """Wait until a process of this program has the folder on its command line."""
+    deadline = time.monotonic() + seconds
+    while not any(_program(pid).startswith(program) for pid in processes_that_name(folder)):
+        assert time.monotonic() < deadline, f"no {program} names {folder}"
+        time.sleep(0.02)
 
 
 def variable(pid: int, name: str) -> str:
