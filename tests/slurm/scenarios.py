@@ -63,7 +63,7 @@ def time_limit_near(training: Training) -> None:
     """The signal of sbatch's --signal=B:USR1@120, and a cross-check that waits for the end of the training."""
     job = training.submit("--crosscheck.record=true", "--crosscheck.replay=false")
     dependent = ["--dependency", f"afterok:{job}", f"--nodelist={training.pair[0]}"]
-    check = training.cluster.submit("slurm/crosscheck.sbatch", training.folder, options=dependent)
+    check = training.cluster.submit("slurm/crosscheck.sbatch", training.folder / "trace", options=dependent)
     training.reach(MIDDLE)
     training.cluster.run("scancel", "--batch", "--signal=USR1", job)
     said = training.expect_done(restarts=1)
