@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
         config = load(recipe, [*overrides, "--crosscheck.record", "false"])  # the recorder is started here
         accelerator = world.start(config.training)
         with tempfile.TemporaryDirectory() as folder:
-            run = build(config, accelerator, Display(main=accelerator.is_main_process, quiet=True), Path(folder))
+            display = Display(main=accelerator.is_main_process, quiet=True)
+            run = build(config, accelerator, display, Path(folder), lambda _step: None)
             timings, trace_bytes = _measure(run)
     except BadInput as error:
         print(f"bad input: {error}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """The cross-check of a run: recorded by rank 0 while it trains, replayed by another process when it is over."""
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,8 @@ from distrib import optim, schedule
 from distrib.config.section import Section
 from distrib.display import Display
 from distrib.errors import BadInput
-from distrib.files import write_json
+from distrib.files import read_json, write_json
+from distrib.stop import Stopped, StopRequest
 from distrib.training import Positive
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def _claims(run: "Run") -> Claims:
     )
 
 
-def replay(folder: Path, display: Display) -> str | None:
-    """Replay the folder's trace and put the verdict into summary.json; the problem, if there is one.
+def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
+    """Replay the folder's trace and put the verdict into summary.json; the problem, if there is one. Raises Stopped.
 
     In a process of its own: the trainer never imports JAX, and a GPU belongs to torch.
     """
@@ -90,29 +90,46 @@ def replay(folder: Path, display: Display) -> str | None:
         )
         return None
     to = folder / "crosscheck.json"
-    done = subprocess.run(
+    replayer = subprocess.Popen(
         [sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    if done.returncode not in (0, 1, 3) or not done.stdout:
-        return f"the cross-check could not be replayed: {done.stderr.strip() or f'exit code {done.returncode}'}"
-    display.say(f"cross-check: {done.stdout.rstrip() if done.returncode else done.stdout.splitlines()[0]}")
-    _into_summary(folder / "summary.json", json.loads(to.read_text(encoding="utf-8")))
-    if done.returncode == 1:
-        return f"the cross-check found a mismatch: {done.stdout.splitlines()[0]} (all of it: {to})"
+    out, err = _until_asked(replayer, request)
+    if request.reason is not None and (replayer.returncode not in (0, 1, 3) or not out):
+        raise Stopped(
+            f"stopped on request ({request.reason}): training is complete, its trace is not replayed yet; "
+            "the same command replays it",
+            read_json(folder / "summary.json")["steps"],
+        )
+    if replayer.returncode not in (0, 1, 3) or not out:
+        return f"the cross-check could not be replayed: {err.strip() or f'exit code {replayer.returncode}'}"
+    display.say(f"cross-check: {out.rstrip() if replayer.returncode else out.splitlines()[0]}")
+    _into_summary(folder / "summary.json", read_json(to))
+    if replayer.returncode == 1:
+        return f"the cross-check found a mismatch: {out.splitlines()[0]} (all of it: {to})"
     return None
+
+
+def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tuple[str, str]:
+    """What it printed; it is ended when somebody asks this process to stop."""
+    while True:
+        try:
+            return process.communicate(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            if request.reason is not None:
+                process.kill()
 
 
 def verdict(folder: Path) -> str:
     """What summary.json says of the cross-check."""
-    return str(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["crosscheck"]["verdict"])
+    return str(read_json(folder / "summary.json")["crosscheck"]["verdict"])
 
 
 def _into_summary(path: Path, report: dict[str, Any]) -> None:
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_json(path)
     summary["crosscheck"] |= {
         "verdict": report["verdict"],
         "max_eta": report["max_eta"],

@@ -1,5 +1,6 @@
 """What a person sees: a progress bar, one line an epoch, a closing line. Rank 0 only."""
 
+import os
 import sys
 from typing import Any
 
@@ -16,9 +17,14 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line that is shown even to those who asked for quiet."""
-        if self._main:
+        if not self._main:
+            return
+        try:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+        except OSError:  # the terminal, the reader of a pipe or the log's disk is gone: no reason to end a run
+            self._main = self._lines = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would try again
 
     def line(self, text: str) -> None:
         if self._lines:

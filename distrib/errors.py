@@ -4,6 +4,7 @@ EXIT_DONE = 0
 EXIT_FAULT = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later, here from the checkpoint just written
+EXIT_INSISTED = 130  # a second Ctrl-C, as shells number it
 
 
 class BadInput(Exception):

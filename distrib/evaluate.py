@@ -1,5 +1,6 @@
 """Accuracy and loss on the test images, each counted once whatever the number of ranks."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -28,17 +29,27 @@ def evaluate(
     batch_size: int,
     rank: int,
     world_size: int,
-) -> Score:
-    """Every rank takes a consecutive share; the counts are summed as integers. `model` is not wrapped in DDP."""
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Score | None:
+    """Every rank takes a consecutive share; the counts are summed as integers. `model` is not wrapped in DDP.
+
+    None, on every rank alike, if one of them was asked to stop before it was through.
+    """
     first, last = len(split) * rank // world_size, len(split) * (rank + 1) // world_size
+    largest_share = -(-len(split) // world_size)
     device = split.labels.device
     counts = torch.zeros(2, dtype=torch.int64, device=device)  # correct, seen
     loss = torch.zeros(1, dtype=torch.float64, device=device)
     training = model.training
     model.eval()
     with torch.inference_mode(), autocast:
-        for start in range(first, last, batch_size):
-            part = slice(start, min(start + batch_size, last))
+        for done in range(0, largest_share, batch_size):  # as often on every rank
+            if _any(asked_to_stop(), device, world_size):
+                model.train(training)
+                return None
+            part = slice(min(first + done, last), min(first + done + batch_size, last))
+            if part.start == part.stop:
+                continue
             labels = split.labels[part]
             logits: Tensor = model(normalize(split.images[part])).float()
             counts[0] += (logits.argmax(dim=1) == labels).sum()
@@ -50,3 +61,12 @@ def evaluate(
         dist.all_reduce(loss)
     correct, seen = (int(count) for count in counts)
     return Score(correct / seen, float(loss) / seen, seen)
+
+
+def _any(wish: bool, device: torch.device, world_size: int) -> bool:
+    """Whether any rank has it."""
+    if world_size == 1:
+        return wish
+    wishes = torch.tensor([wish], dtype=torch.int32, device=device)
+    dist.all_reduce(wishes)
+    return bool(wishes)

@@ -27,6 +27,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Raises OSError, or ValueError for what is not JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def sync_folder(path: Path) -> None:
     """Make renames in this folder survive a power cut."""
     handle = os.open(path, os.O_RDONLY)

@@ -7,23 +7,16 @@ from typing import Any
 from distrib.agreement import Agreed
 from distrib.observers import Observers
 from distrib.run import Run
-from distrib.stop import StopRequest
-
-
-class Stopped(Exception):
-    """A checkpoint was written because somebody asked the run to stop."""
-
-    def __init__(self, reason: str, step: int, path: Path) -> None:
-        super().__init__(
-            f"stopped on request ({reason}) after step {step}; {path} was written, the same command continues"
-        )
-        self.step = step
+from distrib.stop import Stopped, StopRequest
 
 
 def train(run: Run, request: StopRequest) -> dict[str, Any]:
     """Train what remains of the run; the summary. Raises Stopped, RunFault or BadInput."""
     with closing(Observers(run)) as observers:
         run.model.train()
+        evaluated = observers.after_epoch(run.resumed.step, request) if run.owes_evaluation else True
+        if not evaluated:
+            raise _stopped(request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0
             agreed = take_step(
@@ -31,13 +24,22 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             )
             saves = agreed.checkpoint or agreed.stop or epoch_ends
             run.rank_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
-            if epoch_ends:
-                observers.after_epoch(step)
+            evaluated = observers.after_epoch(step, request) if epoch_ends else True
             if saves:
                 path = observers.checkpoint(step)
-                if agreed.stop and step < run.total_steps:
-                    raise Stopped(request.reason or "another rank was asked", step, path)
-        return observers.finish()
+                if agreed.stop or not evaluated:
+                    raise _stopped(request, step, path)
+        summary = observers.finish(request)
+    if summary is None:
+        raise _stopped(request, run.total_steps, run.resumed.path)
+    return summary
+
+
+def _stopped(request: StopRequest, step: int, path: Path | None) -> Stopped:
+    reason = request.reason or "another rank was asked"
+    return Stopped(
+        f"stopped on request ({reason}) after step {step}; {path} is there, the same command continues", step
+    )
 
 
 def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoint: bool) -> Agreed:

@@ -15,6 +15,7 @@ from distrib.files import write_json
 from distrib.metrics import Metrics
 from distrib.passes import Passes
 from distrib.run import Run, summary
+from distrib.stop import StopRequest
 from distrib.world import agree_on_error
 
 
@@ -94,9 +95,13 @@ class Observers:
         self._track({"loss": loss, "lr": update.lr}, step)
         self.run.display.advance(self.run.plan.batch_size, loss)
 
-    def after_epoch(self, step: int) -> None:
+    def after_epoch(self, step: int, request: StopRequest) -> bool:
+        """Evaluate; False if some rank was asked to stop meanwhile, and the evaluation is owed."""
         run = self.run
-        self.score = run.evaluate()
+        score = run.evaluate(lambda: request.reason is not None)
+        if score is None:
+            return False
+        self.score = score
         self.train_loss = self.epoch_loss / run.plan.steps_per_epoch
         rate = self.epoch_clock.rate(run.plan.batch_size)
         epoch, update = run.plan.epoch_of(step), run.update
@@ -120,6 +125,8 @@ class Observers:
         )
         self.epoch_loss = 0.0
         self.epoch_clock = _Clock()
+        self._restart_clocks()
+        return True
 
     def checkpoint(self, step: int) -> Path:
         """Written by rank 0; if its disk refuses, every rank hears of it."""
@@ -137,11 +144,14 @@ class Observers:
         self._restart_clocks()
         return path
 
-    def finish(self) -> dict[str, Any]:
-        """Summary and closing line."""
+    def finish(self, request: StopRequest) -> dict[str, Any] | None:
+        """The summary; None if some rank was asked to stop before it was made."""
         run = self.run
         self.close()
-        score = self.score or run.evaluate()  # a run that was complete when it resumed has no score yet
+        # A run that was complete when it resumed has no score yet.
+        score = self.score or run.evaluate(lambda: request.reason is not None)
+        if score is None:
+            return None
         result = summary(run, score, self.train_loss, self.run_clock.rate(run.plan.batch_size))
         if self.main:
             write_json(run.folder / "summary.json", result)

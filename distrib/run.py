@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -72,8 +72,13 @@ class Run:
         """DDP averages gradients over the ranks; times their number, the sum of shares is left."""
         self.accelerator.backward(self.update.scale(share * self.accelerator.num_processes))
 
-    def evaluate(self) -> Score:
-        """On the moving average of the weights where there is one."""
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether the run was stopped between an epoch's last step and its evaluation."""
+        return self.resumed.epoch_loss > 0 and self.resumed.step % self.plan.steps_per_epoch == 0
+
+    def evaluate(self, asked_to_stop: Callable[[], bool] = lambda: False) -> Score | None:
+        """On the moving average of the weights where there is one. None if it was left because of a request."""
         return evaluate(
             self.module if self.update.average is None else self.update.average,
             self.test,
@@ -82,14 +87,21 @@ class Run:
             batch_size=self.config.training.eval_batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            asked_to_stop=asked_to_stop,
         )
 
 
-def build(config: RunConfig, accelerator: Accelerator, display: Display, folder: Path) -> Run:
-    """Assemble, resume, warm up. Raises BadInput, on every rank alike."""
+def build(
+    config: RunConfig, accelerator: Accelerator, display: Display, folder: Path, between_stages: Callable[[int], None]
+) -> Run:
+    """Assemble, resume, warm up. Raises BadInput, on every rank alike.
+
+    Calls `between_stages` with the step that the run stands at, on every rank alike: each stage may take minutes.
+    """
     device = accelerator.device
     precision = Precision(config.precision, device)
     dataset = _load_data(config, accelerator, display)
+    between_stages(0)
     mean, std = dataset.moments()
     plan = Plan(
         num_images=len(dataset.train),
@@ -131,6 +143,7 @@ def build(config: RunConfig, accelerator: Accelerator, display: Display, folder:
             f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {config.training.epochs * plan.steps_per_epoch} "
             f"steps of training.epochs = {config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
         )
+    between_stages(resumed.step)
     if config.training.compile:
         module.compile()
     model = cast(nn.Module, accelerator.prepare(module))

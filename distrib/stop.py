@@ -1,31 +1,63 @@
 """Requests to stop, from a person, a batch system or a launcher.
 
-A handler only sets a flag; all ranks agree on it at the end of a step, write a checkpoint and leave
-with exit code 75. A second Ctrl-C stops at once.
+A request is a wish: all ranks agree on it at the end of a step, write a checkpoint and leave with exit code 75.
+Before the run has a process group there is nothing to agree on or to save, and it is left at once; so it is
+on a second Ctrl-C.
 """
 
+import os
+import select
 import signal
+import threading
 import time
+from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+from distrib.errors import EXIT_INSISTED, EXIT_STOPPED
+
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 _SAME_KEYPRESS_SECONDS = 2.0  # terminal and launcher both deliver the first Ctrl-C
+_PERIOD = 0.5  # seconds between looks at the launcher
+# Set by accelerate launch, and by torchelastic for each of several processes.
+_LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+
+
+class Stopped(Exception):
+    """The run was left because somebody asked; the message says where it stands."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class StopRequest:
-    """A context: inside it the signals set `reason` instead of ending the process."""
+    """A context: inside it the signals set `reason` instead of ending the process, and so does the launcher's end.
 
-    def __init__(self) -> None:
+    A thread receives them, through the descriptor that the interpreter's own signal handler writes to: the main
+    thread may wait in C for a peer or a download and run no Python for minutes.
+    """
+
+    def __init__(self, leave: Callable[[int, str], None], environment: Mapping[str, str] = os.environ) -> None:
+        """`leave(code, reason)` ends the process at once; it is called from the thread."""
         self.reason: str | None = None
+        self._leave = leave
+        self._waits = False
         self._since = 0.0
+        self._launcher = os.getppid() if any(name in environment for name in _LAUNCHED) else None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._previous_descriptor = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for name in _SIGNALS:
-            if hasattr(signal, name):
-                number = getattr(signal, name)
-                self._previous[number] = signal.signal(number, self._handle)
+            number = getattr(signal, name, None)
+            if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):  # nohup's wish
+                continue
+            self._previous[number] = signal.signal(number, _only_wake)
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="stop requests")
+        self._thread.start()
         return self
 
     def __exit__(
@@ -33,11 +65,38 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_descriptor)
+        os.close(self._write)  # ends the thread
+        self._thread.join()
+        os.close(self._read)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def wait_for_agreement(self) -> None:
+        """From now on there are peers, and a run that can be saved: no request ends the process by itself."""
+        self._waits = True
+
+    def _watch(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._read], [], [], _PERIOD)
+            if self._launcher is not None and os.getppid() != self._launcher:
+                self._launcher = None
+                self._take("its launcher died", insists=False)
+            if ready:
+                received = os.read(self._read, 64)
+                if not received:
+                    return
+                for number in received:
+                    if number in self._previous:
+                        self._take(signal.Signals(number).name, insists=number == signal.SIGINT)
+
+    def _take(self, reason: str, *, insists: bool) -> None:
         now = time.monotonic()
         if self.reason is None:
-            self.reason = signal.Signals(number).name
-            self._since = now
-        elif number == signal.SIGINT and now - self._since > _SAME_KEYPRESS_SECONDS:
-            raise KeyboardInterrupt
+            self.reason, self._since = reason, now
+            if not self._waits:
+                self._leave(EXIT_STOPPED, reason)
+        elif insists and now - self._since > _SAME_KEYPRESS_SECONDS:
+            self._leave(EXIT_INSISTED, reason)
+
+
+def _only_wake(_number: int, _frame: FrameType | None) -> None:
+    """The interpreter has written the number to the descriptor already."""

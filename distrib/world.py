@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -12,10 +15,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from distrib.errors import BadInput
+from distrib.stop import Stopped, StopRequest
 from distrib.training import TrainingConfig
 
 T = TypeVar("T")
 
+_NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual settings
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
 START_SECONDS = 600
 
@@ -38,6 +43,7 @@ def check(config: TrainingConfig, environment: Mapping[str, str] = os.environ) -
                 f"{name} was asked for ({variable}): this trainer is data parallel only, every rank holds all "
                 "parameters; launch it with a config file from launch/, such as launch/multi-gpu.yaml"
             )
+    _check_gpus(environment)
     there, wanted = int(environment.get("WORLD_SIZE", "1")), config.world_size
     if wanted is None or wanted == there:
         return
@@ -49,6 +55,19 @@ def check(config: TrainingConfig, environment: Mapping[str, str] = os.environ) -
         else "one process is `accelerate launch --config_file launch/cpu.yaml -m distrib.train RECIPE` (launch/gpu.yaml on a GPU)"
     )
     raise BadInput(f"training.world_size = {wanted}, but this run has {there} process(es): {hint}")
+
+
+def _check_gpus(environment: Mapping[str, str]) -> None:
+    """On GPUs each process needs one of its own; a machine without any trains on its CPU."""
+    here, found = int(environment.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    given = int(environment.get("SLURM_GPUS_ON_NODE", "0")) if environment.get("CUDA_VISIBLE_DEVICES") != "" else 0
+    if found < here and (found or given):
+        allocated = f", and SLURM gave this job {given}" if given else ""
+        raise BadInput(
+            f"{here} process(es) were started on {socket.gethostname()}, where PyTorch sees {found} GPU(s){allocated}: "
+            "start one process a GPU, ask for as many GPUs (sbatch --gpus-per-node), or set CUDA_VISIBLE_DEVICES to nothing "
+            "to train on the CPU; `nvidia-smi` and `python -c 'import torch; print(torch.version.cuda)'` say what is there"
+        )
 
 
 def start(config: TrainingConfig) -> Accelerator:
@@ -90,6 +109,7 @@ def default_threads(environment: Mapping[str, str] = os.environ) -> int:
     The launchers set OMP_NUM_THREADS=1 silently, so the variable says nothing about anyone's wish.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(cores, int(environment.get("SLURM_CPUS_PER_TASK", cores)))  # SLURM need not enforce what it gives
     return max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -122,6 +142,26 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     if problem is not None:
         raise BadInput(problem)
     return result
+
+
+def agree_to_stop(accelerator: Accelerator, request: StopRequest, step: int) -> None:
+    """Between two stages of the start: raise Stopped on every rank if any was asked to stop; nothing is to be saved yet."""
+    asked = [reason for reason in exchange(accelerator, request.reason) if reason is not None]
+    if asked:
+        raise Stopped(f"stopped on request ({asked[0]}) before training began; the same command starts it", step)
+
+
+def unseen(folder: Path) -> str | None:
+    """The problem, if this process does not see the run's folder: checkpoints would be there for some nodes only."""
+    give_up = time.monotonic() + _NFS_SECONDS
+    while not (folder / "status.json").exists():
+        if time.monotonic() > give_up:
+            return (
+                f"output.dir = {folder} is not seen by {socket.gethostname()}: choose a folder on a disk that all "
+                "machines of the run share (and an absolute path, or the same working directory everywhere)"
+            )
+        time.sleep(0.2)
+    return None
 
 
 def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:

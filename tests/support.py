@@ -36,7 +36,7 @@ SMALL = (
 """Twenty steps in two epochs, not recorded; a second or two."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["distrib.train"])
+_context.set_forkserver_preload(["distrib.train", "distrib.start"])
 
 
 @dataclass(frozen=True, slots=True)

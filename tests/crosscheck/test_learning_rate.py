@@ -139,7 +139,7 @@ CHAINABLE: list[tuple[Any, Callable[[torch.optim.Optimizer], twin.LRScheduler]]]
 ]
 
 
-@pytest.mark.parametrize(("schedule", "make"), CHAINABLE, ids=str)
+@pytest.mark.parametrize(("schedule", "make"), CHAINABLE, ids=[str(stated) for stated, _ in CHAINABLE])
 def test_torchs_own_rounding_is_no_error_and_a_millionth_is(schedule: Any, make: Any) -> None:
     record = loop(make, attempts=4990, peaks=(0.1,))
     assert check_learning_rates(schedule, (0.1,), record) == []

@@ -161,7 +161,7 @@ TORCH: list[tuple[Any, Make, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("stated", "make", "updates"), TORCH, ids=str)
+@pytest.mark.parametrize(("stated", "make", "updates"), TORCH, ids=[str(stated) for stated, _, _ in TORCH])
 @pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")  # SequentialLR's own
 def test_is_torchs(stated: Any, make: Make, updates: int) -> None:
     assert_close(factors(stated, _COUNTS)[:updates], torch_rates(make, updates))

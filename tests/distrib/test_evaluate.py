@@ -48,7 +48,9 @@ def assert_close(found: Score, expected: Score) -> None:
 
 
 def score(net: nn.Module, split: Split, normalize: Normalize, *, batch: int, rank: int = 0, world: int = 1) -> Score:
-    return evaluate(net, split, normalize, nullcontext(), batch_size=batch, rank=rank, world_size=world)
+    found = evaluate(net, split, normalize, nullcontext(), batch_size=batch, rank=rank, world_size=world)
+    assert found is not None
+    return found
 
 
 class Threads:
@@ -130,5 +132,19 @@ def test_autocast_is_used_and_the_loss_is_taken_in_float32() -> None:
     expected = functional.cross_entropy(logits.float(), split.labels).item()
     autocast = torch.autocast("cpu", dtype=torch.bfloat16)
     found = evaluate(net, split, normalize, autocast, batch_size=23, rank=0, world_size=1)
+    assert found is not None
     assert found.loss == pytest.approx(expected, rel=1e-6)
     assert found.loss != pytest.approx(directly(net, split, normalize).loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_a_request_ends_it_between_two_batches(batches: int) -> None:
+    net, split, normalize = problem(23)
+    net.train()
+    answers = iter([False] * batches + [True])
+    found = evaluate(
+        net, split, normalize, nullcontext(), batch_size=5, rank=0, world_size=1, asked_to_stop=lambda: next(answers)
+    )
+    assert found is None
+    assert next(answers, None) is None
+    assert net.training

@@ -12,10 +12,12 @@ import torch
 from crosscheck import Recorder
 from distrib import crosscheck
 from distrib.display import Display
+from distrib.stop import StopRequest
 from tests.crosscheck.faulty import FaultySGD
 from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for
 
 RECORDED = (*SMALL, "--crosscheck.record", "--crosscheck.gradient_steps=[]")
+NOBODY_ASKS = StopRequest(lambda _code, _reason: None)
 ADAM = 'name = "adamw"\nlr = 1e-3\nweight_decay = 0.05'
 
 
@@ -110,14 +112,14 @@ def test_without_jax_the_run_says_how_to_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
-    assert crosscheck.replay(tmp_path, Display(main=True, quiet=False)) is None
+    assert crosscheck.replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS) is None
     said = capsys.readouterr().out
     assert "jax and optax is not installed" in said
     assert f"python -m crosscheck replay {tmp_path / 'trace'}" in said
 
 
 def test_a_trace_that_cannot_be_replayed_is_a_problem(tmp_path: Path) -> None:
-    problem = crosscheck.replay(tmp_path, Display(main=True, quiet=False))
+    problem = crosscheck.replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS)
     assert problem is not None
     assert "is not a trace" in problem
 

@@ -31,7 +31,13 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     assert (summary["world_size"], summary["parameters"], summary["dataset"]) == (1, 145_578, "synthetic")
     assert summary["fused"] is True
     assert 0 <= summary["test_accuracy"] <= 1
-    assert read_json(tmp_path / "status.json") == {"state": "done", "exit_code": 0, "reason": "", "step": 20}
+    assert read_json(tmp_path / "status.json") == {
+        "state": "done",
+        "exit_code": 0,
+        "reason": "",
+        "step": 20,
+        "retry": False,
+    }
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 21))
     assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2]

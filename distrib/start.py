@@ -1,0 +1,239 @@
+"""One start of a run: from its recipe and folder to its status and exit code."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
+
+from distrib import crosscheck, lock, loop, run, world
+from distrib.checkpoint import resume
+from distrib.config.help import help_text
+from distrib.config.recipe import RunConfig, load
+from distrib.display import Display
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput, RunFault
+from distrib.files import read_json, write_atomically
+from distrib.heartbeat import Heartbeat, is_collective_failure
+from distrib.observers import closing_lines
+from distrib.optim import implementation
+from distrib.output import default_folder
+from distrib.status import Status
+from distrib.stop import Stopped, StopRequest
+
+
+def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
+    """Run and return the exit code; `request` is heard from now on."""
+    if not arguments or set(arguments) & {"-h", "--help"}:
+        if status.speaks:
+            print(help_text(RunConfig), end="")
+        return EXIT_DONE if arguments else EXIT_BAD_INPUT
+    try:
+        recipe = Path(arguments[0])
+        config = load(recipe, arguments[1:])
+        world.check(config.training)
+        accelerator = world.start(config.training)
+    except BadInput as error:
+        ending = _Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=status.speaks)
+        _write(status, ending)
+        # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
+        return _report(ending, let_rank_0_speak=10.0)
+    request.wait_for_agreement()
+    display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
+    heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
+    heartbeat.start()
+    try:
+        ending = _train(recipe, config, accelerator, heartbeat, status, request, display)
+        heartbeat.stop()
+        if ending.together:  # rank 0 hosts the store: it leaves when nobody uses it any more
+            with contextlib.suppress(RuntimeError):
+                accelerator.wait_for_everyone()
+    finally:
+        heartbeat.stop()
+        accelerator.end_training()  # closes the trackers and destroys the process group
+    if ending.unchecked is not None:
+        ending = _replay(ending, ending.unchecked, display, request)
+        _write(status, ending)
+    return _report(ending, let_rank_0_speak=1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ending:
+    """How a start ended on this rank."""
+
+    code: int
+    problem: str = ""  # for standard error
+    said: str = ""  # what was said already
+    speaks: bool  # rank 0, or the first survivor when rank 0 is gone
+    together: bool = True  # every rank ends this way, at this point
+    step: int | None = None
+    retry: bool = False  # the same command may well succeed
+    unchecked: Path | None = None  # the run's folder, if its trace waits to be replayed by this rank
+
+
+def _train(
+    recipe: Path,
+    config: RunConfig,
+    accelerator: Accelerator,
+    heartbeat: Heartbeat,
+    status: Status,
+    request: StopRequest,
+    display: Display,
+) -> _Ending:
+    speaks = accelerator.is_main_process
+    try:
+        ending = _run(recipe, config, accelerator, status, request, display)
+    except BadInput as error:
+        ending = _Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=speaks)
+    except Stopped as stop:
+        display.close_bar()
+        display.say(str(stop))
+        ending = _Ending(code=EXIT_STOPPED, said=str(stop), speaks=speaks, step=stop.step, retry=True)
+    except RunFault as error:
+        ending = _Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
+    except OSError as error:
+        problem = f"bad input: {error.filename or status.folder} cannot be written ({error.strerror})"
+        ending = _Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=speaks, together=False)
+    except Exception as error:
+        if not isinstance(error, RuntimeError) or not is_collective_failure(error):
+            if speaks:
+                status.write(EXIT_FAULT, f"{type(error).__name__}: {error}")
+            raise
+        fault, speaks = heartbeat.explain(error)
+        speaks = speaks and not status.is_written()  # by rank 0, before it left
+        ending = _Ending(code=EXIT_FAULT, problem=f"fault: {fault}", speaks=speaks, together=False, retry=True)
+    display.close_bar()
+    if ending.unchecked is None:
+        _write(status, ending)
+    return ending
+
+
+def _run(
+    recipe: Path,
+    config: RunConfig,
+    accelerator: Accelerator,
+    status: Status,
+    request: StopRequest,
+    display: Display,
+) -> _Ending:
+    """To a good end; everything else is raised."""
+    speaks = accelerator.is_main_process
+    prepared = world.on_main(accelerator, lambda: _prepare_folder(recipe, config, status, display))
+    if (left := prepared["left"]) is not None:
+        return _Ending(code=left["exit_code"], said=left["reason"], speaks=False)
+    folder = status.folder = Path(prepared["folder"])
+    world.agree_on_error(accelerator, world.unseen(folder))
+    ready = run.build(
+        config, accelerator, display, folder, lambda step: world.agree_to_stop(accelerator, request, step)
+    )
+    if world.on_main(accelerator, lambda: _is_complete(ready)):
+        display.say(
+            f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
+            "to train on, or choose another output.dir to start anew"
+        )
+    else:
+        if speaks:
+            write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
+        _start_trackers(config, accelerator, folder)
+        _say_what_runs(display, ready)
+        closing_lines(display, loop.train(ready, request), folder)
+    unchecked = folder if speaks and _waits(config, folder) else None
+    return _Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, unchecked=unchecked)
+
+
+def _prepare_folder(recipe: Path, config: RunConfig, status: Status, display: Display) -> dict[str, Any]:
+    """Take the folder, on rank 0: its name, or the status with which an earlier start of this launcher left for good."""
+    folder = default_folder(recipe) if config.output.dir is None else Path(config.output.dir).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.take(folder, display.say)  # until this process ends
+        status.folder = folder
+        left = _left_for_good(folder)
+        if left is None:
+            resume.refuse_leftovers(config.checkpoint, folder)
+            status.begin(folder)
+    except OSError as error:
+        raise BadInput(f"output.dir = {folder} cannot be written ({error.strerror}): choose another folder") from None
+    return {"folder": str(folder), "left": left}
+
+
+def _left_for_good(folder: Path, environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
+    """A launcher with --max_restarts starts again whatever the exit code; 2 and 75 are not to be tried again."""
+    if int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return None
+    try:
+        left = read_json(folder / "status.json")
+    except (OSError, ValueError):
+        return None
+    return left if left.get("exit_code") in (EXIT_BAD_INPUT, EXIT_STOPPED) else None
+
+
+def _is_complete(ready: run.Run) -> bool:
+    if ready.resumed.step < ready.total_steps or ready.owes_evaluation:
+        return False
+    try:
+        return read_json(ready.folder / "summary.json")["steps"] == ready.total_steps
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _waits(config: RunConfig, folder: Path) -> bool:
+    """Whether the trace is still to be replayed; a run that was killed meanwhile does it when it is called again."""
+    if not (config.crosscheck.record and config.crosscheck.replay):
+        return False
+    return crosscheck.verdict(folder) == crosscheck.NOT_REPLAYED
+
+
+def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:
+    names = config.output.trackers
+    if not names:
+        return
+    accelerator.project_configuration.set_directories(str(folder))
+    try:
+        accelerator.log_with = filter_trackers(list(names), str(folder))
+    except ValueError as error:
+        raise BadInput(f"output.trackers = {list(names)}: {error}") from None
+    if len(accelerator.log_with) < len(names):
+        raise BadInput(
+            f"output.trackers = {list(names)}: not all of them are installed here; pip install them, or leave them out"
+        )
+    accelerator.init_trackers("twinstep")
+
+
+def _say_what_runs(display: Display, ready: run.Run) -> None:
+    training, plan = ready.config.training, ready.plan
+    display.line(
+        f"{ready.dataset_name}: {plan.num_images} training images, {training.epochs} epochs of {plan.steps_per_epoch} steps, "
+        f"global batch {plan.batch_size} on {plan.world_size} process(es), {run.device_name(ready.accelerator.device)}; "
+        f"{implementation(ready.optimizer)} {type(ready.optimizer).__name__}, precision {ready.precision.mode}, "
+        f"seed {plan.seed}; writing to {ready.folder}/"
+    )
+
+
+def _replay(ending: _Ending, folder: Path, display: Display, request: StopRequest) -> _Ending:
+    """The process group is gone; this rank alone holds its trace against Optax."""
+    try:
+        problem = crosscheck.replay(folder, display, request)
+    except Stopped as stop:
+        display.say(str(stop))
+        return replace(ending, code=EXIT_STOPPED, said=str(stop), retry=True)
+    return ending if problem is None else replace(ending, code=EXIT_FAULT, problem=f"fault: {problem}")
+
+
+def _write(status: Status, ending: _Ending) -> None:
+    if ending.speaks:
+        status.write(ending.code, ending.problem or ending.said, ending.step, retry=ending.retry)
+
+
+def _report(ending: _Ending, *, let_rank_0_speak: float) -> int:
+    """The problem, if any, from the one rank that speaks; the others give it time to."""
+    if ending.problem and ending.speaks:
+        print(ending.problem, file=sys.stderr, flush=True)
+    elif ending.problem:
+        time.sleep(let_rank_0_speak)
+    return ending.code
