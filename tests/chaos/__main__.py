@@ -28,6 +28,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and return the exit code."""
     given = _parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up after, as after Ctrl-C
     folder = Path(tempfile.mkdtemp(prefix="twinstep-chaos-")) if given.folder is None else given.folder.resolve()
     size = Size(given.nodes, given.ranks_per_node)
     end = None if given.minutes is None else time.monotonic() + 60 * given.minutes

@@ -103,7 +103,7 @@ def _fill_disk(start: Start, _fault: Fault, disk: Disk) -> Struck:
 
 
 def _start_twice(start: Start, fault: Fault, disk: Disk) -> Struck:
-    """One of them is refused while the other goes on; that one is then stopped."""
+    """One of them, whichever comes second, is refused while the other goes on; that one is then stopped."""
     second = start.job.start(f"{start.name}b")
     both = (start, second)
     if not wait_until(lambda: any(not one.processes() for one in both), 4 * LIMIT_SECONDS, every=0.1):
@@ -136,22 +136,23 @@ def _damage(folder: Path, rng: random.Random) -> str:
     return f"{newest.name}/{part.name}: {way}"
 
 
-_ANY_WORK: tuple[Phase, ...] = ("start-up", "training", "checkpoint")
+_WORK: tuple[Phase, ...] = ("start-up", "training", "checkpoint")
+_ANY: tuple[Phase, ...] = (*_WORK, "replay")
 _LOST = frozenset({"failed 1", "stopped 75", "no word"})  # the same command may well succeed
 _STOPPED = frozenset({"stopped 75"})
 
 KINDS: Mapping[str, Kind] = {
-    "rank killed": Kind(_to_rank(signal.SIGKILL), (*_ANY_WORK, "replay"), _LOST),
-    "launcher killed": Kind(_to_launcher(signal.SIGKILL), (*_ANY_WORK, "replay"), _LOST),
-    "node killed": Kind(_cut_power, (*_ANY_WORK, "replay"), _LOST),
-    "SIGTERM to a launcher": Kind(_to_launcher(signal.SIGTERM), _ANY_WORK, _STOPPED),
-    "SIGTERM to all launchers": Kind(_stop_all, _ANY_WORK, _STOPPED),
-    "SIGUSR1 to a launcher": Kind(_to_launcher(signal.SIGUSR1), _ANY_WORK, _STOPPED),
-    "SIGUSR1 to a rank": Kind(_to_rank(signal.SIGUSR1), _ANY_WORK, _STOPPED),
+    "rank killed": Kind(_to_rank(signal.SIGKILL), _ANY, _LOST),
+    "launcher killed": Kind(_to_launcher(signal.SIGKILL), _ANY, _LOST),
+    "node killed": Kind(_cut_power, _ANY, _LOST),
+    "SIGTERM to a launcher": Kind(_to_launcher(signal.SIGTERM), _ANY, _STOPPED),
+    "SIGTERM to all launchers": Kind(_stop_all, _ANY, _STOPPED),
+    "SIGUSR1 to a launcher": Kind(_to_launcher(signal.SIGUSR1), _ANY, _STOPPED),
+    "SIGUSR1 to a rank": Kind(_to_rank(signal.SIGUSR1), _ANY, _STOPPED),
     "rank hangs": Kind(_hang, ("training", "checkpoint"), _LOST),
     "checkpoint damaged": Kind(_stop_all, ("training",), _STOPPED, aftermath=_damage),
-    "disk full": Kind(_fill_disk, _ANY_WORK, frozenset({"failed 2"})),
-    "started twice": Kind(_start_twice, ("start-up",), _STOPPED),
+    "disk full": Kind(_fill_disk, _WORK, frozenset({"failed 2"})),
+    "started twice": Kind(_start_twice, ("launch",), _STOPPED),
 }
 """Every kind of fault, by the name in the report."""
 NEEDS_SMALL_DISK = "disk full"

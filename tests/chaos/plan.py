@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["start-up", "training", "checkpoint", "replay"]
+Phase = Literal["launch", "start-up", "training", "checkpoint", "replay"]
 
 EVERY_STEPS = 20
 """checkpoint.every_steps."""
@@ -25,7 +25,7 @@ class Moment:
     def __str__(self) -> str:
         if self.phase in ("training", "checkpoint"):
             return f"{self.phase} +{self.steps}"
-        return f"{self.phase} {self.share:.0%}"
+        return self.phase if self.phase == "launch" else f"{self.phase} {self.share:.0%}"
 
 
 @dataclass(frozen=True, slots=True)
