@@ -8,16 +8,19 @@ from crosscheck.trace.reader import open_trace
 from tests.chaos import record
 from tests.chaos.world import Violation
 
-_FACTS = ("weights_sha256", "test_accuracy", "test_loss", "train_loss", "steps", "applied_updates", "skipped_steps")
+FACTS = ("weights_sha256", "test_accuracy", "test_loss", "train_loss", "steps", "applied_updates", "skipped_steps")
 
 
 def same_end(disturbed: Path, undisturbed: Path) -> None:
     """Weights, checkpoints, metrics and the replay's verdict. Raises Violation."""
     one, other = _json(disturbed / "summary.json"), _json(undisturbed / "summary.json")
-    for fact in _FACTS:
+    for fact in FACTS:
         if one[fact] != other[fact]:
             raise Violation(f"{fact} is {one[fact]}, undisturbed {other[fact]}")
-    for line, expected in zip(record.steps(disturbed), record.steps(undisturbed), strict=True):
+    lines, expected_lines = record.steps(disturbed), record.steps(undisturbed)
+    if len(lines) != len(expected_lines):
+        raise Violation(f"metrics.jsonl has {len(lines)} steps, undisturbed {len(expected_lines)}")
+    for line, expected in zip(lines, expected_lines, strict=True):
         if line != expected:
             raise Violation(f"metrics.jsonl at step {expected['step']}: {line}, undisturbed {expected}")
     newest, expected = (record.checkpoints(folder)[0].path for folder in (disturbed, undisturbed))
