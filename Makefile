@@ -20,8 +20,9 @@ $(READY): pyproject.toml constraints.txt
 train: env
 	@PATH="$(CURDIR)/$(BIN):$$PATH" launch/auto.sh launch/recipes/quickstart.toml
 
+# As many workers as the machine has cores, up to eight.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 
 # An empty -m lifts the "not matrix" of pyproject.toml.
 matrix: env

@@ -8,6 +8,7 @@ from distrib.agreement import Agreed
 from distrib.observers import Observers
 from distrib.run import Run
 from distrib.stop import Stopped, StopRequest
+from distrib.world import exchange
 
 
 def train(run: Run, request: StopRequest) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
         run.model.train()
         evaluated = observers.after_epoch(run.resumed.step, request) if run.owes_evaluation else True
         if not evaluated:
-            raise _stopped(request, run.resumed.step, run.resumed.path)
+            raise _stopped(run, request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0
             agreed = take_step(
@@ -28,15 +29,15 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             if saves:
                 path = observers.checkpoint(step)
                 if agreed.stop or not evaluated:
-                    raise _stopped(request, step, path)
+                    raise _stopped(run, request, step, path)
         summary = observers.finish(request)
     if summary is None:
-        raise _stopped(request, run.total_steps, run.resumed.path)
+        raise _stopped(run, request, run.total_steps, run.resumed.path)
     return summary
 
 
-def _stopped(request: StopRequest, step: int, path: Path | None) -> Stopped:
-    reason = request.reason or "another rank was asked"
+def _stopped(run: Run, request: StopRequest, step: int, path: Path | None) -> Stopped:
+    [reason, *_] = (reason for reason in exchange(run.accelerator, request.reason) if reason is not None)
     return Stopped(
         f"stopped on request ({reason}) after step {step}; {path} is there, the same command continues", step
     )

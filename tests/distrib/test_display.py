@@ -4,6 +4,8 @@ import contextlib
 import os
 import pty
 import select
+import subprocess
+import sys
 import termios
 from typing import Any
 
@@ -87,3 +89,21 @@ def test_quiet_and_other_ranks_get_no_bar(main: bool, quiet: bool) -> None:
     with Terminal() as terminal:
         drive(Display(main=main, quiet=quiet))
         assert terminal.shown() == ""
+
+
+BROKEN = """
+import os
+from distrib.display import Display
+read, write = os.pipe()
+os.close(read)
+os.dup2(write, 1)
+display = Display(main=True, quiet=False)
+display.say("nobody reads this")
+display.line("nor this")
+"""
+
+
+def test_a_reader_that_is_gone_ends_nothing() -> None:
+    """`… | tee log`, and Ctrl-C ends tee first: the checkpoint must still be written."""
+    done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

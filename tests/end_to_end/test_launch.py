@@ -1,13 +1,15 @@
 """The commands of the launch files, through the real `accelerate launch`."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.support import QUICKSTART, ROOT, SMALL, free_port, losses, read_json
+from tests.support import QUICKSTART, ROOT, SMALL, free_port, losses, read_json, train_well, wait_for
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 
@@ -65,3 +67,59 @@ def test_bad_input_under_the_launcher_is_said_once(tmp_path: Path) -> None:
     assert code != 0
     assert err.count("bad input: ") == 1
     assert read_json(tmp_path / "status.json")["exit_code"] == 2
+
+
+def test_a_killed_rank_is_started_again_with_the_others(tmp_path: Path) -> None:
+    """--max_restarts on one machine; the weights are those of a run that nobody disturbed."""
+    options = (*SMALL, "--checkpoint.every_steps=2", "--training.epochs=10", "--training.world_size=2")
+    straight = train_well(tmp_path / "straight", *options, world_size=2)
+    command = ("-q", "--config_file", "launch/cpu-2.yaml", "--max_restarts", "1", "-m", "distrib.train", QUICKSTART)
+    folder = tmp_path / "disturbed"
+    process = launch(*command, *options, "--output.dir", folder)
+    wait_for(folder / "metrics.jsonl", '"step": 5,')
+    [_, victim] = psutil.Process(process.pid).children()
+    victim.kill()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "continuing from" in out
+    assert "stopped answering" in err
+    summary = read_json(folder / "summary.json")
+    assert summary["weights_sha256"] == straight["weights_sha256"]
+    assert read_json(folder / "status.json")["state"] == "done"
+
+
+def test_a_restart_needs_a_folder_that_it_finds_again() -> None:
+    command = ("-q", "--config_file", "launch/cpu-2.yaml", "--max_restarts", "1", "-m", "distrib.train", QUICKSTART)
+    code, _, err = run(*command, *SMALL)
+    assert code != 0
+    assert "--output.dir" in err
+    assert "TWINSTEP_RUN_ID" in err
+
+
+def test_what_was_stopped_on_request_is_not_started_again(tmp_path: Path) -> None:
+    command = ("-q", "--config_file", "launch/cpu-2.yaml", "--max_restarts", "2", "-m", "distrib.train", QUICKSTART)
+    process = launch(*command, *SMALL, "--training.epochs=500", "--output.dir", tmp_path)
+    wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
+    psutil.Process(process.pid).children()[0].send_signal(signal.SIGUSR1)  # the rank, not the launcher
+    out, err = process.communicate(timeout=120)
+    assert process.returncode != 0, err
+    assert out.count("stopped on request (SIGUSR1)") == 1
+    assert "continuing" not in out
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["exit_code"], status["retry"]) == ("stopped", 75, True)
+
+
+def test_ranks_whose_launcher_is_killed_stop_and_save(tmp_path: Path) -> None:
+    command = ("-q", "--config_file", "launch/cpu-2.yaml", "-m", "distrib.train", QUICKSTART)
+    process = launch(*command, *SMALL, "--training.epochs=500", "--output.dir", tmp_path)
+    wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
+    ranks = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["exit_code"]) == ("stopped", 75)
+    assert "launcher died" in status["reason"]
+    [newest, *_] = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
+    assert newest.name == f"step-{status['step']:08d}"

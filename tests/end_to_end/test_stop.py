@@ -1,0 +1,155 @@
+"""A request to stop at any moment: 75, nothing lost, and the next start ends with the bytes of an undisturbed run."""
+
+import functools
+import importlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distrib.update import Update
+from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
+
+AVERAGED = (*SMALL, "--training.ema=0.9")
+RECORDED = ("--crosscheck.record=true", "--crosscheck.gradient_steps=[]")
+NOTHING_SAVED = {"loading data", "resuming", "building"}
+
+MOMENTS: dict[str, tuple[str, str]] = {
+    "loading data": ("distrib.data.sources", "load"),
+    "building": ("distrib.optim", "build"),
+    "resuming": ("distrib.checkpoint.resume", "continue_from"),
+    "warming up": ("distrib.run", "Agreement"),
+    "evaluation": ("distrib.run", "evaluate"),
+    "checkpoint": ("distrib.checkpoint.store", "save"),
+    "replay": ("distrib.crosscheck", "_until_asked"),
+}
+"""What is going on when the request comes, and the function that does it."""
+
+
+def ask_in(moment: str, on_rank: int, rank: int) -> None:
+    """A signal to this process as it enters the function, the first time."""
+    if rank != on_rank:
+        return
+    module, name = MOMENTS[moment]
+    owner: Any = importlib.import_module(module)
+    _before(owner, name, lambda calls: calls == 1)
+
+
+def ask_at_update(number: int, _rank: int) -> None:
+    _before(Update, "step", lambda calls: calls == number)
+
+
+def _before(owner: Any, name: str, when: Callable[[int], bool]) -> None:
+    function, calls = getattr(owner, name), 0
+
+    @functools.wraps(function)
+    def asking(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if when(calls):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)  # until the thread has heard
+        return function(*arguments, **named)
+
+    setattr(owner, name, asking)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    @functools.cache
+    def run(world_size: int) -> Path:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        train_well(folder, *AVERAGED, world_size=world_size)
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("moment", "world_size"),
+    [*((moment, 1) for moment in MOMENTS), ("loading data", 2), ("evaluation", 2), ("checkpoint", 2)],
+)
+def test_at_any_moment(tmp_path: Path, undisturbed: Callable[[int], Path], moment: str, world_size: int) -> None:
+    """With two ranks it is rank 1 that is asked, where rank 1 does it."""
+    asked = 1 if world_size == 2 and moment in ("loading data", "evaluation") else 0
+    command = [QUICKSTART, *AVERAGED, *(RECORDED if moment == "replay" else ()), "--output.dir", tmp_path]
+    results = train(command, world_size=world_size, plant=functools.partial(ask_in, moment, asked))
+    status = read_json(tmp_path / "status.json")
+    assert [result.code for result in results] == [75] * world_size, results
+    assert (status["state"], status["exit_code"], status["retry"]) == ("stopped", 75, True)
+    assert "stopped on request" in status["reason"]
+    assert [result.err for result in results] == [""] * world_size
+    if moment in NOTHING_SAVED:
+        assert not (tmp_path / "checkpoints").exists()
+
+    assert [result.code for result in train(command, world_size=world_size)] == [0] * world_size
+    summary, expected = (read_json(folder / "summary.json") for folder in (tmp_path, undisturbed(world_size)))
+    assert summary["weights_sha256"] == expected["weights_sha256"]
+    assert summary["test_loss"] == expected["test_loss"]
+    assert summary["crosscheck"]["verdict"] == ("match" if moment == "replay" else "not recorded")
+    assert losses(tmp_path) == losses(undisturbed(world_size))
+    assert _epochs(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("update", [10, 20], ids=["an epoch's last step", "the last step"])
+def test_at_a_step_before_an_evaluation(tmp_path: Path, undisturbed: Callable[[int], Path], update: int) -> None:
+    """The checkpoint comes first: the evaluation is left to the next start."""
+    command = [QUICKSTART, *AVERAGED, "--output.dir", tmp_path]
+    [result] = train(command, plant=functools.partial(ask_at_update, update))
+    assert result.code == 75
+    assert read_json(tmp_path / "status.json")["step"] == update
+    assert _epochs(tmp_path) == [1, 2][: update // 10 - 1]
+    assert train(command)[0].code == 0
+    assert _epochs(tmp_path) == [1, 2]
+    summary, expected = (read_json(folder / "summary.json") for folder in (tmp_path, undisturbed(1)))
+    for key in ("weights_sha256", "train_loss", "test_loss", "test_accuracy"):
+        assert summary[key] == expected[key]
+
+
+def test_an_old_summary_does_not_make_a_longer_run_complete(tmp_path: Path) -> None:
+    train_well(tmp_path, *SMALL, "--training.epochs=1")
+    command = [QUICKSTART, *SMALL, "--output.dir", tmp_path]
+    [result] = train(command, plant=functools.partial(ask_at_update, 10))
+    assert (result.code, read_json(tmp_path / "status.json")["step"]) == (75, 20)
+    assert train(command)[0].code == 0
+    assert read_json(tmp_path / "summary.json")["steps"] == 20
+
+
+def test_before_the_process_group_exists(tmp_path: Path) -> None:
+    """Rank 1 is never started, and rank 0 waits for it."""
+    world = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    status = tmp_path / "status"
+    ranks = start(
+        [QUICKSTART, *SMALL, "--output.dir", tmp_path / "run"], environment=world | {"TWINSTEP_STATUS": str(status)}
+    )
+    time.sleep(3)
+    ranks.send(0, signal.SIGTERM)
+    [result] = ranks.wait(10)
+    assert result.code == 75
+    assert (read_json(status)["state"], read_json(status)["retry"]) == ("stopped", True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    """Even if the first one cannot be answered, because a peer hangs."""
+    ranks = start([QUICKSTART, *SMALL, "--training.epochs=500", "--output.dir", tmp_path], world_size=2)
+    wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
+    ranks.send(1, signal.SIGSTOP)
+    ranks.send(0, signal.SIGINT)
+    time.sleep(2.3)
+    ranks.send(0, signal.SIGINT)
+    ranks.processes[0].join(5)
+    ranks.send(1, signal.SIGKILL)
+    assert ranks.wait(5)[0].code == 130
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 130, False)
+
+
+def _epochs(folder: Path) -> list[int]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["epoch"] for line in lines if line["kind"] == "epoch"]
