@@ -65,7 +65,7 @@ def _round(one: Round) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m tests.chaos", description="Train under random faults; the end must not differ.")
+    parser = _Parser(prog="python -m tests.chaos", description="Train under random faults.", allow_abbrev=False)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--faults", type=_positive, help="faults in one run (10 if nothing is said)")
     length.add_argument(

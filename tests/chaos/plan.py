@@ -1,13 +1,13 @@
 """Which faults come when: a function of the seed alone."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Phase = Literal["launch", "start-up", "training", "checkpoint", "replay"]
 
-EVERY_STEPS = 20
+EVERY_STEPS = 15
 """checkpoint.every_steps."""
 _MOST_STEPS = 40  # that a start is left before its fault
 
@@ -40,16 +40,16 @@ class Fault:
         return random.Random(self.seed)  # noqa: S311 (faults, not secrets)
 
 
-def draw(seed: int, count: int, kinds: Mapping[str, Sequence[Phase]]) -> list[Fault]:
+def draw(seed: int, count: int, kinds: Mapping[str, Sequence[Phase]], impossible: Container[str] = ()) -> list[Fault]:
     """`count` faults of the kinds, each about equally often, in the phases where it can strike.
 
-    The replay comes last in a run, so its faults do.
+    The replay comes last in a run, so its faults do. `impossible` kinds are left out of what is drawn.
     """
     rng = random.Random(seed)  # noqa: S311
-    deck: list[str] = []
-    while len(deck) < count:
-        deck += rng.sample(sorted(kinds), len(kinds))
-    drawn = [(kind, _moment(rng, kinds[kind])) for kind in deck[:count]]
+    drawn: list[tuple[str, Moment]] = []
+    while len(drawn) < count:
+        deck = [(kind, _moment(rng, kinds[kind])) for kind in rng.sample(sorted(kinds), len(kinds))]
+        drawn += [fault for fault in deck if fault[0] not in impossible][: count - len(drawn)]
     ordered = sorted(drawn, key=lambda fault: fault[1].phase == "replay")
     return [Fault(number, *fault, f"{seed}/{number}") for number, fault in enumerate(ordered, 1)]
 
