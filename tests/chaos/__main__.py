@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = f"python -m tests.chaos --faults {given.faults or _FAULTS_A_ROUND} --seed {seed}"
         print(f"again: {again} --nodes {given.nodes} --ranks-per-node {given.ranks_per_node}")
         return 1
+    except KeyboardInterrupt:
+        return 130
     if given.folder is None:
         shutil.rmtree(folder)
     return 0

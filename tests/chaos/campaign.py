@@ -9,7 +9,7 @@ from tests.chaos.disk import Disk
 from tests.chaos.faults import KINDS, LIMIT_SECONDS, Struck
 from tests.chaos.plan import Fault, Moment
 from tests.chaos.report import Line
-from tests.chaos.world import Job, Start, Violation, wait_until
+from tests.chaos.world import Job, Process, Start, Violation, wait_until
 
 _REPLAY_SECONDS = 1.5  # of a replay in which faults strike; it takes longer
 _AT_MOST_SECONDS = 3600.0  # that a start without a fault may take
@@ -58,7 +58,7 @@ class Campaign:
         self._await_end(start, struck, trained=trained)
         seconds = time.monotonic() - since
         self.disk.relieve()
-        invariants.ended_as_it_may(start.word(), kind.endings, trained=trained)
+        invariants.ended_as_it_may(start.word(), kind.endings if trained else kind.early)
         reached = self._look(start, expected)
         if start.trains() and start.word().state == "stopped":
             invariants.nothing_lost(self.job.folder, self._damaged)
@@ -95,7 +95,7 @@ class Campaign:
         def over() -> bool:
             return all(launcher.poll() is not None for launcher in start.launchers)
 
-        if not wait_until(lambda: reached() or over(), _AT_MOST_SECONDS):
+        if not wait_until(lambda: reached() or over(), _AT_MOST_SECONDS, every=0.02):
             raise Violation(f"{start.name} came to no {moment.phase}")
         if moment.phase == "checkpoint":
             wait_until(lambda: start.saves() or over(), LIMIT_SECONDS, every=0.0005)
@@ -117,11 +117,15 @@ class Campaign:
                 for process in start.processes():
                     if process.launches:
                         process.send(signal.SIGTERM)
-        if struck.hung is not None:
-            node = struck.hung.node
-            wait_until(lambda: all(process.node == node for process in start.processes()), LIMIT_SECONDS)
-            invariants.gone([process for process in start.processes() if process.node != node], LIMIT_SECONDS)
-            start.cut_power(node)
+        if (hung := struck.hung) is not None:
+
+            def others() -> list[Process]:
+                own = [process for process in start.processes() if process.node == hung.node and process.launches]
+                return [process for process in start.processes() if process not in (hung, *own)]
+
+            wait_until(lambda: not others(), LIMIT_SECONDS)
+            invariants.gone(others(), LIMIT_SECONDS)
+            start.cut_power(hung.node)
         wait_until(lambda: not start.processes(), since + LIMIT_SECONDS - time.monotonic())
         invariants.gone(start.processes(), LIMIT_SECONDS)
 

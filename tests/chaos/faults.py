@@ -16,6 +16,11 @@ LIMIT_SECONDS = TIMEOUT_SECONDS + GRACE_SECONDS + 10
 seconds for two busy cores. A start-up has another one for the launchers that wait for each other."""
 
 
+_LOST = frozenset({"failed 1", "stopped 75", "no word"})  # the same command may well succeed
+_STOPPED = frozenset({"stopped 75"})
+_BAD_INPUT = frozenset({"failed 2"})
+
+
 @dataclass(frozen=True, slots=True)
 class Struck:
     """A fault that has happened."""
@@ -34,7 +39,9 @@ class Kind:
     strike: Callable[[Start, Fault, Disk], Struck]
     phases: tuple[Phase, ...]
     endings: frozenset[str]
-    """The words that a start may end with; one that had not begun to train may also end without a word."""
+    """What a start may end with that had begun to train."""
+    early: frozenset[str] = _LOST
+    """What one may end with that had not."""
     aftermath: Callable[[Path, random.Random], str] | None = None
     """What happens when nothing runs any more; what was hit."""
 
@@ -138,8 +145,6 @@ def _damage(folder: Path, rng: random.Random) -> str:
 
 _WORK: tuple[Phase, ...] = ("start-up", "training", "checkpoint")
 _ANY: tuple[Phase, ...] = (*_WORK, "replay")
-_LOST = frozenset({"failed 1", "stopped 75", "no word"})  # the same command may well succeed
-_STOPPED = frozenset({"stopped 75"})
 
 KINDS: Mapping[str, Kind] = {
     "rank killed": Kind(_to_rank(signal.SIGKILL), _ANY, _LOST),
@@ -151,8 +156,8 @@ KINDS: Mapping[str, Kind] = {
     "SIGUSR1 to a rank": Kind(_to_rank(signal.SIGUSR1), _ANY, _STOPPED),
     "rank hangs": Kind(_hang, ("training", "checkpoint"), _LOST),
     "checkpoint damaged": Kind(_stop_all, ("training",), _STOPPED, aftermath=_damage),
-    "disk full": Kind(_fill_disk, _WORK, frozenset({"failed 2"})),
-    "started twice": Kind(_start_twice, ("launch",), _STOPPED),
+    "disk full": Kind(_fill_disk, _WORK, _BAD_INPUT, early=_BAD_INPUT),
+    "started twice": Kind(_start_twice, ("launch",), _STOPPED, early=_STOPPED),
 }
 """Every kind of fault, by the name in the report."""
 NEEDS_SMALL_DISK = "disk full"

@@ -20,13 +20,12 @@ def gone(processes: Collection[Process], seconds: float) -> None:
         raise Violation(f"still there after {seconds:.0f} s: {left}")
 
 
-def ended_as_it_may(word: Word, endings: Set[str], *, trained: bool) -> None:
-    """`trained`: a start-up may be over before anybody can say a word."""
-    accepted = endings if trained else endings | {"no word"}
+def ended_as_it_may(word: Word, accepted: Set[str]) -> None:
+    """And where the same command may well succeed, it says so."""
     if str(word) not in accepted:
         raise Violation(f"ended as {word} ({word.reason}), where {' or '.join(sorted(accepted))} is right")
-    if not word.retry and word.exit_code == 1:
-        raise Violation(f"says that the same command would fail again: {word.reason}")
+    if word.retry is (word.exit_code == 2):
+        raise Violation(f"{word} with retry {word.retry}: {word.reason}")
 
 
 def files_are_whole(folder: Path, damaged: Collection[int]) -> None:

@@ -197,7 +197,7 @@ def marked(prefix: str) -> list[Process]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.02) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.1) -> bool:
     """Whether it came true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
