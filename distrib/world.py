@@ -25,11 +25,6 @@ _NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual set
 START_SECONDS = 600
 
 
-def rank_from(environment: Mapping[str, str] = os.environ) -> int:
-    """This process's rank before any process group exists."""
-    return int(environment.get("RANK", "0"))
-
-
 def check(config: TrainingConfig, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse, before any process waits for another, a world that is not the one asked for."""
     sharded = {
@@ -60,7 +55,8 @@ def check(config: TrainingConfig, environment: Mapping[str, str] = os.environ) -
 def _check_gpus(environment: Mapping[str, str]) -> None:
     """On GPUs each process needs one of its own; a machine without any trains on its CPU."""
     here, found = int(environment.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    given = int(environment.get("SLURM_GPUS_ON_NODE", "0")) if environment.get("CUDA_VISIBLE_DEVICES") != "" else 0
+    hidden = environment.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0] in ("", "-1")  # the CPU is wanted
+    given = 0 if hidden else int(environment.get("SLURM_GPUS_ON_NODE", "0"))
     if found < here and (found or given):
         allocated = f", and SLURM gave this job {given}" if given else ""
         raise BadInput(

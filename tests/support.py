@@ -71,6 +71,10 @@ class Ranks:
             results.append(Result(process.exitcode, *self.read(rank)))
         return results
 
+    def wait_for_output(self, text: str) -> None:
+        """Until rank 0 has printed it."""
+        wait_for(self.outputs / "0.out", text)
+
     def read(self, rank: int) -> tuple[str, str]:
         return tuple((self.outputs / f"{rank}.{name}").read_text() for name in ("out", "err"))  # pyright: ignore[reportReturnType]
 

@@ -1,9 +1,12 @@
 """Who may take part, and with how many threads."""
 
 import os
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from distrib import world
@@ -77,9 +80,44 @@ def test_one_process_takes_all_cores_whatever_the_launcher_set() -> None:
     assert world.default_threads({"OMP_NUM_THREADS": "1"}) == cores
 
 
-@pytest.mark.parametrize(("environment", "rank"), [({}, 0), ({"RANK": "3"}, 3)])
-def test_rank(environment: dict[str, str], rank: int) -> None:
-    assert world.rank_from(environment) == rank
+@pytest.mark.parametrize(("given", "threads"), [("1", 1), ("100000", cores)])
+def test_no_more_threads_than_slurm_gave(given: str, threads: int) -> None:
+    assert world.default_threads({"SLURM_CPUS_PER_TASK": given}) == threads
+
+
+GPUS = {"SLURM_GPUS_ON_NODE": "2", "CUDA_VISIBLE_DEVICES": "0,1"}
+
+
+@pytest.mark.parametrize(("found", "ranks", "environment"), [(0, 2, GPUS), (0, 1, GPUS), (1, 2, GPUS), (4, 8, {})])
+def test_more_processes_than_gpus(
+    found: int, ranks: int, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    said = refusal(lambda: world.check(TrainingConfig(), environment | {"LOCAL_WORLD_SIZE": str(ranks)}))
+    for word in (f"{ranks} process(es)", f"{found} GPU(s)", "--gpus-per-node", socket.gethostname()):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("found", "ranks", "environment"),
+    [(0, 4, {}), (2, 2, GPUS), (1, 1, {}), (0, 2, GPUS | {"CUDA_VISIBLE_DEVICES": ""}),
+     (0, 2, GPUS | {"CUDA_VISIBLE_DEVICES": "-1,-1"})],
+)  # fmt: skip
+def test_a_gpu_each_or_the_cpu_for_all(
+    found: int, ranks: int, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    world.check(TrainingConfig(), environment | {"LOCAL_WORLD_SIZE": str(ranks)})
+
+
+def test_a_folder_that_this_machine_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "_NFS_SECONDS", 0.3)
+    problem = world.unseen(tmp_path / "elsewhere")
+    assert problem is not None
+    for word in ("output.dir", "elsewhere", socket.gethostname(), "share"):
+        assert word in problem
+    (tmp_path / "status.json").touch()
+    assert world.unseen(tmp_path) is None
 
 
 @pytest.fixture(scope="module")

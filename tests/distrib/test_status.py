@@ -1,0 +1,80 @@
+"""status.json, and the copy for the batch script of this one start."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from distrib.output import default_folder
+from distrib.status import Status
+from tests.support import QUICKSTART, SMALL, read_json, start, train, wait_for
+
+RUN = Path("launch/recipes/quickstart.toml")
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "retry"), [(0, "done", False), (75, "stopped", True), (1, "failed", True), (2, "failed", False)]
+)
+def test_what_it_says(tmp_path: Path, code: int, state: str, retry: bool) -> None:
+    status = Status({})
+    status.folder = tmp_path
+    status.begin(tmp_path)
+    assert not status.is_written()
+    assert read_json(tmp_path / "status.json")["state"] == "running"
+    status.write(code, "why", 7, retry=retry)
+    assert status.is_written()
+    assert read_json(tmp_path / "status.json") == {
+        "state": state, "exit_code": code, "reason": "why", "step": 7, "retry": retry,
+    }  # fmt: skip
+
+
+def test_a_folder_that_is_gone_hides_no_message(tmp_path: Path) -> None:
+    status = Status({"TWINSTEP_STATUS": str(tmp_path / "also")})
+    status.folder = tmp_path / "gone"
+    assert not status.is_written()
+    status.write(1, "the disk broke")
+    assert read_json(tmp_path / "also")["reason"] == "the disk broke"
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [({}, True), ({"RANK": "0"}, True), ({"RANK": "3"}, False)])
+def test_who_speaks(rank: dict[str, str], speaks: bool) -> None:
+    assert Status(rank).speaks is speaks
+
+
+def test_the_default_folder_of_a_job_is_the_same_at_every_start() -> None:
+    environment = {"TWINSTEP_RUN_ID": "12_3", "TORCHELASTIC_MAX_RESTARTS": "2"}
+    assert default_folder(RUN, environment) == Path("runs/quickstart-12_3")
+    assert default_folder(RUN, {"TORCHELASTIC_MAX_RESTARTS": "0"}).name.startswith("quickstart-20")
+
+
+def test_a_recipe_that_is_not_there_is_in_the_copy(tmp_path: Path) -> None:
+    [result] = train([tmp_path / "no.toml"], environment={"TWINSTEP_STATUS": str(tmp_path / "status")})
+    status = read_json(tmp_path / "status")
+    assert (result.code, status["exit_code"], status["retry"]) == (2, 2, False)
+    assert "no.toml" in status["reason"]
+
+
+def test_a_second_start_leaves_the_first_ones_status_alone(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "run", tmp_path / "copy"
+    first = start([QUICKSTART, *SMALL, "--training.epochs=500", "--output.dir", folder])
+    wait_for(folder / "metrics.jsonl", '"kind": "epoch"')
+    [second] = train([QUICKSTART, *SMALL, "--output.dir", folder], environment={"TWINSTEP_STATUS": str(copy)})
+    assert second.code == 2
+    assert f"{folder} is in use by another run (process {first.processes[0].pid}" in second.err
+    assert read_json(folder / "status.json")["state"] == "running"
+    assert read_json(copy)["exit_code"] == 2
+    first.processes[0].kill()
+    first.wait()
+    third = start([QUICKSTART, *SMALL, "--training.epochs=500", "--output.dir", folder])
+    third.wait_for_output("continuing from")
+    third.send(0, signal.SIGTERM)
+    assert third.wait()[0].code == 75
+
+
+def test_what_rank_0_said_is_not_overwritten_by_those_it_left_behind(tmp_path: Path) -> None:
+    """A disk that is full is no lost peer: starting again would not help."""
+    command = [QUICKSTART, *SMALL, "--training.epochs=200", "--output.dir", tmp_path]
+    results = train(command, world_size=2, file_limit=200_000)
+    assert [result.code for result in results] == [2, 2], results
+    status = read_json(tmp_path / "status.json")
+    assert (status["exit_code"], status["retry"]) == (2, False)
