@@ -10,7 +10,7 @@ from tests.chaos import record
 from tests.chaos.plan import EVERY_STEPS
 from tests.chaos.world import Process, Violation, Word
 
-_CONTINUES = re.compile(r"continuing from \S*step-(\d+)")
+_CONTINUES = re.compile(r"continuing from .*step-(\d+)")
 
 
 def gone(processes: Collection[Process], seconds: float) -> None:

@@ -16,12 +16,13 @@ from tests.support import ROOT
 PHASES = {name: kind.phases for name, kind in KINDS.items()}
 
 
-def test_a_few_faults(tmp_path: Path) -> None:
+def test_two_faults(tmp_path: Path) -> None:
+    """The newest checkpoint damaged after a stop, and rank 0 killed while it replays."""
     folder = tmp_path / "with a space"
-    command = [sys.executable, "-m", "tests.chaos", "--faults", "3", "--seed", "0", "--folder", str(folder)]
+    command = [sys.executable, "-m", "tests.chaos", "--faults", "2", "--seed", "285", "--folder", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the same bytes after 3 faults and 4 starts" in done.stdout
+    assert "the same bytes after 2 faults and 3 starts" in done.stdout
 
 
 def test_the_plan_follows_from_the_seed() -> None:
