@@ -7,7 +7,7 @@ from statistics import median
 from tests.chaos.plan import Fault
 
 HEADING = (
-    f"{'fault':>5}  {'start':<10} {'kind':<24} {'when':<15} {'victim':<44} {'step':>6}  {'ended':<11} {'seconds':>7}"
+    f"{'fault':>5}  {'start':<10} {'kind':<24} {'when':<15} {'victim':<50} {'step':>6}  {'ended':<11} {'seconds':>7}"
 )
 
 
@@ -27,7 +27,7 @@ class Line:
     def __str__(self) -> str:
         return (
             f"{self.fault.number:>5}  {self.start:<10} {self.fault.kind:<24} {self.fault.moment!s:<15} "
-            f"{self.victim:<44} {self.step or '-':>6}  {self.ending:<11} {self.seconds:>7.1f}"
+            f"{self.victim:<50} {self.step or '-':>6}  {self.ending:<11} {self.seconds:>7.1f}"
         )
 
 
