@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.chaos.rounds import Round, Size
-from tests.chaos.world import Violation, marked
+from tests.chaos.world import Violation
 
 _FAULTS_A_ROUND = 20  # when a time is given, and not a number
 
@@ -35,7 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = given.seed
     try:
         while True:
-            _round(Round(seed, given.faults or _FAULTS_A_ROUND, size, folder / f"seed-{seed}"))
+            one = Round(seed, given.faults or _FAULTS_A_ROUND, size, folder / f"seed-{seed}")
+            try:
+                one.run()
+            except Exception:
+                one.keep()
+                raise
+            finally:
+                one.end()
             seed += 1
             if end is None or time.monotonic() > end:
                 break
@@ -49,21 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.folder is None:
         shutil.rmtree(folder)
     return 0
-
-
-def _round(one: Round) -> None:
-    """Whatever happens, no process and no mount stays."""
-    try:
-        one.run()
-    except Violation:
-        for process in marked(f"{one.folder}/"):
-            process.send(signal.SIGKILL)
-        one.keep()
-        raise
-    finally:
-        for process in marked(f"{one.folder}/"):
-            process.send(signal.SIGKILL)
-        one.disk.unmount()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

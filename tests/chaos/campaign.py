@@ -20,14 +20,14 @@ class Campaign:
     """A run under faults, and what is known about it from outside."""
 
     def __init__(self, job: Job, disk: Disk, start_up_seconds: float = 0.0) -> None:
-        """`start_up_seconds`: where in a start-up a fault strikes is a share of it; measured by `undisturbed`."""
+        """`start_up_seconds`: where in a start-up a fault strikes is a share of it; measured by `finish`."""
         self.job, self.disk, self.start_up_seconds = job, disk, start_up_seconds
         self.starts = 0
         self.steps = 0
         """Trained in all starts together."""
-        self._damaged: dict[int, str] = {}  # inode: name
+        self._damaged: set[int] = set()  # inodes of checkpoints that a fault hit
 
-    def undisturbed(self) -> None:
+    def finish(self) -> None:
         """One start to a good end."""
         start, expected = self._start()
         wait_until(lambda: start.trains() or not start.processes(), _AT_MOST_SECONDS)
@@ -67,9 +67,8 @@ class Campaign:
             invariants.death_is_named(start.output(), struck.dead)
         victim = struck.victim
         if kind.aftermath is not None:
-            newest = record.checkpoints(self.job.folder)[0]
+            self._damaged.add(record.checkpoints(self.job.folder)[0].inode)
             victim = kind.aftermath(self.job.folder, fault.random())
-            self._damaged[newest.inode] = newest.path.name
         return Line(fault, start.name, victim, reached, str(start.word()), seconds)
 
     def _start(self) -> tuple[Start, int]:
@@ -110,23 +109,25 @@ class Campaign:
         Two things are the batch system's, as they are srun's with --kill-on-bad-exit: it ends the nodes
         that still wait, in a start-up, for one that is gone, and the node on which a process hangs.
         """
-        since = time.monotonic()
-        if not trained and struck.hung is None:
+        if (hung := struck.hung) is not None:
+
+            def others() -> list[Process]:
+                return [
+                    process
+                    for process in start.processes()
+                    if process != hung and not (process.node == hung.node and process.launches)
+                ]
+
+            wait_until(lambda: not others(), LIMIT_SECONDS)
+            invariants.gone(others(), LIMIT_SECONDS)
+            start.cut_power(hung.node)
+        elif not trained:
             wait_until(lambda: any(launcher.poll() is not None for launcher in start.launchers), LIMIT_SECONDS)
             if not wait_until(lambda: not start.processes(), _OTHERS_SECONDS):
                 for process in start.processes():
                     if process.launches:
                         process.send(signal.SIGTERM)
-        if (hung := struck.hung) is not None:
-
-            def others() -> list[Process]:
-                own = [process for process in start.processes() if process.node == hung.node and process.launches]
-                return [process for process in start.processes() if process not in (hung, *own)]
-
-            wait_until(lambda: not others(), LIMIT_SECONDS)
-            invariants.gone(others(), LIMIT_SECONDS)
-            start.cut_power(hung.node)
-        wait_until(lambda: not start.processes(), since + LIMIT_SECONDS - time.monotonic())
+        wait_until(lambda: not start.processes(), LIMIT_SECONDS)
         invariants.gone(start.processes(), LIMIT_SECONDS)
 
     def _look(self, start: Start, expected: int) -> int:

@@ -13,7 +13,7 @@ from tests.chaos.world import GRACE_SECONDS, TIMEOUT_SECONDS, Process, Start, Vi
 
 LIMIT_SECONDS = TIMEOUT_SECONDS + GRACE_SECONDS + 10
 """After which nothing of a start is left, whatever struck it: the peers' time-out, the launchers' grace, and ten
-seconds for two busy cores. A start-up has another one for the launchers that wait for each other."""
+seconds for two busy cores. What the batch system has to end has them again from then on."""
 
 
 _LOST = frozenset({"failed 1", "stopped 75", "no word"})  # the same command may well succeed

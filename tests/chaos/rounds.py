@@ -1,6 +1,7 @@
 """A run under faults and its undisturbed twin, from the plan to the comparison."""
 
 import shutil
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.chaos.disk import Disk
 from tests.chaos.faults import KINDS, NEEDS_SMALL_DISK
 from tests.chaos.plan import EVERY_STEPS, draw, steps_needed
 from tests.chaos.report import HEADING, Line, table
-from tests.chaos.world import TIMEOUT_SECONDS, Job
+from tests.chaos.world import TIMEOUT_SECONDS, Job, marked, wait_until
 from tests.support import RECIPES
 
 _STEPS_PER_EPOCH, _BATCH = 50, 16
@@ -39,7 +40,7 @@ class Round:
         print(f"seed {self.seed}: {len(faults)} faults in {epochs * _STEPS_PER_EPOCH} steps; {self.folder}", flush=True)
 
         straight = Campaign(self._job(self.folder / "undisturbed", epochs), self.disk)
-        straight.undisturbed()
+        straight.finish()
         print(
             f"undisturbed: {time.monotonic() - began:.0f} s, {straight.start_up_seconds:.1f} s of it to start",
             flush=True,
@@ -54,24 +55,36 @@ class Round:
         print(HEADING)
         campaign = Campaign(self._job(self.folder / "disk" / "run", epochs), self.disk, straight.start_up_seconds)
         campaign.disturbed(faults, say)
-        campaign.undisturbed()
+        campaign.finish()
         compare.same_end(campaign.job.folder, straight.job.folder)
 
-        total = record.last_step(straight.job.folder)
+        run = campaign.job.folder
         print(f"\n{table(lines)}\n")
         print(
-            f"the same bytes after {len(lines)} faults and {campaign.starts} starts, in {time.monotonic() - began:.0f} s:"
+            f"the same bytes after {len(lines)} faults and {campaign.starts} starts, in {time.monotonic() - began:.0f} s: "
+            f"{campaign.steps} steps trained for {record.last_step(run)}, {compare.recorded_steps(run)} of them on record, "
+            f"replayed through {compare.joins(run)} joins: match",
+            flush=True,
         )
-        print(
-            f"{campaign.steps} steps trained for the {total} of the run; {compare.recorded_steps(campaign.job.folder)} of"
-        )
-        print(f"them on record, replayed through {compare.joins(campaign.job.folder)} joins: match", flush=True)
+
+    def end(self) -> None:
+        """No process and no mount stays."""
+        wait_until(lambda: not self._killed(), 10)
+        self.disk.unmount()
 
     def keep(self) -> None:
         """What is on the small disk, for a look after it is gone."""
         if self.disk.small:
+            self._killed()
             self.disk.relieve()
             shutil.copytree(self.disk.folder, self.folder / "kept", ignore_dangling_symlinks=True)
+
+    def _killed(self) -> bool:
+        """Whether there was a process left to kill."""
+        left = marked(f"{self.folder}/")
+        for process in left:
+            process.send(signal.SIGKILL)
+        return bool(left)
 
     def _job(self, folder: Path, epochs: int) -> Job:
         """Adam under one cycle, with parts of a batch and a moving average, recorded and replayed."""

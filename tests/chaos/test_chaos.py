@@ -1,5 +1,7 @@
 """The chaos run itself: a short one, its plan and its bad arguments."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +13,8 @@ from tests.chaos.__main__ import main
 from tests.chaos.faults import KINDS
 from tests.chaos.plan import Fault, Moment, draw, steps_needed
 from tests.chaos.report import Line, table
+from tests.chaos.rounds import Round
+from tests.chaos.world import MARK, Violation, marked, wait_until
 from tests.support import ROOT
 
 PHASES = {name: kind.phases for name, kind in KINDS.items()}
@@ -23,6 +27,38 @@ def test_two_faults(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same bytes after 2 faults and 3 starts" in done.stdout
+
+
+def test_a_broken_promise_ends_with_the_command_that_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(one: Round) -> None:
+        """A process that stays, a full disk, and a file for a look."""
+        mark = {MARK: f"{one.folder}/logs:start-001:0"}
+        sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+        sleepers.append(subprocess.Popen(sleeps, env={**os.environ, **mark}))
+        assert wait_until(lambda: bool(marked(f"{one.folder}/")), 10)
+        (one.disk.folder / "run").write_text("half")
+        if one.disk.small:
+            one.disk.fill()
+            assert os.statvfs(one.disk.folder).f_bavail == 0
+        raise Violation("fault 3: it is lost")
+
+    sleepers: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(Round, "run", breaks)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["--faults", "5", "--seed", "9", "--folder", str(tmp_path)]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert capsys.readouterr().out.splitlines() == [
+        "failed: fault 3: it is lost",
+        f"for a look: {tmp_path / 'seed-9'}",
+        "again: python -m tests.chaos --faults 5 --seed 9 --nodes 2 --ranks-per-node 1",
+    ]
+    assert sleepers[0].wait(10) == -signal.SIGKILL
+    assert not (tmp_path / "seed-9" / "disk").is_mount()
+    assert [path.read_text() for path in (tmp_path / "seed-9").rglob("run")] == ["half"]
 
 
 def test_the_plan_follows_from_the_seed() -> None:

@@ -17,7 +17,8 @@ TIMEOUT_SECONDS = 10
 GRACE_SECONDS = 15
 """What a launcher that is told to stop leaves its ranks before it kills them."""
 
-_MARK = "TWINSTEP_CHAOS"  # in the environment of every process of a start, whoever started it
+MARK = "TWINSTEP_CHAOS"
+"""In the environment of every process of a start, whoever started it: folder of the logs, start, node."""
 
 
 class Violation(AssertionError):
@@ -121,7 +122,7 @@ class Start:
 
     def environment(self, node: int) -> dict[str, str]:
         return {
-            _MARK: f"{self.job.logs}:{self.name}:{node}",
+            MARK: f"{self.job.logs}:{self.name}:{node}",
             "TWINSTEP_STATUS": str(self._status),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
@@ -186,7 +187,7 @@ def marked(prefix: str) -> list[Process]:
         try:
             pairs = Path(entry.path, "environ").read_bytes().split(b"\0")
             environment = dict(pair.decode(errors="replace").split("=", 1) for pair in pairs if b"=" in pair)
-            mark = environment.get(_MARK, "")
+            mark = environment.get(MARK, "")
             if mark.startswith(prefix):
                 command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 rank = environment.get("RANK") if "distrib.train" in command else None
