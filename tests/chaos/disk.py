@@ -1,7 +1,6 @@
 """A disk that can be filled: a small tmpfs, where root may mount one."""
 
 import contextlib
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,12 +17,11 @@ class Disk:
 
     def fill(self) -> None:
         """To the last block."""
-        with self._ballast.open("wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"\0" * 2**20)
-        with self._ballast.open("ab") as file, contextlib.suppress(OSError):
-            while True:
-                os.write(file.fileno(), b"\0" * 512)
+        with self._ballast.open("wb", buffering=0) as file:
+            for size in (2**20, 512):
+                with contextlib.suppress(OSError):
+                    while file.write(b"\0" * size):
+                        pass
 
     def relieve(self) -> None:
         self._ballast.unlink(missing_ok=True)
