@@ -20,6 +20,7 @@ from tests.support import ROOT
 PHASES = {name: kind.phases for name, kind in KINDS.items()}
 
 
+@pytest.mark.timeout(600)  # a minute on two idle cores
 def test_two_faults(tmp_path: Path) -> None:
     """The newest checkpoint damaged after a stop, and rank 0 killed while it replays."""
     folder = tmp_path / "with a space"
