@@ -6,8 +6,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import ROOT
@@ -30,10 +32,21 @@ def what_is_missing() -> str | None:
     return f"namespaces are refused: {refused.stderr.strip()}" if refused.returncode else None
 
 
-class Cluster:
-    """Running from its construction to `wipe`."""
+@contextmanager
+def start_cluster(*, nodes: int = 2, network: str = "shared") -> Generator["Cluster"]:
+    """A cluster, for as long as the context. In a folder of a short name, since sockets are in it, which pytest's is not."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    try:
+        yield Cluster(folder / "cluster", nodes=nodes, network=network)
+    finally:
+        subprocess.run([SCRIPT, "wipe", folder / "cluster"], check=True)
+        folder.rmdir()
 
-    def __init__(self, folder: Path, *, nodes: int = 2, network: str = "shared") -> None:
+
+class Cluster:
+    """Running from its construction on."""
+
+    def __init__(self, folder: Path, *, nodes: int, network: str) -> None:
         """`network="own"` gives each node an address of its own."""
         self.folder = folder
         sizes = {"CLUSTER_NODES": str(nodes), "CLUSTER_NETWORK": network}
@@ -58,9 +71,6 @@ class Cluster:
             "SLURM_CONF": str(folder / "slurm.conf"),
             "SETUP": set_up.name,
         }
-
-    def wipe(self) -> None:
-        subprocess.run([SCRIPT, "wipe", self.folder], check=True)
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> str:
         """Standard output of a command of SLURM's on the login node."""

@@ -195,6 +195,7 @@ port_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 start() {
     local n tail="tail -n 5 $D/log"
     [[ $(id -u) == 0 ]] || die "must be root"
+    ((${#D} <= 70)) || die "$D is too long a name: slurmd makes sockets in it, of at most 108 characters"
     mkdir -p "$(dirname "$D")" && mkdir "$D" "$D"/{bin,dev,log,munge,run,spool,state} || die "cannot make $D"
     while :; do
         PORT=$((11000 + RANDOM % 8000)) # and one for each node after it

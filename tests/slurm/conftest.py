@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 
 import pytest
 
-from tests.slurm.cluster import Cluster, what_is_missing
+from tests.slurm.cluster import Cluster, start_cluster, what_is_missing
 from tests.slurm.training import LENGTH
 from tests.support import train_well
 
@@ -22,14 +22,11 @@ def expect_slurm() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+def cluster() -> Generator[Cluster]:
     """Three pairs of nodes, so that three jobs can be disturbed at a time."""
     expect_slurm()
-    running = Cluster(tmp_path_factory.mktemp("slurm") / "cluster", nodes=6)
-    try:
+    with start_cluster(nodes=6) as running:
         yield running
-    finally:
-        running.wipe()
 
 
 @pytest.fixture(scope="session")

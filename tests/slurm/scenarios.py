@@ -166,7 +166,8 @@ def gives_up(training: Training) -> None:
     training.environment["MAX_RESTARTS"] = "0"
     job = training.submit()
     training.reach(MIDDLE)
-    training.kill(training.trainers()["0"])
+    for rank in training.trainers().values():
+        training.kill(rank)
     assert training.cluster.wait(job) == "FAILED"
     said = training.cluster.said(job)
     assert "train.sbatch: all ranks were lost; not requeued: fault 1 in a row, MAX_RESTARTS = 0" in said

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm import conftest
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import start_cluster
 from tests.slurm.training import expect_process, processes_that_name
 
 
@@ -23,10 +23,9 @@ def test_without_slurm_tests_skip_unless_it_was_promised(monkeypatch: pytest.Mon
 @pytest.mark.xdist_group("slurm")
 def test_a_cluster_leaves_nothing(tmp_path: Path) -> None:
     conftest.expect_slurm()
-    cluster = Cluster(tmp_path / "cluster", nodes=1)
     marked = tmp_path / "a name to look for"
-    cluster.submit("other.sh", marked)
-    expect_process("sh", marked)
-    cluster.wipe()
+    with start_cluster(nodes=1) as cluster:
+        cluster.submit("other.sh", marked)
+        expect_process("sh", marked)
     assert not processes_that_name(marked)
     assert not cluster.folder.exists()

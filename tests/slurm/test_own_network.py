@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm import scenarios
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import start_cluster
 from tests.slurm.conftest import expect_slurm
 from tests.slurm.training import Training
 
@@ -15,8 +15,5 @@ pytestmark = pytest.mark.xdist_group("slurm")
 
 def test_two_nodes_find_each_other(undisturbed: Callable[[int], str], tmp_path: Path) -> None:
     expect_slurm()
-    cluster = Cluster(tmp_path / "cluster", network="own")
-    try:
+    with start_cluster(network="own") as cluster:
         scenarios.plain(Training(cluster, undisturbed, tmp_path / "run", ("n1", "n2")))
-    finally:
-        cluster.wipe()
