@@ -25,11 +25,13 @@ def plain(training: Training) -> None:
 def time_limit(training: Training) -> None:
     """A minute, and SLURM itself sends the signal, anywhere from 50 s to 20 s before its end."""
     training.nodes = 1
-    training.submit(options=["--time=1", "--signal=B:USR1@20"])
+    job = training.submit(options=["--time=1", "--signal=B:USR1@20"])
+    training.cluster.wait_until(job, "RUNNING")
+    began = time.monotonic()
     training.reach(MIDDLE)
     rank = training.trainers()["0"]
     training.kill(rank, signal.SIGSTOP)  # or it would be done by then
-    time.sleep(45)
+    time.sleep(max(0.0, began + 45 - time.monotonic()))
     training.kill(rank, signal.SIGCONT)
     said = training.expect_done(restarts=1)
     assert "train.sbatch: stopped on request after step " in said
