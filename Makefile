@@ -1,12 +1,15 @@
 # make train    set up, then train with whatever this machine has
 # make test     set up, then all checks: format, lint, types, tests
 # make matrix   set up, then every cell of the matrices of updates and resumed runs (a quarter of an hour)
+# make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+FAULTS ?= 20
+SEED   ?= 0
 READY  := $(VENV)/.ready
 
-.PHONY: env train test matrix check bench clean
+.PHONY: env train test matrix chaos check bench clean
 
 env: $(READY)
 
@@ -27,6 +30,9 @@ test: check
 # An empty -m lifts the "not matrix" of pyproject.toml.
 matrix: env
 	$(BIN)/python -m pytest tests/matrix -m ''
+
+chaos: env
+	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)
 
 check: env
 	$(BIN)/ruff format --check .

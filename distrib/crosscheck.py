@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,7 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
         return None
     to = folder / "crosscheck.json"
     replayer = subprocess.Popen(
-        [sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
+        [*_dies_with_us(), sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -111,6 +112,12 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
     if replayer.returncode == 1:
         return f"the cross-check found a mismatch: {out.splitlines()[0]} (all of it: {to})"
     return None
+
+
+def _dies_with_us() -> list[str]:
+    """A command prefix, so that a replay does not outlive a trainer that is killed (Linux)."""
+    setpriv = shutil.which("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "KILL"]
 
 
 def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tuple[str, str]:

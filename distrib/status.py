@@ -24,21 +24,30 @@ class Status:
 
     def begin(self, folder: Path) -> None:
         """The folder is held, and the run begins. Raises OSError."""
+        if self._also is not None:
+            self._also.unlink(missing_ok=True)  # of an earlier start of this launcher
         write_json(folder / "status.json", _entry(None, "", None, retry=False))
 
     def is_written(self) -> bool:
         """Whether a rank has written how this start ends."""
-        try:
-            return self.folder is not None and read_json(self.folder / "status.json")["exit_code"] is not None
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        return any(path is not None and _exit_code(path) is not None for path in self._paths())
 
     def write(self, code: int, reason: str = "", step: int | None = None, *, retry: bool = False) -> None:
         """How the start ends. `retry`: the same command may well succeed."""
-        for path in (self.folder and self.folder / "status.json", self._also):
-            if path:
+        for path in self._paths():
+            if path is not None:
                 with contextlib.suppress(OSError):  # a full disk must not hide the message that says so
                     write_json(path, _entry(code, reason, step, retry=retry))
+
+    def _paths(self) -> tuple[Path | None, Path | None]:
+        return self.folder and self.folder / "status.json", self._also
+
+
+def _exit_code(path: Path) -> int | None:
+    try:
+        return read_json(path)["exit_code"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _entry(code: int | None, reason: str, step: int | None, *, retry: bool) -> dict[str, object]:

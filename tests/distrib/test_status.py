@@ -78,3 +78,20 @@ def test_what_rank_0_said_is_not_overwritten_by_those_it_left_behind(tmp_path: P
     assert [result.code for result in results] == [2, 2], results
     status = read_json(tmp_path / "status.json")
     assert (status["exit_code"], status["retry"]) == (2, False)
+
+
+def test_a_status_that_fits_on_another_disk_only_counts(tmp_path: Path) -> None:
+    """The run's folder is full: what rank 0 said is in the copy alone."""
+    environment = {"TWINSTEP_STATUS": str(tmp_path / "copy")}
+    status, survivor = Status(environment), Status(environment | {"RANK": "1"})
+    status.folder = survivor.folder = tmp_path / "full"
+    assert not survivor.is_written()
+    status.write(2, "the disk is full")
+    assert survivor.is_written()
+
+
+def test_a_new_start_forgets_what_the_copy_said(tmp_path: Path) -> None:
+    status = Status({"TWINSTEP_STATUS": str(tmp_path / "copy")})
+    status.write(1, "rank 1 stopped answering")
+    status.begin(tmp_path)
+    assert not (tmp_path / "copy").exists()

@@ -1,0 +1,215 @@
+"""One start of a run: a launcher and its ranks on each node, all of them processes of this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support import ROOT, free_port
+
+TIMEOUT_SECONDS = 10
+"""training.timeout_seconds: a rank that does not answer for so long is dead."""
+GRACE_SECONDS = 15
+"""What a launcher that is told to stop leaves its ranks before it kills them."""
+
+MARK = "TWINSTEP_CHAOS"
+"""In the environment of every process of a start, whoever started it: folder of the logs, start, node."""
+
+
+class Violation(AssertionError):
+    """A promise of the trainer was broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A living process of a start."""
+
+    pid: int
+    node: int
+    rank: int | None
+    """None: a launcher, or the replay."""
+    command: str
+
+    @property
+    def launches(self) -> bool:
+        return "accelerate.commands.launch" in self.command and self.rank is None
+
+    @property
+    def replays(self) -> bool:
+        return "crosscheck replay" in self.command
+
+    def send(self, number: signal.Signals) -> None:
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            return  # it left first
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a start said last, or that it said nothing before it was gone."""
+
+    state: str = "no word"
+    exit_code: int | None = None
+    reason: str = ""
+    retry: bool = True
+
+    def __str__(self) -> str:
+        return self.state if self.exit_code in (None, 0) else f"{self.state} {self.exit_code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a batch system is told: a command, the nodes it runs on, and where its output goes."""
+
+    folder: Path
+    """The run's folder."""
+    logs: Path
+    options: tuple[str, ...]
+    """The recipe and its overrides."""
+    nodes: int
+    ranks_per_node: int
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+    def start(self, name: str) -> "Start":
+        """A launcher on each node; returns while they start up."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        start = Start(self, name)
+        size = ("--num_machines", str(self.nodes), "--num_processes", str(self.world_size))
+        address = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()))
+        for node in range(self.nodes):
+            command = [
+                *(sys.executable, "-m", "accelerate.commands.launch", "-q", "--config_file", "launch/multi-node.yaml"),
+                *(*size, *address, "--machine_rank", str(node), "-m", "distrib.train", *self.options),
+                *("--training.world_size", str(self.world_size), "--output.dir", str(self.folder)),
+            ]
+            with start.log(node).open("wb") as log:
+                # A session of its own: Ctrl-C is for this program, which then ends the start.
+                start.launchers.append(
+                    subprocess.Popen(
+                        command,
+                        cwd=ROOT,
+                        env={**os.environ, **start.environment(node)},
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+        return start
+
+
+class Start:
+    """The processes of one start, found by their environment: a rank is in a session of its own."""
+
+    def __init__(self, job: Job, name: str) -> None:
+        self.job, self.name = job, name
+        self.launchers: list[subprocess.Popen[bytes]] = []
+        self.since = time.monotonic()
+        self._status = job.logs / f"{name}.status.json"
+        self._metrics = _inode(job.folder / "metrics.jsonl")
+        self._leftovers = self._building()
+
+    def log(self, node: int) -> Path:
+        return self.job.logs / f"{self.name}.node{node}.log"
+
+    def environment(self, node: int) -> dict[str, str]:
+        return {
+            MARK: f"{self.job.logs}:{self.name}:{node}",
+            "TWINSTEP_STATUS": str(self._status),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            # Without it SIGUSR1 ends the launcher and leaves its ranks to themselves.
+            "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS),
+        }
+
+    def processes(self) -> list[Process]:
+        """Those alive: launchers, ranks, and whatever they started."""
+        for launcher in self.launchers:
+            launcher.poll()  # no zombies
+        return marked(f"{self.job.logs}:{self.name}:")
+
+    def rank(self, rank: int) -> Process | None:
+        return next((process for process in self.processes() if process.rank == rank), None)
+
+    def launcher(self, node: int) -> Process | None:
+        return next((process for process in self.processes() if process.launches and process.node == node), None)
+
+    def cut_power(self, node: int) -> None:
+        """Every process of the node dies, those included that were being started meanwhile."""
+        while lost := [process for process in self.processes() if process.node == node]:
+            for process in lost:
+                process.send(signal.SIGKILL)
+            time.sleep(0.01)
+
+    def output(self) -> str:
+        """What all launchers and ranks wrote."""
+        return "\n".join(self.log(node).read_text(errors="replace") for node in range(self.job.nodes))
+
+    def word(self) -> Word:
+        try:
+            status = json.loads(self._status.read_text())
+        except FileNotFoundError:
+            return Word()
+        if status["state"] == "running":
+            return Word()
+        return Word(status["state"], status["exit_code"], status["reason"], status["retry"])
+
+    def trains(self) -> bool:
+        """Whether start-up is over: metrics.jsonl was replaced by this start's."""
+        return _inode(self.job.folder / "metrics.jsonl") != self._metrics
+
+    def saves(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return bool(self._building() - self._leftovers)
+
+    def _building(self) -> set[str]:
+        try:
+            return {entry.name for entry in os.scandir(self.job.folder / "checkpoints") if entry.name.startswith(".")}
+        except FileNotFoundError:
+            return set()
+
+
+def marked(prefix: str) -> list[Process]:
+    """Living processes whose mark begins so."""
+    found: list[Process] = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            pairs = Path(entry.path, "environ").read_bytes().split(b"\0")
+            environment = dict(pair.decode(errors="replace").split("=", 1) for pair in pairs if b"=" in pair)
+            mark = environment.get(MARK, "")
+            if mark.startswith(prefix):
+                command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                rank = environment.get("RANK") if "distrib.train" in command else None
+                node = int(mark.rsplit(":", 1)[1])
+                found.append(Process(int(entry.name), node, None if rank is None else int(rank), command))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it left, or is somebody else's
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.1) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    return True
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
