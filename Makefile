@@ -1,6 +1,6 @@
 # make train    set up, then train with whatever this machine has
 # make test     set up, then all checks: format, lint, types, tests
-# make matrix   set up, then every cell of the update's matrix through the trainer (nine minutes)
+# make matrix   set up, then every cell of the matrices of updates and resumed runs (a quarter of an hour)
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
 PYTHON ?= python3
 VENV   := .venv

@@ -17,6 +17,7 @@ from crosscheck.batches import Batch, Batcher
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.findings import Spread, check_of, describe, disagreement, disagrees, never_written, order, step_counts
+from crosscheck.held import Held, spans
 from crosscheck.judge import Inputs, Judged, judge
 from crosscheck.options import OptionsCheck
 from crosscheck.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
@@ -85,6 +86,7 @@ class _Replay:
         self.settled: list[Finding] = []  # findings that are whole as they are
         self.causes: dict[Rule, list[str]] = {}
         self.notes: list[str] = []
+        self.held = Held()
         self.seen: set[str] = set()  # checks that had something to look at
 
     def run(self, segments: tuple[Segment, ...]) -> Report:
@@ -118,10 +120,9 @@ class _Replay:
             self.notes.append(checked.note)
             for finding in checked.findings:
                 self._note_finding(finding)
+        twice = self.held.add(range(segment.header.first_step, last_step + 1))
         if joined:
-            self.notes.append(
-                f"a run resumed here, at step {segment.header.first_step}, recorded {segment.folder.name}"
-            )
+            self.notes.append(_join(segment, twice))
         if segment.end is None:
             self.notes.append(
                 f"{segment.folder.name} ends at step {last_step} without being closed: the run was killed or is still going on; "
@@ -222,6 +223,12 @@ class _Replay:
         warnings = [
             f"{name} comes within a factor of two of the limit: {call}" for name, (_, call) in self.close_calls.items()
         ]
+        missing = self.held.missing()
+        if missing:
+            warnings.append(
+                f"no segment holds {spans(missing)}: the run took them, but was killed before they were committed, or did "
+                "not record; nothing is known of them"
+            )
         return Report(
             verdict=verdict,
             reason=reason,
@@ -267,6 +274,11 @@ class _Replay:
         if set(self.batcher.used) <= set(not_tested):
             return f"no hyperparameter in use could have been told from one {self.batcher.off_by:.0%} off: nothing here could have failed"
         return ""
+
+
+def _join(segment: Segment, twice: list[range]) -> str:
+    said = f"a run resumed here, at step {segment.header.first_step}, recorded {segment.folder.name}"
+    return f"{said}; {spans(twice)} recorded before as well, and judged both times" if twice else said
 
 
 def _same_tensors(
