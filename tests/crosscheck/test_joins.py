@@ -1,7 +1,7 @@
 """A trace in several segments says where they join, what they hold twice and what none of them holds."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ class Run:
         self.trace = trace
         self.saved: dict[int, Any] = {0: None}
 
-    def start(self, *, after: int, until: int, flush: Sequence[int] = (), well: bool = False) -> None:
+    def start(
+        self,
+        *,
+        after: int,
+        until: int,
+        flush: Sequence[int] = (),
+        well: bool = False,
+        coordinates: int = 256,
+        spoil: Callable[[list[torch.nn.Parameter], torch.optim.Optimizer], None] | None = None,
+    ) -> None:
         """Continue from the checkpoint of step `after`; a new process shares nothing with the old one."""
         parameters = make_parameters((4,), (5,))
         optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
@@ -31,7 +40,9 @@ class Run:
             for parameter, value in zip(parameters, values, strict=True):
                 parameter.data.copy_(value)
             optimizer.load_state_dict(state)
-        recorder = Recorder(optimizer, self.trace, append=True, first_step=after + 1)
+        if spoil is not None:
+            spoil(parameters, optimizer)
+        recorder = Recorder(optimizer, self.trace, append=True, first_step=after + 1, coordinates=coordinates)
         for step in range(after + 1, until + 1):
             feed(parameters, step)
             optimizer.step()
@@ -40,6 +51,10 @@ class Run:
             self.saved[step] = copy.deepcopy(([p.detach() for p in parameters], optimizer.state_dict()))
         if well:
             recorder.close()
+
+
+HELD = "its 2 tensors and their slots were held, bit for bit, against what"
+NOT_HELD = "what step {} left is not on record, so nothing says whether the run went on from there"
 
 
 def joins(report: Report) -> list[str]:
@@ -69,7 +84,7 @@ def test_a_join_without_a_gap(tmp_path: Path) -> None:
     run.start(after=5, until=9, well=True)
     report = replay(tmp_path)
     assert (report.verdict, report.steps, report.warnings) == (Verdict.MATCH, 9, ())
-    assert joins(report) == ["step 6, recorded segment-0002"]
+    assert joins(report) == [f"step 6, recorded segment-0002; {HELD} step 5 left"]
 
 
 def test_steps_that_nobody_holds_are_missing(tmp_path: Path) -> None:
@@ -92,7 +107,7 @@ def test_steps_that_were_recorded_twice_are_counted(tmp_path: Path) -> None:
     report = replay(tmp_path)
     assert (report.verdict, report.steps, report.warnings) == (Verdict.MATCH, 12, ())
     assert joins(report) == [
-        "step 5, recorded segment-0002; steps 5 to 7 (3) recorded before as well, and judged both times"
+        f"step 5, recorded segment-0002; {NOT_HELD.format(4)}; steps 5 to 7 (3) recorded before as well, and judged both times"
     ]
 
 
@@ -107,8 +122,15 @@ def test_several_joins(tmp_path: Path) -> None:
     report = replay(tmp_path)
     assert report.verdict is Verdict.MATCH
     assert [line.partition(",")[0] for line in joins(report)] == ["step 7", "step 9", "step 9", "step 6", "step 13"]
-    twice = [line.partition("; ")[2].partition(" recorded")[0] for line in joins(report)]
-    assert twice == ["", "", "step 9", "step 7", ""]
+    said = [line.split("; ")[1:] for line in joins(report)]
+    nine, seven = ([f"step {n} recorded before as well, and judged both times"] for n in (9, 7))
+    assert said == [
+        [NOT_HELD.format(6)],
+        [NOT_HELD.format(8)],  # nothing was recorded that could be held against it
+        [f"{HELD} step 8 left", *nine],
+        [NOT_HELD.format(5), *seven],
+        [f"{HELD} step 12 left"],
+    ]
     [warning] = report.warnings
     assert "no segment holds step 5: " in warning
 
@@ -130,6 +152,68 @@ def test_a_recording_that_began_late_misses_nothing(tmp_path: Path) -> None:
     report = replay(tmp_path)
     assert not report.warnings
     assert not joins(report)
+
+
+def lose_momentum(_parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.state.clear()
+
+
+def start_momentum_from_zero(_parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    for slots in optimizer.state.values():
+        slots["momentum_buffer"].zero_()
+
+
+def move_a_weight(parameters: list[torch.nn.Parameter], _optimizer: torch.optim.Optimizer) -> None:
+    parameters[1].data[3] = torch.nextafter(parameters[1].data[3], torch.tensor(torch.inf))
+
+
+def swap(parameters: list[torch.nn.Parameter], _optimizer: torch.optim.Optimizer) -> None:
+    parameters[0].data.copy_(parameters[0].data.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "tensor", "slot", "elements", "words"),
+    [
+        (lose_momentum, "group0.0", "momentum_buffer", 9, "was dropped between steps 5 and 6"),
+        (start_momentum_from_zero, "group0.0", "momentum_buffer", 9, "was changed between steps 5 and 6"),
+        (move_a_weight, "group0.1", "param", 1, "was changed between steps 5 and 6"),
+        (swap, "group0.0", "param", 4, "was changed between steps 5 and 6"),
+    ],
+)
+def test_a_start_that_does_not_go_on_from_where_the_last_one_was(
+    tmp_path: Path, spoil: Any, tensor: str, slot: str, elements: int, words: str
+) -> None:
+    """Each of its steps is right by itself."""
+    run = Run(tmp_path)
+    run.start(after=0, until=5, flush=(5,))
+    run.start(after=5, until=9, well=True, spoil=spoil)
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MISMATCH
+    found = report.findings[0]
+    assert (found.step, found.tensor, found.slot, found.elements) == (6, tensor, slot, elements)
+    assert words in found.cause
+
+
+def test_a_run_that_began_again(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.start(after=0, until=5, flush=(3,))
+    run.start(after=0, until=5, well=True)
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH
+    [join] = joins(report)
+    assert join.split("; ")[1:] == [
+        "from the beginning again",
+        "steps 1 to 3 (3) recorded before as well, and judged both times",
+    ]
+
+
+def test_other_coordinates_cannot_be_held_against_each_other(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.start(after=0, until=5, flush=(5,))
+    run.start(after=5, until=9, well=True, coordinates=2)
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH
+    assert joins(report) == [f"step 6, recorded segment-0002; {NOT_HELD.format(5)}"]
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 8)), max_size=6))
