@@ -1,0 +1,43 @@
+"""A cluster for the tests of a session. Where it cannot be, they skip, unless SLURM was promised: by CI, or by .ci/run."""
+
+import functools
+import os
+from collections.abc import Callable, Generator
+
+import pytest
+
+from tests.slurm.cluster import Cluster, what_is_missing
+from tests.slurm.training import LENGTH
+from tests.support import train_well
+
+
+def expect_slurm() -> None:
+    """Skips or fails where no cluster can be started."""
+    missing = what_is_missing()
+    if missing is None:
+        return
+    if os.environ.get("CI") or os.environ.get("TWINSTEP_REQUIRE_SLURM"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    """Three pairs of nodes, so that three jobs can be disturbed at a time."""
+    expect_slurm()
+    running = Cluster(tmp_path_factory.mktemp("slurm") / "cluster", nodes=6)
+    try:
+        yield running
+    finally:
+        running.wipe()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
+    """The hash of the weights that a training ends with, by world size: without a cluster, without a launcher."""
+
+    @functools.cache
+    def weights(world_size: int) -> str:
+        return train_well(tmp_path_factory.mktemp("undisturbed"), *LENGTH, world_size=world_size)["weights_sha256"]
+
+    return weights

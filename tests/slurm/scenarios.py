@@ -1,0 +1,202 @@
+"""What happens to jobs on a cluster. Each scenario gets a training that is not yet submitted."""
+
+import shlex
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from tests.slurm.training import LENGTH, RECIPE, Training, expect_process, processes_that_name, variable
+from tests.support import read_json
+
+Scenario = Callable[[Training], None]
+MIDDLE = 30  # of a hundred steps
+
+
+def plain(training: Training) -> None:
+    """Nothing; and every command goes through what CONTAINER says."""
+    training.environment["CONTAINER"] = "env 'SEEN=in the container'"
+    training.submit()
+    training.reach(1)
+    assert {variable(pid, "SEEN") for pid in training.launchers().values()} == {"in the container"}
+    training.expect_done(restarts=0)
+
+
+def time_limit(training: Training) -> None:
+    """A minute, and SLURM itself sends the signal, anywhere from 50 s to 20 s before its end."""
+    training.nodes = 1
+    training.submit(options=["--time=1", "--signal=B:USR1@20"])
+    training.reach(MIDDLE)
+    rank = training.trainers()["0"]
+    training.kill(rank, signal.SIGSTOP)  # or it would be done by then
+    time.sleep(45)
+    training.kill(rank, signal.SIGCONT)
+    said = training.expect_done(restarts=1)
+    assert "train.sbatch: stopped on request after step " in said
+
+
+def node_killed(training: Training) -> None:
+    """The second node, its power cut in the middle; SLURM notices, and the job starts again when it is back."""
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.cluster.kill_node(training.pair[1])
+    training.cluster.wait_until(job, "PENDING")
+    training.cluster.start_node(training.pair[1])
+    said = training.expect_done()
+    assert "continuing from" in said
+
+
+def preempted(training: Training) -> None:
+    """A job of higher priority takes the nodes; SLURM sends TERM to the ranks and 5 s later ends the job."""
+    training.submit()
+    training.reach(MIDDLE)
+    nodes = ",".join(training.pair)
+    other = training.cluster.submit(
+        "other.sh", options=["--partition=high", f"--nodelist={nodes}", "--nodes=2", "--cpus-per-task=8"]
+    )
+    said = training.expect_done(restarts=1)
+    assert training.cluster.wait(other) == "COMPLETED"
+    assert "train.sbatch: stopped on request after step " in said
+
+
+def time_limit_near(training: Training) -> None:
+    """The signal of sbatch's --signal=B:USR1@120, and a cross-check that waits for the end of the training."""
+    job = training.submit("--crosscheck.record=true", "--crosscheck.replay=false")
+    dependent = ["--dependency", f"afterok:{job}", f"--nodelist={training.pair[0]}"]
+    check = training.cluster.submit("slurm/crosscheck.sbatch", training.folder / "trace", options=dependent)
+    training.reach(MIDDLE)
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert "train.sbatch: stopped on request after step " in said
+    assert training.cluster.wait(check) == "COMPLETED", training.cluster.said(check)
+    report = read_json(training.folder / "crosscheck.json")
+    assert report["verdict"] == "match"
+
+
+def launcher_killed(training: Training) -> None:
+    """The second node's; its ranks notice, and all start again."""
+    training.submit()
+    training.reach(MIDDLE)
+    training.kill(training.launchers()[training.pair[1]])
+    training.expect_done(restarts=1)
+
+
+def rank_killed(training: Training) -> None:
+    training.submit()
+    training.reach(MIDDLE)
+    training.kill(training.trainers()["1"])
+    said = training.expect_done(restarts=1)
+    assert "; restart 1 of at most 10; requeued" in said
+
+
+def requeued_by_hand(training: Training) -> None:
+    training.nodes = 1
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.cluster.run("scontrol", "requeue", job)
+    training.expect_done(restarts=1)
+
+
+def signal_before_the_ranks(training: Training) -> None:
+    """When srun has not started them yet, and would lose a signal."""
+    training.nodes = 1
+    job = training.submit()
+    expect_process("srun", training.folder)
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert said.count("; requeued") == 1
+
+
+def signal_at_start_up(training: Training) -> None:
+    """While Python imports what the ranks, or their launchers, need."""
+    training.nodes = 1
+    job = training.submit()
+    expect_process("python", training.folder)
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert said.count("; requeued") == 1
+
+
+def no_answer(training: Training) -> None:
+    """A rank that hangs when the time limit is near: the job is queued again all the same, from its newest checkpoint."""
+    training.nodes = 1
+    training.environment["STOP_SECONDS"] = "2"
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.kill(training.trainers()["0"], signal.SIGSTOP)
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert "train.sbatch: asked to stop, but no answer" in said
+
+
+def cancelled(training: Training) -> None:
+    """By its user: it does not come back."""
+    training.nodes = 1
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.cluster.run("scancel", job)
+    assert training.cluster.wait(job) == "CANCELLED"
+    assert training.cluster.show(job)["Restarts"] == "0"
+    assert not (training.folder / "summary.json").exists()
+    assert not processes_that_name(training.folder)
+
+
+def sweep(training: Training) -> None:
+    """Two runs of an array; the second, whose job id is the array's own, is stopped and goes on."""
+    cluster = training.cluster
+    runs = {task: replace(training, nodes=1, folder=cluster.project / "runs" / f"#{task}'s") for task in (1, 2)}
+    lines = [shlex.join([RECIPE, "--output.dir", str(run.folder)]) for run in runs.values()]
+    (cluster.project / "two runs").write_text("# the runs\n\n" + " # and a comment\n".join([*lines, ""]))
+    array = cluster.submit(
+        "slurm/sweep.sbatch", "two runs", *LENGTH,
+        options=["--array=1-2", f"--nodelist={training.pair[0]}"],
+        environment={"RANKS_PER_NODE": str(training.ranks)},
+    )  # fmt: skip
+    for task, run in runs.items():
+        run.job = f"{array}_{task}"
+    runs[2].reach(MIDDLE)
+    cluster.run("scancel", "--batch", "--signal=USR1", runs[2].job)
+    runs[1].expect_done(restarts=0)
+    runs[2].expect_done(restarts=1)
+
+
+def gives_up(training: Training) -> None:
+    """Faults in a row: MAX_RESTARTS of them are answered by another start."""
+    training.nodes = 1
+    training.environment["MAX_RESTARTS"] = "0"
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.kill(training.trainers()["0"])
+    assert training.cluster.wait(job) == "FAILED"
+    said = training.cluster.said(job)
+    assert "train.sbatch: all ranks were lost; not requeued: fault 1 in a row, MAX_RESTARTS = 0" in said
+    assert training.cluster.show(job)["ExitCode"] == "1:0"
+    assert not processes_that_name(training.folder)
+
+
+def fault(training: Training) -> None:
+    """What would happen again is not tried again."""
+    training.nodes = 1
+    job = training.submit("--optimizer.lr=1e30")
+    assert training.cluster.wait(job) == "FAILED"
+    said = training.cluster.said(job)
+    assert "train.sbatch: fault" in said
+    assert said.rstrip().endswith(", as said above; the same would happen again")
+    assert training.cluster.show(job)["ExitCode"] == "1:0"
+
+
+DEFAULT: tuple[Scenario, ...] = (
+    node_killed,  # the longest first: others run beside it
+    preempted,
+    time_limit_near,
+    launcher_killed,
+    rank_killed,
+    sweep,
+    no_answer,
+    signal_at_start_up,
+    signal_before_the_ranks,
+    requeued_by_hand,
+    cancelled,
+    gives_up,
+    fault,
+)

@@ -1,0 +1,22 @@
+"""Nodes with addresses of their own: there the ranks must find the first node by its name, and loopback leads nowhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.slurm import scenarios
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import expect_slurm
+from tests.slurm.training import Training
+
+pytestmark = pytest.mark.xdist_group("slurm")
+
+
+def test_two_nodes_find_each_other(undisturbed: Callable[[int], str], tmp_path: Path) -> None:
+    expect_slurm()
+    cluster = Cluster(tmp_path / "cluster", network="own")
+    try:
+        scenarios.plain(Training(cluster, undisturbed, tmp_path / "run", ("n1", "n2")))
+    finally:
+        cluster.wipe()
