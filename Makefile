@@ -1,12 +1,14 @@
 # make train    set up, then train with whatever this machine has
 # make test     set up, then all checks: format, lint, types, tests
-# make matrix   set up, then every cell of the update's matrix through the trainer (nine minutes)
+# make matrix   set up, then every cell of the matrices of updates and resumed runs, and SLURM with 2 x 2 ranks
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 FAULTS ?= 20
 SEED   ?= 0
+# As many workers as the machine has cores, up to eight.
+ALL_CORES := --numprocesses logical --maxprocesses 8 --dist loadgroup
 READY  := $(VENV)/.ready
 
 .PHONY: env train test matrix chaos check bench clean
@@ -23,13 +25,12 @@ $(READY): pyproject.toml constraints.txt
 train: env
 	@PATH="$(CURDIR)/$(BIN):$$PATH" launch/auto.sh launch/recipes/quickstart.toml
 
-# As many workers as the machine has cores, up to eight.
 test: check
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest $(ALL_CORES)
 
 # An empty -m lifts the "not matrix" of pyproject.toml.
 matrix: env
-	$(BIN)/python -m pytest tests/matrix -m ''
+	$(BIN)/python -m pytest tests/matrix tests/slurm -m '' $(ALL_CORES)
 
 chaos: env
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)

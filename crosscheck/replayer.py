@@ -17,6 +17,7 @@ from crosscheck.batches import Batch, Batcher
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.findings import Spread, check_of, describe, disagreement, disagrees, never_written, order, step_counts
+from crosscheck.held import Held, spans
 from crosscheck.judge import Inputs, Judged, judge
 from crosscheck.options import OptionsCheck
 from crosscheck.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
@@ -25,7 +26,7 @@ from crosscheck.rules import RULES
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.rules.gradient import GRADIENT
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.structure import Structure
+from crosscheck.structure import Left, Structure
 from crosscheck.tolerance import FAIL, WARN
 from crosscheck.trace.reader import LoadedPart, Segment, open_trace
 from crosscheck.views import NORMED, PLAIN, Views
@@ -85,9 +86,13 @@ class _Replay:
         self.settled: list[Finding] = []  # findings that are whole as they are
         self.causes: dict[Rule, list[str]] = {}
         self.notes: list[str] = []
+        self.held = Held()
+        self.before_joins: set[int] = set()  # steps
+        self.ends: dict[int, dict[int, Left]] = {}  # what those left of each tensor
         self.seen: set[str] = set()  # checks that had something to look at
 
     def run(self, segments: tuple[Segment, ...]) -> Report:
+        self.before_joins = {segment.header.first_step - 1 for segment in segments[1:]}
         for segment in segments:
             self._segment(segment, joined=segment is not segments[0])
         for batcher in (self.batcher, self.of_gradients, self.of_averages):
@@ -98,17 +103,20 @@ class _Replay:
         return self._report(segments)
 
     def _segment(self, segment: Segment, *, joined: bool) -> None:
-        structure = Structure(zero_is_absent=self.rule.counts, from_start=segment.header.first_step == 1)
+        first_step = segment.header.first_step
+        structure = Structure(self.rule.counts, first_step == 1, dict(self.ends.get(first_step - 1, {})))
         claims = segment.header.claims
         views, options = Views(claims, segment.header.world_size), OptionsCheck(claims and claims.options)
         shapes: list[tuple[str, tuple[int, ...], str]] = []
-        last_step = segment.header.first_step - 1
+        last_step = first_step - 1
         attempts = Attempts(segment.header)
         for part in segment.parts():
             shapes = _same_tensors(part, shapes)
             for batch in self._part(part, structure, views, options, attempts):
                 self._judge(batch)
             last_step = part.meta.steps[-1].step
+            if last_step in self.before_joins:
+                self.ends[last_step] = dict(structure.left)
         self.notes += views.notes()
         self.settled += attempts.findings()
         self.seen |= attempts.judged
@@ -118,10 +126,9 @@ class _Replay:
             self.notes.append(checked.note)
             for finding in checked.findings:
                 self._note_finding(finding)
+        twice = self.held.add(range(first_step, last_step + 1))
         if joined:
-            self.notes.append(
-                f"a run resumed here, at step {segment.header.first_step}, recorded {segment.folder.name}"
-            )
+            self.notes.append(_join(segment, twice, len(structure.resumed)))
         if segment.end is None:
             self.notes.append(
                 f"{segment.folder.name} ends at step {last_step} without being closed: the run was killed or is still going on; "
@@ -222,6 +229,12 @@ class _Replay:
         warnings = [
             f"{name} comes within a factor of two of the limit: {call}" for name, (_, call) in self.close_calls.items()
         ]
+        missing = self.held.missing()
+        if missing:
+            warnings.append(
+                f"no segment holds {spans(missing)}: the run took them, but was killed before they were committed, or did "
+                "not record; nothing is known of them"
+            )
         return Report(
             verdict=verdict,
             reason=reason,
@@ -267,6 +280,19 @@ class _Replay:
         if set(self.batcher.used) <= set(not_tested):
             return f"no hyperparameter in use could have been told from one {self.batcher.off_by:.0%} off: nothing here could have failed"
         return ""
+
+
+def _join(segment: Segment, twice: list[range], compared: int) -> str:
+    """`compared`: tensors whose state was held against what the step before had left."""
+    step = segment.header.first_step
+    said = f"a run resumed here, at step {step}, recorded {segment.folder.name}; "
+    if step == 1:
+        said += "from the beginning again"
+    elif compared:
+        said += f"its {compared} tensors and their slots were held, bit for bit, against what step {step - 1} left"
+    else:
+        said += f"what step {step - 1} left is not on record, so nothing says whether the run went on from there"
+    return f"{said}; {spans(twice)} recorded before as well, and judged both times" if twice else said
 
 
 def _same_tensors(

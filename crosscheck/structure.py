@@ -27,12 +27,13 @@ def _all(values: NDArray[Any]) -> _Bits:
 
 
 @dataclass(slots=True)
-class _Left:
-    """What the last row of a tensor left behind."""
+class Left:
+    """What a row of a tensor left behind."""
 
     step: int
     values: dict[str, NDArray[Any] | None]  # None: the slot was absent
     unwritten: dict[str, int]  # slots that a skipped step allocated, and which step
+    of: tuple[str, bytes]  # the tensor's name and the positions that are followed
 
 
 @dataclass(slots=True)
@@ -43,7 +44,11 @@ class Structure:
     """Whether this rule's slots start from zero, so that a slot of zeros is as good as none."""
     from_start: bool = False
     """Whether the segment begins with the first step of the run."""
-    _left: dict[int, _Left] = field(default_factory=dict[int, _Left])
+    left: dict[int, Left] = field(default_factory=dict[int, Left])
+    """By number of the tensor: what its last row left; at first, what the step before the segment left, if it is known."""
+    resumed: set[str] = field(default_factory=set[str])
+    """Tensors whose first row was held against what an earlier segment left."""
+    _seen: set[int] = field(default_factory=set[int])
     _last_options: tuple[Step, list[dict[str, Option]]] | None = None
 
     def look(self, block: TensorBlock) -> Iterator[Finding]:
@@ -90,12 +95,17 @@ class Structure:
                 yield _finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
 
     def _joined(self, block: TensorBlock, quantities: dict[str, Quantity]) -> Iterator[Finding]:
-        last = self._left.get(block.number)
+        last, of = self.left.get(block.number), (block.info.name, block.coordinates.tobytes())
+        if last is not None and last.of != of:  # another run's, or other positions
+            last = None
+        if last is not None and block.number not in self._seen:
+            self.resumed.add(block.info.name)
+        self._seen.add(block.number)
         unwritten = {} if last is None else dict(last.unwritten)
         for row in _noteworthy(block, quantities):
             step = block.steps[row]
             if row:
-                last = _Left(block.steps[row - 1].step, _values_after(quantities, row - 1), unwritten)
+                last = Left(block.steps[row - 1].step, _values_after(quantities, row - 1), unwritten, of)
             if last is None and self.from_start and not self.zero_is_absent:
                 yield from _started_from_zero(block, row, quantities)
             if last is not None:
@@ -108,7 +118,7 @@ class Structure:
                     continue
                 elif not self.zero_is_absent or quantity.after[row].any():
                     unwritten[name] = step.step
-        self._left[block.number] = _Left(block.steps[-1].step, _values_after(quantities, -1), unwritten)
+        self.left[block.number] = Left(block.steps[-1].step, _values_after(quantities, -1), unwritten, of)
 
     def _join(
         self,
@@ -117,7 +127,7 @@ class Structure:
         step: Step,
         name: str,
         quantity: Quantity | None,
-        left: _Left,
+        left: Left,
         unwritten: dict[str, int],
     ) -> Iterator[Finding]:
         """The values before this row against those after the row before."""

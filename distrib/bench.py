@@ -3,7 +3,8 @@
 Times the whole training step (batch, augmentation, loss agreement, update, metrics), with and without
 the cross-check's recorder, against the bare forward, backward and optimizer step on resident random
 batches, in alternation within one process, so that a machine whose speed drifts drifts for all of them.
-Under a launcher with several ranks also a comparison of what they hold.
+Also one checkpoint, on the disk of the current folder; and under a launcher with several ranks one comparison of what
+they hold.
 Prints a table; exit code 2 for bad input.
 """
 
@@ -28,7 +29,7 @@ from distrib.run import Run, build, device_name
 
 _BLOCK = 10  # steps timed together
 _ROUNDS = 24  # of one block each
-_COMPARISON = "comparison of ranks"
+_COMPARISON, _CHECKPOINT = "comparison of ranks", "checkpoint"
 _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.test_images", "100"]
 
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         overrides = list(arguments[1:]) or _QUICK
         config = load(recipe, [*overrides, "--crosscheck.record", "false"])  # the recorder is started here
         accelerator = world.start(config.training)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             display = Display(main=accelerator.is_main_process, quiet=True)
             run = build(config, accelerator, display, Path(folder), lambda _step: None)
             timings, trace_bytes = _measure(run)
@@ -78,6 +79,9 @@ def _measure(run: Run) -> tuple[dict[str, list[float]], int]:
     def compare(number: int) -> None:
         run.rank_check.after_step(number, saves=True)  # every time, not only when it is due
 
+    def save(number: int) -> None:
+        observers.checkpoint(number % run.total_steps + 1)
+
     def record(first: int) -> Callable[[], None]:
         """A recorder for one block. Its close, a commit, is timed too: once in 10 steps, in training once in 128."""
         recorder = observers.recorder = start_recorder(run, first_step=first + 1)
@@ -88,13 +92,20 @@ def _measure(run: Run) -> tuple[dict[str, list[float]], int]:
 
         return close
 
-    timings: dict[str, list[float]] = {"whole loop": [], "recorded": [], "bare step": [], _COMPARISON: []}
+    timings: dict[str, list[float]] = {
+        "whole loop": [],
+        "recorded": [],
+        "bare step": [],
+        _COMPARISON: [],
+        _CHECKPOINT: [],
+    }
     for round_ in range(_ROUNDS + 1):
         first = round_ * _BLOCK
         timings["whole loop"].append(_time(whole, first, device, _nothing))
         timings["recorded"].append(_time(whole, first, device, record(first)))
         timings["bare step"].append(_time(bare, first, device, _nothing))
         timings[_COMPARISON].append(_time(compare, first, device, _nothing))
+        timings[_CHECKPOINT].append(_time(save, first, device, _nothing))
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
@@ -127,7 +138,7 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
         print(
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
-    pairs = [("whole loop", "bare step"), ("recorded", "whole loop")]
+    pairs = [("whole loop", "bare step"), ("recorded", "whole loop"), (_CHECKPOINT, "whole loop")]
     if run.rank_check.made:  # not in a world of one
         pairs.append((_COMPARISON, "whole loop"))
     for over, under in pairs:

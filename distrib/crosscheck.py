@@ -107,10 +107,12 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
         )
     if replayer.returncode not in (0, 1, 3) or not out:
         return f"the cross-check could not be replayed: {err.strip() or f'exit code {replayer.returncode}'}"
-    display.say(f"cross-check: {out.rstrip() if replayer.returncode else out.splitlines()[0]}")
+    summed_up, *rest = out.rstrip().splitlines()
+    of_interest = rest if replayer.returncode else [line for line in rest if line.startswith("warning: ")]
+    display.say("\n".join([f"cross-check: {summed_up}", *of_interest]))
     _into_summary(folder / "summary.json", read_json(to))
     if replayer.returncode == 1:
-        return f"the cross-check found a mismatch: {out.splitlines()[0]} (all of it: {to})"
+        return f"the cross-check found a mismatch: {summed_up} (all of it: {to})"
     return None
 
 

@@ -48,7 +48,7 @@ class Observers:
         self.main = run.accelerator.is_main_process
         self.epoch_loss = run.resumed.epoch_loss  # sum over the epoch's steps so far
         self.score: Score | None = None
-        self.train_loss: float | None = None
+        self.train_loss = run.resumed.train_loss
         self.epoch_clock, self.run_clock = _Clock(), _Clock()
         self.saved_at = time.monotonic()
         self.metrics: Metrics | None = None
@@ -134,7 +134,9 @@ class Observers:
         path, problem = run.folder / "checkpoints" / f"step-{step:08d}", None
         if self.main:
             tensors, values = state.capture(run.module, run.update)
-            values |= resume.values(run.config.keys(), run.identity, self.epoch_loss)
+            values |= resume.values(run.config.keys(), run.identity, self.epoch_loss, self.train_loss)
+            if self.recorder is not None:
+                self.recorder.flush()  # or a run that continues here would leave a hole in its trace
             try:
                 path = store.save(path.parent, step, tensors, values, keep=run.config.checkpoint.keep)
             except BadInput as error:

@@ -97,7 +97,7 @@ def _train(
     except RunFault as error:
         ending = _Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
     except OSError as error:
-        problem = f"bad input: {error.filename or status.folder} cannot be written ({error.strerror})"
+        problem = f"bad input: {error.filename or status.folder} cannot be written ({error.strerror}): free space or choose another output.dir"
         ending = _Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=speaks, together=False)
     except Exception as error:
         if not isinstance(error, RuntimeError) or not is_collective_failure(error):

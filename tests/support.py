@@ -146,6 +146,16 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in steps(folder)]
 
 
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """A run's checkpoint after this step."""
+    return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def tensor_bytes(checkpoint: Path) -> dict[str, bytes]:
+    """The files of weights, optimizer state and average, byte for byte."""
+    return {file.name: file.read_bytes() for file in sorted(checkpoint.glob("*.safetensors"))}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 

@@ -179,6 +179,15 @@ class Recorder:
         self._settle(to_commit=True)
         self._writer.close(self.step)
 
+    def flush(self) -> None:
+        """Commit what waits, and go on. Without it a killed run loses up to a part's worth of steps.
+
+        To be called between two steps, when the moving average has followed: before a checkpoint is written, so that
+        a run that continues there continues a trace that reaches as far. Raises OSError.
+        """
+        if not self._closed:
+            self._settle(to_commit=True)
+
     def _detach(self) -> None:
         self._closed = True
         for hook in self._hooks:

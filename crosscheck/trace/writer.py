@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel
 
 from crosscheck.errors import TraceError
-from crosscheck.files import write_whole
+from crosscheck.files import sync_folder, write_whole
 from crosscheck.trace.format import METADATA_KEY, SEGMENT_NAME, End, Header, Part, Pass
 
 
@@ -29,6 +29,7 @@ class SegmentWriter:
             unfinished.mkdir()
             write_whole(unfinished / "header.json", _as_bytes(header))
             unfinished.rename(self.folder)  # a segment is never without its header
+            sync_folder(trace)
         except OSError as error:
             raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from None
         self.parts = 0

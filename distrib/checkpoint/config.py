@@ -15,7 +15,7 @@ class CheckpointConfig(Section):
     every_minutes: Annotated[float, Field(gt=0)] | None = None
     """Also when so many minutes have passed since the last one (by rank 0's clock)."""
     keep: Annotated[int, Field(ge=1)] = 3
-    """How many checkpoints stay; older ones are deleted once the newer one is complete."""
+    """How many checkpoints stay; older ones are deleted once the newer one was read back from the disk."""
     resume: str = "auto"
     """auto: continue from the newest valid checkpoint in the run's folder, if there is one; never: refuse a folder
     that has any; or the path of one checkpoint."""

@@ -50,6 +50,7 @@ class Resumed:
     step: int = 0
     path: Path | None = None
     epoch_loss: float = 0.0  # sum of the global losses since the epoch began
+    train_loss: float | None = None  # mean over the last whole epoch
 
 
 def continue_from(
@@ -76,16 +77,22 @@ def continue_from(
         for line in _differences(checkpoint, keys, identity):
             display.say(line)
         state.restore(checkpoint, module, update)
-        resumed = Resumed(checkpoint.step, checkpoint.path, float(checkpoint.values["epoch_loss"]))
+        saved = checkpoint.values
+        resumed = Resumed(checkpoint.step, checkpoint.path, float(saved["epoch_loss"]), saved.get("train_loss"))
     except BadInput as error:
         problem = str(error)
     agree_on_error(accelerator, problem)
     return resumed
 
 
-def values(keys: Mapping[str, Any], identity: Identity, epoch_loss: float) -> dict[str, Any]:
+def values(keys: Mapping[str, Any], identity: Identity, epoch_loss: float, train_loss: float | None) -> dict[str, Any]:
     """What a checkpoint says about its run, for `continue_from` to read."""
-    return {"config": dict(keys), "identity": asdict(identity), "epoch_loss": epoch_loss}
+    return {
+        "config": dict(keys),
+        "identity": asdict(identity),
+        "epoch_loss": epoch_loss,
+        "train_loss": train_loss,
+    }
 
 
 def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:

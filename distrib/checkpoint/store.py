@@ -1,11 +1,11 @@
-"""Checkpoint folders on disk: written whole or not at all, verified before use, oldest dropped last.
+"""Checkpoint folders on disk: written whole or not at all, read back, verified before use, oldest dropped last.
 
     checkpoints/step-00000390/
         manifest.json          format, step, every file's size and sha256, the values that are not tensors
         model.safetensors      optimizer.safetensors      ema.safetensors (with training.ema)
 
-A folder is built under a temporary name and renamed when every byte is on the disk, so a folder
-with the right name is complete; the hashes tell what happened to it afterwards.
+A folder is built under a temporary name and renamed when every byte is on the disk and has been read back
+from there, so a folder with the right name is complete; the hashes tell what happened to it afterwards.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -60,8 +61,12 @@ class Checkpoint:
 def save(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any], *, keep: int
 ) -> Path:
-    """Write one checkpoint and then drop all but the newest `keep`. Raises BadInput when the disk refuses."""
+    """Write one checkpoint, read it back, and only then drop all but the newest `keep`.
+
+    Raises BadInput when the disk refuses, or does not return what was written.
+    """
     target = folder / f"step-{step:08d}"
+    old = target.with_suffix(_OLD)
     building: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,23 +76,29 @@ def save(
             path = building / f"{name}.safetensors"
             save_file({key: tensor.contiguous() for key, tensor in part.items()}, path)
             path.chmod(0o644)  # safetensors writes private files
-            _sync(path)
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sync_and_hash(path)}
         manifest = {"format": FORMAT, "version": VERSION, "step": step, "files": files, "values": dict(values)}
         write_json(building / _MANIFEST, manifest | {"sha256": _manifest_sha256(manifest)})
         sync_folder(building)
+        open_checkpoint(building)
         building.chmod(0o755)
         if target.exists():  # a resumed run reached the step again, or the old one was damaged
-            target.rename(target.with_suffix(_OLD))  # still a candidate, should the next line not be reached
+            shutil.rmtree(old, ignore_errors=True)  # both were passed over then
+            target.rename(old)  # still a candidate, should the next line not be reached
         building.rename(target)
         sync_folder(folder)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, Damaged) as error:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
-        if not target.exists() and target.with_suffix(_OLD).exists():
-            target.with_suffix(_OLD).rename(target)
+        if not target.exists() and old.exists():
+            old.rename(target)
+        problem = (
+            f"was written, but the disk does not return what was written ({error}): have it looked at,"
+            if isinstance(error, Damaged)
+            else f"could not be written ({error}): free space"
+        )
         raise BadInput(
-            f"checkpoint {target} could not be written ({error}): free space or choose another output.dir; "
+            f"checkpoint {target} {problem} or choose another output.dir; "
             "earlier checkpoints are untouched, so the same command continues from the newest one"
         ) from None
     _drop_old(folder, step, keep)
@@ -171,6 +182,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
+def _sync_and_hash(path: Path) -> str:
+    """The sha256 of what is to be on the disk; then it is there, and only there: who reads next reads the disk."""
+    with path.open("rb") as file, ThreadPoolExecutor(max_workers=1) as helper:
+        digest = helper.submit(_sha256, path)  # neither of the two waits for the other
         os.fsync(file.fileno())
+        found = digest.result()
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return found

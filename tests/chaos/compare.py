@@ -31,6 +31,9 @@ def same_end(disturbed: Path, undisturbed: Path) -> None:
             raise Violation(f"{part.name} of {newest.name} has other bytes than undisturbed")
     for folder in (disturbed, undisturbed):
         _replayed(folder)
+        recorded = recorded_steps(folder)
+        if recorded != one["steps"]:
+            raise Violation(f"the trace of {folder} holds {recorded} of {one['steps']} steps")
 
 
 def joins(folder: Path) -> int:

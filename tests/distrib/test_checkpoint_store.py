@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -157,6 +158,16 @@ def test_second_save_of_a_step_replaces_the_first(tmp_path: Path) -> None:
     store.save(tmp_path, 5, parts(77), {"old": True}, keep=3)
     save(tmp_path, 5)
     assert_is(store.open_checkpoint(tmp_path / "step-00000005"), 5)
+    assert names(tmp_path) == ["step-00000004", "step-00000005"]
+
+
+def test_replaces_a_step_that_is_there_twice_and_damaged_twice(tmp_path: Path) -> None:
+    """A replacement was killed before its end, and then the disk lost both."""
+    save(tmp_path, 4)
+    _truncate(save(tmp_path, 5))
+    shutil.copytree(tmp_path / "step-00000005", tmp_path / "step-00000005.old")
+    assert_is(store.newest_valid(tmp_path)[0], 4)
+    assert_is(store.open_checkpoint(save(tmp_path, 5)), 5)
     assert names(tmp_path) == ["step-00000004", "step-00000005"]
 
 
@@ -340,6 +351,45 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(BadInput, match=r"output\.dir"):
         save(tmp_path / "checkpoints", 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system keeps what it wrote in memory")
+@pytest.mark.parametrize("step", [2, 1], ids=["another step", "same step"])
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_disk_that_returns_other_bytes_than_were_written(
+    part: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only reading the disk itself can tell, so the bytes change where they leave the memory."""
+    save(tmp_path, 1)
+    synced: set[int] = set()
+    sync = os.fsync
+
+    def synchronise(handle: int) -> None:
+        sync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def forget(handle: int, *_: object) -> None:
+        assert os.fstat(handle).st_ino in synced  # what is not on the disk yet cannot be dropped
+        path = Path(f"/proc/self/fd/{handle}").resolve()
+        if path.name == f"{part}.safetensors":
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.write_bytes(content)
+
+    monkeypatch.setattr(os, "fsync", synchronise)
+    monkeypatch.setattr(os, "posix_fadvise", forget)
+    with pytest.raises(BadInput) as caught:
+        store.save(tmp_path, step, parts(77), {}, keep=1)
+    for word in (
+        f"step-{step:08d}",
+        f"{part}.safetensors",
+        "sha256",
+        "output.dir",
+        "earlier checkpoints are untouched",
+    ):
+        assert word in str(caught.value)
+    assert names(tmp_path) == ["step-00000001"]
+    assert_is(store.newest_valid(tmp_path)[0], 1)
 
 
 def test_failed_replacement_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ class Trainer:
         self.net(torch.ones(1, 2)).sum().backward()
         self.update.step()
         tensors, values = state.capture(self.net, self.update)
-        values |= resume.values(KEYS, IDENTITY, epoch_loss)
+        values |= resume.values(KEYS, IDENTITY, epoch_loss, train_loss=2 * epoch_loss)
         return store.save(folder / "checkpoints", step, tensors, values, keep=9)
 
 
@@ -112,7 +112,7 @@ def test_auto_takes_the_newest(go: Caller, tmp_path: Path, capsys: pytest.Captur
     trainer = Trainer()
     for step in (8, 9, 10):
         newest = trainer.save(tmp_path, step, epoch_loss=step / 4)
-    assert go(tmp_path) == Resumed(10, newest, 2.5)
+    assert go(tmp_path) == Resumed(10, newest, 2.5, 5.0)
     assert torch.equal(go.fresh.net.weight, trainer.net.weight)
     assert go.fresh.update.applied == 3
     assert capsys.readouterr().out == f"continuing from {newest}\n"
@@ -170,7 +170,7 @@ def test_path_wins_over_newer_ones_and_other_folders(go: Caller, tmp_path: Path)
     weight = trainer.net.weight.clone()
     trainer.save(tmp_path / "elsewhere", 4)
     trainer.save(tmp_path / "here", 5)
-    assert go(tmp_path / "here", wanted) == Resumed(3, wanted, 0.0)
+    assert go(tmp_path / "here", wanted) == Resumed(3, wanted, 0.0, 0.0)
     assert torch.equal(go.fresh.net.weight, weight)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import combinations, product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+AnyCell = TypeVar("AnyCell", bound=tuple[object, ...])
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
@@ -46,15 +48,15 @@ CELLS = [
 ]
 
 
-def pairs_of(cell: Cell) -> set[tuple[tuple[str, object], ...]]:
-    """Every two of its values, with the names of what they are values of."""
-    return set(combinations(cell._asdict().items(), 2))
+def pairs_of(cell: tuple[object, ...]) -> set[tuple[tuple[int, object], ...]]:
+    """Every two of its values, with the positions of what they are values of."""
+    return set(combinations(enumerate(cell), 2))
 
 
-def pairwise(cells: Sequence[Cell]) -> list[Cell]:
+def pairwise(cells: Sequence[AnyCell]) -> list[AnyCell]:
     """A few of the cells that hold every pair: always the one that adds most, the first of several."""
-    missing = set[tuple[tuple[str, object], ...]]().union(*map(pairs_of, cells))
-    chosen: list[Cell] = []
+    missing = set[tuple[tuple[int, object], ...]]().union(*map(pairs_of, cells))
+    chosen: list[AnyCell] = []
     while missing:
         chosen.append(max(cells, key=lambda cell: len(missing & pairs_of(cell))))
         missing -= pairs_of(chosen[-1])

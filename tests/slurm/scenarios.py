@@ -11,6 +11,7 @@ from tests.support import read_json
 
 Scenario = Callable[[Training], None]
 MIDDLE = 30  # of a hundred steps
+# `nodes = ranks` stands for one node with one rank by default, and two with two each by make matrix.
 
 
 def plain(training: Training) -> None:
@@ -24,7 +25,7 @@ def plain(training: Training) -> None:
 
 def time_limit(training: Training) -> None:
     """A minute, and SLURM itself sends the signal, anywhere from 50 s to 20 s before its end."""
-    training.nodes = 1
+    training.nodes = training.ranks
     job = training.submit(options=["--time=1", "--signal=B:USR1@20"])
     training.cluster.wait_until(job, "RUNNING")
     began = time.monotonic()
@@ -92,7 +93,7 @@ def rank_killed(training: Training) -> None:
 
 
 def requeued_by_hand(training: Training) -> None:
-    training.nodes = 1
+    training.nodes = training.ranks
     job = training.submit()
     training.reach(MIDDLE)
     training.cluster.run("scontrol", "requeue", job)
@@ -146,12 +147,14 @@ def cancelled(training: Training) -> None:
 def sweep(training: Training) -> None:
     """Two runs of an array; the second, whose job id is the array's own, is stopped and goes on."""
     cluster = training.cluster
-    runs = {task: replace(training, nodes=1, folder=cluster.project / "runs" / f"#{task}'s") for task in (1, 2)}
+    runs = {
+        task: replace(training, nodes=training.ranks, folder=cluster.project / "runs" / f"#{task}'s") for task in (1, 2)
+    }
     lines = [shlex.join([RECIPE, "--output.dir", str(run.folder)]) for run in runs.values()]
     (cluster.project / "two runs").write_text("# the runs\n\n" + " # and a comment\n".join([*lines, ""]))
     array = cluster.submit(
         "slurm/sweep.sbatch", "two runs", *LENGTH,
-        options=["--array=1-2", f"--nodelist={training.pair[0]}"],
+        options=["--array=1-2", f"--nodes={training.ranks}", f"--nodelist={','.join(training.pair[: training.ranks])}"],
         environment={"RANKS_PER_NODE": str(training.ranks)},
     )  # fmt: skip
     for task, run in runs.items():

@@ -1,0 +1,212 @@
+"""Checkpoints, and the disk they are on, under attack: the run says what it met, and ends with the same bytes."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosscheck import Verdict, replay
+from tests.end_to_end.faults import (
+    NOBODY,
+    as_nobody,
+    flip,
+    killed_after,
+    killed_as_nobody,
+    killed_in_save,
+    read_only_after,
+)
+from tests.support import QUICKSTART, SMALL, Result, checkpoint_of, read_json, steps, tensor_bytes, train, train_well
+
+END = 20
+Plant = Callable[[int], None]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    train_well(folder, *SMALL)
+    return folder
+
+
+def start(folder: Path, *options: str, plant: Plant | None = None) -> Result:
+    [result] = train([QUICKSTART, *SMALL, *options, "--output.dir", folder], plant=plant)
+    return result
+
+
+def refused(result: Result, *words: str | Path) -> None:
+    """One paragraph that holds the words, and no traceback."""
+    assert result.code == 2, result
+    assert result.err.startswith("bad input: ")
+    assert result.err.count("\n") == 1, result.err
+    for word in words:
+        assert str(word) in result.err
+
+
+def killed(folder: Path, step: int, *options: str, nobody: bool = False) -> None:
+    plant = partial(killed_after, step) if not nobody else partial(killed_as_nobody, step)
+    assert start(folder, *options, plant=plant).code == -signal.SIGKILL
+
+
+def assert_ends_as(undisturbed: Path, folder: Path, result: Result) -> dict[str, Any]:
+    """In the same bytes, and with every step in the metrics once."""
+    assert (result.code, result.err) == (0, "")
+    assert tensor_bytes(checkpoint_of(folder, END)) == tensor_bytes(checkpoint_of(undisturbed, END))
+    found, wanted = read_json(folder / "summary.json"), read_json(undisturbed / "summary.json")
+    for key in ("weights_sha256", "test_loss", "test_accuracy", "steps", "applied_updates"):
+        assert found[key] == wanted[key], key
+    assert [line["step"] for line in steps(folder)] == list(range(1, END + 1))
+    return found
+
+
+def test_damaged_checkpoints_are_named_and_passed_over(tmp_path: Path, undisturbed: Path) -> None:
+    """Every kind of damage, newest first, beside what killed saves leave and a line of metrics cut short."""
+    folder = tmp_path / "run"
+    options = ("--checkpoint.every_steps=2", "--checkpoint.keep=9")
+    killed(folder, 13, *options)
+    part = checkpoint_of(folder, 12) / "model.safetensors"
+    os.truncate(part, part.stat().st_size // 2)
+    flip(checkpoint_of(folder, 10) / "optimizer.safetensors")
+    (checkpoint_of(folder, 8) / "optimizer.safetensors").unlink()
+    (checkpoint_of(folder, 6) / "manifest.json").unlink()
+    shutil.copytree(checkpoint_of(folder, 6), folder / "checkpoints" / ".building-x1y2z3")
+    shutil.copytree(checkpoint_of(folder, 10), folder / "checkpoints" / "step-00000010.old")
+    metrics = folder / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-20])
+
+    result = start(folder, *options)
+    skipped = [line.split(": ", 1) for line in result.out.splitlines() if " skipped: " in line]
+    assert [(start.split("/")[-1], why.partition(" ")[0]) for start, why in skipped] == [
+        ("step-00000012 skipped", "model.safetensors"),
+        ("step-00000010 skipped", "optimizer.safetensors"),
+        ("step-00000010.old skipped", "optimizer.safetensors"),
+        ("step-00000008 skipped", "optimizer.safetensors"),
+        ("step-00000006 skipped", "manifest.json"),
+    ]
+    for (_, why), words in zip(skipped, ("bytes", "sha256", "sha256", "No such file", "No such file"), strict=True):
+        assert words in why
+    summary = assert_ends_as(undisturbed, folder, result)
+    assert summary["resumed_from"] == str(checkpoint_of(folder, 4))
+    there = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert there == [f"step-{step:08d}" for step in range(4, 21, 2)]
+
+
+def test_killed_at_any_moment_of_a_save(tmp_path: Path, undisturbed: Path) -> None:
+    """A save of this size takes ten to twenty milliseconds; some kills come after it."""
+    folder, moments = tmp_path / "run", random.Random(5)  # noqa: S311
+    options = ("--checkpoint.every_steps=1", "--crosscheck.record", "--crosscheck.gradient_steps=[]")
+    options += ("--crosscheck.replay=false",)
+    for _ in range(8):
+        result = start(folder, *options, plant=partial(killed_in_save, 2, moments.uniform(0.0, 0.02)))
+        assert (result.code, result.err) == (-signal.SIGKILL, "")
+    result = start(folder, *options)
+    assert " skipped: " not in result.out
+    assert_ends_as(undisturbed, folder, result)
+    assert {path.name[:5] for path in (folder / "checkpoints").iterdir()} == {"step-"}
+    report = replay(folder)
+    assert (report.verdict, report.warnings) == (Verdict.MATCH, ())
+    assert sum("resumed here" in note for note in report.notes) == 8
+
+
+# Disks. Root mounts small ones for itself.
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[[Path, str], None]]:
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: str) -> None:
+        folder.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)  # noqa: S607
+
+
+@pytest.mark.parametrize("fills", ["a checkpoint", "the trace"])
+def test_a_full_disk(tmp_path: Path, undisturbed: Path, mount: Callable[[Path, str], None], fills: str) -> None:
+    """One checkpoint fits, a second one or what is recorded until then does not."""
+    disk = tmp_path / "disk"
+    mount(disk, "64m")
+    folder, ballast = disk / "run", disk / "ballast"
+    options = ("--checkpoint.every_steps=6",)
+    if fills == "the trace":
+        options += ("--crosscheck.record", "--crosscheck.steps=all", "--crosscheck.replay=false")
+    killed(folder, 7, *options)
+    space = os.statvfs(disk)
+    ballast.write_bytes(b"x" * (space.f_bavail * space.f_bsize - 2**20))
+    before = tensor_bytes(checkpoint_of(folder, 6))
+
+    result = start(folder, *options)
+    refused(result, *([checkpoint_of(folder, 10)] if fills == "a checkpoint" else [folder / "trace", "part-0000"]))
+    for words in ("No space left on device", "free space", "output.dir"):
+        assert words in result.err
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000006"]
+    assert tensor_bytes(checkpoint_of(folder, 6)) == before
+    ballast.unlink()
+    result = start(folder, *options)
+    assert_ends_as(undisturbed, folder, result)
+    if fills == "the trace":
+        assert replay(folder).warnings == ()
+
+
+def test_a_disk_that_becomes_read_only(tmp_path: Path, undisturbed: Path, mount: Callable[[Path, str], None]) -> None:
+    disk = tmp_path / "run" / "checkpoints"
+    mount(disk, "16m")
+    folder, options = tmp_path / "run", ("--checkpoint.every_steps=4",)
+    result = start(folder, *options, plant=partial(read_only_after, 6, disk))
+    refused(result, checkpoint_of(folder, 8), "Read-only file system", "output.dir")
+    refused(start(folder, *options), checkpoint_of(folder, 8), "Read-only file system", "output.dir")
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)  # noqa: S607
+    result = start(folder, *options)
+    summary = assert_ends_as(undisturbed, folder, result)
+    assert summary["resumed_from"] == str(checkpoint_of(folder, 4))
+
+
+def test_a_disk_that_is_read_only(tmp_path: Path, mount: Callable[[Path, str], None]) -> None:
+    disk = tmp_path / "disk"
+    mount(disk, "1m")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)  # noqa: S607
+    refused(start(disk / "run"), "output.dir", disk / "run", "Read-only file system")
+
+
+@pytest.fixture
+def of_nobody() -> Iterator[Path]:
+    """A folder that nobody owns and everybody may enter."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        os.chown(folder, NOBODY, -1)
+        yield folder
+
+
+def test_a_checkpoint_of_somebody_else(of_nobody: Path, undisturbed: Path) -> None:
+    folder, options = of_nobody / "run", ("--checkpoint.every_steps=4",)
+    killed(folder, 9, *options, nobody=True)
+    foreign = checkpoint_of(folder, 8)
+    os.chown(foreign, 0, -1)
+    foreign.chmod(0o700)
+    result = start(folder, *options, plant=as_nobody)
+    assert f"checkpoint {foreign} skipped: manifest.json cannot be read (Permission denied)" in result.out
+    summary = assert_ends_as(undisturbed, folder, result)
+    assert summary["resumed_from"] == str(checkpoint_of(folder, 4))
+
+
+def test_a_folder_of_somebody_else(of_nobody: Path) -> None:
+    folder = of_nobody / "run"
+    folder.mkdir(mode=0o755)
+    refused(start(folder, plant=as_nobody), "output.dir", folder, "Permission denied")
