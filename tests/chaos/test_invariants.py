@@ -32,7 +32,7 @@ def a_run(folder: Path, last: int = LAST, saved: tuple[int, ...] = (20, 40, 60))
     facts = dict.fromkeys(compare.FACTS, "the same") | {"crosscheck": {"verdict": "match"}}
     (folder / "summary.json").write_text(json.dumps(facts))
     (folder / "status.json").write_text(json.dumps({"state": "done"}))
-    (folder / "crosscheck.json").write_text(json.dumps({"notes": ["a run resumed here, at step 21"]}))
+    (folder / "crosscheck.json").write_text(json.dumps({"notes": ["a run resumed here, at step 21"], "warnings": []}))
     for name in ("segment-0001", "segment-0002"):
         (folder / "trace" / name).mkdir(parents=True)
     return folder
@@ -179,7 +179,8 @@ def test_a_fact_that_differs(tmp_path: Path, fact: str) -> None:
     ("file", "text", "words"),
     [
         ("checkpoints/step-00000060/model.safetensors", "weights 61", "other bytes"),
-        ("crosscheck.json", '{"notes": []}', "notes no join"),
+        ("crosscheck.json", '{"notes": [], "warnings": []}', "notes no join"),
+        ("crosscheck.json", '{"notes": [], "warnings": ["no segment holds step 4"]}', "no segment holds step 4"),
         ("metrics.jsonl", '{"kind": "step", "step": 1, "loss": 2.0}\n', "1 steps, undisturbed 60"),
     ],
 )
