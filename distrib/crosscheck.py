@@ -101,8 +101,8 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
     out, err = _until_asked(replayer, request)
     if request.reason is not None and (replayer.returncode not in (0, 1, 3) or not out):
         raise Stopped(
-            f"stopped on request ({request.reason}): training is complete, its trace is not replayed yet; "
-            "the same command replays it",
+            request.reason,
+            "when training was complete and its trace not replayed yet; the same command replays it",
             read_json(folder / "summary.json")["steps"],
         )
     if replayer.returncode not in (0, 1, 3) or not out:

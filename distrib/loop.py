@@ -38,9 +38,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
 
 def _stopped(run: Run, request: StopRequest, step: int, path: Path | None) -> Stopped:
     [reason, *_] = (reason for reason in exchange(run.accelerator, request.reason) if reason is not None)
-    return Stopped(
-        f"stopped on request ({reason}) after step {step}; {path} is there, the same command continues", step
-    )
+    return Stopped(reason, f"after step {step}; {path} is there, the same command continues", step)
 
 
 def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoint: bool) -> Agreed:

@@ -93,7 +93,7 @@ def _train(
     except Stopped as stop:
         display.close_bar()
         display.say(str(stop))
-        ending = _Ending(code=EXIT_STOPPED, said=str(stop), speaks=speaks, step=stop.step, retry=True)
+        ending = _Ending(code=stop.code, said=str(stop), speaks=speaks, step=stop.step, retry=True)
     except RunFault as error:
         ending = _Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
     except OSError as error:
@@ -221,7 +221,7 @@ def _replay(ending: _Ending, folder: Path, display: Display, request: StopReques
         problem = crosscheck.replay(folder, display, request)
     except Stopped as stop:
         display.say(str(stop))
-        return replace(ending, code=EXIT_STOPPED, said=str(stop), retry=True)
+        return replace(ending, code=stop.code, said=str(stop), retry=True)
     return ending if problem is None else replace(ending, code=EXIT_FAULT, problem=f"fault: {problem}")
 
 

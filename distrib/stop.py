@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
-from distrib.errors import EXIT_INSISTED, EXIT_STOPPED
+from distrib.errors import EXIT_FAULT, EXIT_INSISTED, EXIT_STOPPED
 
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 _SAME_KEYPRESS_SECONDS = 2.0  # terminal and launcher both deliver the first Ctrl-C
@@ -23,12 +23,21 @@ _PERIOD = 0.5  # seconds between looks at the launcher
 _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 
-class Stopped(Exception):
-    """The run was left because somebody asked; the message says where it stands."""
+LAUNCHER_DIED = "its launcher died"
+"""The one reason that is no signal's name."""
 
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
+
+class Stopped(Exception):
+    """The run was left because somebody asked; the message says who, and where it stands."""
+
+    def __init__(self, reason: str, where: str, step: int) -> None:
+        super().__init__(f"stopped on request ({reason}) {where}")
+        self.code, self.step = code_for(reason), step
+
+
+def code_for(reason: str) -> int:
+    """A launcher that died was a fault, although the run was saved: a batch system should count it as one."""
+    return EXIT_FAULT if reason == LAUNCHER_DIED else EXIT_STOPPED
 
 
 class StopRequest:
@@ -79,7 +88,7 @@ class StopRequest:
             ready, _, _ = select.select([self._read], [], [], _PERIOD)
             if self._launcher is not None and os.getppid() != self._launcher:
                 self._launcher = None
-                self._take("its launcher died", insists=False)
+                self._take(LAUNCHER_DIED, insists=False)
             if ready:
                 received = os.read(self._read, 64)
                 if not received:
@@ -93,7 +102,7 @@ class StopRequest:
         if self.reason is None:
             self.reason, self._since = reason, now
             if not self._waits:
-                self._leave(EXIT_STOPPED, reason)
+                self._leave(code_for(reason), reason)
         elif insists and now - self._since > _SAME_KEYPRESS_SECONDS:
             self._leave(EXIT_INSISTED, reason)
 

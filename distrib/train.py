@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from distrib.errors import EXIT_STOPPED
+from distrib.errors import EXIT_INSISTED
 from distrib.status import Status
 from distrib.stop import StopRequest
 
@@ -19,11 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def leave(code: int, reason: str) -> None:
         said = (
             f"stopped on request ({reason}) before the run began; the same command starts it"
-            if code == EXIT_STOPPED
+            if code != EXIT_INSISTED
             else "left at once: earlier checkpoints are kept, and the same command continues from the newest one"
         )
         if status.speaks:
-            status.write(code, said, retry=code == EXIT_STOPPED)
+            status.write(code, said, retry=code != EXIT_INSISTED)
             print(f"\n{said}", file=sys.stderr, flush=True)
         os._exit(code)
 

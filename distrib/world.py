@@ -144,7 +144,7 @@ def agree_to_stop(accelerator: Accelerator, request: StopRequest, step: int) -> 
     """Between two stages of the start: raise Stopped on every rank if any was asked to stop; nothing is to be saved yet."""
     asked = [reason for reason in exchange(accelerator, request.reason) if reason is not None]
     if asked:
-        raise Stopped(f"stopped on request ({asked[0]}) before training began; the same command starts it", step)
+        raise Stopped(asked[0], "before training began; the same command starts it", step)
 
 
 def unseen(folder: Path) -> str | None:

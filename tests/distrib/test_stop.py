@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distrib import stop
-from distrib.stop import StopRequest
+from distrib.stop import LAUNCHER_DIED, Stopped, StopRequest
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -203,3 +203,8 @@ def test_the_launchers_death_is_a_request() -> None:
         ready, _, _ = select.select([launcher.stdout], [], [], 10)
         assert ready
         assert launcher.stdout.read() == b"its launcher died"
+
+
+def test_a_launchers_death_is_a_fault_that_was_survived() -> None:
+    assert Stopped("SIGTERM", "after step 3", 3).code == 75
+    assert Stopped(LAUNCHER_DIED, "after step 3", 3).code == 1

@@ -119,7 +119,11 @@ def test_ranks_whose_launcher_is_killed_stop_and_save(tmp_path: Path) -> None:
     _, alive = psutil.wait_procs(ranks, timeout=10)
     assert not alive
     status = read_json(tmp_path / "status.json")
-    assert (status["state"], status["exit_code"]) == ("stopped", 75)
+    assert (status["state"], status["exit_code"], status["retry"]) == (
+        "failed",
+        1,
+        True,
+    )  # a fault, though nothing is lost
     assert "launcher died" in status["reason"]
     [newest, *_] = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
     assert newest.name == f"step-{status['step']:08d}"
