@@ -31,9 +31,10 @@ SMALL = (
     "--data.test_images=50",
     "--training.batch_size=32",
     "--training.epochs=2",
+    "--training.threads=1",
     "--crosscheck.record=false",
 )
-"""Twenty steps in two epochs, not recorded; a second or two."""
+"""Twenty steps in two epochs on one thread, not recorded; a second or two."""
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["distrib.train", "distrib.start"])
