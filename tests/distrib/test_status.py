@@ -47,6 +47,13 @@ def test_the_default_folder_of_a_job_is_the_same_at_every_start() -> None:
     assert default_folder(RUN, {"TORCHELASTIC_MAX_RESTARTS": "0"}).name.startswith("quickstart-20")
 
 
+def test_a_restart_needs_a_folder_that_it_finds_again() -> None:
+    [result] = train([QUICKSTART, *SMALL], environment={"TORCHELASTIC_MAX_RESTARTS": "1"})
+    assert result.code == 2
+    for word in ("--max_restarts", "--output.dir", "TWINSTEP_RUN_ID"):
+        assert word in result.err
+
+
 def test_a_recipe_that_is_not_there_is_in_the_copy(tmp_path: Path) -> None:
     [result] = train([tmp_path / "no.toml"], environment={"TWINSTEP_STATUS": str(tmp_path / "status")})
     status = read_json(tmp_path / "status")

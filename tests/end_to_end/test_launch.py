@@ -88,14 +88,6 @@ def test_a_killed_rank_is_started_again_with_the_others(tmp_path: Path) -> None:
     assert read_json(folder / "status.json")["state"] == "done"
 
 
-def test_a_restart_needs_a_folder_that_it_finds_again() -> None:
-    command = ("-q", "--config_file", "launch/cpu-2.yaml", "--max_restarts", "1", "-m", "distrib.train", QUICKSTART)
-    code, _, err = run(*command, *SMALL)
-    assert code != 0
-    assert "--output.dir" in err
-    assert "TWINSTEP_RUN_ID" in err
-
-
 def test_what_was_stopped_on_request_is_not_started_again(tmp_path: Path) -> None:
     command = ("-q", "--config_file", "launch/cpu-2.yaml", "--max_restarts", "2", "-m", "distrib.train", QUICKSTART)
     process = launch(*command, *SMALL, "--training.epochs=500", "--output.dir", tmp_path)

@@ -196,13 +196,17 @@ DEFAULT: tuple[Scenario, ...] = (
     preempted,
     time_limit_near,
     launcher_killed,
-    rank_killed,
     sweep,
-    no_answer,
     signal_at_start_up,
-    signal_before_the_ranks,
     requeued_by_hand,
+    fault,
+)
+OTHER: tuple[Scenario, ...] = (
+    plain,
+    rank_killed,
+    no_answer,
+    signal_before_the_ranks,
     cancelled,
     gives_up,
-    fault,
+    time_limit,
 )

@@ -20,7 +20,7 @@ Cell = tuple[scenarios.Scenario, int]
 def cells() -> Iterator[ParameterSet]:
     """Every scenario with a rank a node and with two; those of little news, or of minutes, only by make matrix."""
     for ranks in (1, 2):
-        for scenario in (*scenarios.DEFAULT, scenarios.plain, scenarios.time_limit):
+        for scenario in (*scenarios.DEFAULT, *scenarios.OTHER):
             marks = () if ranks == 1 and scenario in scenarios.DEFAULT else (pytest.mark.matrix,)
             yield pytest.param((scenario, ranks), id=f"{scenario.__name__}-{ranks}", marks=marks)
 
