@@ -73,6 +73,7 @@ def start(config: TrainingConfig) -> Accelerator:
     """
     threads = config.threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
+    _join_again(os.environ)
     accelerator = Accelerator(
         # Without this, and without ACCELERATE_USE_CPU in the environment (which the launcher sets for one
         # process only), every rank of a machine without CUDA would be a world of its own, silently.
@@ -97,6 +98,28 @@ def start(config: TrainingConfig) -> Accelerator:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     return accelerator
+
+
+def _join_again(environment: Mapping[str, str]) -> None:
+    """Form the process group of a launcher's second start in a corner of the store that nobody has written to.
+
+    With a static rendezvous the agent's store outlives its ranks: a rank that reads where its peer listens before the
+    peer has said it anew is told where the dead one listened, and both wait for ever. Accelerate takes a group that is there.
+    """
+    attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt == 0 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    timeout = timedelta(seconds=START_SECONDS)
+    agents = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timeout
+    )
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.PrefixStore(f"start-{attempt}", agents),  # pyright: ignore[reportPrivateImportUsage]
+        rank=int(environment["RANK"]),
+        world_size=int(environment["WORLD_SIZE"]),
+        timeout=timeout,
+    )
 
 
 def default_threads(environment: Mapping[str, str] = os.environ) -> int:
