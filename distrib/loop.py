@@ -8,7 +8,7 @@ from distrib.agreement import Agreed
 from distrib.observers import Observers
 from distrib.run import Run
 from distrib.stop import Stopped, StopRequest
-from distrib.world import exchange
+from distrib.world import reason_to_stop
 
 
 def train(run: Run, request: StopRequest) -> dict[str, Any]:
@@ -20,9 +20,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             raise _stopped(run, request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0
-            agreed = take_step(
-                run, step, observers, stop=request.reason is not None, checkpoint=observers.checkpoint_due(step)
-            )
+            agreed = take_step(run, step, observers, stop=request.asked(), checkpoint=observers.checkpoint_due(step))
             saves = agreed.checkpoint or agreed.stop or epoch_ends
             run.rank_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
             evaluated = observers.after_epoch(step, request) if epoch_ends else True
@@ -37,7 +35,8 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
 
 
 def _stopped(run: Run, request: StopRequest, step: int, path: Path | None) -> Stopped:
-    [reason, *_] = (reason for reason in exchange(run.accelerator, request.reason) if reason is not None)
+    reason = reason_to_stop(run.accelerator, request)
+    assert reason is not None  # all ranks have agreed that one of them was asked
     return Stopped(reason, f"after step {step}; {path} is there, the same command continues", step)
 
 

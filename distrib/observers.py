@@ -98,7 +98,7 @@ class Observers:
     def after_epoch(self, step: int, request: StopRequest) -> bool:
         """Evaluate; False if some rank was asked to stop meanwhile, and the evaluation is owed."""
         run = self.run
-        score = run.evaluate(lambda: request.reason is not None)
+        score = run.evaluate(request.asked)
         if score is None:
             return False
         self.score = score
@@ -151,7 +151,7 @@ class Observers:
         run = self.run
         self.close()
         # A run that was complete when it resumed has no score yet.
-        score = self.score or run.evaluate(lambda: request.reason is not None)
+        score = self.score or run.evaluate(request.asked)
         if score is None:
             return None
         result = summary(run, score, self.train_loss, self.run_clock.rate(run.plan.batch_size))

@@ -83,6 +83,9 @@ class StopRequest:
         """From now on there are peers, and a run that can be saved: no request ends the process by itself."""
         self._waits = True
 
+    def asked(self) -> bool:
+        return self.reason is not None
+
     def _watch(self) -> None:
         while True:
             ready, _, _ = select.select([self._read], [], [], _PERIOD)

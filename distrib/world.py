@@ -163,11 +163,16 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return result
 
 
+def reason_to_stop(accelerator: Accelerator, request: StopRequest) -> str | None:
+    """Why any rank was asked to stop, if one was: the lowest such rank's reason, on every rank."""
+    return next((reason for reason in exchange(accelerator, request.reason) if reason is not None), None)
+
+
 def agree_to_stop(accelerator: Accelerator, request: StopRequest, step: int) -> None:
     """Between two stages of the start: raise Stopped on every rank if any was asked to stop; nothing is to be saved yet."""
-    asked = [reason for reason in exchange(accelerator, request.reason) if reason is not None]
-    if asked:
-        raise Stopped(asked[0], "before training began; the same command starts it", step)
+    reason = reason_to_stop(accelerator, request)
+    if reason is not None:
+        raise Stopped(reason, "before training began; the same command starts it", step)
 
 
 def unseen(folder: Path) -> str | None:

@@ -102,19 +102,18 @@ def requeued_by_hand(training: Training) -> None:
 
 def signal_before_the_ranks(training: Training) -> None:
     """When srun has not started them yet, and would lose a signal."""
-    training.nodes = 1
-    job = training.submit()
-    expect_process("srun", training.folder)
-    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
-    said = training.expect_done(restarts=1)
-    assert said.count("; requeued") == 1
+    _signal_as_it_starts(training, "srun")
 
 
 def signal_at_start_up(training: Training) -> None:
     """While Python imports what the ranks, or their launchers, need."""
+    _signal_as_it_starts(training, "python")
+
+
+def _signal_as_it_starts(training: Training, program: str) -> None:
     training.nodes = 1
     job = training.submit()
-    expect_process("python", training.folder)
+    expect_process(program, training.folder)
     training.cluster.run("scancel", "--batch", "--signal=USR1", job)
     said = training.expect_done(restarts=1)
     assert said.count("; requeued") == 1

@@ -16,7 +16,6 @@ LENGTH = (
     *SMALL,
     "--data.train_images=3200",
     "--training.epochs=1",
-    "--training.threads=1",
     "--checkpoint.every_steps=10",
 )
 """A hundred steps in a few seconds: long enough to be hit in their middle."""
