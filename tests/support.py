@@ -167,12 +167,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    return True
+
+
 def wait_for(path: Path, text: str, seconds: float = 60) -> None:
     """Until the file holds the text."""
-    deadline = time.monotonic() + seconds
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < deadline, f"{path} never held {text!r}"
-        time.sleep(0.05)
+    there = wait_until(lambda: path.exists() and text in path.read_text(), seconds)
+    assert there, f"{path} never held {text!r}"
 
 
 JAX = ("jax", "jaxlib", "optax", "ml_dtypes")

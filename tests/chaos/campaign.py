@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from tests.chaos import invariants, record
-from tests.chaos.disk import Disk
 from tests.chaos.faults import KINDS, LIMIT_SECONDS, Struck
 from tests.chaos.plan import Fault, Moment
 from tests.chaos.report import Line
-from tests.chaos.world import Job, Process, Start, Violation, wait_until
+from tests.chaos.world import Job, Process, Start, Violation
+from tests.disk import Disk
+from tests.support import wait_until
 
 _REPLAY_SECONDS = 1.5  # of a replay in which faults strike; it takes longer
 _AT_MOST_SECONDS = 3600.0  # that a start without a fault may take

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos import record
-from tests.chaos.disk import Disk
 from tests.chaos.plan import Fault, Phase
-from tests.chaos.world import GRACE_SECONDS, TIMEOUT_SECONDS, Process, Start, Violation, wait_until
+from tests.chaos.world import GRACE_SECONDS, TIMEOUT_SECONDS, Process, Start, Violation
+from tests.disk import Disk
+from tests.support import wait_until
 
 LIMIT_SECONDS = TIMEOUT_SECONDS + GRACE_SECONDS + 10
 """After which nothing of a start is left, whatever struck it: the peers' time-out, the launchers' grace, and ten
@@ -113,7 +114,7 @@ def _start_twice(start: Start, fault: Fault, disk: Disk) -> Struck:
     """One of them, whichever comes second, is refused while the other goes on; that one is then stopped."""
     second = start.job.start(f"{start.name}b")
     both = (start, second)
-    if not wait_until(lambda: any(not one.processes() for one in both), 4 * LIMIT_SECONDS, every=0.1):
+    if not wait_until(lambda: any(not one.processes() for one in both), 4 * LIMIT_SECONDS):
         raise Violation("two starts run in the same folder")
     refused, other = both if not start.processes() else (second, start)
     if refused.word().exit_code != 2:

@@ -1,19 +1,18 @@
 """A run under faults and its undisturbed twin, from the plan to the comparison."""
 
 import shutil
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos import compare, record
 from tests.chaos.campaign import Campaign
-from tests.chaos.disk import Disk
 from tests.chaos.faults import KINDS, NEEDS_SMALL_DISK
 from tests.chaos.plan import EVERY_STEPS, draw, steps_needed
 from tests.chaos.report import HEADING, Line, table
-from tests.chaos.world import TIMEOUT_SECONDS, Job, marked, wait_until
-from tests.support import RECIPES
+from tests.chaos.world import TIMEOUT_SECONDS, Job, kill_marked
+from tests.disk import Disk
+from tests.support import RECIPES, wait_until
 
 _STEPS_PER_EPOCH, _BATCH = 50, 16
 
@@ -69,22 +68,15 @@ class Round:
 
     def end(self) -> None:
         """No process and no mount stays."""
-        wait_until(lambda: not self._killed(), 10)
+        wait_until(lambda: not kill_marked(f"{self.folder}/"), 10)
         self.disk.unmount()
 
     def keep(self) -> None:
         """What is on the small disk, for a look after it is gone."""
         if self.disk.small:
-            self._killed()
+            kill_marked(f"{self.folder}/")
             self.disk.relieve()
             shutil.copytree(self.disk.folder, self.folder / "kept", ignore_dangling_symlinks=True)
-
-    def _killed(self) -> bool:
-        """Whether there was a process left to kill."""
-        left = marked(f"{self.folder}/")
-        for process in left:
-            process.send(signal.SIGKILL)
-        return bool(left)
 
     def _job(self, folder: Path, epochs: int) -> Job:
         """Adam under one cycle, with parts of a batch and a moving average, recorded and replayed."""

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,14 +197,12 @@ def marked(prefix: str) -> list[Process]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.1) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(every)
-    return True
+def kill_marked(prefix: str) -> bool:
+    """Whether there was one left to kill; others may have been starting up meanwhile."""
+    left = marked(prefix)
+    for process in left:
+        process.send(signal.SIGKILL)
+    return bool(left)
 
 
 def _inode(path: Path) -> int | None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 from distrib.checkpoint import store
 from distrib.observers import Observers
+from tests.disk import Disk
 
 NOBODY = 65534
 
@@ -35,10 +35,9 @@ def killed_in_save(number: int, seconds: float, rank: int) -> None:
     setattr(store, "save", killing)  # noqa: B010
 
 
-def read_only_after(step: int, disk: Path, rank: int) -> None:
-    """As a kernel does to a disk that fails."""
+def read_only_after(step: int, disk: Disk, rank: int) -> None:
     del rank
-    _after(step, lambda: subprocess.run(["mount", "-o", "remount,ro", disk], check=True))  # noqa: S607
+    _after(step, lambda: disk.become("ro"))
 
 
 def as_nobody(rank: int) -> None:

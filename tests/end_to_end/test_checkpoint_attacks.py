@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from crosscheck import Verdict, replay
+from tests.disk import Disk
 from tests.end_to_end.faults import (
     NOBODY,
     as_nobody,
@@ -115,38 +115,34 @@ def test_killed_at_any_moment_of_a_save(tmp_path: Path, undisturbed: Path) -> No
     assert sum("resumed here" in note for note in report.notes) == 8
 
 
-# Disks. Root mounts small ones for itself.
-
-
 @pytest.fixture
-def mount() -> Iterator[Callable[[Path, str], None]]:
-    mounted: list[Path] = []
+def mount() -> Iterator[Callable[[Path, int], Disk]]:
+    """Makes a disk of so many megabytes there."""
+    mounted: list[Disk] = []
 
-    def mount(folder: Path, size: str) -> None:
-        folder.mkdir(parents=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-        mounted.append(folder)
+    def mount(folder: Path, megabytes: int) -> Disk:
+        disk = Disk(folder, megabytes)
+        if not disk.small:
+            pytest.skip("no disk can be mounted here")
+        mounted.append(disk)
+        return disk
 
     yield mount
-    for folder in mounted:
-        subprocess.run(["umount", "--lazy", folder], check=True)  # noqa: S607
+    for disk in mounted:
+        disk.unmount()
+        assert not disk.small, f"{disk.folder} is still in use"
 
 
 @pytest.mark.parametrize("fills", ["a checkpoint", "the trace"])
-def test_a_full_disk(tmp_path: Path, undisturbed: Path, mount: Callable[[Path, str], None], fills: str) -> None:
+def test_a_full_disk(tmp_path: Path, undisturbed: Path, mount: Callable[[Path, int], Disk], fills: str) -> None:
     """One checkpoint fits, a second one or what is recorded until then does not."""
-    disk = tmp_path / "disk"
-    mount(disk, "64m")
-    folder, ballast = disk / "run", disk / "ballast"
+    disk = mount(tmp_path / "disk", 64)
+    folder = disk.folder / "run"
     options = ("--checkpoint.every_steps=6",)
     if fills == "the trace":
         options += ("--crosscheck.record", "--crosscheck.steps=all", "--crosscheck.replay=false")
     killed(folder, 7, *options)
-    space = os.statvfs(disk)
-    ballast.write_bytes(b"x" * (space.f_bavail * space.f_bsize - 2**20))
+    disk.fill(leave=2**20)
     before = tensor_bytes(checkpoint_of(folder, 6))
 
     result = start(folder, *options)
@@ -155,31 +151,29 @@ def test_a_full_disk(tmp_path: Path, undisturbed: Path, mount: Callable[[Path, s
         assert words in result.err
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000006"]
     assert tensor_bytes(checkpoint_of(folder, 6)) == before
-    ballast.unlink()
+    disk.relieve()
     result = start(folder, *options)
     assert_ends_as(undisturbed, folder, result)
     if fills == "the trace":
         assert replay(folder).warnings == ()
 
 
-def test_a_disk_that_becomes_read_only(tmp_path: Path, undisturbed: Path, mount: Callable[[Path, str], None]) -> None:
-    disk = tmp_path / "run" / "checkpoints"
-    mount(disk, "16m")
+def test_a_disk_that_becomes_read_only(tmp_path: Path, undisturbed: Path, mount: Callable[[Path, int], Disk]) -> None:
     folder, options = tmp_path / "run", ("--checkpoint.every_steps=4",)
+    disk = mount(folder / "checkpoints", 16)
     result = start(folder, *options, plant=partial(read_only_after, 6, disk))
     refused(result, checkpoint_of(folder, 8), "Read-only file system", "output.dir")
     refused(start(folder, *options), checkpoint_of(folder, 8), "Read-only file system", "output.dir")
-    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)  # noqa: S607
+    disk.become("rw")
     result = start(folder, *options)
     summary = assert_ends_as(undisturbed, folder, result)
     assert summary["resumed_from"] == str(checkpoint_of(folder, 4))
 
 
-def test_a_disk_that_is_read_only(tmp_path: Path, mount: Callable[[Path, str], None]) -> None:
-    disk = tmp_path / "disk"
-    mount(disk, "1m")
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)  # noqa: S607
-    refused(start(disk / "run"), "output.dir", disk / "run", "Read-only file system")
+def test_a_disk_that_is_read_only(tmp_path: Path, mount: Callable[[Path, int], Disk]) -> None:
+    disk = mount(tmp_path / "disk", 1)
+    disk.become("ro")
+    refused(start(disk.folder / "run"), "output.dir", disk.folder / "run", "Read-only file system")
 
 
 @pytest.fixture

@@ -4,29 +4,53 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.support import QUICKSTART, ROOT, SMALL, free_port, losses, read_json, train_well, wait_for
+from tests.chaos.world import MARK, kill_marked
+from tests.support import QUICKSTART, ROOT, SMALL, free_port, losses, read_json, train_well, wait_for, wait_until
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
-
-
-def launch(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
-    command = [*LAUNCH, *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, text=True, **pipes)  # pyright: ignore[reportCallIssue, reportUnknownVariableType, reportArgumentType]
+Launch = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., tuple[int, str, str]]
 
 
-def run(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
-    process = launch(*arguments, **environment)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Starts a launcher. What is left when the test is over is ended: ranks are in sessions of their own."""
+
+    def start(*arguments: str | Path, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "accelerate.commands.launch", *map(str, arguments)],
+            cwd=ROOT,
+            env=os.environ | {MARK: f"{tmp_path}:launch:0"} | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        return launchers.enter_context(process)
+
+    with ExitStack() as launchers:
+        yield start
+        assert wait_until(lambda: not kill_marked(f"{tmp_path}:"), 10)
 
 
-def test_one_and_two_processes_give_the_same_curve(tmp_path: Path) -> None:
+@pytest.fixture
+def run(launch: Launch) -> Run:
+    """Launches and waits: exit code, output, errors."""
+
+    def to_its_end(*arguments: str | Path) -> tuple[int, str, str]:
+        process = launch(*arguments)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    return to_its_end
+
+
+def test_one_and_two_processes_give_the_same_curve(tmp_path: Path, run: Run) -> None:
     for name, size in (("cpu", "1"), ("cpu-2", "2")):
         options = (*SMALL, "--training.world_size", size, "--output.dir", tmp_path / name)
         code, out, err = run("-q", "--config_file", f"launch/{name}.yaml", "-m", "distrib.train", QUICKSTART, *options)
@@ -36,7 +60,7 @@ def test_one_and_two_processes_give_the_same_curve(tmp_path: Path) -> None:
     assert losses(tmp_path / "cpu-2") == pytest.approx(losses(tmp_path / "cpu"), rel=2e-5)
 
 
-def test_the_launch_that_silently_starts_one_process_is_refused(tmp_path: Path) -> None:
+def test_the_launch_that_silently_starts_one_process_is_refused(tmp_path: Path, run: Run) -> None:
     options = (*SMALL, "--training.world_size=2", "--output.dir", tmp_path)
     code, _, err = run("-q", "--cpu", "--num_processes", "2", "-m", "distrib.train", QUICKSTART, *options)
     assert code != 0
@@ -44,7 +68,7 @@ def test_the_launch_that_silently_starts_one_process_is_refused(tmp_path: Path) 
     assert "launch/cpu-2.yaml" in err
 
 
-def test_two_machines_join_one_world(tmp_path: Path) -> None:
+def test_two_machines_join_one_world(tmp_path: Path, launch: Launch) -> None:
     """launch/multi-node.yaml with its numbers made small and both machines on this one."""
     size = ("--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1")
     port = ("--main_process_port", str(free_port()))
@@ -61,7 +85,7 @@ def test_two_machines_join_one_world(tmp_path: Path) -> None:
     assert outputs[1][0] == ""
 
 
-def test_bad_input_under_the_launcher_is_said_once(tmp_path: Path) -> None:
+def test_bad_input_under_the_launcher_is_said_once(tmp_path: Path, run: Run) -> None:
     options = ("--training.world_size=2", "--data.source=folder:/nowhere", "--output.dir", tmp_path)
     code, _, err = run("-q", "--config_file", "launch/cpu-2.yaml", "-m", "distrib.train", QUICKSTART, *options)
     assert code != 0
@@ -69,7 +93,7 @@ def test_bad_input_under_the_launcher_is_said_once(tmp_path: Path) -> None:
     assert read_json(tmp_path / "status.json")["exit_code"] == 2
 
 
-def test_a_killed_rank_is_started_again_with_the_others(tmp_path: Path) -> None:
+def test_a_killed_rank_is_started_again_with_the_others(tmp_path: Path, launch: Launch) -> None:
     """--max_restarts on one machine; the weights are those of a run that nobody disturbed."""
     options = (*SMALL, "--checkpoint.every_steps=2", "--training.epochs=10", "--training.world_size=2")
     straight = train_well(tmp_path / "straight", *options, world_size=2)
@@ -88,7 +112,7 @@ def test_a_killed_rank_is_started_again_with_the_others(tmp_path: Path) -> None:
     assert read_json(folder / "status.json")["state"] == "done"
 
 
-def test_what_was_stopped_on_request_is_not_started_again(tmp_path: Path) -> None:
+def test_what_was_stopped_on_request_is_not_started_again(tmp_path: Path, launch: Launch) -> None:
     command = ("-q", "--config_file", "launch/cpu-2.yaml", "--max_restarts", "2", "-m", "distrib.train", QUICKSTART)
     process = launch(*command, *SMALL, "--training.epochs=500", "--output.dir", tmp_path)
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
@@ -101,7 +125,7 @@ def test_what_was_stopped_on_request_is_not_started_again(tmp_path: Path) -> Non
     assert (status["state"], status["exit_code"], status["retry"]) == ("stopped", 75, True)
 
 
-def test_ranks_whose_launcher_is_killed_stop_and_save(tmp_path: Path) -> None:
+def test_ranks_whose_launcher_is_killed_stop_and_save(tmp_path: Path, launch: Launch) -> None:
     command = ("-q", "--config_file", "launch/cpu-2.yaml", "-m", "distrib.train", QUICKSTART)
     process = launch(*command, *SMALL, "--training.epochs=500", "--output.dir", tmp_path)
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')

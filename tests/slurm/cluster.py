@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support import ROOT
+from tests.support import ROOT, wait_until
 
 SCRIPT = ROOT / "tests" / "slurm" / "cluster.sh"
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
@@ -105,21 +104,18 @@ class Cluster:
         """SLURM's fields of a job (or of one task of an array)."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", job)))
 
-    def wait_until(self, job: str, *states: str, seconds: float = 150) -> str:
-        """The first of these states that the job is in."""
-        deadline = time.monotonic() + seconds
-        while (state := self.show(job)["JobState"]) not in states:
-            assert time.monotonic() < deadline, f"job {job} is {state}, not {states}: {self.said(job)}"
-            time.sleep(0.1)
-        return state
+    def state(self, job: str) -> str:
+        return self.show(job)["JobState"]
+
+    def wait_until(self, job: str, state: str, seconds: float = 150) -> None:
+        there = wait_until(lambda: self.state(job) == state, seconds, every=0.1)
+        assert there, f"job {job} is {self.state(job)}, not {state}: {self.said(job)}"
 
     def wait(self, job: str, seconds: float = 150) -> str:
         """The job's final state."""
-        deadline = time.monotonic() + seconds
-        while (state := self.show(job)["JobState"]) in UNFINISHED:
-            assert time.monotonic() < deadline, f"job {job} is still {state}: {self.said(job)}"
-            time.sleep(0.1)
-        return state
+        over = wait_until(lambda: self.state(job) not in UNFINISHED, seconds, every=0.1)
+        assert over, f"job {job} is still {self.state(job)}: {self.said(job)}"
+        return self.state(job)
 
     def kill_node(self, node: str) -> None:
         """Cut its power."""

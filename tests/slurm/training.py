@@ -2,14 +2,13 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.slurm.cluster import Cluster
-from tests.support import SMALL, read_json
+from tests.support import SMALL, read_json, wait_until
 
 RECIPE = "launch/recipes/quickstart.toml"
 LENGTH = (
@@ -45,10 +44,9 @@ class Training:
 
     def reach(self, step: int, seconds: float = 120) -> None:
         """Wait until this step is taken."""
-        file, deadline = self.folder / "metrics.jsonl", time.monotonic() + seconds
-        while not file.exists() or file.read_text().count('"kind": "step"') < step:
-            assert time.monotonic() < deadline, f"step {step} was not reached: {self.cluster.said(self.job)}"
-            time.sleep(0.05)
+        file = self.folder / "metrics.jsonl"
+        there = wait_until(lambda: file.exists() and file.read_text().count('"kind": "step"') >= step, seconds)
+        assert there, f"step {step} was not reached: {self.cluster.said(self.job)}"
 
     def launchers(self) -> dict[str, int]:
         """Process ids of the launchers by node."""
@@ -104,10 +102,11 @@ def _program(pid: int) -> str:
 
 def expect_process(program: str, folder: Path, seconds: float = 60) -> None:
     """Wait until a process of this program has the folder on its command line."""
-    deadline = time.monotonic() + seconds
-    while not any(_program(pid).startswith(program) for pid in processes_that_name(folder)):
-        assert time.monotonic() < deadline, f"no {program} names {folder}"
-        time.sleep(0.02)
+
+    def there() -> bool:
+        return any(_program(pid).startswith(program) for pid in processes_that_name(folder))
+
+    assert wait_until(there, seconds, every=0.02), f"no {program} names {folder}"
 
 
 def variable(pid: int, name: str) -> str:
