@@ -2,10 +2,13 @@
 
 When a collective fails, every rank sees an error, but the error names an address at best. Ranks that
 merely wait for the dead one go on counting, so the ranks whose count stands still are the ones to name.
+Not every collective fails: in CUDA the main thread waits on, until NCCL ends the process without a word. So a
+second thread looks at all counts, and speaks and leaves when one has stood still for long.
 """
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -15,35 +18,51 @@ from distrib.errors import RunFault
 _PERIOD = 0.5  # seconds
 # Most of gloo's messages begin with a source file of its own; those of closed pairs do not.
 _GLOO_WORDS = ("gloo", "pair closure", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
-_PATIENCE = 2.5  # seconds without a count before a rank is taken for dead
+_GAP = 2.5  # seconds without a count: a rank is dead, once something failed
+_SHARE = (
+    0.75  # of the time-out without a count: it is dead though nothing failed; all is over before NCCL loses patience
+)
+_LOOKS = 10  # in that time; each asks for every rank's count
 
 
 class Heartbeat:
     def __init__(self, rank: int, world_size: int) -> None:
         self._rank, self._world_size = rank, world_size
         self._end = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._explains = threading.Lock()  # held for good by the thread that explains: one explanation is enough
 
     def start(self) -> None:
         """Count from now on; a world of one has nobody to tell."""
         if self._world_size > 1:
-            self._thread = threading.Thread(target=self._count, daemon=True, name="heartbeat")
-            self._thread.start()
+            _store().add(_key(self._rank), 1)  # in this thread: a peer that has agreed with this one finds it
+            self._run(self._count, "heartbeat")
+
+    def watch(self, timeout: float, leave: Callable[[RunFault, bool], object]) -> None:
+        """From now on a peer that is silent is reported from a thread, less than `timeout` seconds after its last sign.
+
+        `leave` gets what `explain` gives, and ends the process: its main thread may wait for ever.
+        """
+        if self._world_size > 1:
+            self._run(lambda: self._watch(_SHARE * timeout, leave), "watch over peers")
 
     def stop(self) -> None:
         """Before the process group and its store go away."""
         self._end.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        while self._threads:
+            self._threads.pop().join()
 
     def explain(self, error: RuntimeError) -> tuple[RunFault, bool]:
-        """What to report for a failed collective, and whether this rank is the one to report it."""
-        missing = self._missing()
-        who = "rank " + " and rank ".join(str(rank) for rank in missing) if missing else "a rank"
-        cause = str(error).strip().splitlines()[0]
-        fault = RunFault(f"{who} stopped answering, so the others gave up; its own output says why ({cause})")
-        return fault, self._rank == min(set(range(self._world_size)) - set(missing), default=0)
+        """What to report for a failed collective, and whether this rank is the one to report it.
+
+        Does not return if the other thread is about to report it, and to leave.
+        """
+        self._explains.acquire()
+        return self._explained(str(error))
+
+    def _run(self, work: Callable[[], None], name: str) -> None:
+        self._threads.append(threading.Thread(target=work, daemon=True, name=name))
+        self._threads[-1].start()
 
     def _count(self) -> None:
         store = _store()
@@ -51,7 +70,31 @@ class Heartbeat:
             while not self._end.wait(_PERIOD):
                 store.add(_key(self._rank), 1)
         except RuntimeError:
-            return  # the rank that hosts the store is gone; the next collective says so
+            return  # the rank that hosts the store is gone; the next collective says so, or the watch
+
+    def _watch(self, patience: float, leave: Callable[[RunFault, bool], object]) -> None:
+        keys = [_key(rank) for rank in range(self._world_size)]
+        seen: dict[str, tuple[bytes, float]] = {}  # each rank's count, and since when it stands there
+        cause = f"no sign of life for {patience:.0f} s"
+        try:
+            while not self._end.wait(patience / _LOOKS):
+                now = time.monotonic()
+                for key, count in zip(keys, _store().multi_get(keys), strict=True):
+                    if key not in seen or seen[key][0] != count:
+                        seen[key] = count, now
+                if now - min(since for _, since in seen.values()) > patience:
+                    break
+        except RuntimeError as error:  # the rank that hosts the store is gone
+            cause = str(error)
+            self._end.wait(patience)  # the next collective says so, if it can
+        if not self._end.is_set() and self._explains.acquire(blocking=False):
+            leave(*self._explained(cause))
+
+    def _explained(self, said: str) -> tuple[RunFault, bool]:
+        missing, cause = self._missing(), said.strip().splitlines()[0]
+        who = "rank " + " and rank ".join(str(rank) for rank in missing) if missing else "a rank"
+        fault = RunFault(f"{who} stopped answering, so the others gave up; its own output says why ({cause})")
+        return fault, self._rank == min(set(range(self._world_size)) - set(missing), default=0)
 
     def _missing(self) -> list[int]:
         """The first rank to look leaves its finding for the others, whose view is blurred by its exit."""
@@ -59,7 +102,7 @@ class Heartbeat:
         try:
             store = _store()
             before = {rank: store.add(_key(rank), 0) for rank in ranks}
-            time.sleep(_PATIENCE)
+            time.sleep(_GAP)
             missing = [rank for rank in ranks if store.add(_key(rank), 0) == before[rank]]
             agreed = store.compare_set("heartbeat/missing", "", " ".join(map(str, missing)) or "none")
             return [int(rank) for rank in agreed.decode().split() if rank != "none"]

@@ -173,7 +173,6 @@ def build(
         resumed=resumed,
     )
     _warm_up(run)
-    world.shorten_timeout(accelerator, config.training.timeout_seconds)
     return run
 
 

@@ -47,8 +47,9 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
     heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
     heartbeat.start()
+    start = _Start(recipe, config, accelerator, heartbeat, status, request, display)
     try:
-        ending = _train(recipe, config, accelerator, heartbeat, status, request, display)
+        ending = start.train()
         heartbeat.stop()
         if ending.together:  # rank 0 hosts the store: it leaves when nobody uses it any more
             with contextlib.suppress(RuntimeError):
@@ -57,8 +58,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         heartbeat.stop()
         accelerator.end_training()  # closes the trackers and destroys the process group
     if ending.unchecked is not None:
-        ending = _replay(ending, ending.unchecked, display, request)
-        _write(status, ending)
+        ending = start.replay(ending, ending.unchecked)
     return _report(ending, let_rank_0_speak=1.0)
 
 
@@ -76,90 +76,121 @@ class _Ending:
     unchecked: Path | None = None  # the run's folder, if its trace waits to be replayed by this rank
 
 
-def _train(
-    recipe: Path,
-    config: RunConfig,
-    accelerator: Accelerator,
-    heartbeat: Heartbeat,
-    status: Status,
-    request: StopRequest,
-    display: Display,
-) -> _Ending:
-    speaks = accelerator.is_main_process
-    try:
-        ending = _run(recipe, config, accelerator, status, request, display)
-    except BadInput as error:
-        ending = _Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=speaks)
-    except Stopped as stop:
-        display.close_bar()
-        display.say(str(stop))
-        ending = _Ending(code=stop.code, said=str(stop), speaks=speaks, step=stop.step, retry=True)
-    except RunFault as error:
-        ending = _Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
-    except OSError as error:
-        problem = f"bad input: {error.filename or status.folder} cannot be written ({error.strerror}): free space or choose another output.dir"
-        ending = _Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=speaks, together=False)
-    except Exception as error:
-        if not isinstance(error, RuntimeError) or not is_collective_failure(error):
-            if speaks:
-                status.write(EXIT_FAULT, f"{type(error).__name__}: {error}")
-            raise
-        fault, speaks = heartbeat.explain(error)
-        speaks = speaks and not status.is_written()  # by rank 0, before it left
-        ending = _Ending(code=EXIT_FAULT, problem=f"fault: {fault}", speaks=speaks, together=False, retry=True)
-    display.close_bar()
-    if ending.unchecked is None:
-        _write(status, ending)
-    return ending
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """One rank's part of it."""
 
+    recipe: Path
+    config: RunConfig
+    accelerator: Accelerator
+    heartbeat: Heartbeat
+    status: Status
+    request: StopRequest
+    display: Display
 
-def _run(
-    recipe: Path,
-    config: RunConfig,
-    accelerator: Accelerator,
-    status: Status,
-    request: StopRequest,
-    display: Display,
-) -> _Ending:
-    """To a good end; everything else is raised."""
-    speaks = accelerator.is_main_process
-    prepared = world.on_main(accelerator, lambda: _prepare_folder(recipe, config, status, display))
-    if (left := prepared["left"]) is not None:
-        return _Ending(code=left["exit_code"], said=left["reason"], speaks=False)
-    folder = status.folder = Path(prepared["folder"])
-    world.agree_on_error(accelerator, world.unseen(folder))
-    ready = run.build(
-        config, accelerator, display, folder, lambda step: world.agree_to_stop(accelerator, request, step)
-    )
-    if world.on_main(accelerator, lambda: _is_complete(ready)):
-        display.say(
-            f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
-            "to train on, or choose another output.dir to start anew"
+    def train(self) -> _Ending:
+        """Its status is written, unless a replay is still to come."""
+        speaks = self.accelerator.is_main_process
+        try:
+            ending = self._run()
+        except BadInput as error:
+            ending = _Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=speaks)
+        except Stopped as stop:
+            self.display.close_bar()
+            self.display.say(str(stop))
+            ending = _Ending(code=stop.code, said=str(stop), speaks=speaks, step=stop.step, retry=True)
+        except RunFault as error:
+            ending = _Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
+        except OSError as error:
+            where = error.filename or self.status.folder
+            problem = (
+                f"bad input: {where} cannot be written ({error.strerror}): free space or choose another output.dir"
+            )
+            ending = _Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=speaks, together=False)
+        except Exception as error:
+            if not isinstance(error, RuntimeError) or not is_collective_failure(error):
+                if speaks:
+                    self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}")
+                raise
+            ending = self._lost(*self.heartbeat.explain(error))
+        self.display.close_bar()
+        if ending.unchecked is None:
+            _write(self.status, ending)
+        return ending
+
+    def _run(self) -> _Ending:
+        """To a good end; everything else is raised."""
+        config, accelerator, display = self.config, self.accelerator, self.display
+        speaks = accelerator.is_main_process
+        prepared = world.on_main(accelerator, self._prepare_folder)
+        if (left := prepared["left"]) is not None:
+            return _Ending(code=left["exit_code"], said=left["reason"], speaks=False)
+        folder = self.status.folder = Path(prepared["folder"])
+        world.agree_on_error(accelerator, world.unseen(folder))
+        ready = run.build(
+            config, accelerator, display, folder, lambda step: world.agree_to_stop(accelerator, self.request, step)
         )
-    else:
-        if speaks:
-            write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-        _start_trackers(config, accelerator, folder)
-        _say_what_runs(display, ready)
-        closing_lines(display, loop.train(ready, request), folder)
-    unchecked = folder if speaks and _waits(config, folder) else None
-    return _Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, unchecked=unchecked)
+        self._expect_answers()
+        if world.on_main(accelerator, lambda: _is_complete(ready)):
+            display.say(
+                f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
+                "to train on, or choose another output.dir to start anew"
+            )
+        else:
+            if speaks:
+                write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
+            _start_trackers(config, accelerator, folder)
+            _say_what_runs(display, ready)
+            closing_lines(display, loop.train(ready, self.request), folder)
+        unchecked = folder if speaks and _waits(config, folder) else None
+        return _Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, unchecked=unchecked)
 
+    def _prepare_folder(self) -> dict[str, Any]:
+        """Take the folder, on rank 0: its name, or the status with which an earlier start of this launcher left for good."""
+        config = self.config
+        folder = default_folder(self.recipe) if config.output.dir is None else Path(config.output.dir).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.take(folder, self.display.say)  # until this process ends
+            self.status.folder = folder
+            left = _left_for_good(folder)
+            if left is None:
+                resume.refuse_leftovers(config.checkpoint, folder)
+                self.status.begin(folder)
+        except OSError as error:
+            raise BadInput(
+                f"output.dir = {folder} cannot be written ({error.strerror}): choose another folder"
+            ) from None
+        return {"folder": str(folder), "left": left}
 
-def _prepare_folder(recipe: Path, config: RunConfig, status: Status, display: Display) -> dict[str, Any]:
-    """Take the folder, on rank 0: its name, or the status with which an earlier start of this launcher left for good."""
-    folder = default_folder(recipe) if config.output.dir is None else Path(config.output.dir).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.take(folder, display.say)  # until this process ends
-        status.folder = folder
-        left = _left_for_good(folder)
-        if left is None:
-            resume.refuse_leftovers(config.checkpoint, folder)
-            status.begin(folder)
-    except OSError as error:
-        raise BadInput(f"output.dir = {folder} cannot be written ({error.strerror}): choose another folder") from None
-    return {"folder": str(folder), "left": left}
+    def _expect_answers(self) -> None:
+        """Start-up, which may take minutes, is over: from here on a rank that does not answer is taken for dead."""
+        seconds = self.config.training.timeout_seconds
+        world.shorten_timeout(self.accelerator, seconds)
+        self.heartbeat.watch(seconds, self._leave)
+
+    def _lost(self, fault: RunFault, names_it: bool) -> _Ending:
+        speaks = names_it and not self.status.is_written()  # by rank 0, before it left
+        return _Ending(code=EXIT_FAULT, problem=f"fault: {fault}", speaks=speaks, together=False, retry=True)
+
+    def _leave(self, fault: RunFault, names_it: bool) -> None:
+        """From another thread: the main one waits for a rank that is gone."""
+        ending = self._lost(fault, names_it)
+        _write(self.status, ending)
+        os._exit(_report(ending, let_rank_0_speak=1.0))
+
+    def replay(self, ending: _Ending, folder: Path) -> _Ending:
+        """The process group is gone; this rank alone holds its trace against Optax. The ending's status is written."""
+        try:
+            problem = crosscheck.replay(folder, self.display, self.request)
+        except Stopped as stop:
+            self.display.say(str(stop))
+            ending = replace(ending, code=stop.code, said=str(stop), retry=True)
+        else:
+            if problem is not None:
+                ending = replace(ending, code=EXIT_FAULT, problem=f"fault: {problem}")
+        _write(self.status, ending)
+        return ending
 
 
 def _left_for_good(folder: Path, environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
@@ -213,16 +244,6 @@ def _say_what_runs(display: Display, ready: run.Run) -> None:
         f"{implementation(ready.optimizer)} {type(ready.optimizer).__name__}, precision {ready.precision.mode}, "
         f"seed {plan.seed}; writing to {ready.folder}/"
     )
-
-
-def _replay(ending: _Ending, folder: Path, display: Display, request: StopRequest) -> _Ending:
-    """The process group is gone; this rank alone holds its trace against Optax."""
-    try:
-        problem = crosscheck.replay(folder, display, request)
-    except Stopped as stop:
-        display.say(str(stop))
-        return replace(ending, code=stop.code, said=str(stop), retry=True)
-    return ending if problem is None else replace(ending, code=EXIT_FAULT, problem=f"fault: {problem}")
 
 
 def _write(status: Status, ending: _Ending) -> None:

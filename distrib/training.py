@@ -44,7 +44,8 @@ class TrainingConfig(Section):
     """Steps between comparisons, bit for bit, of what the ranks hold (weights, optimizer, moving average); also before
     every checkpoint. A difference ends the run with 1, unsaved. none compares nothing."""
     timeout_seconds: Positive = 60
-    """How long a rank waits for its peers in a step, or for rank 0 to save, before it gives up (600 s while the run starts)."""
+    """How long a rank waits for its peers in a step, or for rank 0 to save, before it gives up (600 s while the run starts).
+    A rank whose process is dead or frozen is given up after three quarters of it."""
 
     @model_validator(mode="after")
     def _one_kind_of_clipping(self) -> Self:

@@ -210,7 +210,7 @@ def exchange(accelerator: Accelerator, value: Any) -> list[Any]:
 
 
 def shorten_timeout(accelerator: Accelerator, seconds: int) -> None:
-    """From here on a rank that does not answer within `seconds` is taken for dead."""
+    """From here on a collective fails when a rank does not answer within `seconds`."""
     if accelerator.num_processes == 1:
         return
     set_timeout: Any = getattr(dist, "set_timeout", None)  # torch >= 2.14

@@ -1,5 +1,6 @@
 """Faults that a test plants in a rank's own process. Rank processes import this module: no JAX."""
 
+import ctypes
 import os
 import signal
 import threading
@@ -49,6 +50,12 @@ def as_nobody(rank: int) -> None:
 def killed_as_nobody(step: int, rank: int) -> None:
     as_nobody(rank)
     killed_after(step, rank)
+
+
+def deaf_after(step: int, rank: int) -> None:
+    """Waits in C for ever, as for a GPU that waits for a peer: no error reaches the main thread."""
+    del rank
+    _after(step, ctypes.CDLL(None).pause)
 
 
 def flip(file: Path) -> None:

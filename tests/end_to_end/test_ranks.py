@@ -2,10 +2,12 @@
 
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.faults import deaf_after
 from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
 
 LONG = (*SMALL, "--training.epochs=500")
@@ -63,6 +65,27 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
     assert "rank 1 stopped answering" in ranks.read(0)[1]
     ranks.send(1, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: int) -> None:
+    """As on GPUs, where the main thread waits for a collective that a dead rank will never take part in."""
+    timeout = 4
+    options = (*LONG, f"--training.timeout_seconds={timeout}", "--output.dir", tmp_path)
+    ranks = start([QUICKSTART, *options], world_size=3, plant=partial(deaf_after, 5))
+    wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
+    time.sleep(timeout + 1)
+    assert all(process.is_alive() for process in ranks.processes)  # who counts is alive, however long it takes
+    ranks.send(victim, signal.SIGKILL)
+    began = time.monotonic()
+    results = ranks.wait(30)
+    assert time.monotonic() - began < timeout + 4  # of it, 4 s for busy cores
+    survivors = [rank for rank in range(3) if rank != victim]
+    assert [results[rank].code for rank in survivors] == [1, 1]
+    assert f"rank {victim} stopped answering" in results[survivors[0]].err
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 1, True)
+    assert f"rank {victim}" in status["reason"]
 
 
 def test_a_request_to_any_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
