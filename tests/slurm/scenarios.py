@@ -49,6 +49,16 @@ def node_killed(training: Training) -> None:
     assert "continuing from" in said
 
 
+def node_rebooted(training: Training) -> None:
+    """The second node is back before SLURM misses it, and srun waits for ranks that nobody runs any more."""
+    training.environment["STOP_SECONDS"] = "10"
+    training.submit()
+    training.reach(MIDDLE)
+    training.cluster.kill_node(training.pair[1])
+    training.cluster.start_node(training.pair[1])
+    training.expect_done(restarts=1)
+
+
 def preempted(training: Training) -> None:
     """A job of higher priority takes the nodes; SLURM sends TERM to the ranks and 5 s later ends the job."""
     training.submit()
@@ -202,6 +212,7 @@ DEFAULT: tuple[Scenario, ...] = (
 )
 OTHER: tuple[Scenario, ...] = (
     plain,
+    node_rebooted,
     rank_killed,
     no_answer,
     signal_before_the_ranks,
