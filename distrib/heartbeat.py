@@ -8,7 +8,7 @@ second thread looks at all counts, and speaks and leaves when one has stood stil
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch.distributed as dist
@@ -19,9 +19,7 @@ _PERIOD = 0.5  # seconds
 # Most of gloo's messages begin with a source file of its own; those of closed pairs do not.
 _GLOO_WORDS = ("gloo", "pair closure", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 _GAP = 2.5  # seconds without a count: a rank is dead, once something failed
-_SHARE = (
-    0.75  # of the time-out without a count: it is dead though nothing failed; all is over before NCCL loses patience
-)
+_SHARE = 0.75  # of the time-out without a count: it is dead though nothing failed, and NCCL has not lost patience yet
 _LOOKS = 10  # in that time; each asks for every rank's count
 
 
@@ -44,7 +42,7 @@ class Heartbeat:
         `leave` gets what `explain` gives, and ends the process: its main thread may wait for ever.
         """
         if self._world_size > 1:
-            self._run(lambda: self._watch(_SHARE * timeout, leave), "watch over peers")
+            self._run(lambda: self._watch(max(_GAP, _SHARE * timeout), leave), "watch over peers")
 
     def stop(self) -> None:
         """Before the process group and its store go away."""
@@ -58,7 +56,7 @@ class Heartbeat:
         Does not return if the other thread is about to report it, and to leave.
         """
         self._explains.acquire()
-        return self._explained(str(error))
+        return self._fault(self._missing(), str(error))
 
     def _run(self, work: Callable[[], None], name: str) -> None:
         self._threads.append(threading.Thread(target=work, daemon=True, name=name))
@@ -73,26 +71,27 @@ class Heartbeat:
             return  # the rank that hosts the store is gone; the next collective says so, or the watch
 
     def _watch(self, patience: float, leave: Callable[[RunFault, bool], object]) -> None:
-        keys = [_key(rank) for rank in range(self._world_size)]
-        seen: dict[str, tuple[bytes, float]] = {}  # each rank's count, and since when it stands there
-        cause = f"no sign of life for {patience:.0f} s"
+        ranks = range(self._world_size)
+        counts, changed = [b""] * self._world_size, [0.0] * self._world_size
+        missing, cause = [0], ""
         try:
             while not self._end.wait(patience / _LOOKS):
-                now = time.monotonic()
-                for key, count in zip(keys, _store().multi_get(keys), strict=True):
-                    if key not in seen or seen[key][0] != count:
-                        seen[key] = count, now
-                if now - min(since for _, since in seen.values()) > patience:
+                now, previous = time.monotonic(), counts
+                counts = _store().multi_get([_key(rank) for rank in ranks])
+                changed = [changed[rank] if counts[rank] == previous[rank] else now for rank in ranks]
+                if now - min(changed) > patience:
+                    missing = [rank for rank in ranks if now - changed[rank] > patience / 2]  # all of a node, for one
+                    cause = f"no sign of life for {patience:.0f} s"
                     break
         except RuntimeError as error:  # the rank that hosts the store is gone
             cause = str(error)
             self._end.wait(patience)  # the next collective says so, if it can
         if not self._end.is_set() and self._explains.acquire(blocking=False):
-            leave(*self._explained(cause))
+            leave(*self._fault(missing, cause))
 
-    def _explained(self, said: str) -> tuple[RunFault, bool]:
-        missing, cause = self._missing(), said.strip().splitlines()[0]
+    def _fault(self, missing: Collection[int], cause: str) -> tuple[RunFault, bool]:
         who = "rank " + " and rank ".join(str(rank) for rank in missing) if missing else "a rank"
+        cause = cause.strip().splitlines()[0]
         fault = RunFault(f"{who} stopped answering, so the others gave up; its own output says why ({cause})")
         return fault, self._rank == min(set(range(self._world_size)) - set(missing), default=0)
 
