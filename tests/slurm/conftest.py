@@ -3,18 +3,12 @@
 import functools
 import os
 from collections.abc import Callable, Generator
-from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster, start_cluster, what_is_missing
 from tests.slurm.training import LENGTH
 from tests.support import train_well
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These first: one worker takes them all and mostly waits, while the others go on."""
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 def expect_slurm() -> None:

@@ -156,13 +156,13 @@ def cancelled(training: Training) -> None:
 def sweep(training: Training) -> None:
     """Two runs of an array; the second, whose job id is the array's own, is stopped and goes on."""
     cluster = training.cluster
-    runs = {
-        task: replace(training, nodes=training.ranks, folder=cluster.project / "runs" / f"#{task}'s") for task in (1, 2)
-    }
+    folder = cluster.project / "runs" / f"of {training.ranks} rank(s)"
+    runs = {task: replace(training, nodes=training.ranks, folder=folder / f"#{task}'s") for task in (1, 2)}
+    file = cluster.project / f"two runs of {training.ranks}"
     lines = [shlex.join([RECIPE, "--output.dir", str(run.folder)]) for run in runs.values()]
-    (cluster.project / "two runs").write_text("# the runs\n\n" + " # and a comment\n".join([*lines, ""]))
+    file.write_text("# the runs\n\n" + " # and a comment\n".join([*lines, ""]))
     array = cluster.submit(
-        "slurm/sweep.sbatch", "two runs", *LENGTH,
+        "slurm/sweep.sbatch", file.name, *LENGTH,
         options=["--array=1-2", f"--nodes={training.ranks}", f"--nodelist={','.join(training.pair[: training.ranks])}"],
         environment={"RANKS_PER_NODE": str(training.ranks)},
     )  # fmt: skip
