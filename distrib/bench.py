@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from distrib import loop, world
 from distrib.config.recipe import load
-from distrib.crosscheck import start_recorder
+from distrib.crosscheck.record import start_recorder
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.observers import Observers

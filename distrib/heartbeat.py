@@ -9,11 +9,14 @@ second thread looks at all counts, and speaks and leaves when one has stood stil
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from distrib.errors import RunFault
+
+T = TypeVar("T")
 
 _PERIOD = 0.5  # seconds
 # Most of gloo's messages begin with a source file of its own; those of closed pairs do not.
@@ -48,7 +51,7 @@ class Heartbeat:
         """Before the process group and its store go away."""
         self._end.set()
         while self._threads:
-            self._threads.pop().join()
+            self._threads.pop().join(_GAP)  # it may wait for a store that does not answer
 
     def explain(self, error: RuntimeError) -> tuple[RunFault, bool]:
         """What to report for a failed collective, and whether this rank is the one to report it.
@@ -73,19 +76,20 @@ class Heartbeat:
     def _watch(self, patience: float, leave: Callable[[RunFault, bool], object]) -> None:
         ranks = range(self._world_size)
         counts, changed = [b""] * self._world_size, [0.0] * self._world_size
-        missing, cause = [0], ""
+        missing, cause, now = [0], "", time.monotonic()
         try:
             while not self._end.wait(patience / _LOOKS):
-                now, previous = time.monotonic(), counts
-                counts = _store().multi_get([_key(rank) for rank in ranks])
+                previous = counts
+                counts = _ask(lambda store: store.multi_get([_key(rank) for rank in ranks]), patience)
+                now = time.monotonic()
                 changed = [changed[rank] if counts[rank] == previous[rank] else now for rank in ranks]
                 if now - min(changed) > patience:
                     missing = [rank for rank in ranks if now - changed[rank] > patience / 2]  # all of a node, for one
                     cause = f"no sign of life for {patience:.0f} s"
                     break
-        except RuntimeError as error:  # the rank that hosts the store is gone
+        except RuntimeError as error:  # the host of the store is gone, or silent
             cause = str(error)
-            self._end.wait(patience)  # the next collective says so, if it can
+            self._end.wait(now + patience - time.monotonic())  # the next collective says so, if it can
         if not self._end.is_set() and self._explains.acquire(blocking=False):
             leave(*self._fault(missing, cause))
 
@@ -98,13 +102,15 @@ class Heartbeat:
     def _missing(self) -> list[int]:
         """The first rank to look leaves its finding for the others, whose view is blurred by its exit."""
         ranks = [rank for rank in range(self._world_size) if rank != self._rank]
-        try:
-            store = _store()
+
+        def look(store: Any) -> str:
             before = {rank: store.add(_key(rank), 0) for rank in ranks}
             time.sleep(_GAP)
             missing = [rank for rank in ranks if store.add(_key(rank), 0) == before[rank]]
-            agreed = store.compare_set("heartbeat/missing", "", " ".join(map(str, missing)) or "none")
-            return [int(rank) for rank in agreed.decode().split() if rank != "none"]
+            return store.compare_set("heartbeat/missing", "", " ".join(map(str, missing)) or "none").decode()
+
+        try:
+            return [int(rank) for rank in _ask(look, 2 * _GAP).split() if rank != "none"]
         except RuntimeError:
             return [0]
 
@@ -121,3 +127,23 @@ def _key(rank: int) -> str:
 
 def _store() -> Any:
     return dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
+
+
+def _ask(question: Callable[[Any], T], seconds: float) -> T:
+    """What the store answers. Raises RuntimeError if its host is gone, or silent for so long: the store itself would wait on."""
+    answers: SimpleQueue[T | RuntimeError] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(question(_store()))
+        except RuntimeError as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True, name="question to the store").start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except Empty:
+        raise RuntimeError(f"no answer from the store that rank 0's machine holds for {seconds:.0f} s") from None
+    if isinstance(answer, RuntimeError):
+        raise answer
+    return answer

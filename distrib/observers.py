@@ -7,13 +7,14 @@ from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.checkpoint import resume, state, store
-from distrib.crosscheck import NOT_RECORDED, start_recorder
+from distrib.crosscheck.passes import Passes
+from distrib.crosscheck.record import start_recorder
+from distrib.crosscheck.replay import NOT_RECORDED
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.evaluate import Score
 from distrib.files import write_json
 from distrib.metrics import Metrics
-from distrib.passes import Passes
 from distrib.run import Run, summary
 from distrib.stop import StopRequest
 from distrib.world import agree_on_error

@@ -17,7 +17,7 @@ from distrib.agreement import Agreement
 from distrib.allocator import keep_freed_memory
 from distrib.checkpoint import resume
 from distrib.config.recipe import RunConfig
-from distrib.crosscheck import NOT_RECORDED, NOT_REPLAYED
+from distrib.crosscheck.replay import NOT_RECORDED, NOT_REPLAYED
 from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan

@@ -12,10 +12,11 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
-from distrib import crosscheck, lock, loop, run, world
+from distrib import lock, loop, run, world
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig, load
+from distrib.crosscheck.replay import NOT_REPLAYED, replay, verdict
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput, RunFault
 from distrib.files import read_json, write_atomically
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         heartbeat.stop()
         accelerator.end_training()  # closes the trackers and destroys the process group
     if ending.unchecked is not None:
-        ending = start.replay(ending, ending.unchecked)
+        ending = start.crosscheck(ending, ending.unchecked)
     return _report(ending, let_rank_0_speak=1.0)
 
 
@@ -179,10 +180,10 @@ class _Start:
         _write(self.status, ending)
         os._exit(_report(ending, let_rank_0_speak=1.0))
 
-    def replay(self, ending: _Ending, folder: Path) -> _Ending:
+    def crosscheck(self, ending: _Ending, folder: Path) -> _Ending:
         """The process group is gone; this rank alone holds its trace against Optax. The ending's status is written."""
         try:
-            problem = crosscheck.replay(folder, self.display, self.request)
+            problem = replay(folder, self.display, self.request)
         except Stopped as stop:
             self.display.say(str(stop))
             ending = replace(ending, code=stop.code, said=str(stop), retry=True)
@@ -217,7 +218,7 @@ def _waits(config: RunConfig, folder: Path) -> bool:
     """Whether the trace is still to be replayed; a run that was killed meanwhile does it when it is called again."""
     if not (config.crosscheck.record and config.crosscheck.replay):
         return False
-    return crosscheck.verdict(folder) == crosscheck.NOT_REPLAYED
+    return verdict(folder) == NOT_REPLAYED
 
 
 def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:

@@ -12,7 +12,7 @@ from distrib.checkpoint.config import CheckpointConfig
 from distrib.config.fields import all_fields, takes_text
 from distrib.config.messages import explain
 from distrib.config.section import Section
-from distrib.crosscheck import CrosscheckConfig
+from distrib.crosscheck.config import CrosscheckConfig
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
 from distrib.models import ModelConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crosscheck import Recorder
-from distrib import crosscheck
+from distrib.crosscheck.replay import replay
 from distrib.display import Display
 from distrib.stop import StopRequest
 from tests.crosscheck.faulty import FaultySGD
@@ -112,14 +112,14 @@ def test_without_jax_the_run_says_how_to_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
-    assert crosscheck.replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS) is None
+    assert replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS) is None
     said = capsys.readouterr().out
     assert "jax and optax is not installed" in said
     assert f"python -m crosscheck replay {tmp_path / 'trace'}" in said
 
 
 def test_a_trace_that_cannot_be_replayed_is_a_problem(tmp_path: Path) -> None:
-    problem = crosscheck.replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS)
+    problem = replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS)
     assert problem is not None
     assert "is not a trace" in problem
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.faults import deaf_after
-from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
+from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, train, train_well, wait_for
 
 LONG = (*SMALL, "--training.epochs=500")
+TIMEOUT = 4  # seconds
+SHORT = (f"--training.timeout_seconds={TIMEOUT}",)
 
 
 @pytest.fixture(scope="module")
@@ -55,37 +57,44 @@ def test_when_a_rank_is_killed_the_others_leave_and_name_it(tmp_path: Path, vict
     assert f"rank {victim}" in status["reason"]
 
 
-def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
-    ranks = start([QUICKSTART, *LONG, "--output.dir", tmp_path, "--training.timeout_seconds=4"], world_size=2)
-    wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
-    ranks.send(1, signal.SIGSTOP)
-    began = time.monotonic()
-    ranks.processes[0].join(45)
-    assert ranks.processes[0].exitcode == 1
-    assert time.monotonic() - began < 30
-    assert "rank 1 stopped answering" in ranks.read(0)[1]
-    ranks.send(1, signal.SIGKILL)
-
-
 @pytest.mark.parametrize("victim", [0, 1])
-def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: int) -> None:
+def test_a_rank_that_hangs_is_named_within_the_timeout(tmp_path: Path, victim: int) -> None:
+    """Rank 0 hosts the store: what the others ask of it is not answered."""
+    ranks = start([QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=2)
+    wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
+    expect_the_others_to_leave(ranks, victim, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)], ids=str
+)
+def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: int, number: signal.Signals) -> None:
     """As on GPUs, where the main thread waits for a collective that a dead rank will never take part in."""
-    timeout = 4
-    options = (*LONG, f"--training.timeout_seconds={timeout}", "--output.dir", tmp_path)
-    ranks = start([QUICKSTART, *options], world_size=3, plant=partial(deaf_after, 5))
+    ranks = start(
+        [QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=3, plant=partial(deaf_after, 5)
+    )
     wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
-    time.sleep(timeout + 1)
+    time.sleep(TIMEOUT + 1)
     assert all(process.is_alive() for process in ranks.processes)  # who counts is alive, however long it takes
-    ranks.send(victim, signal.SIGKILL)
-    began = time.monotonic()
-    results = ranks.wait(30)
-    assert time.monotonic() - began < timeout + 4  # of it, 4 s for busy cores
-    survivors = [rank for rank in range(3) if rank != victim]
-    assert [results[rank].code for rank in survivors] == [1, 1]
-    assert f"rank {victim} stopped answering" in results[survivors[0]].err
+    expect_the_others_to_leave(ranks, victim, number)
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 1, True)
     assert f"rank {victim}" in status["reason"]
+
+
+def expect_the_others_to_leave(ranks: Ranks, victim: int, number: signal.Signals) -> None:
+    """With 1, the victim named by the first of them, within the time-out and two seconds for busy cores."""
+    ranks.send(victim, number)
+    deadline = time.monotonic() + TIMEOUT + 2
+    survivors = [rank for rank in range(len(ranks.processes)) if rank != victim]
+    for rank in survivors:
+        ranks.processes[rank].join(max(0.0, deadline - time.monotonic()))
+    codes = [ranks.processes[rank].exitcode for rank in survivors]
+    for process in ranks.processes:
+        process.kill()
+    ranks.wait(10)
+    assert codes == [1] * len(survivors)
+    assert f"rank {victim} stopped answering" in ranks.read(survivors[0])[1]
 
 
 def test_a_request_to_any_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:

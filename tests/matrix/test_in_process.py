@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distrib import optim, schedule
 from distrib.config.recipe import RunConfig
-from distrib.crosscheck import start_recorder
+from distrib.crosscheck.record import start_recorder
 from distrib.data.batches import Plan
 from distrib.precision import Precision
 from distrib.update import Update

@@ -1,4 +1,4 @@
-"""The cross-check of a run: recorded by rank 0 while it trains, replayed by another process when it is over."""
+"""The replay of a run's trace when training is over, and what its summary says of it."""
 
 import importlib.util
 import os
@@ -6,76 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from crosscheck.recorder import Claims, Recorder, TraceError
-from distrib import optim, schedule
-from distrib.config.section import Section
 from distrib.display import Display
-from distrib.errors import BadInput
 from distrib.files import read_json, write_json
 from distrib.stop import Stopped, StopRequest
-from distrib.training import Positive
-
-if TYPE_CHECKING:
-    from distrib.run import Run
 
 NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
 """The verdicts of summary.json that are not a replay's."""
-
-
-class CrosscheckConfig(Section):
-    """Whether every optimizer step is recorded and then taken again by Optax."""
-
-    record: bool = False
-    """Record the optimizer's steps in the run's folder, under trace/."""
-    steps: Literal["sampled", "all"] | Annotated[tuple[Positive, ...], Field(strict=False)] = "sampled"
-    """Steps recorded with every element: sampled (the first three, every hundredth, the one after a skip), all, or step numbers."""
-    coordinates: Positive = 256
-    """Elements of each tensor recorded at every step."""
-    gradient_steps: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    """Steps recorded with their batch, to recompute the gradient itself: 3 MB and a second or two of replay each."""
-    replay: bool = True
-    """Replay the record when training is over, if JAX and Optax are installed; a mismatch ends the run with 1."""
-
-
-def start_recorder(run: "Run", *, first_step: int) -> Recorder:
-    """A recorder of the run's optimizer that continues the folder's trace, if it has one. Raises BadInput."""
-    config, average = run.config.crosscheck, run.update.average
-    try:
-        return Recorder(
-            run.optimizer,
-            run.folder / "trace",
-            steps=config.steps,
-            coordinates=config.coordinates,
-            scaler=run.precision.scaler,
-            average=() if average is None else zip(run.module.parameters(), average.module.parameters(), strict=True),
-            claims=_claims(run),
-            append=True,
-            first_step=first_step,
-            world_size=run.plan.world_size,
-            seed=run.plan.seed,
-        )
-    except TraceError as error:
-        raise BadInput(f"crosscheck.record = true: {error}") from None
-
-
-def _claims(run: "Run") -> Claims:
-    """What the recipe says of all that stands around the optimizer."""
-    training, average = run.config.training, run.update.average
-    return Claims(
-        clip_norm=training.clip_norm,
-        clip_value=training.clip_value,
-        average=training.ema,
-        averaged=0 if average is None else int(average.n_averaged),
-        applied=run.update.applied,
-        schedule=schedule.claim(
-            run.config.schedule, total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch
-        ),
-        options=optim.options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
-    )
 
 
 def replay(folder: Path, display: Display, request: StopRequest) -> str | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -10,9 +9,7 @@ from torch import Tensor
 
 from crosscheck.recorder import Pass, Recorder, Winners
 from distrib.errors import BadInput
-
-if TYPE_CHECKING:
-    from distrib.run import Run
+from distrib.run import Run
 
 
 class Passes:
@@ -21,7 +18,7 @@ class Passes:
     A step whose gradient overflowed proves nothing: the next one takes its place.
     """
 
-    def __init__(self, run: "Run", steps: tuple[int, ...]) -> None:
+    def __init__(self, run: Run, steps: tuple[int, ...]) -> None:
         """Raises BadInput."""
         if steps and run.config.training.compile:
             raise BadInput(
