@@ -65,14 +65,10 @@ def test_a_rank_that_hangs_is_named_within_the_timeout(tmp_path: Path, victim: i
     expect_the_others_to_leave(ranks, victim, signal.SIGSTOP)
 
 
-@pytest.mark.parametrize(
-    ("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)], ids=str
-)
+@pytest.mark.parametrize(("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)], ids=str)
 def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: int, number: signal.Signals) -> None:
     """As on GPUs, where the main thread waits for a collective that a dead rank will never take part in."""
-    ranks = start(
-        [QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=3, plant=partial(deaf_after, 5)
-    )
+    ranks = start([QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=3, plant=partial(deaf_after, 5))
     wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
     time.sleep(TIMEOUT + 1)
     assert all(process.is_alive() for process in ranks.processes)  # who counts is alive, however long it takes
