@@ -24,6 +24,7 @@ _GLOO_WORDS = ("gloo", "pair closure", "Connection closed by peer", "Connection 
 _GAP = 2.5  # seconds without a count: a rank is dead, once something failed
 _SHARE = 0.75  # of the time-out without a count: it is dead though nothing failed, and NCCL has not lost patience yet
 _LOOKS = 10  # in that time; each asks for every rank's count
+_HURRY = 10.0  # seconds without a count, once asked to stop: a launcher that lost a rank asks, and kills after 30 s
 
 
 class Heartbeat:
@@ -39,13 +40,14 @@ class Heartbeat:
             _store().add(_key(self._rank), 1)  # in this thread: a peer that has agreed with this one finds it
             self._run(self._count, "heartbeat")
 
-    def watch(self, timeout: float, leave: Callable[[RunFault, bool], object]) -> None:
+    def watch(self, timeout: float, asked: Callable[[], bool], leave: Callable[[RunFault, bool], object]) -> None:
         """From now on a peer that is silent is reported from a thread, less than `timeout` seconds after its last sign.
 
-        `leave` gets what `explain` gives, and ends the process: its main thread may wait for ever.
+        `asked` says whether this process was asked to stop. `leave` gets what `explain` gives, and ends the process: its
+        main thread may wait for ever.
         """
         if self._world_size > 1:
-            self._run(lambda: self._watch(max(_GAP, _SHARE * timeout), leave), "watch over peers")
+            self._run(lambda: self._watch(max(_GAP, _SHARE * timeout), asked, leave), "watch over peers")
 
     def stop(self) -> None:
         """Before the process group and its store go away."""
@@ -73,23 +75,26 @@ class Heartbeat:
         except RuntimeError:
             return  # the rank that hosts the store is gone; the next collective says so, or the watch
 
-    def _watch(self, patience: float, leave: Callable[[RunFault, bool], object]) -> None:
+    def _watch(self, longest: float, asked: Callable[[], bool], leave: Callable[[RunFault, bool], object]) -> None:
+        def patience() -> float:
+            return min(longest, _HURRY) if asked() else longest
+
         ranks = range(self._world_size)
         counts, changed = [b""] * self._world_size, [0.0] * self._world_size
         missing, cause, now = [0], "", time.monotonic()
         try:
-            while not self._end.wait(patience / _LOOKS):
+            while not self._end.wait(longest / _LOOKS):
                 previous = counts
-                counts = _ask(lambda store: store.multi_get([_key(rank) for rank in ranks]), patience)
+                counts = _ask(lambda store: store.multi_get([_key(rank) for rank in ranks]), longest)
                 now = time.monotonic()
                 changed = [changed[rank] if counts[rank] == previous[rank] else now for rank in ranks]
-                if now - min(changed) > patience:
-                    missing = [rank for rank in ranks if now - changed[rank] > patience / 2]  # all of a node, for one
-                    cause = f"no sign of life for {patience:.0f} s"
+                if now - min(changed) > (limit := patience()):
+                    missing = [rank for rank in ranks if now - changed[rank] > limit / 2]  # all of a node, for one
+                    cause = f"no sign of life for {limit:.0f} s"
                     break
         except RuntimeError as error:  # the host of the store is gone, or silent
             cause = str(error)
-            self._end.wait(now + patience - time.monotonic())  # the next collective says so, if it can
+            self._end.wait(now + patience() - time.monotonic())  # the next collective says so, if it can
         if not self._end.is_set() and self._explains.acquire(blocking=False):
             leave(*self._fault(missing, cause))
 

@@ -168,7 +168,7 @@ class _Start:
         """Start-up, which may take minutes, is over: from here on a rank that does not answer is taken for dead."""
         seconds = self.config.training.timeout_seconds
         world.shorten_timeout(self.accelerator, seconds)
-        self.heartbeat.watch(seconds, self._leave)
+        self.heartbeat.watch(seconds, self.request.asked, self._leave)
 
     def _lost(self, fault: RunFault, names_it: bool) -> _Ending:
         speaks = names_it and not self.status.is_written()  # by rank 0, before it left

@@ -1,6 +1,5 @@
 """Faults that a test plants in a rank's own process. Rank processes import this module: no JAX."""
 
-import ctypes
 import os
 import signal
 import threading
@@ -53,9 +52,9 @@ def killed_as_nobody(step: int, rank: int) -> None:
 
 
 def deaf_after(step: int, rank: int) -> None:
-    """Waits in C for ever, as for a GPU that waits for a peer: no error reaches the main thread."""
+    """Waits for ever, as for a GPU that waits for a peer: no error reaches the main thread, and no signal wakes it."""
     del rank
-    _after(step, ctypes.CDLL(None).pause)
+    _after(step, threading.Event().wait)
 
 
 def flip(file: Path) -> None:

@@ -78,10 +78,19 @@ def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: 
     assert f"rank {victim}" in status["reason"]
 
 
-def expect_the_others_to_leave(ranks: Ranks, victim: int, number: signal.Signals) -> None:
-    """With 1, the victim named by the first of them, within the time-out and two seconds for busy cores."""
+def test_a_launcher_that_lost_a_rank_hears_of_it_before_it_kills_the_others(tmp_path: Path) -> None:
+    """It asks them to stop, and waits 30 s; the time-out is twice that."""
+    ranks = start([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=partial(deaf_after, 5))
+    wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
+    ranks.send(0, signal.SIGTERM)
+    expect_the_others_to_leave(ranks, 1, signal.SIGKILL, within=20)
+    assert "rank 1" in read_json(tmp_path / "status.json")["reason"]
+
+
+def expect_the_others_to_leave(ranks: Ranks, victim: int, number: signal.Signals, within: float = TIMEOUT) -> None:
+    """With 1, the victim named by the first of them, in so many seconds and two for busy cores."""
     ranks.send(victim, number)
-    deadline = time.monotonic() + TIMEOUT + 2
+    deadline = time.monotonic() + within + 2
     survivors = [rank for rank in range(len(ranks.processes)) if rank != victim]
     for rank in survivors:
         ranks.processes[rank].join(max(0.0, deadline - time.monotonic()))
