@@ -6,9 +6,10 @@ Not every collective fails: in CUDA the main thread waits on, until NCCL ends th
 second thread looks at all counts, and speaks and leaves when one has stood still for long.
 """
 
+import os
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -24,12 +25,13 @@ _GLOO_WORDS = ("gloo", "pair closure", "Connection closed by peer", "Connection 
 _GAP = 2.5  # seconds without a count: a rank is dead, once something failed
 _SHARE = 0.75  # of the time-out without a count: it is dead though nothing failed, and NCCL has not lost patience yet
 _LOOKS = 10  # in that time; each asks for every rank's count
-_HURRY = 10.0  # seconds without a count, once asked to stop: a launcher that lost a rank asks, and kills after 30 s
 
 
 class Heartbeat:
-    def __init__(self, rank: int, world_size: int) -> None:
+    def __init__(self, rank: int, world_size: int, environment: Mapping[str, str] = os.environ) -> None:
         self._rank, self._world_size = rank, world_size
+        # A launcher that lost a rank asks the others to stop, and kills them when its patience is over.
+        self._hurry = float(environment.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) / 3
         self._end = threading.Event()
         self._threads: list[threading.Thread] = []
         self._explains = threading.Lock()  # held for good by the thread that explains: one explanation is enough
@@ -76,27 +78,24 @@ class Heartbeat:
             return  # the rank that hosts the store is gone; the next collective says so, or the watch
 
     def _watch(self, longest: float, asked: Callable[[], bool], leave: Callable[[RunFault, bool], object]) -> None:
-        def patience() -> float:
-            return min(longest, _HURRY) if asked() else longest
-
-        ranks = range(self._world_size)
-        counts, changed = [b""] * self._world_size, [0.0] * self._world_size
-        missing, cause, now = [0], "", time.monotonic()
-        try:
-            while not self._end.wait(longest / _LOOKS):
-                previous = counts
-                counts = _ask(lambda store: store.multi_get([_key(rank) for rank in ranks]), longest)
-                now = time.monotonic()
-                changed = [changed[rank] if counts[rank] == previous[rank] else now for rank in ranks]
-                if now - min(changed) > (limit := patience()):
-                    missing = [rank for rank in ranks if now - changed[rank] > limit / 2]  # all of a node, for one
-                    cause = f"no sign of life for {limit:.0f} s"
-                    break
-        except RuntimeError as error:  # the host of the store is gone, or silent
-            cause = str(error)
-            self._end.wait(now + patience() - time.monotonic())  # the next collective says so, if it can
-        if not self._end.is_set() and self._explains.acquire(blocking=False):
-            leave(*self._fault(missing, cause))
+        """Silence is counted in looks, not in seconds: a run that is suspended and resumed as a whole lost nobody."""
+        interval, ranks = longest / _LOOKS, range(self._world_size)
+        counts, silent, unanswered = [b""] * self._world_size, [0] * self._world_size, 0
+        while not self._end.is_set():
+            began, previous = time.monotonic(), counts
+            try:
+                counts = _ask(lambda store: store.multi_get([_key(rank) for rank in ranks]), interval)
+            except RuntimeError:
+                unanswered += 1
+            else:
+                unanswered, silent = 0, [silent[r] + 1 if counts[r] == previous[r] else 0 for r in ranks]
+            limit = min(longest, self._hurry) if asked() else longest
+            if max(unanswered, *silent) * interval >= limit:
+                lost = [rank for rank in ranks if silent[rank] * interval >= limit / 2]  # all of a node, for one
+                if self._explains.acquire(blocking=False) and not self._end.is_set():
+                    leave(*self._fault([0] if unanswered else lost, f"no sign of life for {limit:.0f} s"))
+                return
+            self._end.wait(began + interval - time.monotonic())
 
     def _fault(self, missing: Collection[int], cause: str) -> tuple[RunFault, bool]:
         who = "rank " + " and rank ".join(str(rank) for rank in missing) if missing else "a rank"

@@ -78,6 +78,17 @@ def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: 
     assert f"rank {victim}" in status["reason"]
 
 
+def test_a_run_that_was_suspended_as_a_whole_lost_nobody(tmp_path: Path) -> None:
+    ranks = start([QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=2, plant=partial(deaf_after, 5))
+    wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
+    for number, seconds in ((signal.SIGSTOP, TIMEOUT + 1), (signal.SIGCONT, 2)):
+        for rank in (0, 1):
+            ranks.send(rank, number)
+        time.sleep(seconds)
+    assert all(process.is_alive() for process in ranks.processes)
+    expect_the_others_to_leave(ranks, 1, signal.SIGKILL)
+
+
 def test_a_launcher_that_lost_a_rank_hears_of_it_before_it_kills_the_others(tmp_path: Path) -> None:
     """It asks them to stop, and waits 30 s; the time-out is twice that."""
     ranks = start([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=partial(deaf_after, 5))

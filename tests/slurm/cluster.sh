@@ -236,7 +236,10 @@ case $cmd in
     start) start ;;
     wipe) wipe ;;
     run) in_ctl "$@" ;;
-    node-kill) { pid_of "$1"; processes "$1"; } | xargs -r kill -9 2>/dev/null || true ;; # some end with others
+    node-kill) # the first process takes the others with it; looking for what may be left takes seconds on a busy machine
+        pid_of "$1" | xargs -r kill -9 2>/dev/null
+        processes "$1" | xargs -r kill -9 2>/dev/null || true
+        ;;
     node-start) start_node "$1" && wait_for 15 ready ;;
     *) die "no command $cmd" ;;
 esac
