@@ -45,7 +45,7 @@ class TrainingConfig(Section):
     every checkpoint. A difference ends the run with 1, unsaved. none compares nothing."""
     timeout_seconds: Positive = 60
     """How long a rank waits for its peers in a step, or for rank 0 to save, before it gives up (600 s while the run starts).
-    A rank whose process is dead or frozen is given up after three quarters of it."""
+    A rank whose process is dead or frozen is given up after three quarters of it, and sooner once the run was asked to stop."""
 
     @model_validator(mode="after")
     def _one_kind_of_clipping(self) -> Self:
