@@ -4,10 +4,13 @@ Each rank is a process of its own with its own environment, standard output and 
 forked from a server that has imported torch once.
 """
 
+import atexit
+import functools
 import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,7 +95,7 @@ def start(
 
     Each rank calls `plant` (which must pickle) with its number before it trains, to put a fault in.
     """
-    outputs = Path(tempfile.mkdtemp(prefix="ranks-"))
+    outputs = Path(tempfile.mkdtemp(dir=_outputs()))
     world = {"CUDA_VISIBLE_DEVICES": "", **(environment or {})}
     if world_size > 1:
         world |= {
@@ -109,6 +112,14 @@ def start(
         process.start()
         processes.append(process)
     return Ranks(processes, outputs)
+
+
+@functools.cache
+def _outputs() -> Path:
+    """For what ranks print, until this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="ranks-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def train(
