@@ -54,10 +54,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[dict[signal.Signals, Any]]:
-    """What was installed before; put back even if a test fails."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield before
-    for number, handler in before.items():
+    """What is installed before; what was is put back even if a test fails."""
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    yield {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in found.items():
         signal.signal(number, handler)
 
 
