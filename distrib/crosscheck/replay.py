@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
         text=True,
     )
     out, err = _until_asked(replayer, request)
+    give_up = time.monotonic() + 1
+    while replayer.returncode < 0 and request.reason is None and time.monotonic() < give_up:
+        time.sleep(0.05)  # a signal to all of the launcher's processes may have reached the replay first
     if request.reason is not None and (replayer.returncode not in (0, 1, 3) or not out):
         raise Stopped(
             request.reason,

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import torch
 from crosscheck import Recorder
 from distrib.crosscheck.replay import replay
 from distrib.display import Display
-from distrib.stop import StopRequest
+from distrib.stop import Stopped, StopRequest
 from tests.crosscheck.faulty import FaultySGD
 from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for
 
@@ -122,6 +124,20 @@ def test_a_trace_that_cannot_be_replayed_is_a_problem(tmp_path: Path) -> None:
     problem = replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS)
     assert problem is not None
     assert "is not a trace" in problem
+
+
+def test_a_signal_to_all_processes_may_reach_the_replay_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "summary.json").write_text('{"steps": 7}')
+    request = StopRequest(lambda _code, _reason: None)
+
+    def dies(replayer: "subprocess.Popen[str]", _request: StopRequest) -> tuple[str, str]:
+        replayer.terminate()
+        Timer(0.3, setattr, (request, "reason", "SIGTERM")).start()
+        return replayer.communicate()
+
+    monkeypatch.setattr("distrib.crosscheck.replay._until_asked", dies)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        replay(tmp_path, Display(main=True, quiet=False), request)
 
 
 def test_a_full_disk_ends_the_run_with_its_name(tmp_path: Path) -> None:
