@@ -1,6 +1,7 @@
 """One start of a run: from its recipe and folder to its status and exit code."""
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -26,6 +27,12 @@ from distrib.optim import implementation
 from distrib.output import default_folder
 from distrib.status import Status
 from distrib.stop import Stopped, StopRequest
+
+# Other OSErrors are no matter of a disk that somebody could mend: a tracker's connection is one, too.
+_DISK_REFUSES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ESTALE, errno.ENOENT, errno.ENOTDIR),
+)
 
 
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
@@ -102,18 +109,15 @@ class _Start:
             ending = _Ending(code=stop.code, said=str(stop), speaks=speaks, step=stop.step, retry=True)
         except RunFault as error:
             ending = _Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
-        except OSError as error:
-            where = error.filename or self.status.folder
-            problem = (
-                f"bad input: {where} cannot be written ({error.strerror}): free space or choose another output.dir"
-            )
-            ending = _Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=speaks, together=False)
         except Exception as error:
-            if not isinstance(error, RuntimeError) or not is_collective_failure(error):
+            if isinstance(error, OSError) and error.errno in _DISK_REFUSES:
+                ending = self._refused(error)
+            elif isinstance(error, RuntimeError) and is_collective_failure(error):
+                ending = self._lost(*self.heartbeat.explain(error))
+            else:
                 if speaks:
                     self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}")
                 raise
-            ending = self._lost(*self.heartbeat.explain(error))
         self.display.close_bar()
         if ending.unchecked is None:
             _write(self.status, ending)
@@ -169,6 +173,12 @@ class _Start:
         seconds = self.config.training.timeout_seconds
         world.shorten_timeout(self.accelerator, seconds)
         self.heartbeat.watch(seconds, self.request.asked, self._leave)
+
+    def _refused(self, error: OSError) -> _Ending:
+        """On whichever rank it was: the others only see that it is gone."""
+        where = error.filename or self.status.folder
+        problem = f"bad input: {where} cannot be written ({error.strerror}): free space or choose another output.dir"
+        return _Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=True, together=False)
 
     def _lost(self, fault: RunFault, names_it: bool) -> _Ending:
         speaks = names_it and not self.status.is_written()  # by rank 0, before it left

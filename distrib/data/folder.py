@@ -114,7 +114,12 @@ def _key(path: Path, *splits: dict[str, list[Path]]) -> str:
     for split in splits:
         for name, files in sorted(split.items()):
             for file in files:
-                facts = file.stat()
+                try:
+                    facts = file.stat()
+                except OSError as error:
+                    raise BadInput(
+                        f"image {file} cannot be read ({error.strerror}): repair it, or take it out of the folder"
+                    ) from None
                 digest.update(
                     json.dumps([name, str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]).encode()
                 )

@@ -319,3 +319,17 @@ def test_an_image_that_does_not_decode(birds: Path, cache: Path, split: str, dam
     assert not cache.exists() or not list(cache.iterdir()), "half a data set was cached"
     file.unlink()
     assert len(folder.load(birds, cache).train) == 4
+
+
+def test_an_image_that_goes_while_the_folder_is_read(birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, listing = next((birds / "train" / "owl").iterdir()), folder._listing  # pyright: ignore[reportPrivateUsage]
+
+    def listed_before(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
+        found = listing(path, splits)
+        file.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(folder, "_listing", listed_before)
+    message = refused(birds, cache)
+    for words in (f"image {file} cannot be read (No such file", "repair it", "take it out"):
+        assert words in message

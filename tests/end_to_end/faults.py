@@ -57,6 +57,16 @@ def deaf_after(step: int, rank: int) -> None:
     _after(step, threading.Event().wait)
 
 
+def fails_after(step: int, victim: int, error: Exception, rank: int) -> None:
+    """Raised in the main thread of one rank."""
+
+    def fail() -> None:
+        raise error
+
+    if rank == victim:
+        _after(step, fail)
+
+
 def flip(file: Path) -> None:
     """One bit, in the middle."""
     content = bytearray(file.read_bytes())

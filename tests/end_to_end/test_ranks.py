@@ -1,5 +1,6 @@
 """Several processes: the same run, one voice, and a clear end when one of them dies."""
 
+import errno
 import signal
 import time
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.faults import deaf_after
+from tests.end_to_end.faults import deaf_after, fails_after
 from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, train, train_well, wait_for
 
 LONG = (*SMALL, "--training.epochs=500")
@@ -55,6 +56,30 @@ def test_when_a_rank_is_killed_the_others_leave_and_name_it(tmp_path: Path, vict
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["exit_code"]) == ("failed", 1)
     assert f"rank {victim}" in status["reason"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_disk_that_refuses_any_rank_is_named_by_it(tmp_path: Path, victim: int) -> None:
+    """The others only see that it is gone."""
+    refuses = OSError(errno.ENOSPC, "No space left on device", "/scratch/file")
+    plant = partial(fails_after, 5, victim, refuses)
+    results = train([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=plant)
+    said = "bad input: /scratch/file cannot be written (No space left on device): free space"
+    assert (results[victim].code, results[victim].err.startswith(said)) == (2, True), results
+    assert results[1 - victim].code == 1
+    status = read_json(tmp_path / "status.json")
+    assert (status["exit_code"], status["retry"]) == (2, False)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_what_is_no_matter_of_a_disk_is_not_said_to_be_one(tmp_path: Path, victim: int) -> None:
+    """A connection that failed is an OSError, too."""
+    plant = partial(fails_after, 5, victim, ConnectionError("no route to the tracker"))
+    results = train([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=plant)
+    assert [result.code for result in results] == [1, 1]
+    assert results[victim].err.rstrip().endswith("ConnectionError: no route to the tracker")
+    assert not any("free space" in result.err for result in results)
+    assert read_json(tmp_path / "status.json")["exit_code"] == 1
 
 
 @pytest.mark.parametrize("victim", [0, 1])
