@@ -91,7 +91,9 @@ class Heartbeat:
                 unanswered, silent = 0, [silent[r] + 1 if counts[r] == previous[r] else 0 for r in ranks]
             limit = min(longest, self._hurry) if asked() else longest
             if max(unanswered, *silent) * interval >= limit:
-                lost = [rank for rank in ranks if silent[rank] * interval >= limit / 2]  # all of a node, for one
+                lost = [
+                    rank for rank in ranks if silent[rank] * interval >= limit / 2
+                ]  # those of one node fall silent together, give or take a look
                 if self._explains.acquire(blocking=False) and not self._end.is_set():
                     leave(*self._fault([0] if unanswered else lost, f"no sign of life for {limit:.0f} s"))
                 return
@@ -100,7 +102,7 @@ class Heartbeat:
     def _fault(self, missing: Collection[int], cause: str) -> tuple[RunFault, bool]:
         who = "rank " + " and rank ".join(str(rank) for rank in missing) if missing else "a rank"
         cause = cause.strip().splitlines()[0]
-        fault = RunFault(f"{who} stopped answering, so the others gave up; its own output says why ({cause})")
+        fault = RunFault(f"{who} stopped answering, so the others gave up; see the output of {who} ({cause})")
         return fault, self._rank == min(set(range(self._world_size)) - set(missing), default=0)
 
     def _missing(self) -> list[int]:

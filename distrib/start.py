@@ -65,8 +65,8 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     finally:
         heartbeat.stop()
         accelerator.end_training()  # closes the trackers and destroys the process group
-    if ending.unchecked is not None:
-        ending = start.crosscheck(ending, ending.unchecked)
+    if ending.to_replay is not None:
+        ending = start.crosscheck(ending, ending.to_replay)
     return _report(ending, let_rank_0_speak=1.0)
 
 
@@ -81,12 +81,12 @@ class _Ending:
     together: bool = True  # every rank ends this way, at this point
     step: int | None = None
     retry: bool = False  # the same command may well succeed
-    unchecked: Path | None = None  # the run's folder, if its trace waits to be replayed by this rank
+    to_replay: Path | None = None  # the run's folder, if its trace waits to be replayed by this rank
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """One rank's part of it."""
+    """One rank's part of a start."""
 
     recipe: Path
     config: RunConfig
@@ -97,7 +97,7 @@ class _Start:
     display: Display
 
     def train(self) -> _Ending:
-        """Its status is written, unless a replay is still to come."""
+        """Train; how it ended. On return status.json says it, too, unless a replay is still to come."""
         speaks = self.accelerator.is_main_process
         try:
             ending = self._run()
@@ -119,7 +119,7 @@ class _Start:
                     self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}")
                 raise
         self.display.close_bar()
-        if ending.unchecked is None:
+        if ending.to_replay is None:
             _write(self.status, ending)
         return ending
 
@@ -128,8 +128,8 @@ class _Start:
         config, accelerator, display = self.config, self.accelerator, self.display
         speaks = accelerator.is_main_process
         prepared = world.on_main(accelerator, self._prepare_folder)
-        if (left := prepared["left"]) is not None:
-            return _Ending(code=left["exit_code"], said=left["reason"], speaks=False)
+        if (earlier := prepared["earlier"]) is not None:
+            return _Ending(code=earlier["exit_code"], said=earlier["reason"], speaks=False)
         folder = self.status.folder = Path(prepared["folder"])
         world.agree_on_error(accelerator, world.unseen(folder))
         ready = run.build(
@@ -147,8 +147,8 @@ class _Start:
             _start_trackers(config, accelerator, folder)
             _say_what_runs(display, ready)
             closing_lines(display, loop.train(ready, self.request), folder)
-        unchecked = folder if speaks and _waits(config, folder) else None
-        return _Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, unchecked=unchecked)
+        to_replay = folder if speaks and _owes_replay(config, folder) else None
+        return _Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, to_replay=to_replay)
 
     def _prepare_folder(self) -> dict[str, Any]:
         """Take the folder, on rank 0: its name, or the status with which an earlier start of this launcher left for good."""
@@ -158,15 +158,15 @@ class _Start:
             folder.mkdir(parents=True, exist_ok=True)
             lock.take(folder, self.display.say)  # until this process ends
             self.status.folder = folder
-            left = _left_for_good(folder)
-            if left is None:
+            earlier = _left_for_good(folder)
+            if earlier is None:
                 resume.refuse_leftovers(config.checkpoint, folder)
                 self.status.begin(folder)
         except OSError as error:
             raise BadInput(
                 f"output.dir = {folder} cannot be written ({error.strerror}): choose another folder"
             ) from None
-        return {"folder": str(folder), "left": left}
+        return {"folder": str(folder), "earlier": earlier}
 
     def _expect_answers(self) -> None:
         """Start-up, which may take minutes, is over: from here on a rank that does not answer is taken for dead."""
@@ -224,7 +224,7 @@ def _is_complete(ready: run.Run) -> bool:
         return False
 
 
-def _waits(config: RunConfig, folder: Path) -> bool:
+def _owes_replay(config: RunConfig, folder: Path) -> bool:
     """Whether the trace is still to be replayed; a run that was killed meanwhile does it when it is called again."""
     if not (config.crosscheck.record and config.crosscheck.replay):
         return False

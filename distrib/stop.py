@@ -31,13 +31,17 @@ class Stopped(Exception):
     """The run was left because somebody asked; the message says who, and where it stands."""
 
     def __init__(self, reason: str, where: str, step: int) -> None:
-        super().__init__(f"stopped on request ({reason}) {where}")
+        super().__init__(f"{in_words(reason)} {where}")
         self.code, self.step = code_for(reason), step
 
 
 def code_for(reason: str) -> int:
     """A launcher that died was a fault, although the run was saved: a batch system should count it as one."""
     return EXIT_FAULT if reason == LAUNCHER_DIED else EXIT_STOPPED
+
+
+def in_words(reason: str) -> str:
+    return f"stopped because {reason}" if reason == LAUNCHER_DIED else f"stopped on request ({reason})"
 
 
 class StopRequest:
@@ -50,6 +54,7 @@ class StopRequest:
     def __init__(self, leave: Callable[[int, str], None], environment: Mapping[str, str] = os.environ) -> None:
         """`leave(code, reason)` ends the process at once; it is called from the thread."""
         self.reason: str | None = None
+        self._asked = threading.Event()
         self._leave = leave
         self._waits = False
         self._since = 0.0
@@ -84,7 +89,11 @@ class StopRequest:
         self._waits = True
 
     def asked(self) -> bool:
-        return self.reason is not None
+        return self._asked.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Until somebody asks, or for so long; whether somebody did."""
+        return self._asked.wait(seconds)
 
     def _watch(self) -> None:
         while True:
@@ -104,6 +113,7 @@ class StopRequest:
         now = time.monotonic()
         if self.reason is None:
             self.reason, self._since = reason, now
+            self._asked.set()
             if not self._waits:
                 self._leave(code_for(reason), reason)
         elif insists and now - self._since > _SAME_KEYPRESS_SECONDS:

@@ -1,6 +1,6 @@
 """`python -m distrib.train RECIPE.toml [--section.key VALUE …]`, alone or under a launcher.
 
-Exit codes: 0 done, 1 fault, 2 bad input, 75 stopped on request with a checkpoint written, 130 left at once.
+Exit codes: 0 done, 1 fault, 2 bad input, 75 stopped on request, 130 left at once; after 75 the same command continues.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from distrib.errors import EXIT_INSISTED
 from distrib.status import Status
-from distrib.stop import StopRequest
+from distrib.stop import StopRequest, in_words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def leave(code: int, reason: str) -> None:
         said = (
-            f"stopped on request ({reason}) before the run began; the same command starts it"
+            f"{in_words(reason)} before the run began; the same command starts it"
             if code != EXIT_INSISTED
             else "left at once: earlier checkpoints are kept, and the same command continues from the newest one"
         )

@@ -83,7 +83,7 @@ def save(
         open_checkpoint(building)
         building.chmod(0o755)
         if target.exists():  # a resumed run reached the step again, or the old one was damaged
-            shutil.rmtree(old, ignore_errors=True)  # both were passed over then
+            shutil.rmtree(old, ignore_errors=True)  # neither was valid when this run resumed
             target.rename(old)  # still a candidate, should the next line not be reached
         building.rename(target)
         sync_folder(folder)

@@ -14,9 +14,10 @@ usage: accelerate launch --config_file launch/HARDWARE.yaml -m distrib.train REC
 
 RECIPE.toml  a TOML file, such as launch/recipes/quickstart.toml
 --section.key VALUE overrides one key of the recipe; VALUE is written as in TOML, text without quotes,
-`none` unsets a key that may be none.
+`none` unsets a key that may be none. Without VALUE a key that is true or false becomes true.
 
-exit codes   0 done, 1 fault, 2 bad input, 75 stopped on request with a checkpoint written (run it again).
+exit codes   0 done, 1 fault, 2 bad input, 75 stopped on request (the same command continues), 130 left at
+             once, at a second Ctrl-C.
              Under a launcher read status.json in the run's folder: launchers turn every failure into 1.
 """
 

@@ -42,7 +42,7 @@ class Passes:
                 yield
 
     def after_backward(self, step: int, recorder: Recorder | None) -> None:
-        """Where all ranks are. `recorder`: of rank 0."""
+        """On every rank, for it gathers; the `recorder` is rank 0's."""
         winners, run = self._winners, self.run
         if winners is None:
             return

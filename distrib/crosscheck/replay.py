@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from distrib.stop import Stopped, StopRequest
 
 NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
 """The verdicts of summary.json that are not a replay's."""
+_MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
+"""The replay's exit codes that are verdicts."""
 
 
 def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
@@ -38,22 +39,22 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
         text=True,
     )
     out, err = _until_asked(replayer, request)
-    give_up = time.monotonic() + 1
-    while replayer.returncode < 0 and request.reason is None and time.monotonic() < give_up:
-        time.sleep(0.05)  # a signal to all of the launcher's processes may have reached the replay first
-    if request.reason is not None and (replayer.returncode not in (0, 1, 3) or not out):
+    if replayer.returncode < 0:
+        request.wait(1.0)  # a signal to all of the launcher's processes may have reached the replay first
+    replayed = replayer.returncode in (_MATCH, _MISMATCH, _VACUOUS) and bool(out)
+    if request.reason is not None and not replayed:
         raise Stopped(
             request.reason,
             "when training was complete and its trace not replayed yet; the same command replays it",
             read_json(folder / "summary.json")["steps"],
         )
-    if replayer.returncode not in (0, 1, 3) or not out:
+    if not replayed:
         return f"the cross-check could not be replayed: {err.strip() or f'exit code {replayer.returncode}'}"
     summed_up, *rest = out.rstrip().splitlines()
-    of_interest = rest if replayer.returncode else [line for line in rest if line.startswith("warning: ")]
+    of_interest = rest if replayer.returncode != _MATCH else [line for line in rest if line.startswith("warning: ")]
     display.say("\n".join([f"cross-check: {summed_up}", *of_interest]))
     _into_summary(folder / "summary.json", read_json(to))
-    if replayer.returncode == 1:
+    if replayer.returncode == _MISMATCH:
         return f"the cross-check found a mismatch: {summed_up} (all of it: {to})"
     return None
 
@@ -70,7 +71,7 @@ def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tupl
         try:
             return process.communicate(timeout=0.2)
         except subprocess.TimeoutExpired:
-            if request.reason is not None:
+            if request.asked():
                 process.kill()
 
 

@@ -207,5 +207,6 @@ def test_the_launchers_death_is_a_request() -> None:
 
 
 def test_a_launchers_death_is_a_fault_that_was_survived() -> None:
-    assert Stopped("SIGTERM", "after step 3", 3).code == 75
-    assert Stopped(LAUNCHER_DIED, "after step 3", 3).code == 1
+    asked, died = Stopped("SIGTERM", "after step 3", 3), Stopped(LAUNCHER_DIED, "after step 3", 3)
+    assert (asked.code, str(asked)) == (75, "stopped on request (SIGTERM) after step 3")
+    assert (died.code, str(died)) == (1, "stopped because its launcher died after step 3")

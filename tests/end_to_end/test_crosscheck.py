@@ -128,15 +128,14 @@ def test_a_trace_that_cannot_be_replayed_is_a_problem(tmp_path: Path) -> None:
 
 def test_a_signal_to_all_processes_may_reach_the_replay_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "summary.json").write_text('{"steps": 7}')
-    request = StopRequest(lambda _code, _reason: None)
 
     def dies(replayer: "subprocess.Popen[str]", _request: StopRequest) -> tuple[str, str]:
         replayer.terminate()
-        Timer(0.3, setattr, (request, "reason", "SIGTERM")).start()
+        Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         return replayer.communicate()
 
     monkeypatch.setattr("distrib.crosscheck.replay._until_asked", dies)
-    with pytest.raises(Stopped, match="SIGTERM"):
+    with StopRequest(lambda _code, _reason: None) as request, pytest.raises(Stopped, match="SIGTERM"):
         replay(tmp_path, Display(main=True, quiet=False), request)
 
 
