@@ -25,7 +25,7 @@ from distrib.crosscheck.record import start_recorder
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.observers import Observers
-from distrib.run import Run, build, device_name
+from distrib.run import Run, build
 
 _BLOCK = 10  # steps timed together
 _ROUNDS = 24  # of one block each
@@ -130,7 +130,10 @@ def _time(step: Callable[[int], None], first: int, device: torch.device, close: 
 
 def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -> None:
     batch = run.plan.batch_size
-    print(f"{device_name(run.accelerator.device)}, {run.plan.world_size} process(es), global batch {batch}, ", end="")
+    print(
+        f"{world.device_name(run.accelerator.device)}, {run.plan.world_size} process(es), global batch {batch}, ",
+        end="",
+    )
     print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")
     for name in ("whole loop", "recorded", "bare step"):
         seconds = timings[name]

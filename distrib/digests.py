@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distrib.data import hashing
+from distrib import hashing
 
 _WORD = 8  # bytes
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from distrib.agreement import Agreed
+from distrib.exchange import reason_to_stop
 from distrib.observers import Observers
 from distrib.run import Run
 from distrib.stop import Stopped, StopRequest
-from distrib.world import reason_to_stop
 
 
 def train(run: Run, request: StopRequest) -> dict[str, Any]:

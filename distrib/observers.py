@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from crosscheck.recorder import Recorder
+from distrib import summary
 from distrib.checkpoint import resume, state, store
 from distrib.crosscheck.passes import Passes
 from distrib.crosscheck.record import start_recorder
-from distrib.crosscheck.replay import NOT_RECORDED
-from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.evaluate import Score
-from distrib.files import write_json
+from distrib.exchange import agree_on_error
 from distrib.metrics import Metrics
-from distrib.run import Run, summary
+from distrib.run import Run
 from distrib.stop import StopRequest
-from distrib.world import agree_on_error
 
 
 @dataclass(slots=True)
@@ -155,10 +153,7 @@ class Observers:
         score = self.score or run.evaluate(request.asked)
         if score is None:
             return None
-        result = summary(run, score, self.train_loss, self.run_clock.rate(run.plan.batch_size))
-        if self.main:
-            write_json(run.folder / "summary.json", result)
-        return result
+        return summary.write(run, score, self.train_loss, self.run_clock.rate(run.plan.batch_size))
 
     def close(self) -> None:
         """Also when the run fails: the record of its last steps is worth most then."""
@@ -186,16 +181,3 @@ class Observers:
     def _track(self, values: dict[str, float], step: int) -> None:
         if self.run.config.output.trackers:
             self.run.accelerator.log(values, step=step)
-
-
-def closing_lines(display: Display, result: dict[str, Any], folder: Path) -> None:
-    speed = result["images_per_second"]
-    display.say(
-        f"done: test accuracy {result['test_accuracy']:.2%} on {result['dataset']} after {result['epochs']} epochs "
-        f"({result['applied_updates']} updates of {'fused ' if result['fused'] else ''}{result['optimizer']}, "
-        f"{result['skipped_steps']} skipped)"
-        + (f", {speed:,.0f} images/s" if speed else "")
-        + f" with {result['world_size']} process(es) on {result['device']}"
-    )
-    trace = "" if result["crosscheck"]["verdict"] == NOT_RECORDED else ", trace/"
-    display.say(f"outputs: {folder}/ (summary.json, metrics.jsonl, checkpoints/{trace})")

@@ -1,6 +1,7 @@
 """The run's folder and what is shown while it runs."""
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ class OutputConfig(Section):
     """Experiment trackers that Accelerate knows and that are installed, such as `["tensorboard"]`."""
 
 
+_NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual settings
+
 RUN_ID = "TWINSTEP_RUN_ID"
 """Environment: names the default folder in place of the time, so that a job started again finds it again."""
 
@@ -36,3 +39,16 @@ def default_folder(recipe: Path, environment: Mapping[str, str] = os.environ) ->
             f"its own; give --output.dir, or set {RUN_ID} to a name"
         )
     return Path("runs") / f"{recipe.stem}-{name or time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def unseen(folder: Path) -> str | None:
+    """The problem, if this process does not see the run's folder: checkpoints would be there for some nodes only."""
+    give_up = time.monotonic() + _NFS_SECONDS
+    while not (folder / "status.json").exists():
+        if time.monotonic() > give_up:
+            return (
+                f"output.dir = {folder} is not seen by {socket.gethostname()}: choose a folder on a disk that all "
+                "machines of the run share (and an absolute path, or the same working directory everywhere)"
+            )
+        time.sleep(0.2)
+    return None

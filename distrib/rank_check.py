@@ -14,10 +14,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 
-from distrib import world
 from distrib.checkpoint import state
 from distrib.digests import digests
 from distrib.errors import RunFault
+from distrib.exchange import exchange
 from distrib.update import Update
 
 _SHOWN = 4  # names of one list
@@ -39,7 +39,7 @@ class RankCheck:
             return
         held = holdings(self._module, self._update, self._accelerator.device)
         if not _same_everywhere(held, self._accelerator.device):
-            raise RunFault(report(step, world.exchange(self._accelerator, held), self._agreed_at))
+            raise RunFault(report(step, exchange(self._accelerator, held), self._agreed_at))
         self._agreed_at = step
         self.made += 1
 

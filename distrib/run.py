@@ -1,27 +1,24 @@
 """A run assembled from its configuration: data, network, optimizer, checkpoint, outputs."""
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distrib import models, optim, schedule, world
+from distrib import exchange, models, optim, schedule
 from distrib.agreement import Agreement
 from distrib.allocator import keep_freed_memory
 from distrib.checkpoint import resume
 from distrib.config.recipe import RunConfig
-from distrib.crosscheck.replay import NOT_RECORDED, NOT_REPLAYED
 from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
-from distrib.data.images import Dataset, Split, as_bytes
+from distrib.data.images import Dataset, Split
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.evaluate import Score, evaluate
@@ -177,10 +174,10 @@ def build(
 
 
 def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) -> Dataset:
-    source, why = world.on_main(accelerator, lambda: sources.choose(config.data))
+    source, why = exchange.on_main(accelerator, lambda: sources.choose(config.data))
     if why:
         display.say(why)
-    return world.main_first(accelerator, lambda: sources.load(config.data, source))
+    return exchange.main_first(accelerator, lambda: sources.load(config.data, source))
 
 
 def _warm_up(run: Run) -> None:
@@ -197,48 +194,3 @@ def _warm_up(run: Run) -> None:
         loss = run.criterion(run.model(part.images), part.labels, torch.zeros_like(part.weights))
     run.accelerator.backward(loss)
     run.optimizer.zero_grad()
-
-
-def weights_sha256(module: nn.Module) -> str:
-    """Over name, dtype, shape and bytes of each tensor of the state dict, names sorted."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(as_bytes(tensor))
-    return digest.hexdigest()
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores a process"
-
-
-def summary(run: Run, score: Score, train_loss: float | None, images_per_second: float | None) -> dict[str, Any]:
-    """The contents of summary.json, whose keys are an interface."""
-    return {
-        "test_accuracy": score.accuracy,
-        "test_loss": score.loss,
-        "train_loss": train_loss,
-        "epochs": run.config.training.epochs,
-        "steps": run.total_steps,
-        "applied_updates": run.update.applied,
-        "skipped_steps": run.update.skipped,
-        "images_per_second": images_per_second,
-        "world_size": run.accelerator.num_processes,
-        "device": device_name(run.accelerator.device),
-        "precision": run.precision.mode,
-        "optimizer": type(run.optimizer).__name__,
-        "fused": optim.implementation(run.optimizer) == "fused",
-        "dataset": run.dataset_name,
-        "seed": run.config.training.seed,
-        "parameters": sum(p.numel() for p in run.module.parameters()),
-        "resumed_from": None if run.resumed.path is None else str(run.resumed.path),
-        "weights_sha256": weights_sha256(run.module),
-        "crosscheck": {
-            "verdict": NOT_REPLAYED if run.config.crosscheck.record else NOT_RECORDED,
-            "max_eta": None,
-            "steps_checked": 0,
-            "rank_checks": run.rank_check.made,
-        },
-    }

@@ -13,18 +13,17 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
-from distrib import lock, loop, run, world
+from distrib import exchange, lock, loop, run, summary, world
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig, load
-from distrib.crosscheck.replay import NOT_REPLAYED, replay, verdict
+from distrib.crosscheck.replay import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput, RunFault
 from distrib.files import read_json, write_atomically
 from distrib.heartbeat import Heartbeat, is_collective_failure
-from distrib.observers import closing_lines
 from distrib.optim import implementation
-from distrib.output import default_folder
+from distrib.output import default_folder, unseen
 from distrib.status import Status
 from distrib.stop import Stopped, StopRequest
 
@@ -127,16 +126,16 @@ class _Start:
         """To a good end; everything else is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
         speaks = accelerator.is_main_process
-        prepared = world.on_main(accelerator, self._prepare_folder)
+        prepared = exchange.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
             return _Ending(code=earlier["exit_code"], said=earlier["reason"], speaks=False)
         folder = self.status.folder = Path(prepared["folder"])
-        world.agree_on_error(accelerator, world.unseen(folder))
+        exchange.agree_on_error(accelerator, unseen(folder))
         ready = run.build(
-            config, accelerator, display, folder, lambda step: world.agree_to_stop(accelerator, self.request, step)
+            config, accelerator, display, folder, lambda step: exchange.agree_to_stop(accelerator, self.request, step)
         )
         self._expect_answers()
-        if world.on_main(accelerator, lambda: _is_complete(ready)):
+        if exchange.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
                 f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
                 "to train on, or choose another output.dir to start anew"
@@ -146,7 +145,7 @@ class _Start:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
             _start_trackers(config, accelerator, folder)
             _say_what_runs(display, ready)
-            closing_lines(display, loop.train(ready, self.request), folder)
+            summary.say(display, loop.train(ready, self.request), folder)
         to_replay = folder if speaks and _owes_replay(config, folder) else None
         return _Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, to_replay=to_replay)
 
@@ -216,19 +215,15 @@ def _left_for_good(folder: Path, environment: Mapping[str, str] = os.environ) ->
 
 
 def _is_complete(ready: run.Run) -> bool:
-    if ready.resumed.step < ready.total_steps or ready.owes_evaluation:
-        return False
-    try:
-        return read_json(ready.folder / "summary.json")["steps"] == ready.total_steps
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    trained = ready.resumed.step == ready.total_steps and not ready.owes_evaluation
+    return trained and summary.steps(ready.folder) == ready.total_steps
 
 
 def _owes_replay(config: RunConfig, folder: Path) -> bool:
     """Whether the trace is still to be replayed; a run that was killed meanwhile does it when it is called again."""
     if not (config.crosscheck.record and config.crosscheck.replay):
         return False
-    return verdict(folder) == NOT_REPLAYED
+    return summary.verdict(folder) == summary.NOT_REPLAYED
 
 
 def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:
@@ -251,7 +246,7 @@ def _say_what_runs(display: Display, ready: run.Run) -> None:
     training, plan = ready.config.training, ready.plan
     display.line(
         f"{ready.dataset_name}: {plan.num_images} training images, {training.epochs} epochs of {plan.steps_per_epoch} steps, "
-        f"global batch {plan.batch_size} on {plan.world_size} process(es), {run.device_name(ready.accelerator.device)}; "
+        f"global batch {plan.batch_size} on {plan.world_size} process(es), {world.device_name(ready.accelerator.device)}; "
         f"{implementation(ready.optimizer)} {type(ready.optimizer).__name__}, precision {ready.precision.mode}, "
         f"seed {plan.seed}; writing to {ready.folder}/"
     )

@@ -30,7 +30,7 @@ LAUNCHER_DIED = "its launcher died"
 class Stopped(Exception):
     """The run was left because somebody asked; the message says who, and where it stands."""
 
-    def __init__(self, reason: str, where: str, step: int) -> None:
+    def __init__(self, reason: str, where: str, step: int | None) -> None:
         super().__init__(f"{in_words(reason)} {where}")
         self.code, self.step = code_for(reason), step
 

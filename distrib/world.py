@@ -1,13 +1,10 @@
-"""The processes of a run: who takes part, what each may use, and how they agree on an error."""
+"""The processes of a run: who takes part, and what each may use."""
 
-import json
 import os
 import socket
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,12 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from distrib.errors import BadInput
-from distrib.stop import Stopped, StopRequest
 from distrib.training import TrainingConfig
 
-T = TypeVar("T")
-
-_NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual settings
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
 START_SECONDS = 600
 
@@ -132,81 +125,10 @@ def default_threads(environment: Mapping[str, str] = os.environ) -> int:
     return max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """`work` on the first rank of each machine, then on its others: caches are filled once.
-
-    A BadInput of any first rank becomes everybody's, so that nobody waits for a rank that gave up.
-    """
-    result: list[T] = []
-    problem: str | None = None
-    for turn in (True, False):
-        if accelerator.is_local_main_process is turn:
-            try:
-                result.append(work())
-            except BadInput as error:
-                problem = str(error)
-        agree_on_error(accelerator, problem)
-    return result[0]
-
-
-def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """`work` on rank 0 only; its result (plain JSON) or its BadInput on every rank."""
-    said: list[Any] = [None, None]  # result, problem
-    if accelerator.is_main_process:
-        try:
-            said[0] = work()
-        except BadInput as error:
-            said[1] = str(error)
-    result, problem = exchange(accelerator, said)[0]
-    if problem is not None:
-        raise BadInput(problem)
-    return result
-
-
-def reason_to_stop(accelerator: Accelerator, request: StopRequest) -> str | None:
-    """Why any rank was asked to stop, if one was: the lowest such rank's reason, on every rank."""
-    return next((reason for reason in exchange(accelerator, request.reason) if reason is not None), None)
-
-
-def agree_to_stop(accelerator: Accelerator, request: StopRequest, step: int) -> None:
-    """Between two stages of the start: raise Stopped on every rank if any was asked to stop; nothing is to be saved yet."""
-    reason = reason_to_stop(accelerator, request)
-    if reason is not None:
-        raise Stopped(reason, "before training began; the same command starts it", step)
-
-
-def unseen(folder: Path) -> str | None:
-    """The problem, if this process does not see the run's folder: checkpoints would be there for some nodes only."""
-    give_up = time.monotonic() + _NFS_SECONDS
-    while not (folder / "status.json").exists():
-        if time.monotonic() > give_up:
-            return (
-                f"output.dir = {folder} is not seen by {socket.gethostname()}: choose a folder on a disk that all "
-                "machines of the run share (and an absolute path, or the same working directory everywhere)"
-            )
-        time.sleep(0.2)
-    return None
-
-
-def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:
-    """Raise BadInput on every rank if any rank has a problem; the lowest such rank's words win."""
-    for said in exchange(accelerator, problem):
-        if said is not None:
-            raise BadInput(said)
-
-
-def exchange(accelerator: Accelerator, value: Any) -> list[Any]:
-    """Every rank's value, by rank; JSON on the wire (torch's own object collectives unpickle)."""
-    if accelerator.num_processes == 1:
-        return [value]
-    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(accelerator.device)
-    sizes = [torch.zeros(1, dtype=torch.int64, device=data.device) for _ in range(accelerator.num_processes)]
-    dist.all_gather(sizes, torch.tensor([len(data)], device=data.device))
-    lengths = [int(size) for size in sizes]
-    padded = torch.cat((data, data.new_zeros(max(lengths) - len(data))))
-    texts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(texts, padded)
-    return [json.loads(bytes(text[:length].cpu().numpy())) for text, length in zip(texts, lengths, strict=True)]
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores a process"
 
 
 def shorten_timeout(accelerator: Accelerator, seconds: int) -> None:

@@ -6,14 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+from distrib import summary
 from distrib.display import Display
-from distrib.files import read_json, write_json
+from distrib.files import read_json
 from distrib.stop import Stopped, StopRequest
 
-NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
-"""The verdicts of summary.json that are not a replay's."""
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
 """The replay's exit codes that are verdicts."""
 
@@ -46,14 +44,14 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
         raise Stopped(
             request.reason,
             "when training was complete and its trace not replayed yet; the same command replays it",
-            read_json(folder / "summary.json")["steps"],
+            summary.steps(folder),
         )
     if not replayed:
         return f"the cross-check could not be replayed: {err.strip() or f'exit code {replayer.returncode}'}"
     summed_up, *rest = out.rstrip().splitlines()
     of_interest = rest if replayer.returncode != _MATCH else [line for line in rest if line.startswith("warning: ")]
     display.say("\n".join([f"cross-check: {summed_up}", *of_interest]))
-    _into_summary(folder / "summary.json", read_json(to))
+    summary.add_verdict(folder, read_json(to))
     if replayer.returncode == _MISMATCH:
         return f"the cross-check found a mismatch: {summed_up} (all of it: {to})"
     return None
@@ -73,18 +71,3 @@ def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tupl
         except subprocess.TimeoutExpired:
             if request.asked():
                 process.kill()
-
-
-def verdict(folder: Path) -> str:
-    """What summary.json says of the cross-check."""
-    return str(read_json(folder / "summary.json")["crosscheck"]["verdict"])
-
-
-def _into_summary(path: Path, report: dict[str, Any]) -> None:
-    summary = read_json(path)
-    summary["crosscheck"] |= {
-        "verdict": report["verdict"],
-        "max_eta": report["max_eta"],
-        "steps_checked": report["steps"] - report["skipped"],
-    }
-    write_json(path, summary)

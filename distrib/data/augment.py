@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from distrib.data import hashing
+from distrib import hashing
 
 SHIFT = 4  # pixels an image may move in each direction; what comes in is its own mirror image
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distrib.data import hashing
+from distrib import hashing
 from distrib.data.augment import Normalize, augment
 from distrib.data.images import Split
 from distrib.errors import BadInput

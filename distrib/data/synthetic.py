@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distrib.data import hashing
+from distrib import hashing
 from distrib.data.images import SIZE, Dataset, Split
 
 _TRAIN, _TEST = 0, 1

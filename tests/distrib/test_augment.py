@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrib.data import hashing
+from distrib import hashing
 from distrib.data.augment import SHIFT, Normalize, augment
 from distrib.data.images import Dataset, Split
 

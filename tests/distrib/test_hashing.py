@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distrib.data import hashing
+from distrib import hashing
 
 CPU = torch.device("cpu")
 MASK = 2**64 - 1

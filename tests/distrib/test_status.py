@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distrib.output import default_folder
 from distrib.status import Status
 from tests.support import QUICKSTART, SMALL, read_json, start, train, wait_for
-
-RUN = Path("launch/recipes/quickstart.toml")
 
 
 @pytest.mark.parametrize(
@@ -39,19 +36,6 @@ def test_a_folder_that_is_gone_hides_no_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rank", "speaks"), [({}, True), ({"RANK": "0"}, True), ({"RANK": "3"}, False)])
 def test_who_speaks(rank: dict[str, str], speaks: bool) -> None:
     assert Status(rank).speaks is speaks
-
-
-def test_the_default_folder_of_a_job_is_the_same_at_every_start() -> None:
-    environment = {"TWINSTEP_RUN_ID": "12_3", "TORCHELASTIC_MAX_RESTARTS": "2"}
-    assert default_folder(RUN, environment) == Path("runs/quickstart-12_3")
-    assert default_folder(RUN, {"TORCHELASTIC_MAX_RESTARTS": "0"}).name.startswith("quickstart-20")
-
-
-def test_a_restart_needs_a_folder_that_it_finds_again() -> None:
-    [result] = train([QUICKSTART, *SMALL], environment={"TORCHELASTIC_MAX_RESTARTS": "1"})
-    assert result.code == 2
-    for word in ("--max_restarts", "--output.dir", "TWINSTEP_RUN_ID"):
-        assert word in result.err
 
 
 def test_a_recipe_that_is_not_there_is_in_the_copy(tmp_path: Path) -> None:

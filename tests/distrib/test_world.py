@@ -3,11 +3,9 @@
 import os
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from distrib import world
 from distrib.errors import BadInput
@@ -108,44 +106,3 @@ def test_a_gpu_each_or_the_cpu_for_all(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     world.check(TrainingConfig(), environment | {"LOCAL_WORLD_SIZE": str(ranks)})
-
-
-def test_a_folder_that_this_machine_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "_NFS_SECONDS", 0.3)
-    problem = world.unseen(tmp_path / "elsewhere")
-    assert problem is not None
-    for word in ("output.dir", "elsewhere", socket.gethostname(), "share"):
-        assert word in problem
-    (tmp_path / "status.json").touch()
-    assert world.unseen(tmp_path) is None
-
-
-@pytest.fixture(scope="module")
-def alone() -> Accelerator:
-    return Accelerator(cpu=True, mixed_precision="no")
-
-
-def _fail() -> None:
-    raise BadInput("this disk is full")
-
-
-@pytest.mark.parametrize("turn", [world.on_main, world.main_first])
-def test_single_process_does_the_work_once(turn: Callable[..., object], alone: Accelerator) -> None:
-    calls: list[int] = []
-
-    def work() -> int:
-        calls.append(1)
-        return 42
-
-    assert turn(alone, work) == 42
-    assert len(calls) == 1
-
-
-@pytest.mark.parametrize("turn", [world.on_main, world.main_first])
-def test_bad_input_keeps_its_words(turn: Callable[..., object], alone: Accelerator) -> None:
-    assert refusal(lambda: turn(alone, _fail)) == "this disk is full"
-
-
-def test_no_problem_no_error(alone: Accelerator) -> None:
-    world.agree_on_error(alone, None)
-    assert refusal(lambda: world.agree_on_error(alone, "no room")) == "no room"
