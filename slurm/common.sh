@@ -30,7 +30,10 @@ set_up() { # in a function, or the file would see the script's arguments
 
 # CONTAINER: a prefix to every command that runs on the nodes, in words as xargs takes them (blanks part, quotes join).
 container=()
-[[ -z ${CONTAINER:-} ]] || mapfile -d '' -t container < <(xargs -r printf '%s\0' <<<"$CONTAINER")
+if [[ -n ${CONTAINER:-} ]]; then
+    xargs -r true <<<"$CONTAINER" 2>/dev/null || refuse "CONTAINER = ${CONTAINER@Q} has a quote that is not closed"
+    mapfile -d '' -t container < <(xargs -r printf '%s\0' <<<"$CONTAINER")
+fi
 
 expect_modules() { # MODULE...: what Python must find
     local problem

@@ -176,7 +176,7 @@ def sweep(training: Training) -> None:
 
 
 def gives_up(training: Training) -> None:
-    """Faults in a row: MAX_RESTARTS of them are answered by another start."""
+    """Lost starts in a row: MAX_RESTARTS of them are answered by another start."""
     training.nodes = 1
     training.environment["MAX_RESTARTS"] = "0"
     job = training.submit()
@@ -185,7 +185,7 @@ def gives_up(training: Training) -> None:
         training.kill(rank)
     assert training.cluster.wait(job) == "FAILED"
     said = training.cluster.said(job)
-    assert "train.sbatch: all ranks were lost; not requeued: fault 1 in a row, MAX_RESTARTS = 0" in said
+    assert "train.sbatch: all ranks were lost; not requeued: lost start 1 in a row, MAX_RESTARTS = 0" in said
     assert training.cluster.show(job)["ExitCode"] == "1:0"
     assert not processes_that_name(training.folder)
 

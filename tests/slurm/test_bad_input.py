@@ -67,6 +67,7 @@ def test_environment(tmp_path: Path) -> None:
     assert "(it has no torch, it has no accelerate; PATH=" in refused(
         TRAIN, RECIPE, variables={**JOB, "SETUP": str(bare)}
     )
+    assert "a quote that is not closed" in refused(TRAIN, RECIPE, variables={**JOB, "CONTAINER": "run 'an image"})
     assert "no-such-program" in refused(
         TRAIN, RECIPE, variables={**JOB, "CONTAINER": "no-such-program exec 'an image'"}
     )
