@@ -1,10 +1,17 @@
 """What a person sees: a progress bar, one line an epoch, a closing line. Rank 0 only."""
 
+import contextlib
 import os
 import sys
 from typing import Any
 
 from tqdm import tqdm
+
+
+def complain(text: str) -> None:
+    """On standard error, from whichever rank and thread; a log on a full disk must not change how the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class Display:

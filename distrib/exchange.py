@@ -49,6 +49,18 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return result
 
 
+def together(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """`work` on every rank; the BadInput of any becomes everybody's."""
+    result: list[T] = []
+    problem: str | None = None
+    try:
+        result.append(work())
+    except BadInput as error:
+        problem = str(error)
+    agree_on_error(accelerator, problem)
+    return result[0]
+
+
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """`work` on the first rank of each machine, then on its others: caches are filled once.
 

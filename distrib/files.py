@@ -1,11 +1,22 @@
 """Files that are either the old ones or the new ones, never half of each."""
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
+
+from distrib.errors import BadInput
+
+REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.ENOTDIR),
+)
+"""What a disk says that somebody has to mend first."""
+FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+"""What a disk, or the server it is on, says when it breaks; it may be well again at the next start."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -21,6 +32,17 @@ def write_atomically(path: Path, text: str) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(file.name)
             raise
+
+
+def path_of(text: str, key: str) -> Path:
+    """The path that `key` gives, `~` and `~name` expanded. Raises BadInput for one that no system takes."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # no such user
+        raise BadInput(f"{key} = {text}: {error}; give the whole path") from None
+    if "\0" in text:
+        raise BadInput(f"{key} = {text!r} holds a NUL character, which no path can")
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

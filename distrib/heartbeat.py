@@ -30,8 +30,9 @@ _LOOKS = 10  # in that time; each asks for every rank's count
 class Heartbeat:
     def __init__(self, rank: int, world_size: int, environment: Mapping[str, str] = os.environ) -> None:
         self._rank, self._world_size = rank, world_size
-        # A launcher that lost a rank asks the others to stop, and kills them when its patience is over.
-        self._hurry = float(environment.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) / 3
+        # A launcher that lost a rank asks the others to stop, and kills them after 30 s, whatever patience it was told to
+        # have with those that it stops for another reason (_stop_workers in torch's local_elastic_agent.py).
+        self._hurry = min(30.0, float(environment.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))) / 3
         self._end = threading.Event()
         self._threads: list[threading.Thread] = []
         self._explains = threading.Lock()  # held for good by the thread that explains: one explanation is enough

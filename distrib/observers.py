@@ -52,7 +52,7 @@ class Observers:
         self.saved_at = time.monotonic()
         self.metrics: Metrics | None = None
         if self.main:
-            self.metrics = Metrics(run.folder / "metrics.jsonl", run.resumed.step)
+            self.metrics = Metrics(run.folder / "metrics.jsonl", run.resumed.step, owes_evaluation=run.owes_evaluation)
         config = run.config.crosscheck
         self.passes = Passes(run, config.gradient_steps if config.record else ())
         self.recorder: Recorder | None = None

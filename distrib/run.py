@@ -96,7 +96,7 @@ def build(
     Calls `between_stages` with the step that the run stands at, on every rank alike: each stage may take minutes.
     """
     device = accelerator.device
-    precision = Precision(config.precision, device)
+    precision = exchange.together(accelerator, lambda: Precision(config.precision, device))
     dataset = _load_data(config, accelerator, display)
     between_stages(0)
     mean, std = dataset.moments()

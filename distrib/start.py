@@ -1,11 +1,9 @@
 """One start of a run: from its recipe and folder to its status and exit code."""
 
 import contextlib
-import errno
 import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +17,16 @@ from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig, load
 from distrib.crosscheck.replay import replay
 from distrib.display import Display
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput, RunFault
-from distrib.files import read_json, write_atomically
+from distrib.ending import Ending, by_disk, may_pass
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
+from distrib.files import path_of, write_atomically
 from distrib.heartbeat import Heartbeat, is_collective_failure
 from distrib.optim import implementation
 from distrib.output import default_folder, unseen
 from distrib.status import Status
 from distrib.stop import Stopped, StopRequest
 
-# Other OSErrors are no matter of a disk that somebody could mend: a tracker's connection is one, too.
-_DISK_REFUSES = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.EIO, errno.ESTALE, errno.ENOENT, errno.ENOTDIR),
-)
+_LET_RANK_0_SPEAK = 10.0  # seconds
 
 
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
@@ -46,10 +41,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         world.check(config.training)
         accelerator = world.start(config.training)
     except BadInput as error:
-        ending = _Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=status.speaks)
-        _write(status, ending)
-        # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
-        return _report(ending, let_rank_0_speak=10.0)
+        return _refuse(f"bad input: {error}", status)
     request.wait_for_agreement()
     display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
     heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
@@ -63,24 +55,29 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
                 accelerator.wait_for_everyone()
     finally:
         heartbeat.stop()
-        accelerator.end_training()  # closes the trackers and destroys the process group
+        _close(accelerator, display)
     if ending.to_replay is not None:
         ending = start.crosscheck(ending, ending.to_replay)
-    return _report(ending, let_rank_0_speak=1.0)
+    return ending.tell()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Ending:
-    """How a start ended on this rank."""
+def _refuse(problem: str, status: Status) -> int:
+    """Bad input before there is a process group: rank 0 says it, and what only another machine has, its first rank."""
+    ending = Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=status.speaks)
+    if not status.speaks:
+        # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
+        time.sleep(_LET_RANK_0_SPEAK)
+        ending = replace(ending, speaks=status.speaks_for_machine and not status.is_written())
+    ending.write(status)
+    return ending.tell()
 
-    code: int
-    problem: str = ""  # for standard error
-    said: str = ""  # what was said already
-    speaks: bool  # rank 0, or the first survivor when rank 0 is gone
-    together: bool = True  # every rank ends this way, at this point
-    step: int | None = None
-    retry: bool = False  # the same command may well succeed
-    to_replay: Path | None = None  # the run's folder, if its trace waits to be replayed by this rank
+
+def _close(accelerator: Accelerator, display: Display) -> None:
+    """The trackers and the process group."""
+    try:
+        accelerator.end_training()
+    except Exception as error:  # a tracker's own code; the run has ended, and how is still to be said
+        display.say(f"note: the trackers were not closed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,46 +92,41 @@ class _Start:
     request: StopRequest
     display: Display
 
-    def train(self) -> _Ending:
+    def train(self) -> Ending:
         """Train; how it ended. On return status.json says it, too, unless a replay is still to come."""
         speaks = self.accelerator.is_main_process
         try:
             ending = self._run()
         except BadInput as error:
-            ending = _Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=speaks)
+            ending = Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=speaks)
         except Stopped as stop:
             self.display.close_bar()
             self.display.say(str(stop))
-            ending = _Ending(code=stop.code, said=str(stop), speaks=speaks, step=stop.step, retry=True)
+            ending = Ending(code=stop.code, said=str(stop), speaks=speaks, step=stop.step, retry=True)
         except RunFault as error:
-            ending = _Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
+            ending = Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _DISK_REFUSES:
-                ending = self._refused(error)
-            elif isinstance(error, RuntimeError) and is_collective_failure(error):
+            if isinstance(error, RuntimeError) and is_collective_failure(error):
                 ending = self._lost(*self.heartbeat.explain(error))
             else:
-                if speaks:
-                    self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}")
-                raise
+                ending = self._broken(error)
         self.display.close_bar()
         if ending.to_replay is None:
-            _write(self.status, ending)
+            ending.write(self.status)
         return ending
 
-    def _run(self) -> _Ending:
+    def _run(self) -> Ending:
         """To a good end; everything else is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
         speaks = accelerator.is_main_process
         prepared = exchange.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
-            return _Ending(code=earlier["exit_code"], said=earlier["reason"], speaks=False)
+            return Ending(code=earlier["exit_code"], said=earlier["reason"], speaks=False)
         folder = self.status.folder = Path(prepared["folder"])
         exchange.agree_on_error(accelerator, unseen(folder))
         ready = run.build(
             config, accelerator, display, folder, lambda step: exchange.agree_to_stop(accelerator, self.request, step)
         )
-        self._expect_answers()
         if exchange.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
                 f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
@@ -143,21 +135,23 @@ class _Start:
         else:
             if speaks:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-            _start_trackers(config, accelerator, folder)
+            exchange.together(accelerator, lambda: _start_trackers(config, accelerator, folder))  # may take minutes
+            self._expect_answers()
             _say_what_runs(display, ready)
             summary.say(display, loop.train(ready, self.request), folder)
         to_replay = folder if speaks and _owes_replay(config, folder) else None
-        return _Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, to_replay=to_replay)
+        return Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, to_replay=to_replay)
 
     def _prepare_folder(self) -> dict[str, Any]:
         """Take the folder, on rank 0: its name, or the status with which an earlier start of this launcher left for good."""
         config = self.config
-        folder = default_folder(self.recipe) if config.output.dir is None else Path(config.output.dir).expanduser()
+        given = config.output.dir
+        folder = default_folder(self.recipe) if given is None else path_of(given, "output.dir")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.take(folder, self.display.say)  # until this process ends
             self.status.folder = folder
-            earlier = _left_for_good(folder)
+            earlier = self.status.left_for_good(folder)
             if earlier is None:
                 resume.refuse_leftovers(config.checkpoint, folder)
                 self.status.begin(folder)
@@ -173,50 +167,47 @@ class _Start:
         world.shorten_timeout(self.accelerator, seconds)
         self.heartbeat.watch(seconds, self.request.asked, self._leave)
 
-    def _refused(self, error: OSError) -> _Ending:
-        """On whichever rank it was: the others only see that it is gone."""
-        where = error.filename or self.status.folder
-        problem = f"bad input: {where} cannot be written ({error.strerror}): free space or choose another output.dir"
-        return _Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=True, together=False)
+    def _broken(self, error: Exception) -> Ending:
+        """This rank alone, by the disk; raises what nobody foresaw. The others only see that it is gone."""
+        ending = by_disk(error, self.status.folder) if isinstance(error, OSError) else None
+        if ending is None:
+            if not self.status.is_written():
+                self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}", retry=may_pass(error))
+            raise error
+        return ending
 
-    def _lost(self, fault: RunFault, names_it: bool) -> _Ending:
+    def _lost(self, fault: RunFault, names_it: bool) -> Ending:
         speaks = names_it and not self.status.is_written()  # by rank 0, before it left
-        return _Ending(code=EXIT_FAULT, problem=f"fault: {fault}", speaks=speaks, together=False, retry=True)
+        return Ending(code=EXIT_FAULT, problem=f"fault: {fault}", speaks=speaks, together=False, retry=True)
 
     def _leave(self, fault: RunFault, names_it: bool) -> None:
         """From another thread: the main one waits for a rank that is gone."""
         ending = self._lost(fault, names_it)
-        _write(self.status, ending)
-        os._exit(_report(ending, let_rank_0_speak=1.0))
+        try:
+            ending.write(self.status)
+            ending.tell()
+        finally:
+            os._exit(ending.code)
 
-    def crosscheck(self, ending: _Ending, folder: Path) -> _Ending:
+    def crosscheck(self, ending: Ending, folder: Path) -> Ending:
         """The process group is gone; this rank alone holds its trace against Optax. The ending's status is written."""
         try:
             problem = replay(folder, self.display, self.request)
         except Stopped as stop:
             self.display.say(str(stop))
             ending = replace(ending, code=stop.code, said=str(stop), retry=True)
+        except Exception as error:
+            ending = self._broken(error)
         else:
             if problem is not None:
                 ending = replace(ending, code=EXIT_FAULT, problem=f"fault: {problem}")
-        _write(self.status, ending)
+        ending.write(self.status)
         return ending
 
 
-def _left_for_good(folder: Path, environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
-    """A launcher with --max_restarts starts again whatever the exit code; 2 and 75 are not to be tried again."""
-    if int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-        return None
-    try:
-        left = read_json(folder / "status.json")
-    except (OSError, ValueError):
-        return None
-    return left if left.get("exit_code") in (EXIT_BAD_INPUT, EXIT_STOPPED) else None
-
-
 def _is_complete(ready: run.Run) -> bool:
-    trained = ready.resumed.step == ready.total_steps and not ready.owes_evaluation
-    return trained and summary.steps(ready.folder) == ready.total_steps
+    """A summary is written when all is evaluated, whatever its checkpoint still owed."""
+    return ready.resumed.step == ready.total_steps == summary.steps(ready.folder)
 
 
 def _owes_replay(config: RunConfig, folder: Path) -> bool:
@@ -250,17 +241,3 @@ def _say_what_runs(display: Display, ready: run.Run) -> None:
         f"{implementation(ready.optimizer)} {type(ready.optimizer).__name__}, precision {ready.precision.mode}, "
         f"seed {plan.seed}; writing to {ready.folder}/"
     )
-
-
-def _write(status: Status, ending: _Ending) -> None:
-    if ending.speaks:
-        status.write(ending.code, ending.problem or ending.said, ending.step, retry=ending.retry)
-
-
-def _report(ending: _Ending, *, let_rank_0_speak: float) -> int:
-    """The problem, if any, from the one rank that speaks; the others give it time to."""
-    if ending.problem and ending.speaks:
-        print(ending.problem, file=sys.stderr, flush=True)
-    elif ending.problem:
-        time.sleep(let_rank_0_speak)
-    return ending.code

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from distrib.errors import EXIT_DONE, EXIT_STOPPED
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED
 from distrib.files import read_json, write_json
 
 PATH = "TWINSTEP_STATUS"
@@ -13,12 +15,15 @@ PATH = "TWINSTEP_STATUS"
 
 
 class Status:
-    """Written by rank 0, or by the first survivor when rank 0 is gone."""
+    """Written by rank 0, or by the rank that alone knows how the start ended."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         also = environment.get(PATH)
         self._also = None if not also else Path(also)
         self.speaks = environment.get("RANK", "0") == "0"
+        self.speaks_for_machine = environment.get("LOCAL_RANK", "0") == "0"
+        self._restarted = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        self._launcher = f"{socket.gethostname()} {os.getppid()}"
         self.folder: Path | None = None
         """The run's folder, once this start holds it."""
 
@@ -26,7 +31,7 @@ class Status:
         """The folder is held, and the run begins. Raises OSError."""
         if self._also is not None:
             self._also.unlink(missing_ok=True)  # of an earlier start of this launcher
-        write_json(folder / "status.json", _entry(None, "", None, retry=False))
+        write_json(folder / "status.json", self._entry(None, "", None, retry=False))
 
     def is_written(self) -> bool:
         """Whether a rank has written how this start ends."""
@@ -37,7 +42,32 @@ class Status:
         for path in self._paths():
             if path is not None:
                 with contextlib.suppress(OSError):  # a full disk must not hide the message that says so
-                    write_json(path, _entry(code, reason, step, retry=retry))
+                    write_json(path, self._entry(code, reason, step, retry=retry))
+
+    def left_for_good(self, folder: Path) -> dict[str, Any] | None:
+        """What an earlier start of this launcher said, if it is not to be tried again: 2 and 75.
+
+        A launcher with --max_restarts starts again whatever the exit code.
+        """
+        if not self._restarted:
+            return None
+        try:
+            said: dict[str, Any] = read_json(folder / "status.json")
+            ours = said["launcher"] == self._launcher  # or it is of an earlier day
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return said if ours and said["exit_code"] in (EXIT_BAD_INPUT, EXIT_STOPPED) else None
+
+    def _entry(self, code: int | None, reason: str, step: int | None, *, retry: bool) -> dict[str, object]:
+        state = {None: "running", EXIT_DONE: "done", EXIT_STOPPED: "stopped"}.get(code, "failed")
+        return {
+            "state": state,
+            "exit_code": code,
+            "reason": reason,
+            "step": step,
+            "retry": retry,
+            "launcher": self._launcher,
+        }
 
     def _paths(self) -> tuple[Path | None, Path | None]:
         return self.folder and self.folder / "status.json", self._also
@@ -48,8 +78,3 @@ def _exit_code(path: Path) -> int | None:
         return read_json(path)["exit_code"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _entry(code: int | None, reason: str, step: int | None, *, retry: bool) -> dict[str, object]:
-    state = {None: "running", EXIT_DONE: "done", EXIT_STOPPED: "stopped"}.get(code, "failed")
-    return {"state": state, "exit_code": code, "reason": reason, "step": step, "retry": retry}

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from distrib.display import complain
 from distrib.errors import EXIT_INSISTED
 from distrib.status import Status
 from distrib.stop import StopRequest, in_words
@@ -22,10 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if code != EXIT_INSISTED
             else "left at once: earlier checkpoints are kept, and the same command continues from the newest one"
         )
-        if status.speaks:
-            status.write(code, said, retry=code != EXIT_INSISTED)
-            print(f"\n{said}", file=sys.stderr, flush=True)
-        os._exit(code)
+        try:
+            if status.speaks:
+                status.write(code, said, retry=code != EXIT_INSISTED)
+                complain(f"\n{said}")
+        finally:
+            os._exit(code)
 
     with StopRequest(leave) as request:
         from distrib import start  # torch takes seconds to import, and a request may come in them

@@ -1,9 +1,9 @@
 """Writing a trace: every file appears whole, under its final name, or not at all."""
 
 import hashlib
-import os
 import re
 from pathlib import Path
+from tempfile import mkdtemp
 
 import safetensors.torch
 import torch
@@ -25,9 +25,9 @@ class SegmentWriter:
             if earlier and not append:
                 raise TraceError(f"{trace} holds a trace already: choose another folder, or append=True to continue it")
             self.folder = trace / f"segment-{max(earlier, default=0) + 1:04}"
-            unfinished = trace / f".{self.folder.name}-{os.getpid()}"
-            unfinished.mkdir()
+            unfinished = Path(mkdtemp(dir=trace, prefix=f".{self.folder.name}-"))
             write_whole(unfinished / "header.json", _as_bytes(header))
+            unfinished.chmod(0o755)  # temporary folders are private; a trace is not
             unfinished.rename(self.folder)  # a segment is never without its header
             sync_folder(trace)
         except OSError as error:

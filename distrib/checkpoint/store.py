@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor
 
 from distrib.errors import BadInput
-from distrib.files import sync_folder, write_json
+from distrib.files import FAILED, sync_folder, write_json
 
 FORMAT = "twinstep-checkpoint"
 VERSION = 1
@@ -63,13 +63,15 @@ def save(
 ) -> Path:
     """Write one checkpoint, read it back, and only then drop all but the newest `keep`.
 
-    Raises BadInput when the disk refuses, or does not return what was written.
+    Raises BadInput when the disk refuses, or does not return what was written; OSError when it breaks.
     """
     target = folder / f"step-{step:08d}"
     old = target.with_suffix(_OLD)
     building: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".building-*"):  # by a save that was killed; it may hold the space that this one needs
+            shutil.rmtree(left, ignore_errors=True)
         building = Path(mkdtemp(dir=folder, prefix=".building-"))
         files: dict[str, dict[str, Any]] = {}
         for name, part in tensors.items():
@@ -92,6 +94,8 @@ def save(
             shutil.rmtree(building, ignore_errors=True)
         if not target.exists() and old.exists():
             old.rename(target)
+        if isinstance(error, OSError) and error.errno in FAILED:
+            raise
         problem = (
             f"was written, but the disk does not return what was written ({error}): have it looked at,"
             if isinstance(error, Damaged)
@@ -166,10 +170,10 @@ def _verify(path: Path, name: str, facts: Mapping[str, Any]) -> None:
 def _drop_old(folder: Path, step: int, keep: int) -> None:
     """Keep the newest `keep` up to `step`. Later ones were passed over as damaged: they neither count nor go.
 
-    Leftovers of killed saves go too: only one process writes here.
+    What a killed save was replacing goes too: only one process writes here.
     """
     up_to_now = [path for path in candidates(folder) if step_of(path) <= step and path.suffix != _OLD]
-    for path in [*up_to_now[keep:], *folder.glob(f"step-*{_OLD}"), *folder.glob(".building-*")]:
+    for path in [*up_to_now[keep:], *folder.glob(f"step-*{_OLD}")]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from distrib import summary
+from distrib.child import dies_with_us
 from distrib.display import Display
 from distrib.files import read_json
 from distrib.stop import Stopped, StopRequest
@@ -30,7 +30,7 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
         return None
     to = folder / "crosscheck.json"
     replayer = subprocess.Popen(
-        [*_dies_with_us(), sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
+        [*dies_with_us(), sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -55,12 +55,6 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
     if replayer.returncode == _MISMATCH:
         return f"the cross-check found a mismatch: {summed_up} (all of it: {to})"
     return None
-
-
-def _dies_with_us() -> list[str]:
-    """A command prefix, so that a replay does not outlive a trainer that is killed (Linux)."""
-    setpriv = shutil.which("setpriv")
-    return [] if setpriv is None else [setpriv, "--pdeathsig", "KILL"]
 
 
 def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tuple[str, str]:

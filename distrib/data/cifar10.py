@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from distrib.child import dies_with_us
 from distrib.data.images import Dataset, Split
 from distrib.errors import BadInput
 
@@ -21,18 +22,27 @@ _DOWNLOAD = "import sys, torchvision; torchvision.datasets.CIFAR10(sys.argv[1], 
 
 
 def load(root: Path, *, download: bool) -> Dataset:
-    """Torchvision checks the md5 of every file before it unpickles any."""
+    """Torchvision checks the md5 of every file before it unpickles any. Raises BadInput."""
     from torchvision.datasets import CIFAR10
 
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        train, test = (CIFAR10(root, train=split, download=download and not on_disk(root)) for split in (True, False))
+        if download and not on_disk(root):
+            _fetch(root)
+        train, test = (CIFAR10(root, train=split) for split in (True, False))
+    except subprocess.CalledProcessError as error:
+        why = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise BadInput(_refusal(root, f"did not come: {why}")) from None
     except (OSError, RuntimeError) as error:
-        raise BadInput(
-            f"data.source = cifar10: torchvision could not load or download it into {root} ({error}); "
-            "put the extracted cifar-10-batches-py folder there (data.root), or use folder:PATH or synthetic"
-        ) from None
+        raise BadInput(_refusal(root, f"cannot be loaded: {error}")) from None
     return Dataset("CIFAR-10", tuple(train.classes), _split(train), _split(test))
+
+
+def _refusal(root: Path, problem: str) -> str:
+    again = f"remove {root / ARCHIVE_FOLDER} to have it downloaded again, " if on_disk(root) else ""
+    return (
+        f"data.source = cifar10: what torchvision expects in {root} {problem}; {again}put the extracted {ARCHIVE_FOLDER} "
+        "folder there (data.root), or use folder:PATH or synthetic"
+    )
 
 
 def on_disk(root: Path) -> bool:
@@ -41,25 +51,34 @@ def on_disk(root: Path) -> bool:
 
 
 def fetch_quickly(root: Path) -> bool:
-    """Download into `root` if that takes no more than half a minute; say whether it is there now.
-
-    torchvision's downloader has no time limit, so it runs in a process of its own, in a folder of
-    its own, and only a complete and verified download is moved into place.
-    """
+    """Download into `root` if that takes no more than half a minute; say whether it is there now."""
     from torchvision.datasets import CIFAR10
 
     address = urlsplit(CIFAR10.url)
     try:
         port = address.port or {"http": 80, "https": 443}[address.scheme]
         socket.create_connection((address.hostname, port), timeout=_PROBE_SECONDS).close()
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
-            command = [sys.executable, "-c", _DOWNLOAD, folder]
-            subprocess.run(command, timeout=_DOWNLOAD_SECONDS, check=True, capture_output=True)
-            (Path(folder) / ARCHIVE_FOLDER).rename(root / ARCHIVE_FOLDER)
+        _fetch(root, _DOWNLOAD_SECONDS)
     except (OSError, subprocess.SubprocessError):
-        return on_disk(root)  # offline, slow, or another process was quicker
+        return on_disk(root)  # offline or slow
     return True
+
+
+def _fetch(root: Path, seconds: float | None = None) -> None:
+    """Download, by torchvision in a process of its own, which alone can be given a time limit.
+
+    In a folder of its own, of which only a complete and verified set is moved into place: a start that is killed leaves
+    no half of one, and starts that share `root` do not write over each other's. Raises OSError or SubprocessError.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+        command = [*dies_with_us(), sys.executable, "-c", _DOWNLOAD, folder]
+        subprocess.run(command, timeout=seconds, check=True, capture_output=True)
+        try:
+            (Path(folder) / ARCHIVE_FOLDER).rename(root / ARCHIVE_FOLDER)
+        except OSError:
+            if not on_disk(root):  # another process was quicker
+                raise
 
 
 def _split(data: object) -> Split:

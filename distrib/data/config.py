@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from distrib.config.section import Section
+from distrib.files import path_of
 
 SOURCES = "auto, cifar10, synthetic or folder:PATH"
 
@@ -37,6 +38,7 @@ class DataConfig(Section):
 
     @property
     def cache(self) -> Path:
+        """`root`, or what stands in for it. Raises BadInput for a root that is no path."""
         if self.root is not None:
-            return Path(self.root).expanduser()
+            return path_of(self.root, "data.root")
         return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "twinstep"

@@ -1,11 +1,10 @@
 """From `data.source` to images: the one place that knows every source."""
 
-from pathlib import Path
-
 from distrib.data import cifar10, folder, synthetic
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset
 from distrib.errors import BadInput
+from distrib.files import path_of
 
 
 def choose(config: DataConfig) -> tuple[str, str]:
@@ -29,7 +28,9 @@ def load(config: DataConfig, source: str) -> Dataset:
     elif source == "cifar10":
         dataset = cifar10.load(config.cache, download=config.download)
     else:
-        dataset = folder.load(Path(source.removeprefix("folder:")).expanduser(), config.cache)
+        dataset = folder.load(
+            path_of(source.removeprefix("folder:"), "data.source = folder:PATH, where PATH"), config.cache
+        )
     dataset = Dataset(
         dataset.name,
         dataset.classes,

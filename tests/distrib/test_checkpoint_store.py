@@ -1,5 +1,6 @@
 """Checkpoints survive crashes, full disks and flipped bits, or say that they did not."""
 
+import errno
 import hashlib
 import json
 import os
@@ -399,7 +400,7 @@ def test_failed_replacement_leaves_the_old_one(tmp_path: Path, monkeypatch: pyte
 
     def failing(self: Path, target: Path) -> Path:
         if self.name.startswith(".building-"):
-            raise OSError(5, "Input/output error")
+            raise OSError(errno.ENOSPC, "No space left on device")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
@@ -521,3 +522,31 @@ def test_damaged_checkpoint_does_not_count_as_kept(tmp_path: Path) -> None:
     for step in (10, 20):
         save(tmp_path, step, keep=1)
     assert_is(store.newest_valid(tmp_path)[0], 20)
+
+
+def test_what_a_killed_save_left_gives_its_space_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / ".building-killed"
+    left.mkdir()
+    write: Any = store.save_file
+
+    def writing(*arguments: Any) -> None:
+        assert not left.exists()
+        write(*arguments)
+
+    monkeypatch.setattr(store, "save_file", writing)
+    save(tmp_path, 1)
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_a_disk_that_breaks_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start may find it well again."""
+    save(tmp_path, 1)
+
+    def broken(_path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(store, "sync_folder", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        save(tmp_path, 2)
+    assert names(tmp_path) == ["step-00000001"]
+    assert_is(store.newest_valid(tmp_path)[0], 1)

@@ -32,11 +32,11 @@ def test_single_process_does_the_work_once(turn: Callable[..., object], alone: A
 
 @pytest.mark.parametrize("turn", [exchange.on_main, exchange.main_first])
 def test_bad_input_keeps_its_words(turn: Callable[..., object], alone: Accelerator) -> None:
-    with pytest.raises(BadInput, match="^this disk is full$"):
+    with pytest.raises(BadInput, match=r"^this disk is full$"):
         turn(alone, _fail)
 
 
 def test_no_problem_no_error(alone: Accelerator) -> None:
     exchange.agree_on_error(alone, None)
-    with pytest.raises(BadInput, match="^no room$"):
+    with pytest.raises(BadInput, match=r"^no room$"):
         exchange.agree_on_error(alone, "no room")

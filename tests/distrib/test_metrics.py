@@ -97,3 +97,24 @@ def test_last_line_without_its_newline_is_not_written_on(path: Path) -> None:
     path.write_text(path.read_text().removesuffix("\n"))
     run(path, 3, 4)
     assert steps(path) == [1, 2, 3, 3, 4]
+
+
+def test_an_evaluation_made_again_is_there_once(path: Path) -> None:
+    """The start that made it first was killed before it saved anything later."""
+    run(path, 1, 3)
+    metrics = Metrics(path, 3, owes_evaluation=True)
+    metrics.write(kind="epoch", step=3, test_accuracy=0.2)
+    metrics.close()
+    assert [(line["kind"], line["step"]) for line in lines(path)] == [
+        ("step", 1),
+        ("step", 2),
+        ("step", 3),
+        ("epoch", 3),
+    ]
+
+
+def test_a_byte_that_is_no_text_costs_its_line_only(path: Path) -> None:
+    run(path, 1, 2)
+    path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"step": \xff'))
+    run(path, 3, 4)
+    assert steps(path) == [1, 3, 3, 4]

@@ -264,3 +264,22 @@ def test_the_cache_is_root_or_the_users_cache(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert DataConfig().cache == tmp_path / "xdg" / "twinstep"
     assert DataConfig(root="/data").cache == Path("/data")
+
+
+def test_cifar10_comes_whole_or_not_at_all(
+    tmp_path: Path, small_cifar10: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starts that share the folder do not write into each other's download, and a kill leaves no half of one."""
+    root = tmp_path / "shared"
+    halfway = f"import shutil; shutil.copytree({str(small_cifar10 / cifar10.ARCHIVE_FOLDER)!r}, folder)"
+    downloads(f"{halfway}; sys.exit('the line broke')", monkeypatch)
+    with pytest.raises(BadInput, match="did not come: the line broke"):
+        cifar10.load(root, download=True)
+    assert list(root.iterdir()) == []
+    downloads(halfway, monkeypatch)
+    assert len(cifar10.load(root, download=True).train) == 5 * PER_FILE
+
+
+def test_a_damaged_cifar10_says_how_to_have_it_again(small_cifar10: Path) -> None:
+    (small_cifar10 / cifar10.ARCHIVE_FOLDER / "test_batch").unlink()
+    assert f"remove {small_cifar10 / cifar10.ARCHIVE_FOLDER} to have it downloaded again" in bad_cifar10(small_cifar10)

@@ -1,12 +1,16 @@
 """status.json, and the copy for the batch script of this one start."""
 
+import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from distrib.status import Status
-from tests.support import QUICKSTART, SMALL, read_json, start, train, wait_for
+from tests.support import QUICKSTART, ROOT, SMALL, read_json, start, train, wait_for
 
 
 @pytest.mark.parametrize(
@@ -22,6 +26,7 @@ def test_what_it_says(tmp_path: Path, code: int, state: str, retry: bool) -> Non
     assert status.is_written()
     assert read_json(tmp_path / "status.json") == {
         "state": state, "exit_code": code, "reason": "why", "step": 7, "retry": retry,
+        "launcher": f"{socket.gethostname()} {os.getppid()}",
     }  # fmt: skip
 
 
@@ -86,3 +91,24 @@ def test_a_new_start_forgets_what_the_copy_said(tmp_path: Path) -> None:
     status.write(1, "rank 1 stopped answering")
     status.begin(tmp_path)
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_restart_by_the_same_launcher_leaves_what_it_left_for_good(tmp_path: Path) -> None:
+    first, again = Status({}), Status({"TORCHELASTIC_RESTART_COUNT": "1"})
+    first.folder = tmp_path
+    for code, for_good in ((75, True), (2, True), (1, False), (0, False)):
+        first.write(code, "why")
+        assert first.left_for_good(tmp_path) is None
+        assert (again.left_for_good(tmp_path) is not None) is for_good
+    first.write(75, "yesterday, by another launcher")
+    text = (tmp_path / "status.json").read_text()
+    (tmp_path / "status.json").write_text(text.replace(f" {os.getppid()}", " 1"))
+    assert again.left_for_good(tmp_path) is None
+
+
+def test_a_log_on_a_full_disk_does_not_change_how_a_start_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "distrib.train", tmp_path / "no.toml"]
+    environment = os.environ | {"TWINSTEP_STATUS": str(tmp_path / "status")}
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, cwd=ROOT, env=environment, stderr=full, check=False)
+    assert (result.returncode, read_json(tmp_path / "status")["exit_code"]) == (2, 2)

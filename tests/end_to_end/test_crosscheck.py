@@ -1,5 +1,6 @@
 """The trainer records, replays and closes with the verdict."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from crosscheck import Recorder
+from distrib import summary
 from distrib.crosscheck.replay import replay
 from distrib.display import Display
 from distrib.stop import Stopped, StopRequest
@@ -182,3 +184,17 @@ def test_chosen_steps_are_recorded_whole(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "crosscheck.json").read_text())
     whole, sampled = 2 * 2 * 145_578, 2 * 20 * 10 * 7  # parameters and one slot; ten tensors
     assert report["elements"] == whole + sampled
+
+
+def test_a_disk_that_is_full_when_the_verdict_comes(tmp_path: Path) -> None:
+    [result] = train([QUICKSTART, *RECORDED, "--output.dir", tmp_path], plant=full_when_the_verdict_comes)
+    assert result.code == 2
+    assert result.err == "bad input: summary.json cannot be written (full): free space or choose another output.dir\n"
+    assert read_json(tmp_path / "status.json")["exit_code"] == 2
+
+
+def full_when_the_verdict_comes(_rank: int) -> None:
+    def full(_folder: Path, _report: object) -> None:
+        raise OSError(errno.ENOSPC, "full", "summary.json")
+
+    setattr(summary, "add_verdict", full)  # noqa: B010

@@ -1,13 +1,17 @@
 """Several processes: the same run, one voice, and a clear end when one of them dies."""
 
 import errno
+import os
 import signal
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import Accelerator
 
+import distrib.start
 from tests.end_to_end.faults import deaf_after, fails_after
 from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, train, train_well, wait_for
 
@@ -72,6 +76,28 @@ def test_a_disk_that_refuses_any_rank_is_named_by_it(tmp_path: Path, victim: int
 
 
 @pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "words", "retry"),
+    [
+        (OSError(errno.EIO, "Input/output error", "/scratch/file"), "fault: /scratch/file: Input/output error", True),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error"), "uncorrectable ECC error", True),
+        (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory", False),
+    ],
+    ids=["disk", "device", "memory"],
+)
+def test_whether_to_try_again_does_not_depend_on_the_rank(
+    tmp_path: Path, victim: int, error: Exception, words: str, retry: bool
+) -> None:
+    plant = partial(fails_after, 5, victim, error)
+    results = train([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=plant)
+    assert [result.code for result in results] == [1, 1]
+    assert words in results[victim].err
+    status = read_json(tmp_path / "status.json")
+    assert (status["exit_code"], status["retry"]) == (1, retry)
+    assert words in status["reason"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
 def test_what_is_no_matter_of_a_disk_is_not_said_to_be_one(tmp_path: Path, victim: int) -> None:
     """A connection that failed is an OSError, too."""
     plant = partial(fails_after, 5, victim, ConnectionError("no route to the tracker"))
@@ -115,8 +141,14 @@ def test_a_run_that_was_suspended_as_a_whole_lost_nobody(tmp_path: Path) -> None
 
 
 def test_a_launcher_that_lost_a_rank_hears_of_it_before_it_kills_the_others(tmp_path: Path) -> None:
-    """It asks them to stop, and waits 30 s; the time-out is twice that."""
-    ranks = start([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=partial(deaf_after, 5))
+    """It asks them to stop, and waits 30 s, also if it is to wait longer for a stop that was asked for."""
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "90"}
+    ranks = start(
+        [QUICKSTART, *LONG, "--output.dir", tmp_path],
+        world_size=2,
+        environment=patience,
+        plant=partial(deaf_after, 5),
+    )
     wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
     ranks.send(0, signal.SIGTERM)
     expect_the_others_to_leave(ranks, 1, signal.SIGKILL, within=20)
@@ -144,6 +176,44 @@ def test_a_request_to_any_rank_stops_all_at_the_same_step(tmp_path: Path) -> Non
     ranks.send(1, signal.SIGUSR1)
     assert [result.code for result in ranks.wait(30)] == [75, 75]
     assert read_json(tmp_path / "status.json")["state"] == "stopped"
+
+
+def test_bad_input_that_only_another_machine_has_is_said_there(tmp_path: Path) -> None:
+    """Rank 1 is the first of its machine, which lacks GPUs; rank 0 waits for it to join."""
+    environment = {"TWINSTEP_STATUS": str(tmp_path / "status")}
+    ranks = start([QUICKSTART, *SMALL], world_size=2, environment=environment, plant=on_a_machine_without_gpus)
+    ranks.processes[1].join(30)
+    ranks.send(0, signal.SIGKILL)
+    assert ranks.wait(10)[1].code == 2
+    assert "and SLURM gave this job 1: start one process a GPU" in ranks.read(1)[1]
+    status = read_json(tmp_path / "status")
+    assert (status["exit_code"], status["retry"]) == (2, False)
+
+
+def test_a_tracker_may_take_its_time(tmp_path: Path) -> None:
+    """Longer than a rank that answers no more."""
+    trackers = '--output.trackers=["tensorboard"]'
+    results = train([QUICKSTART, *SMALL, *SHORT, trackers, "--output.dir", tmp_path], world_size=2, plant=slow_tracker)
+    assert [result.code for result in results] == [0, 0], results
+
+
+def on_a_machine_without_gpus(rank: int) -> None:
+    setattr(distrib.start, "_LET_RANK_0_SPEAK", 0.5)  # noqa: B010
+    if rank == 1:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "SLURM_GPUS_ON_NODE": "1"}
+        setattr(torch.cuda, "device_count", lambda: 0)  # noqa: B010
+
+
+def slow_tracker(rank: int) -> None:
+    def installed(names: list[str], _folder: str) -> list[str]:
+        return names
+
+    def starts(_self: Accelerator, _project: str) -> None:
+        time.sleep(TIMEOUT + 2 if rank == 0 else 0)
+
+    setattr(distrib.start, "filter_trackers", installed)  # noqa: B010
+    setattr(Accelerator, "init_trackers", starts)  # noqa: B010
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
