@@ -26,6 +26,8 @@ class Agreed:
 
 
 class Agreement:
+    """Of each step: `add` for each part, `start` before the last backward, `finish` before the update."""
+
     def __init__(self, device: torch.device, world_size: int) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, stop, checkpoint
         self._world_size = world_size

@@ -15,6 +15,8 @@ from distrib.data.images import Split
 
 @dataclass(frozen=True, slots=True)
 class Score:
+    """Of the whole test set."""
+
     accuracy: float  # fraction, 0..1
     loss: float  # mean cross-entropy, no label smoothing
     images: int

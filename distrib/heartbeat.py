@@ -28,6 +28,8 @@ _LOOKS = 10  # in that time; each asks for every rank's count
 
 
 class Heartbeat:
+    """This rank's count, and its view of the others'."""
+
     def __init__(self, rank: int, world_size: int, environment: Mapping[str, str] = os.environ) -> None:
         self._rank, self._world_size = rank, world_size
         # A launcher that lost a rank asks the others to stop, and kills them after 30 s, whatever patience it was told to

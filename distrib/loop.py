@@ -15,21 +15,20 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
     """Train what remains of the run; the summary. Raises Stopped, RunFault or BadInput."""
     with closing(Observers(run)) as observers:
         run.model.train()
-        evaluated = observers.after_epoch(run.resumed.step, request) if run.owes_evaluation else True
-        if not evaluated:
+        if run.owes_evaluation and not observers.after_epoch(run.resumed.step, request):
             raise _stopped(run, request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0
             agreed = take_step(run, step, observers, stop=request.asked(), checkpoint=observers.checkpoint_due(step))
             saves = agreed.checkpoint or agreed.stop or epoch_ends
             run.rank_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
-            evaluated = observers.after_epoch(step, request) if epoch_ends else True
+            evaluated = not epoch_ends or observers.after_epoch(step, request)
             if saves:
                 path = observers.checkpoint(step)
                 if agreed.stop or not evaluated:
                     raise _stopped(run, request, step, path)
         summary = observers.finish(request)
-    if summary is None:
+    if summary is None:  # it evaluates in a run that resumed complete only, whose checkpoint this is
         raise _stopped(run, request, run.total_steps, run.resumed.path)
     return summary
 

@@ -130,20 +130,20 @@ class Observers:
     def checkpoint(self, step: int) -> Path:
         """Written by rank 0; if its disk refuses, every rank hears of it."""
         run = self.run
-        path, problem = run.folder / "checkpoints" / f"step-{step:08d}", None
+        folder, problem = run.folder / "checkpoints", None
         if self.main:
-            tensors, values = state.capture(run.module, run.update)
+            tensors, values = state.capture(run.update)
             values |= resume.values(run.config.keys(), run.identity, self.epoch_loss, self.train_loss)
             if self.recorder is not None:
                 self.recorder.flush()  # or a run that continues here would leave a hole in its trace
             try:
-                path = store.save(path.parent, step, tensors, values, keep=run.config.checkpoint.keep)
+                store.save(folder, step, tensors, values, keep=run.config.checkpoint.keep)
             except BadInput as error:
                 problem = str(error)
         agree_on_error(run.accelerator, problem)
         self.saved_at = time.monotonic()
         self._restart_clocks()
-        return path
+        return store.path_of(folder, step)
 
     def finish(self, request: StopRequest) -> dict[str, Any] | None:
         """The summary; None if some rank was asked to stop before it was made."""

@@ -185,8 +185,8 @@ def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, 
         base["decoupled_weight_decay"] = True
     by_name: dict[str, dict[str, Any]] = {}
     for name in names:
-        group = next((group for group in config.groups if fnmatchcase(name, group.pattern)), None)
-        own = {} if group is None else group.model_dump(exclude={"pattern"}, exclude_none=True)
+        home = _home(config, name)
+        own = {} if home is None else config.groups[home].model_dump(exclude={"pattern"}, exclude_none=True)
         by_name[name] = base | own
     return by_name
 
@@ -208,8 +208,8 @@ def _group(config: OptimizerConfig, named_parameters: NamedParameters) -> list[d
     names: list[str] = []
     for name, parameter in named_parameters:
         names.append(name)
-        home = next((m for m, g in zip(members, config.groups, strict=True) if fnmatchcase(name, g.pattern)), rest)
-        home.append((name, parameter))
+        home = _home(config, name)
+        (rest if home is None else members[home]).append((name, parameter))
     for group, found in zip(config.groups, members, strict=True):
         if not found:
             raise BadInput(
@@ -218,3 +218,8 @@ def _group(config: OptimizerConfig, named_parameters: NamedParameters) -> list[d
             )
     groups = [{"params": found, **value} for found, value in zip(members, values, strict=True)]
     return groups + ([{"params": rest}] if rest else [])
+
+
+def _home(config: OptimizerConfig, name: str) -> int | None:
+    """The first group that takes the parameter of this name."""
+    return next((i for i, group in enumerate(config.groups) if fnmatchcase(name, group.pattern)), None)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from distrib.config.section import Section
+from distrib.config.section import Positive, Section
 from distrib.errors import BadInput
 
 Mode = Literal["no", "tf32", "bf16", "fp16"]
@@ -27,7 +27,7 @@ class PrecisionConfig(Section):
     """Take bf16 or fp16 on a CPU that can only emulate it (about 15 times slower)."""
     init_scale: Annotated[float, Field(gt=0)] = 65536.0
     """fp16: first loss scale (torch.amp.GradScaler)."""
-    growth_interval: Annotated[int, Field(ge=1)] = 2000
+    growth_interval: Positive = 2000
     """fp16: applied updates without overflow before the loss scale doubles."""
 
 

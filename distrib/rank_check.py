@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from torch import nn
 
 from distrib.checkpoint import state
 from distrib.digests import digests
@@ -26,9 +25,9 @@ _SHOWN = 4  # names of one list
 class RankCheck:
     """Compares, every so many steps and before each checkpoint, what a checkpoint of each rank would hold."""
 
-    def __init__(self, accelerator: Accelerator, module: nn.Module, update: Update, *, every: int | None) -> None:
-        """`module` is not wrapped in DDP. A world of one and `every=None` compare nothing."""
-        self._accelerator, self._module, self._update = accelerator, module, update
+    def __init__(self, accelerator: Accelerator, update: Update, *, every: int | None) -> None:
+        """A world of one and `every=None` compare nothing."""
+        self._accelerator, self._update = accelerator, update
         self._every = every if accelerator.num_processes > 1 else None
         self._agreed_at: int | None = None
         self.made = 0  # comparisons that found no difference
@@ -37,16 +36,16 @@ class RankCheck:
         """`saves`: a checkpoint of this step follows. Raises RunFault, on every rank alike, when ranks differ."""
         if self._every is None or (step % self._every and not saves):
             return
-        held = holdings(self._module, self._update, self._accelerator.device)
+        held = holdings(self._update, self._accelerator.device)
         if not _same_everywhere(held, self._accelerator.device):
             raise RunFault(report(step, exchange(self._accelerator, held), self._agreed_at))
         self._agreed_at = step
         self.made += 1
 
 
-def holdings(module: nn.Module, update: Update, device: torch.device) -> dict[str, str]:
+def holdings(update: Update, device: torch.device) -> dict[str, str]:
     """What decides the next update, by name and slot (`0.weight exp_avg`): dtype, shape and digest, or the value."""
-    parts, values = state.capture(module, update)
+    parts, values = state.capture(update)
     tensors = {_label(part, key): tensor for part, held in parts.items() for key, tensor in held.items()}
     found = [int(digest) for digest in digests(list(tensors.values()), device).cpu()]
     described = {

@@ -37,7 +37,7 @@ class Run:
     folder: Path
     dataset_name: str
     plan: Plan
-    moments: tuple[Tensor, Tensor]  # mean and standard deviation of each channel, by which images are normalised
+    moments: tuple[Tensor, Tensor]  # mean and std of each channel, as the trace claims them, whatever normalises
     batches: Batches
     test: Split
     module: nn.Module  # the bare network: evaluation and checkpoints
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        return self.config.training.epochs * self.plan.steps_per_epoch
+        return self.plan.steps(self.config.training.epochs)
 
     def remaining_steps(self) -> Iterator[int]:
         """Steps count from 1; a resumed run continues behind its checkpoint."""
@@ -71,10 +71,10 @@ class Run:
 
     @property
     def owes_evaluation(self) -> bool:
-        """Whether the run was stopped between an epoch's last step and its evaluation."""
+        """Whether the run was stopped between an epoch's last step and its evaluation, which sets the sum of losses to 0."""
         return self.resumed.epoch_loss > 0 and self.resumed.step % self.plan.steps_per_epoch == 0
 
-    def evaluate(self, asked_to_stop: Callable[[], bool] = lambda: False) -> Score | None:
+    def evaluate(self, asked_to_stop: Callable[[], bool]) -> Score | None:
         """On the moving average of the weights where there is one. None if it was left because of a request."""
         return evaluate(
             self.module if self.update.average is None else self.update.average,
@@ -116,9 +116,10 @@ def build(
     if config.model.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = optim.build(config.optimizer, module.named_parameters(), device)
+    total_steps = plan.steps(config.training.epochs)
     factor = schedule.build(
         config.schedule,
-        total_updates=config.training.epochs * plan.steps_per_epoch,
+        total_updates=total_steps,
         updates_per_epoch=plan.steps_per_epoch,
     )
     update = Update(module, optimizer, factor, precision.scaler, config.training)
@@ -132,12 +133,10 @@ def build(
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
-    resumed = resume.continue_from(
-        config.checkpoint, config.keys(), folder, identity, accelerator, display, module, update
-    )
-    if resumed.step > config.training.epochs * plan.steps_per_epoch:
+    resumed = resume.continue_from(config.checkpoint, config.keys(), folder, identity, accelerator, display, update)
+    if resumed.step > total_steps:
         raise BadInput(
-            f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {config.training.epochs * plan.steps_per_epoch} "
+            f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {total_steps} "
             f"steps of training.epochs = {config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
         )
     between_stages(resumed.step)
@@ -165,7 +164,7 @@ def build(
         precision=precision,
         update=update,
         agreement=Agreement(device, accelerator.num_processes),
-        rank_check=RankCheck(accelerator, module, update, every=config.training.check_ranks_every),
+        rank_check=RankCheck(accelerator, update, every=config.training.check_ranks_every),
         identity=identity,
         resumed=resumed,
     )

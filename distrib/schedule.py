@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from distrib.config.section import Section
+from distrib.config.section import Positive, Section
 from distrib.errors import BadInput
 
 Factor = Callable[[int], float]
@@ -32,7 +32,7 @@ class Step(Section):
 
     name: Literal["step"] = "step"
     """StepLR."""
-    step_size: Annotated[int, Field(ge=1)]
+    step_size: Positive
     """Length of one plateau, in `unit`s; it must end before the run does."""
     gamma: Annotated[float, Field(gt=0)] = 0.1
     """Factor between one plateau and the next."""
@@ -45,7 +45,7 @@ class MultiStep(Section):
 
     name: Literal["multistep"] = "multistep"
     """MultiStepLR."""
-    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
+    milestones: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
     """Where the learning rate drops, ascending, in `unit`s; the run must go beyond the last one."""
     gamma: Annotated[float, Field(gt=0)] = 0.1
     """Factor at each milestone."""

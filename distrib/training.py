@@ -4,9 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distrib.config.section import Section
-
-Positive = Annotated[int, Field(ge=1)]
+from distrib.config.section import Positive, Section
 
 
 class TrainingConfig(Section):

@@ -4,17 +4,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distrib.config.section import Section
+from distrib.config.section import Positive, Section
 
 
 class CheckpointConfig(Section):
     """Checkpoints: one at each epoch's end, and more on request."""
 
-    every_steps: Annotated[int, Field(ge=1)] | None = None
+    every_steps: Positive | None = None
     """Also after every so many steps."""
     every_minutes: Annotated[float, Field(gt=0)] | None = None
     """Also when so many minutes have passed since the last one (by rank 0's clock)."""
-    keep: Annotated[int, Field(ge=1)] = 3
+    keep: Positive = 3
     """How many checkpoints stay; older ones are deleted once the newer one was read back from the disk."""
     resume: str = "auto"
     """auto: continue from the newest valid checkpoint in the run's folder, if there is one; never: refuse a folder

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
 
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
@@ -20,18 +19,17 @@ from distrib.update import Update
 class Identity:
     """What a checkpoint must share with the run that continues it."""
 
-    # Another value of these is another run: step s would mean other images.
     dataset: str  # fingerprint
     num_images: int
     batch_size: int
     last_batch: str
     seed: int
-    # Another value of these changes only the last bits.
     world_size: int
     threads: int
     torch: str
 
 
+# Another value of these, by their keys in the recipe, is another run: step s would mean other images.
 _MUST_MATCH = {
     "dataset": "data.source",
     "num_images": "data.train_images",
@@ -39,7 +37,6 @@ _MUST_MATCH = {
     "last_batch": "training.last_batch",
     "seed": "training.seed",
 }
-_MAY_DIFFER = ("world_size", "threads", "torch")
 _NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touch the weights
 
 
@@ -60,7 +57,6 @@ def continue_from(
     identity: Identity,
     accelerator: Accelerator,
     display: Display,
-    module: nn.Module,
     update: Update,
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
@@ -76,7 +72,7 @@ def continue_from(
         checkpoint = _open(Path(found))
         for line in _differences(checkpoint, keys, identity):
             display.say(line)
-        state.restore(checkpoint, module, update)
+        state.restore(checkpoint, update)
         saved = checkpoint.values
         resumed = Resumed(checkpoint.step, checkpoint.path, float(saved["epoch_loss"]), saved.get("train_loss"))
     except BadInput as error:
@@ -144,7 +140,11 @@ def _differences(checkpoint: store.Checkpoint, keys: Mapping[str, Any], identity
                 f"checkpoint {checkpoint.path} is of a run with another {key}{shown}, so its steps mean other images: "
                 "set it back, or start a new run (another output.dir)"
             )
-    changed = [f"{fact} {saved[fact]} -> {here[fact]}" for fact in _MAY_DIFFER if saved[fact] != here[fact]]
+    changed = [  # those of the others that did: they matter to the last bits only
+        f"{fact} {saved[fact]} -> {here[fact]}"
+        for fact in here
+        if fact not in _MUST_MATCH and saved[fact] != here[fact]
+    ]
     lines = [f"continuing from {checkpoint.path}"]
     if changed:
         lines.append(f"note: {', '.join(changed)} since then, so the last bits will differ from an undisturbed run")

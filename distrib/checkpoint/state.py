@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distrib.checkpoint.store import Checkpoint
 from distrib.errors import BadInput
@@ -16,9 +16,9 @@ from distrib.update import Update
 Tensors = dict[str, dict[str, Tensor]]
 
 
-def capture(model: nn.Module, update: Update) -> tuple[Tensors, dict[str, Any]]:
+def capture(update: Update) -> tuple[Tensors, dict[str, Any]]:
     """Tensors by part, and the values beside them."""
-    tensors: Tensors = {"model": dict(model.state_dict()), "optimizer": _optimizer_state(update.optimizer)}
+    tensors: Tensors = {"model": dict(update.model.state_dict()), "optimizer": _optimizer_state(update.optimizer)}
     if update.average is not None:
         tensors["ema"] = dict(update.average.state_dict())
     values = {
@@ -30,9 +30,9 @@ def capture(model: nn.Module, update: Update) -> tuple[Tensors, dict[str, Any]]:
     return tensors, values
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, update: Update) -> None:
+def restore(checkpoint: Checkpoint, update: Update) -> None:
     """Put everything back, in place. Raises BadInput for a checkpoint of another network or optimizer."""
-    _copy_into(model.state_dict(), checkpoint.tensors("model"), f"checkpoint {checkpoint.path}: the network")
+    _copy_into(update.model.state_dict(), checkpoint.tensors("model"), f"checkpoint {checkpoint.path}: the network")
     if update.average is not None:
         saved = checkpoint.tensors("ema")
         if not saved:

@@ -65,7 +65,7 @@ def save(
 
     Raises BadInput when the disk refuses, or does not return what was written; OSError when it breaks.
     """
-    target = folder / f"step-{step:08d}"
+    target = path_of(folder, step)
     old = target.with_suffix(_OLD)
     building: Path | None = None
     try:
@@ -107,6 +107,10 @@ def save(
         ) from None
     _drop_old(folder, step, keep)
     return target
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 def candidates(folder: Path) -> list[Path]:

@@ -76,6 +76,7 @@ def load(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_toml(path: Path) -> Table:
+    """Raises BadInput."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,7 +92,7 @@ def read_toml(path: Path) -> Table:
 
 
 def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """`--a.b 1 --c.d=2` as [("a.b", "1"), ("c.d", "2")]."""
+    """`--a.b 1 --c.d=2` as [("a.b", "1"), ("c.d", "2")]. Raises BadInput."""
     pairs: list[tuple[str, str]] = []
     rest = list(arguments)
     while rest:

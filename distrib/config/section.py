@@ -1,6 +1,10 @@
 """What every configuration section has in common."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from distrib.config.section import Section
-from distrib.training import Positive
+from distrib.config.section import Positive, Section
 
 
 class CrosscheckConfig(Section):

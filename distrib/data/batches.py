@@ -50,6 +50,9 @@ class Plan:
         full, rest = divmod(self.num_images, self.batch_size)
         return full + (1 if rest and self.last_batch == "mask" else 0)
 
+    def steps(self, epochs: int) -> int:
+        return epochs * self.steps_per_epoch
+
     @property
     def share(self) -> int:
         """Images per rank and part, the same at every step; where there are fewer, the rest weigh nothing."""

@@ -2,11 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from distrib.config.section import Section
+from distrib.config.section import Positive, Section
 from distrib.files import path_of
 
 SOURCES = "auto, cifar10, synthetic or folder:PATH"
@@ -24,9 +23,9 @@ class DataConfig(Section):
     """Let torchvision fetch CIFAR-10 when it is not in `root`."""
     augment: bool = True
     """Shift training images by up to 4 pixels and flip half of them."""
-    train_images: Annotated[int, Field(ge=1)] | None = None
+    train_images: Positive | None = None
     """Train on this many images, taken evenly from the whole set; none takes all."""
-    test_images: Annotated[int, Field(ge=1)] | None = None
+    test_images: Positive | None = None
     """Evaluate on this many images, taken evenly from the whole set; none takes all."""
 
     @field_validator("source")

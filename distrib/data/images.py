@@ -11,6 +11,8 @@ SIZE = 32  # pixels, height and width
 
 @dataclass(frozen=True, slots=True)
 class Split:
+    """Images and their labels, all of them in memory."""
+
     images: Tensor  # (N, H, W, C) uint8
     labels: Tensor  # (N,) int64
 
@@ -30,6 +32,8 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
+    """What a run trains on, and what it is tested on."""
+
     name: str  # as a person would say it: "CIFAR-10", "synthetic", "folder /data/birds"
     classes: tuple[str, ...]
     train: Split

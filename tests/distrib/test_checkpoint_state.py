@@ -69,12 +69,12 @@ class Trainer:
             self.update.optimizer.zero_grad()
 
     def everything(self) -> dict[str, Tensor]:
-        tensors, _ = state.capture(self.net, self.update)
+        tensors, _ = state.capture(self.update)
         return {f"{part}/{name}": tensor.clone() for part, named in tensors.items() for name, tensor in named.items()}
 
 
 def write(trainer: Trainer, folder: Path, step: int = 3) -> store.Checkpoint:
-    return store.open_checkpoint(store.save(folder, step, *state.capture(trainer.net, trainer.update), keep=3))
+    return store.open_checkpoint(store.save(folder, step, *state.capture(trainer.update), keep=3))
 
 
 def assert_same(left: Trainer, right: Trainer) -> None:
@@ -98,7 +98,7 @@ def test_restored_run_continues_bit_for_bit(
     resumed = Trainer(config, seed=1, ema=ema, scale=scale, channels_last=channels_last)
     resumed.steps(9)  # what was there before must not matter
 
-    state.restore(write(undisturbed, tmp_path), resumed.net, resumed.update)
+    state.restore(write(undisturbed, tmp_path), resumed.update)
 
     assert_same(undisturbed, resumed)
     for trainer in (undisturbed, resumed):
@@ -115,7 +115,7 @@ def test_checkpoint_before_the_first_applied_update_continues_bit_for_bit(
     undisturbed = Trainer(config, scale=1024.0, ema=0.9)
     undisturbed.steps(0, overflow=0)
     resumed = Trainer(config, seed=1, scale=1024.0, ema=0.9)
-    state.restore(write(undisturbed, tmp_path), resumed.net, resumed.update)
+    state.restore(write(undisturbed, tmp_path), resumed.update)
     for trainer in (undisturbed, resumed):
         trainer.steps(1, 2)
     assert_same(undisturbed, resumed)
@@ -128,7 +128,7 @@ def test_restored_state_lies_in_memory_like_its_parameter(name: str, kernels: st
     config = OPTIMIZERS[name](KERNELS[kernels])
     trainer, resumed = Trainer(config), Trainer(config, seed=1)
     trainer.steps(0, 1)
-    state.restore(write(trainer, tmp_path), resumed.net, resumed.update)
+    state.restore(write(trainer, tmp_path), resumed.update)
     convolution = next(resumed.net.parameters())
     assert convolution.is_contiguous(memory_format=torch.channels_last)
     assert not convolution.is_contiguous()
@@ -142,7 +142,7 @@ def test_restored_state_lies_in_memory_like_its_parameter(name: str, kernels: st
 def test_kernels_may_change_over_a_resume(name: str, before: str, after: str, tmp_path: Path) -> None:
     trainer, resumed = Trainer(OPTIMIZERS[name](KERNELS[before])), Trainer(OPTIMIZERS[name](KERNELS[after]), seed=1)
     trainer.steps(0, 1, 2)
-    state.restore(write(trainer, tmp_path), resumed.net, resumed.update)
+    state.restore(write(trainer, tmp_path), resumed.update)
     for one in (trainer, resumed):
         one.steps(3, 4)
     expected, found = trainer.everything(), resumed.everything()
@@ -159,7 +159,7 @@ def test_memory_order_may_change_over_a_resume(
     config = OPTIMIZERS[name](KERNELS[kernels])
     trainer, resumed = Trainer(config, channels_last=before), Trainer(config, seed=1, channels_last=after)
     trainer.steps(0, 1, 2)
-    state.restore(write(trainer, tmp_path), resumed.net, resumed.update)
+    state.restore(write(trainer, tmp_path), resumed.update)
     assert_same(trainer, resumed)
     for one in (trainer, resumed):
         one.steps(3, 4)
@@ -173,7 +173,7 @@ def test_restored_tensors_are_copies(tmp_path: Path) -> None:
     trainer = Trainer(SGD(lr=0.01, momentum=0.9))
     trainer.steps(0)
     checkpoint = write(trainer, tmp_path)
-    state.restore(checkpoint, trainer.net, trainer.update)
+    state.restore(checkpoint, trainer.update)
     trainer.steps(1)
     store.open_checkpoint(checkpoint.path)
 
@@ -183,14 +183,14 @@ def test_network_is_restored_in_place(tmp_path: Path) -> None:
     trainer = Trainer(SGD())
     checkpoint = write(trainer, tmp_path)
     before = [p.data_ptr() for p in trainer.net.parameters()]
-    state.restore(checkpoint, trainer.net, trainer.update)
+    state.restore(checkpoint, trainer.update)
     assert [p.data_ptr() for p in trainer.net.parameters()] == before
 
 
 def test_checkpoint_with_an_average_serves_a_run_without(tmp_path: Path) -> None:
     trainer, resumed = Trainer(SGD(), ema=0.9), Trainer(SGD(), seed=1)
     trainer.steps(0)
-    state.restore(write(trainer, tmp_path), resumed.net, resumed.update)
+    state.restore(write(trainer, tmp_path), resumed.update)
     assert all(map(torch.equal, resumed.net.parameters(), trainer.net.parameters()))
 
 
@@ -198,7 +198,7 @@ def refusal(saved: Trainer, run: Trainer, folder: Path) -> str:
     saved.steps(0)
     checkpoint = write(saved, folder)
     with pytest.raises(BadInput) as caught:
-        state.restore(checkpoint, run.net, run.update)
+        state.restore(checkpoint, run.update)
     assert str(checkpoint.path) in str(caught.value)
     return str(caught.value)
 
@@ -243,11 +243,11 @@ def test_amsgrad_switched_on_over_a_resume_is_refused(kernels: str, tmp_path: Pa
 def test_state_of_another_shape_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(SGD(momentum=0.9))
     trainer.steps(0)
-    tensors, values = state.capture(trainer.net, trainer.update)
+    tensors, values = state.capture(trainer.update)
     tensors["optimizer"]["momentum_buffer/2.bias"] = torch.zeros(7)
     checkpoint = store.open_checkpoint(store.save(tmp_path, 1, tensors, values, keep=1))
     with pytest.raises(BadInput, match=r"momentum_buffer/2\.bias"):
-        state.restore(checkpoint, trainer.net, trainer.update)
+        state.restore(checkpoint, trainer.update)
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
@@ -263,7 +263,7 @@ def test_checkpoint_holds_each_slot_under_its_parameter_name(name: str) -> None:
     }
     trainer = Trainer(OPTIMIZERS[name](KERNELS["fused"]))
     trainer.steps(0)
-    tensors, values = state.capture(trainer.net, trainer.update)
+    tensors, values = state.capture(trainer.update)
     parameters = [n for n, _ in trainer.net.named_parameters() if name != "groups" or not n.endswith("bias")]
     assert set(tensors["optimizer"]) == {f"{slot}/{parameter}" for slot in slots[name] for parameter in parameters}
     assert set(tensors["model"]) == {n for n, _ in trainer.net.named_parameters()}

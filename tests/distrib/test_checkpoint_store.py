@@ -527,7 +527,7 @@ def test_damaged_checkpoint_does_not_count_as_kept(tmp_path: Path) -> None:
 def test_what_a_killed_save_left_gives_its_space_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = tmp_path / ".building-killed"
     left.mkdir()
-    write: Any = store.save_file
+    write = store.save_file  # pyright: ignore[reportUnknownVariableType]
 
     def writing(*arguments: Any) -> None:
         assert not left.exists()

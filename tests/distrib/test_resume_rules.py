@@ -55,7 +55,7 @@ class Trainer:
         """One more update, and a checkpoint that says it is of this step."""
         self.net(torch.ones(1, 2)).sum().backward()
         self.update.step()
-        tensors, values = state.capture(self.net, self.update)
+        tensors, values = state.capture(self.update)
         values |= resume.values(KEYS, IDENTITY, epoch_loss, train_loss=2 * epoch_loss)
         return store.save(folder / "checkpoints", step, tensors, values, keep=9)
 
@@ -82,7 +82,6 @@ class Caller:
             replace(IDENTITY, **identity),
             self.accelerator,
             Display(main=True, quiet=True),
-            self.fresh.net,
             self.fresh.update,
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     assert (summary["world_size"], summary["parameters"], summary["dataset"]) == (1, 145_578, "synthetic")
     assert summary["fused"] is True
     assert 0 <= summary["test_accuracy"] <= 1
-    assert read_json(tmp_path / "status.json") == {
+    status = read_json(tmp_path / "status.json")
+    assert status.pop("launcher").startswith(socket.gethostname())
+    assert status == {
         "state": "done",
         "exit_code": 0,
         "reason": "",
