@@ -10,8 +10,9 @@ from tests.chaos.campaign import Campaign
 from tests.chaos.faults import KINDS, NEEDS_SMALL_DISK
 from tests.chaos.plan import EVERY_STEPS, draw, steps_needed
 from tests.chaos.report import HEADING, Line, table
-from tests.chaos.world import TIMEOUT_SECONDS, Job, kill_marked
+from tests.chaos.world import TIMEOUT_SECONDS, Job
 from tests.disk import Disk
+from tests.processes import kill_marked
 from tests.support import RECIPES, wait_until
 
 _STEPS_PER_EPOCH, _BATCH = 50, 16

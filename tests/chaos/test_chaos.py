@@ -14,7 +14,8 @@ from tests.chaos.faults import KINDS
 from tests.chaos.plan import Fault, Moment, draw, steps_needed
 from tests.chaos.report import Line, table
 from tests.chaos.rounds import Round
-from tests.chaos.world import MARK, Violation, marked
+from tests.chaos.world import Violation
+from tests.processes import MARK, marked
 from tests.support import ROOT, wait_until
 
 PHASES = {name: kind.phases for name, kind in KINDS.items()}

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import compare, invariants, record
-from tests.chaos.world import Job, Process, Start, Violation, Word, marked
+from tests.chaos.world import Job, Process, Start, Violation, Word
+from tests.processes import marked
 
 LAST = 60
 
@@ -156,7 +157,7 @@ def test_an_orphan_is_found_though_its_parent_is_gone(tmp_path: Path) -> None:
 def test_a_process_that_left_is_no_error() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    Process(gone.pid, 0, None, "").send(signal.SIGKILL)
+    Process(gone.pid, (), {}).send(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("fact", compare.FACTS)

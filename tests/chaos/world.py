@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import processes
+from tests.processes import MARK
 from tests.support import ROOT, free_port
 
 TIMEOUT_SECONDS = 10
@@ -16,23 +18,27 @@ TIMEOUT_SECONDS = 10
 GRACE_SECONDS = 15
 """What a launcher that is told to stop leaves its ranks before it kills them."""
 
-MARK = "TWINSTEP_CHAOS"
-"""In the environment of every process of a start, whoever started it: folder of the logs, start, node."""
-
 
 class Violation(AssertionError):
     """A promise of the trainer was broken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(processes.Process):
     """A living process of a start."""
 
-    pid: int
-    node: int
-    rank: int | None
-    """None: a launcher, or the replay."""
-    command: str
+    @property
+    def node(self) -> int:
+        return int(self.environment[MARK].rsplit(":", 1)[1])
+
+    @property
+    def rank(self) -> int | None:
+        """None: a launcher, or the replay."""
+        rank = self.environment.get("RANK") if "distrib.train" in self.command else None
+        return None if rank is None else int(rank)
+
+    @property
+    def command(self) -> str:
+        return " ".join(self.words)
 
     @property
     def launches(self) -> bool:
@@ -41,12 +47,6 @@ class Process:
     @property
     def replays(self) -> bool:
         return "crosscheck replay" in self.command
-
-    def send(self, number: signal.Signals) -> None:
-        try:
-            os.kill(self.pid, number)
-        except ProcessLookupError:
-            return  # it left first
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Start:
 
     def environment(self, node: int) -> dict[str, str]:
         return {
-            MARK: f"{self.job.logs}:{self.name}:{node}",
+            MARK: f"{self.job.logs}:{self.name}:{node}",  # where the logs are, start, node
             "TWINSTEP_STATUS": str(self._status),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
@@ -134,7 +134,8 @@ class Start:
         """Those alive: launchers, ranks, and whatever they started."""
         for launcher in self.launchers:
             launcher.poll()  # no zombies
-        return marked(f"{self.job.logs}:{self.name}:")
+        found = processes.marked(f"{self.job.logs}:{self.name}:")
+        return [Process(process.pid, process.words, process.environment) for process in found]
 
     def rank(self, rank: int) -> Process | None:
         return next((process for process in self.processes() if process.rank == rank), None)
@@ -175,34 +176,6 @@ class Start:
             return {entry.name for entry in os.scandir(self.job.folder / "checkpoints") if entry.name.startswith(".")}
         except FileNotFoundError:
             return set()
-
-
-def marked(prefix: str) -> list[Process]:
-    """Living processes whose mark begins so."""
-    found: list[Process] = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        try:
-            pairs = Path(entry.path, "environ").read_bytes().split(b"\0")
-            environment = dict(pair.decode(errors="replace").split("=", 1) for pair in pairs if b"=" in pair)
-            mark = environment.get(MARK, "")
-            if mark.startswith(prefix):
-                command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                rank = environment.get("RANK") if "distrib.train" in command else None
-                node = int(mark.rsplit(":", 1)[1])
-                found.append(Process(int(entry.name), node, None if rank is None else int(rank), command))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it left, or is somebody else's
-    return found
-
-
-def kill_marked(prefix: str) -> bool:
-    """Whether there was one left to kill; others may have been starting up meanwhile."""
-    left = marked(prefix)
-    for process in left:
-        process.send(signal.SIGKILL)
-    return bool(left)
 
 
 def _inode(path: Path) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.chaos.world import MARK, kill_marked
+from tests.processes import MARK, kill_marked
 from tests.support import QUICKSTART, ROOT, SMALL, free_port, losses, read_json, train_well, wait_for, wait_until
 
 Launch = Callable[..., "subprocess.Popen[str]"]

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.slurm.training import LENGTH, RECIPE, Training, expect_process, processes_that_name, variable
+from tests.processes import expect_process, that_name
+from tests.slurm.training import LENGTH, RECIPE, Training
 from tests.support import read_json
 
 Scenario = Callable[[Training], None]
@@ -19,7 +20,7 @@ def plain(training: Training) -> None:
     training.environment["CONTAINER"] = "env 'SEEN=in the container'"
     training.submit()
     training.reach(1)
-    assert {variable(pid, "SEEN") for pid in training.launchers().values()} == {"in the container"}
+    assert {process.environment["SEEN"] for process in training.launchers().values()} == {"in the container"}
     training.expect_done(restarts=0)
 
 
@@ -33,7 +34,7 @@ def time_limit(training: Training) -> None:
     ranks = training.trainers().values()
     for number in (signal.SIGSTOP, signal.SIGCONT):  # or they would be done by then
         for rank in ranks:
-            training.kill(rank, number)
+            rank.send(number)
         time.sleep(max(0.0, began + 45 - time.monotonic()))
     said = training.expect_done()  # on a busy machine the signal may have come to a start before this one, too
     assert "train.sbatch: stopped on request after step " in said
@@ -91,14 +92,14 @@ def launcher_killed(training: Training) -> None:
     """The second node's; its ranks notice, and all start again."""
     training.submit()
     training.reach(MIDDLE)
-    training.kill(training.launchers()[training.pair[1]])
+    training.launchers()[training.pair[1]].send(signal.SIGKILL)
     training.expect_done(restarts=1)
 
 
 def rank_killed(training: Training) -> None:
     training.submit()
     training.reach(MIDDLE)
-    training.kill(training.trainers()["1"])
+    training.trainers()["1"].send(signal.SIGKILL)
     said = training.expect_done(restarts=1)
     assert "; restart 1 of at most 10; requeued" in said
 
@@ -136,7 +137,7 @@ def no_answer(training: Training) -> None:
     training.environment["STOP_SECONDS"] = "2"
     job = training.submit()
     training.reach(MIDDLE)
-    training.kill(training.trainers()["0"], signal.SIGSTOP)
+    training.trainers()["0"].send(signal.SIGSTOP)
     training.cluster.run("scancel", "--batch", "--signal=USR1", job)
     said = training.expect_done(restarts=1)
     assert "train.sbatch: asked to stop, but no answer" in said
@@ -151,7 +152,7 @@ def cancelled(training: Training) -> None:
     assert training.cluster.wait(job) == "CANCELLED"
     assert training.cluster.show(job)["Restarts"] == "0"
     assert not (training.folder / "summary.json").exists()
-    assert not processes_that_name(training.folder)
+    assert not that_name(training.folder)
 
 
 def sweep(training: Training) -> None:
@@ -182,12 +183,12 @@ def gives_up(training: Training) -> None:
     job = training.submit()
     training.reach(MIDDLE)
     for rank in training.trainers().values():
-        training.kill(rank)
+        rank.send(signal.SIGKILL)
     assert training.cluster.wait(job) == "FAILED"
     said = training.cluster.said(job)
     assert "train.sbatch: all ranks were lost; not requeued: lost start 1 in a row, MAX_RESTARTS = 0" in said
     assert training.cluster.show(job)["ExitCode"] == "1:0"
-    assert not processes_that_name(training.folder)
+    assert not that_name(training.folder)
 
 
 def fault(training: Training) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import expect_process, that_name
 from tests.slurm import conftest
 from tests.slurm.cluster import start_cluster
-from tests.slurm.training import expect_process, processes_that_name
 
 
 def test_without_slurm_tests_skip_unless_it_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,5 +27,5 @@ def test_a_cluster_leaves_nothing(tmp_path: Path) -> None:
     with start_cluster(nodes=1) as cluster:
         cluster.submit("other.sh", marked)
         expect_process("sh", marked)
-    assert not processes_that_name(marked)
+    assert not that_name(marked)
     assert not cluster.folder.exists()

@@ -1,15 +1,15 @@
 """A training job of two nodes on the cluster, its processes, and what its end must look like."""
 
-import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.processes import Process, that_name
 from tests.slurm.cluster import Cluster
 from tests.support import SMALL, read_json, wait_until
 
+LAUNCH = "accelerate.commands.launch"
 RECIPE = "launch/recipes/quickstart.toml"
 LENGTH = (
     *SMALL,
@@ -48,29 +48,29 @@ class Training:
         there = wait_until(lambda: file.exists() and file.read_text().count('"kind": "step"') >= step, seconds)
         assert there, f"step {step} was not reached: {self.cluster.said(self.job)}"
 
-    def launchers(self) -> dict[str, int]:
-        """Process ids of the launchers by node."""
-        return {node: pid for pid, node, words in self._processes() if "accelerate.commands.launch" in words}
+    def launchers(self) -> dict[str, Process]:
+        """By node."""
+        return {
+            process.environment.get("SLURMD_NODENAME", ""): process
+            for process in self._processes()
+            if LAUNCH in process.words
+        }
 
-    def trainers(self) -> dict[str, int]:
-        """Process ids of the ranks by number."""
-        found: dict[str, int] = {}
-        for pid, _, words in self._processes():
-            if "accelerate.commands.launch" not in words:
-                found[variable(pid, "RANK") or "0"] = pid
-        return found
+    def trainers(self) -> dict[str, Process]:
+        """The ranks, by number."""
+        return {
+            process.environment.get("RANK", "0"): process
+            for process in self._processes()
+            if LAUNCH not in process.words
+        }
 
-    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-        os.kill(pid, number)
-
-    def _processes(self) -> list[tuple[int, str, list[str]]]:
-        """Python's of this run: process id, node, words of the command."""
-        found: list[tuple[int, str, list[str]]] = []
-        for pid in processes_that_name(self.folder):
-            words = _read(f"/proc/{pid}/cmdline").split("\0")
-            if _program(pid).startswith("python") and "distrib.train" in words:
-                found.append((pid, variable(pid, "SLURMD_NODENAME"), words))
-        return found
+    def _processes(self) -> list[Process]:
+        """Python's of this run."""
+        return [
+            process
+            for process in that_name(self.folder)
+            if process.program.startswith("python") and "distrib.train" in process.words
+        ]
 
     def summary(self) -> dict[str, Any]:
         return read_json(self.folder / "summary.json")
@@ -85,41 +85,5 @@ class Training:
         if restarts is not None:
             assert self.cluster.show(self.job)["Restarts"] == str(restarts), said
         assert not list(self.cluster.project.glob(f"slurm-{self.job}.[!o]*"))  # its own small files
-        assert not processes_that_name(self.folder)
+        assert not that_name(self.folder)
         return said
-
-
-def processes_that_name(folder: Path) -> list[int]:
-    """Whoever has the folder on its command line, on any node."""
-    name = str(folder)
-    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if name in _read(path).split("\0")]
-
-
-def _program(pid: int) -> str:
-    """The name it was started by."""
-    return Path(_read(f"/proc/{pid}/cmdline").partition("\0")[0]).name
-
-
-def expect_process(program: str, folder: Path, seconds: float = 60) -> None:
-    """Wait until a process of this program has the folder on its command line."""
-
-    def there() -> bool:
-        return any(_program(pid).startswith(program) for pid in processes_that_name(folder))
-
-    assert wait_until(there, seconds, every=0.02), f"no {program} names {folder}"
-
-
-def variable(pid: int, name: str) -> str:
-    """A value of a process's environment."""
-    for entry in _read(f"/proc/{pid}/environ").split("\0"):
-        if entry.startswith(f"{name}="):
-            return entry.partition("=")[2]
-    return ""
-
-
-def _read(path: str | Path) -> str:
-    """A file of /proc, empty when its process has gone meanwhile."""
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
