@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.__main__ import main
 from tests.chaos.faults import KINDS
-from tests.chaos.plan import Fault, Moment, draw, steps_needed
+from tests.chaos.plan import Fault, Moment, draw
 from tests.chaos.report import Line, table
 from tests.chaos.rounds import Round
 from tests.chaos.world import Violation
@@ -82,11 +82,10 @@ def test_what_is_impossible_here_leaves_the_rest_of_the_plan() -> None:
     assert [fault.moment for fault in fewer] == [fault.moment for fault in every if fault.kind != "disk full"]
 
 
-def test_faults_of_the_replay_come_last_and_the_run_is_long_enough() -> None:
+def test_faults_of_the_replay_come_last() -> None:
     faults = draw(0, 100, PHASES)
     replays = [fault.moment.phase == "replay" for fault in faults]
     assert replays == sorted(replays)
-    assert steps_needed(faults) > sum(fault.moment.steps for fault in faults)
 
 
 def test_the_table_counts_and_measures() -> None:
