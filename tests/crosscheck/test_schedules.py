@@ -28,7 +28,7 @@ from distrib.schedule import (
     build,
     claim,
 )
-from tests.distrib.test_schedule import configs, torch_rates
+from tests.torch_schedules import configs, torch_rates
 
 Floats = NDArray[np.float64]
 _COUNTS = np.arange(5120)  # beyond the end of every run here

@@ -1,7 +1,7 @@
 """Each schedule is its torch twin, as a pure function."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import product
 
 import pytest
@@ -23,25 +23,12 @@ from distrib.schedule import (
     Unit,
     build,
 )
+from tests.torch_schedules import Scheduler, configs, torch_rates
 
-Scheduler = twin.LRScheduler
 LENGTHS = [(1, 2), (1, 3), (1, 17), (3, 1), (3, 7), (10, 40), (5, 391)]  # epochs, updates per epoch
 
 each_length = pytest.mark.parametrize(("epochs", "per_epoch"), LENGTHS)
 each_unit = pytest.mark.parametrize("unit", ["updates", "epochs"])
-
-
-def torch_rates(make: Callable[[torch.optim.Optimizer], Scheduler], updates: int, *, every: int = 1) -> list[float]:
-    """The learning rate that torch would use in each update; its scheduler steps after every so many."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
-    scheduler = make(optimizer)
-    rates: list[float] = []
-    for update in range(1, updates + 1):
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        if update % every == 0 and update < updates:
-            scheduler.step()
-    return rates
 
 
 def assert_equal(
@@ -203,23 +190,6 @@ def test_a_drop_that_the_run_never_reaches_is_bad_input(config: ScheduleConfig, 
 def test_a_drop_in_the_last_update_is_fine(config: ScheduleConfig) -> None:
     factor = build(config, total_updates=12, updates_per_epoch=4)
     assert (factor(10), factor(11)) == (1.0, 0.1)
-
-
-units = st.sampled_from(["updates", "epochs"])
-fractions = st.floats(0.01, 1.0)
-configs = st.one_of(
-    st.just(Constant()),
-    st.builds(Step, step_size=st.integers(1, 20), gamma=fractions, unit=units),
-    st.builds(MultiStep, milestones=st.lists(st.integers(1, 50), min_size=1).map(tuple), gamma=fractions, unit=units),
-    st.builds(Exponential, gamma=fractions, unit=units),
-    st.builds(Cosine, warmup=st.integers(0, 3), start_factor=fractions, end_factor=st.floats(0, 1), unit=units),
-    st.builds(
-        OneCycle,
-        pct_start=st.floats(0.01, 0.99),
-        div_factor=st.floats(1, 100),
-        final_div_factor=st.floats(1, 1e6),
-    ),
-)
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,8 +6,8 @@ from pathlib import Path
 from torch.optim.lr_scheduler import OneCycleLR
 
 from crosscheck import Report, Verdict, replay
-from tests.distrib.test_schedule import torch_rates
 from tests.matrix.cells import Cell
+from tests.torch_schedules import torch_rates
 
 
 def replay_without_alarm(trace: Path, cell: Cell, steps: int) -> Report:
