@@ -169,7 +169,7 @@ def tensor_bytes(checkpoint: Path) -> dict[str, bytes]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def free_port() -> int:

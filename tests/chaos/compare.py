@@ -1,19 +1,18 @@
 """Two runs that must have ended alike to the last bit."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from crosscheck.trace.reader import open_trace
 from tests.chaos import record
 from tests.chaos.world import Violation
+from tests.support import read_json
 
 FACTS = ("weights_sha256", "test_accuracy", "test_loss", "train_loss", "steps", "applied_updates", "skipped_steps")
 
 
 def same_end(disturbed: Path, undisturbed: Path) -> None:
     """Weights, checkpoints, metrics and the replay's verdict. Raises Violation."""
-    one, other = _json(disturbed / "summary.json"), _json(undisturbed / "summary.json")
+    one, other = read_json(disturbed / "summary.json"), read_json(undisturbed / "summary.json")
     for fact in FACTS:
         if one[fact] != other[fact]:
             raise Violation(f"{fact} is {one[fact]}, undisturbed {other[fact]}")
@@ -35,7 +34,7 @@ def same_end(disturbed: Path, undisturbed: Path) -> None:
 
 def joins(folder: Path) -> int:
     """How many resumed starts the replay went through."""
-    return sum("resumed" in note for note in _json(folder / "crosscheck.json")["notes"])
+    return sum("resumed" in note for note in read_json(folder / "crosscheck.json")["notes"])
 
 
 def recorded_steps(folder: Path) -> int:
@@ -45,16 +44,12 @@ def recorded_steps(folder: Path) -> int:
 
 
 def _replayed(folder: Path) -> None:
-    verdict = _json(folder / "summary.json")["crosscheck"]["verdict"]
+    verdict = read_json(folder / "summary.json")["crosscheck"]["verdict"]
     if verdict != "match":
         raise Violation(f"the verdict of {folder} is {verdict}, not match")
-    warnings = _json(folder / "crosscheck.json")["warnings"]  # of steps that are not on record, too
+    warnings = read_json(folder / "crosscheck.json")["warnings"]  # of steps that are not on record, too
     if warnings:
         raise Violation(f"the replay of {folder} warns: {warnings[0]}")
     segments = len(list((folder / "trace").iterdir()))
     if segments > 1 and joins(folder) == 0:
         raise Violation(f"the trace of {folder} has {segments} segments, but the replay notes no join")
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import pytest
 
 from distrib import stop
 from distrib.stop import LAUNCHER_DIED, Stopped, StopRequest
+from tests.support import wait_until
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -64,9 +65,7 @@ def handlers() -> Iterator[dict[signal.Signals, Any]]:
 
 def send(number: signal.Signals, until: Callable[[], object] = lambda: True) -> None:
     os.kill(os.getpid(), number)
-    give_up = time.monotonic() + 5
-    while not until() and time.monotonic() < give_up:
-        time.sleep(0.01)
+    wait_until(lambda: bool(until()), 5, every=0.01)
     time.sleep(0.05)
 
 

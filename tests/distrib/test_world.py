@@ -10,6 +10,7 @@ import torch
 from distrib import world
 from distrib.errors import BadInput
 from distrib.training import TrainingConfig
+from tests.support import ROOT
 
 cores = len(os.sched_getaffinity(0))
 
@@ -64,7 +65,7 @@ def test_only_the_world_that_was_asked_for(wanted: int | None, there: int | None
 
 @pytest.mark.parametrize("file", ["launch/multi-gpu.yaml", "launch/cpu.yaml", "launch/cpu-2.yaml", "launch/gpu.yaml"])
 def test_launch_files_that_the_messages_name_are_there(file: str) -> None:
-    assert os.path.isfile(os.path.join(os.path.dirname(__file__), "..", "..", file))  # noqa: PTH113, PTH118, PTH120
+    assert (ROOT / file).is_file()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 1000])

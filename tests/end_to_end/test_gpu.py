@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support import QUICKSTART, RECIPES, ROOT, SMALL, losses, read_json
+from tests.support import QUICKSTART, RECIPES, ROOT, SMALL, losses, read_json, train_well
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -29,8 +29,6 @@ def test_every_precision_trains_with_the_fused_kernels(tmp_path: Path, recipe: s
 
 
 def test_float32_gives_the_losses_of_the_cpu(tmp_path: Path) -> None:
-    from tests.support import train_well
-
     train_well(tmp_path / "cpu", *SMALL)
     train_on_gpu(tmp_path / "gpu", *SMALL, "--precision.mode=no")
     assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-4)
