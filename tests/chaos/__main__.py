@@ -16,7 +16,7 @@ from typing import NoReturn
 from tests.chaos.rounds import Round, Size
 from tests.chaos.world import Violation
 
-_FAULTS_A_ROUND = 20  # when a time is given, and not a number
+_FAULTS = 20  # in a run, if nothing else is said; make chaos says as many
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="twinstep-chaos-")) if given.folder is None else given.folder.resolve()
     size = Size(given.nodes, given.ranks_per_node)
     end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
-    seed = given.seed
+    seed, faults = given.seed, given.faults or _FAULTS
     try:
         while True:
-            one = Round(seed, given.faults or _FAULTS_A_ROUND, size, folder / f"seed-{seed}")
+            one = Round(seed, faults, size, folder / f"seed-{seed}")
             try:
                 one.run()
             except Exception:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 break
     except Violation as broken:
         print(f"failed: {broken}\nfor a look: {folder / f'seed-{seed}'}")
-        again = f"python -m tests.chaos --faults {given.faults or _FAULTS_A_ROUND} --seed {seed}"
+        again = f"python -m tests.chaos --faults {faults} --seed {seed}"
         print(f"again: {again} --nodes {given.nodes} --ranks-per-node {given.ranks_per_node}")
         return 1
     except KeyboardInterrupt:
@@ -61,17 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="python -m tests.chaos", description="Train under random faults.", allow_abbrev=False)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--faults", type=_positive, help="faults in one run (10 if nothing is said)")
-    length.add_argument(
-        "--minutes", type=float, help=f"runs with {_FAULTS_A_ROUND} faults each until this time is over"
-    )
+    length.add_argument("--faults", type=_positive, help=f"faults in one run ({_FAULTS} if nothing is said)")
+    length.add_argument("--minutes", type=float, help=f"runs with {_FAULTS} faults each until this time is over")
     parser.add_argument("--seed", type=int, default=0, help="kinds, moments and victims follow from it")
     parser.add_argument("--nodes", type=_positive, default=2, help="launchers")
     parser.add_argument("--ranks-per-node", type=_positive, default=1)
     parser.add_argument("--folder", type=Path, help="kept; empty or new. None: a temporary one, kept if a check fails")
     given = parser.parse_args(arguments)
-    if given.faults is None and given.minutes is None:
-        given.faults = 10
     if given.minutes is not None and not given.minutes > 0:
         parser.error(f"--minutes {given.minutes}: a number above 0 is accepted")
     if given.nodes * given.ranks_per_node not in (2, 4, 8):
