@@ -1,7 +1,9 @@
 # make train    set up, then train with whatever this machine has
-# make test     set up, then all checks: format, lint, types, tests
-# make matrix   set up, then every cell of the matrices of updates and resumed runs, and SLURM with 2 x 2 ranks
+# make check    set up, then format, lint, types
+# make test     set up, then the same and all tests
+# make matrix   set up, then every cell of the matrices of updates and resumed runs, and SLURM with two ranks a node
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
+# make bench    set up, then what the loop costs beside the bare network
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
