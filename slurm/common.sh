@@ -5,8 +5,8 @@ refuse() { # MESSAGE
     exit 2
 }
 
-whole() { # NAME MINIMUM: refuse the variable if it is no whole number from MINIMUM up
-    [[ ${!1} =~ ^(0|[1-9][0-9]{0,5})$ ]] && (($1 >= $2)) || refuse "$1 = ${!1@Q} is not a whole number from $2 up"
+whole() { # NAME MINIMUM: refuse the variable if it is no whole number from MINIMUM to 999999
+    [[ ${!1} =~ ^(0|[1-9][0-9]{0,5})$ ]] && (($1 >= $2)) || refuse "$1 = ${!1@Q} is not a whole number from $2 to 999999"
 }
 
 readable() { # FILE
