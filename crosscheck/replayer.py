@@ -104,7 +104,11 @@ class _Replay:
 
     def _segment(self, segment: Segment, *, joined: bool) -> None:
         first_step = segment.header.first_step
-        structure = Structure(self.rule.counts, first_step == 1, dict(self.ends.get(first_step - 1, {})))
+        structure = Structure(
+            zero_is_absent=self.rule.counts,  # Adam's moments start as zeros; SGD's buffer is its first gradient
+            from_start=first_step == 1,
+            left=dict(self.ends.get(first_step - 1, {})),
+        )
         claims = segment.header.claims
         views, options = Views(claims, segment.header.world_size), OptionsCheck(claims and claims.options)
         shapes: list[tuple[str, tuple[int, ...], str]] = []
