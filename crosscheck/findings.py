@@ -17,6 +17,7 @@ class Spread:
     """The findings of one kind, as one."""
 
     first: Finding
+    rule: Rule | None = None  # the formula that they disagree with
     elements: int = 0
     steps: set[int] = field(default_factory=set[int])
 
@@ -45,18 +46,13 @@ def describe(origin: Origin, name: str, result: Judged, row: int, output: int) -
     )
 
 
-def disagrees(name: str, rule: Rule) -> str:
-    """What a disagreement is called before its cause is known."""
-    return rule.complaint.format(output=name, rule=rule.name)
-
-
 def check_of(rule: Rule) -> str:
     """Which of the report's checks a rule stands for."""
     return {GRAD: "gradient", AVERAGE: "average"}.get(rule.subject, "optimizer")
 
 
 def disagreement(origin: Origin, name: str, rule: Rule, result: Judged, row: int, output: int) -> Finding:
-    """The worst element of a row that is beyond the limit."""
+    """The worst element of a row that is beyond the limit; the mistakes that explain it are yet to be found."""
     block, column = origin.block, origin.column + int(result.element[row, output])
     step = block.steps[origin.row].step
     return Finding(
@@ -68,7 +64,7 @@ def disagreement(origin: Origin, name: str, rule: Rule, result: Judged, row: int
         recorded=float(result.recorded[row, output]),
         expected=float(result.expected[row, output]),
         eta=float(result.eta[row, output]),
-        cause=disagrees(name, rule),
+        cause=rule.complaint.format(output=name, rule=rule.name),
         check=check_of(rule),
         elements=int(result.over[row, output]),
     )

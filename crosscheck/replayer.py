@@ -16,7 +16,7 @@ from crosscheck.backward import check_pass
 from crosscheck.batches import Batch, Batcher
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
-from crosscheck.findings import Spread, check_of, describe, disagreement, disagrees, never_written, order, step_counts
+from crosscheck.findings import Spread, check_of, describe, disagreement, never_written, order, step_counts
 from crosscheck.held import Held, spans
 from crosscheck.judge import Inputs, Judged, judge
 from crosscheck.options import OptionsCheck
@@ -214,14 +214,15 @@ class _Replay:
                     call = describe(origin, name, result, int(row), output)
                     self.close_calls[name] = max(self.close_calls.get(name, (0.0, "")), (eta, call))
                 else:
-                    self._note_finding(disagreement(origin, name, rule, result, int(row), output))
+                    self._note_finding(disagreement(origin, name, rule, result, int(row), output), rule)
 
-    def _note_finding(self, finding: Finding) -> None:
+    def _note_finding(self, finding: Finding, rule: Rule | None = None) -> None:
+        """`rule`: the formula that it disagrees with."""
         key = (finding.slot, re.sub(r"\d+", "N", finding.cause))  # the same fault at another step is the same kind
-        self.spreads.setdefault(key, Spread(finding)).add(finding)
+        self.spreads.setdefault(key, Spread(finding, rule)).add(finding)
 
     def _report(self, segments: tuple[Segment, ...]) -> Report:
-        explained = [self._explained(spread.whole()) for spread in self.spreads.values()]
+        explained = [self._explained(spread) for spread in self.spreads.values()]
         findings = sorted([*explained, *self.settled], key=order)
         used = {**self.batcher.used, **self.of_gradients.used, **self.of_averages.used}
         power = {name: self.power.get(name, 0.0) for name in used}
@@ -262,13 +263,13 @@ class _Replay:
             out_of_range=self.out_of_range,
         )
 
-    def _explained(self, finding: Finding) -> Finding:
+    def _explained(self, spread: Spread) -> Finding:
         """A disagreement with a formula gets the mistakes that explain it."""
-        for rule in dict.fromkeys(rule for rule, _ in self.samples):
-            if finding.cause == disagrees(finding.slot, rule):
-                why = " or ".join(self._causes(rule)) or "no mistake of the catalogue explains it"
-                return replace(finding, cause=f"{finding.cause}: {why}")
-        return finding
+        finding = spread.whole()
+        if spread.rule is None:
+            return finding
+        why = " or ".join(self._causes(spread.rule)) or "no mistake of the catalogue explains it"
+        return replace(finding, cause=f"{finding.cause}: {why}")
 
     def _causes(self, rule: Rule) -> list[str]:
         if rule not in self.causes:
