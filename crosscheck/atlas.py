@@ -20,6 +20,7 @@ import numpy as np
 import optax
 import torch
 
+from crosscheck.float64 import float64
 from crosscheck.judge import one_step
 from crosscheck.report import Verdict, strict_json
 from crosscheck.rules import RULES
@@ -227,7 +228,7 @@ def _difference(combination: Combination, follow: Callable[[Combination, Any, An
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with float64():
         theirs = np.asarray(follow(combination, jnp.asarray(start.numpy()), jnp.asarray(gradients.numpy())))
     ours = parameter.detach().numpy()
     return float(np.abs(ours - theirs).max() / np.abs(ours - start.numpy()).max())

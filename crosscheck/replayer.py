@@ -2,13 +2,11 @@
 
 import re
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from crosscheck.attempts import Attempts
@@ -17,6 +15,7 @@ from crosscheck.batches import Batch, Batcher
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.findings import Spread, check_of, describe, disagreement, never_written, order, step_counts
+from crosscheck.float64 import float64
 from crosscheck.held import Held, spans
 from crosscheck.judge import Inputs, Judged, judge
 from crosscheck.options import OptionsCheck
@@ -49,19 +48,12 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
     name = segments[0].header.rule
     if name not in RULES:
         raise UnsupportedOptimizer(f"{path} claims the rule {name!r}; there are rules for {', '.join(RULES)}")
-    with _float64(), ThreadPoolExecutor(max_workers=1) as worker:
+    with float64(), ThreadPoolExecutor(max_workers=1) as worker:
         report = _Replay(RULES[name], worker).run(segments)
     for check in require:
         if report.checks.get(check, NOT_RECORDED) == NOT_RECORDED:
             raise TraceError(f"{path}: {check} was not recorded; what was: {', '.join(_recorded(report))}")
     return report
-
-
-@contextmanager
-def _float64() -> Generator[None]:
-    """Not jax.config: a library must not change the arithmetic of its user's process. Holds for one thread."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        yield
 
 
 _AHEAD = 8  # batches that may wait to be judged, some 10 MiB each
@@ -183,7 +175,7 @@ class _Replay:
     def _judged(self, batch: Batch) -> Judged:
         """In the worker. A hyperparameter whose error has been shown to show need not be tried again."""
         untold = [name for name in batch.rule.matters(batch.flags) if not self.power.get(name, 0.0) > FAIL]
-        with _float64():
+        with float64():
             result = judge(batch.rule, batch.flags, batch.inputs, untold)
         for name, eta in result.power.items():
             self.power[name] = max(self.power.get(name, 0.0), eta)

@@ -16,6 +16,7 @@ import optax
 from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
+from crosscheck.float64 import float64
 
 Claim = Mapping[str, Any]
 Schedule = Callable[[Any], Any]
@@ -43,7 +44,7 @@ def factors(claim: Claim, applied: NDArray[np.int64]) -> NDArray[np.float64]:
         TraceError: The claim has another name, or lacks a number, or one is not usable.
     """
     schedule = _schedule(claim)
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with float64():
         return np.asarray(jax.jit(jax.vmap(schedule))(applied), np.float64)
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.float64 import float64
 from crosscheck.twin.network import POOLINGS, Images, differentiate
 from crosscheck.twin.record import CHUNK, ROUNDOFF, STORED, Pass
 from crosscheck.twin.winners import Pooling
@@ -43,8 +44,7 @@ class Twin:
 
 def recompute(record: Pass) -> Twin:
     """Gradients of the mean cross-entropy over the batch, with the winners of the record."""
-    # Not jax.config: a library must not change the arithmetic of its user's process.
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
+    with float64(), np.errstate(all="ignore"):
         return _recompute(record)
 
 

@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crosscheck import Recorder, Report, Verdict, replay
+from crosscheck.float64 import float64
 from crosscheck.judge import Inputs, Judged, compare, judge
 from crosscheck.rules import RULES
 from crosscheck.rules.rule import Flags
@@ -69,7 +69,7 @@ def batch(
 
 
 def judged(flags: Flags, inputs: Inputs) -> Judged:
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with float64():
         rule = ADAM if "exp_avg" in inputs.values else SGD
         return judge(rule, flags, inputs, rule.matters(flags))
 
