@@ -140,7 +140,7 @@ class Batcher:
             "roundoff": np.tile([f.unit_roundoff for f in formats], (count, 1)),
             "floor": np.tile([f.floor for f in formats], (count, 1)),
             "largest": np.tile([f.largest for f in formats], (count, 1)),
-            "power_error": np.full(count, profile.power_error),
+            "scalar_error": np.full(count, profile.scalar_error),
             "beta_error": np.full(count, profile.beta_error),
             "rounds_between": np.full(count, profile.rounds_between),
         }, hyperparameters
@@ -200,7 +200,7 @@ def _empty(rule: Rule, flags: Flags, hyperparameters: Iterable[str]) -> _Filling
             roundoff=np.zeros((ROWS, outputs)),
             floor=np.zeros((ROWS, outputs)),
             largest=np.zeros((ROWS, outputs)),
-            power_error=np.zeros(ROWS),
+            scalar_error=np.zeros(ROWS),
             beta_error=np.zeros(ROWS),
             rounds_between=np.zeros(ROWS, np.bool_),
         )

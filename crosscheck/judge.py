@@ -37,8 +37,8 @@ class Inputs(NamedTuple):
     roundoff: Any  # (R, S) float64: u of the output's format
     floor: Any  # (R, S) float64
     largest: Any  # (R, S) float64: largest finite number of the format
-    power_error: Any  # (R,) float64: relative error of the powers in bias corrections; 0 where they are exact
-    beta_error: Any  # (R,) float64: relative error of beta there
+    scalar_error: Any  # (R,) float64: relative error of what is computed once a tensor: powers of beta, a clipping norm
+    beta_error: Any  # (R,) float64: relative error of beta itself in its powers
     rounds_between: Any  # (R,) bool: intermediate results are stored in the tensors' formats
 
 
@@ -108,8 +108,8 @@ def compare(rule: Rule, flags: Flags, inputs: Inputs) -> Compared:
     h, count = jax.tree.map(_column, (inputs.hyperparameters, inputs.count))
     if rule.correction_error is not None:
         update = jnp.abs(exact[PARAM] - values[PARAM])
-        power, beta = _column(inputs.power_error), _column(inputs.beta_error)
-        bound[PARAM] += rule.correction_error(h, count, power, beta) * update
+        scalar, beta = _column(inputs.scalar_error), _column(inputs.beta_error)
+        bound[PARAM] += rule.correction_error(h, count, scalar, beta) * update
     if rule.underflow is not None:
         lost = jnp.where(_column(inputs.rounds_between), rule.underflow(h, count, exact, floor), 0.0)
         bound[PARAM] += lost
@@ -154,7 +154,7 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -
     The summing up is NumPy's: every reduction that XLA has to compile costs more than it saves.
     """
     # What no row asks for need not be compiled.
-    if not np.any(inputs.power_error):
+    if not np.any(inputs.scalar_error):
         rule = replace(rule, correction_error=None)
     if not np.any(inputs.rounds_between):
         rule = replace(rule, underflow=None)

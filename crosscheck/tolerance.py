@@ -56,8 +56,8 @@ class Profile:
     name: str
     rounds_hyperparameters: bool = False  # lr, betas, eps, weight decay are cast to float32 before use
     rounds_between: bool = True  # every operation stores its result in the format of its tensors
-    power_error: float = 0.0  # relative error of the powers of beta in bias corrections; 0: Python's float64
-    beta_error: float = 0.0  # relative error of beta itself there, beyond `rounds_hyperparameters`
+    scalar_error: float = 0.0  # relative error of what is computed once a tensor: powers of beta, a norm; 0: float64
+    beta_error: float = 0.0  # relative error of beta itself in its powers, beyond `rounds_hyperparameters`
 
 
 def profile_of(tensor: TensorInfo, options: Mapping[str, object]) -> Profile:
@@ -74,11 +74,11 @@ def profile_of(tensor: TensorInfo, options: Mapping[str, object]) -> Profile:
             f"fused on {tensor.device}",
             rounds_hyperparameters=not wide,
             rounds_between=False,
-            power_error=FORMATS["float64" if wide else "float32"].unit_roundoff,
+            scalar_error=FORMATS["float64" if wide else "float32"].unit_roundoff,
         )
     for which in ("compiled", "capturable", "differentiable"):  # each keeps `step` a tensor
         if options.get(which):
             single = FORMATS["float32"].unit_roundoff
             name = f"{tensor.implementation} on {tensor.device}, {which}"
-            return Profile(name, power_error=single, beta_error=single)
+            return Profile(name, scalar_error=single, beta_error=single)
     return Profile(f"{tensor.implementation} on {tensor.device}", rounds_between=tensor.implementation != "fused")

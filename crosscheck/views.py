@@ -13,8 +13,9 @@ from crosscheck.rules.rule import number
 from crosscheck.tolerance import FAIL, FORMATS, Profile
 from crosscheck.trace.format import AVERAGE, GRAD, Claims, Option, Part, Step
 
+_ROUNDOFF = FORMATS["float32"].unit_roundoff  # what `norm_error` counts in
 PLAIN = Profile("plain")
-NORMED = Profile("with a norm taken by torch", power_error=FORMATS["float32"].unit_roundoff)
+NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
 
 
 class Views:
@@ -108,7 +109,7 @@ def _leaves_alone(options: dict[str, Option]) -> bool:
     if "clip_norm" not in options:
         return True
     h = {name: number(options, name) for name in ("norm", "norm_eps", "norm_error", "clip_norm")}
-    return (h["norm"] + h["norm_eps"]) * (1 + h["norm_error"] * 2.0**-24) < h["clip_norm"]
+    return (h["norm"] + h["norm_eps"]) * (1 + h["norm_error"] * _ROUNDOFF) < h["clip_norm"]
 
 
 def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, elements: int) -> Iterator[Finding]:
@@ -118,7 +119,7 @@ def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, el
     h = {name: number(options, name) for name in options}
     expected, error = step.backward_norm / h["loss_scale"], 4 * unit_roundoff
     if "clip_norm" in h:
-        error += h["norm_error"] * 2.0**-24 if expected > h["clip_norm"] else 0.0
+        error += h["norm_error"] * _ROUNDOFF if expected > h["clip_norm"] else 0.0
         expected *= min(1.0, h["clip_norm"] / (expected + h["norm_eps"]))
     if not math.isfinite(expected) and not math.isfinite(step.grad_norm):
         return

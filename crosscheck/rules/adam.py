@@ -78,14 +78,14 @@ def _own(flags: Flags, h: Mapping[str, Any]) -> tuple[str, ...]:
     return ("scale_by_torch_amsgrad",) if flags.variant == "amsgrad" else ()
 
 
-def _correction_error(h: Hyperparameters, count: Array, power_error: Array, beta_error: Array) -> Any:
+def _correction_error(h: Hyperparameters, count: Array, scalar_error: Array, beta_error: Array) -> Any:
     """b^t off by e of itself (beta off by e: t times that) moves 1 - b^t by e b^t / (1 - b^t) of itself; v's under a root.
 
     What follows, a difference, a root and two quotients, adds four errors.
     """
     t = count + 1
     first, second = h["beta1"] ** t, h["beta2"] ** t
-    return (power_error + t * beta_error) * (first / (1 - first) + 0.5 * second / (1 - second)) + 4 * power_error
+    return (scalar_error + t * beta_error) * (first / (1 - first) + 0.5 * second / (1 - second)) + 4 * scalar_error
 
 
 def _underflow(h: Hyperparameters, count: Array, after: Mapping[str, Any], floor: Mapping[str, Any]) -> Any:

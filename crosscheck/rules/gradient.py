@@ -7,6 +7,7 @@ import optax
 from jax import Array
 
 from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, number
+from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import GRAD
 
 
@@ -38,12 +39,12 @@ def _matters(flags: Flags) -> tuple[str, ...]:
     return {"plain": (), "norm": ("clip_norm",), "value": ("clip_value",)}[flags.variant]
 
 
-def _norm_error(h: Hyperparameters, count: Array, roundoff: Array, beta_error: Array) -> Any:
+def _norm_error(h: Hyperparameters, count: Array, scalar_error: Array, beta_error: Array) -> Any:
     """torch sums the squares in the format of the gradients; see `norm_error`."""
     del count, beta_error
     if "norm_error" not in h:
         return jnp.zeros(())
-    return jnp.where(h["norm"] > h["clip_norm"], h["norm_error"] * roundoff, 0.0)
+    return jnp.where(h["norm"] > h["clip_norm"], h["norm_error"] * scalar_error, 0.0)
 
 
 def norm_error(elements: int, unit_roundoff: float) -> float:
@@ -53,7 +54,7 @@ def norm_error(elements: int, unit_roundoff: float) -> float:
     number of elements: measured 6 roundoffs for the 65,536 of this project's largest tensor, 5,900 for 10
     million, 850,000 (5 %) for 300 million. A half's norm is itself a half.
     """
-    return (2 * unit_roundoff * 2.0**24) + elements / 4096
+    return 2 * unit_roundoff / FORMATS["float32"].unit_roundoff + elements / 4096
 
 
 GRADIENT = Rule(

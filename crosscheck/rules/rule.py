@@ -55,7 +55,7 @@ class Rule:
     correction_error: Callable[[Hyperparameters, Array, Array, Array], Any] | None = None
     """Relative error of the update from what is computed once a tensor: Adam's bias corrections, a clipping norm.
 
-    Takes hyperparameters, count, and the relative errors of a power of beta and of beta itself.
+    Takes hyperparameters, count, and the relative errors of such a number (a power of beta, the norm) and of beta itself.
     """
     underflow: Callable[[Hyperparameters, Array, Mapping[str, Any], Mapping[str, Any]], Any] | None = None
     """Absolute error of the parameter when state and divisor lose what lies below their formats' floors.

@@ -61,7 +61,7 @@ def batch(
         roundoff=np.full((ROWS, outputs), format_.unit_roundoff),
         floor=np.full((ROWS, outputs), format_.floor),
         largest=np.full((ROWS, outputs), format_.largest),
-        power_error=np.zeros(ROWS),
+        scalar_error=np.zeros(ROWS),
         beta_error=np.zeros(ROWS),
         rounds_between=np.zeros(ROWS, np.bool_),
     )
