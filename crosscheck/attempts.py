@@ -1,7 +1,6 @@
 """What is one number an attempt: the learning rates and the loss scale of a segment, gathered and then judged."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from crosscheck.learning_rate import RateUsed, check_learning_rates
 from crosscheck.loss_scale import ScaleUsed, check_loss_scale
@@ -39,16 +38,12 @@ class Attempts:
         """When the segment is over. Raises TraceError if the claimed schedule is none."""
         schedule, initial, scaler, judged = self._claims.schedule, self._initial, self._header.scaler, self.judged
         if schedule is not None and initial is not None and "learning rate" in judged:
-            found = check_learning_rates(
-                schedule,
-                initial,
-                self._rates,
-                applied_before=self._claims.applied,
-                world_size=self._header.world_size,
+            applied, world_size = self._claims.applied, self._header.world_size
+            yield from check_learning_rates(
+                schedule, initial, self._rates, applied_before=applied, world_size=world_size
             )
-            yield from (replace(finding, check="learning rate") for finding in found)
         if scaler is not None and "loss scale" in judged:
-            yield from (replace(finding, check="loss scale") for finding in check_loss_scale(scaler, self._scales))
+            yield from check_loss_scale(scaler, self._scales)
 
     def _initial_rates(self, part: Part, groups: list[dict[str, Option]]) -> list[float] | None:
         """As claimed for a tensor of the group, else as torch's schedulers keep it; None if nobody says."""

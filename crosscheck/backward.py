@@ -104,7 +104,6 @@ def _findings(described: Pass, comparison: Comparison, twin: Twin) -> Iterator[F
         if found.wrong:
             yield Finding(
                 step=described.step,
-                last_step=described.step,
                 tensor=name,
                 slot=GRAD,
                 index=found.index,
@@ -129,13 +128,8 @@ def _findings(described: Pass, comparison: Comparison, twin: Twin) -> Iterator[F
 def _about(described: Pass, what: str, cause: str) -> Finding:
     return Finding(
         step=described.step,
-        last_step=described.step,
         tensor=what,
         slot=GRAD,
-        index=None,
-        recorded=None,
-        expected=None,
-        eta=float("inf"),
         cause=cause,
         check="backward",
     )

@@ -54,10 +54,8 @@ def check_of(rule: Rule) -> str:
 def disagreement(origin: Origin, name: str, rule: Rule, result: Judged, row: int, output: int) -> Finding:
     """The worst element of a row that is beyond the limit; the mistakes that explain it are yet to be found."""
     block, column = origin.block, origin.column + int(result.element[row, output])
-    step = block.steps[origin.row].step
     return Finding(
-        step=step,
-        last_step=step,
+        step=block.steps[origin.row].step,
         tensor=block.info.name,
         slot=name,
         index=position(block, column),
@@ -72,16 +70,10 @@ def disagreement(origin: Origin, name: str, rule: Rule, result: Judged, row: int
 
 def never_written(origin: Origin, name: str) -> Finding:
     """A slot that an applied step should have left behind."""
-    step = origin.block.steps[origin.row].step
     return Finding(
-        step=step,
-        last_step=step,
+        step=origin.block.steps[origin.row].step,
         tensor=origin.block.info.name,
         slot=name,
-        index=None,
-        recorded=None,
-        expected=None,
-        eta=float("inf"),
         cause=f"{name} was never written, though the step was applied",
         elements=min(WIDTH, len(origin.block.coordinates) - origin.column),
     )
@@ -97,12 +89,9 @@ def step_counts(rule: Rule, block: TensorBlock) -> Iterator[Finding]:
         if step.applied and block.has_grad[row] and after != before + 1:
             yield Finding(
                 step=step.step,
-                last_step=step.step,
                 tensor=block.info.name,
                 slot="step",
-                index=None,
                 recorded=after,
                 expected=before + 1,
-                eta=float("inf"),
                 cause=f"step went from {before:g} to {after:g}; every applied step adds 1",
             )

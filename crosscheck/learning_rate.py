@@ -163,11 +163,11 @@ def _finding(group: int, steps: _Counts, rates: _Rates, wrong: _Bits, causes: li
         last_step=int(steps[np.flatnonzero(wrong)[-1]]),
         tensor=f"group {group}",
         slot="lr",
-        index=None,
         recorded=used,
         expected=expected,
         eta=roundoffs(used, expected),
         cause=f"lr is not what the {rates.claim['name']} schedule gives: {why}",
         elements=count,
         steps=count,
+        check="learning rate",
     )

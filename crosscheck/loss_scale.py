@@ -145,12 +145,11 @@ def _finding(now: ScaleUsed, expected: float, cause: str) -> Finding:
     recorded = float(now.loss_scale)
     return Finding(
         step=now.step,
-        last_step=now.step,
         tensor="loss scaler",
         slot="loss_scale",
-        index=None,
         recorded=recorded,
         expected=expected,
         eta=roundoffs(recorded, expected),
         cause=cause,
+        check="loss scale",
     )

@@ -38,13 +38,10 @@ class OptionsCheck:
         for option in sorted(wrong):
             yield Finding(
                 step=step,
-                last_step=step,
                 tensor=name,
                 slot=option,
-                index=None,
                 recorded=_as_number(found[option]),
                 expected=_as_number(self.claims[name][option]),
-                eta=float("inf"),
                 cause=f"{option} is {found[option]!r}, claimed is {self.claims[name][option]!r}{self._whose(found)}",
                 check="options",
             )

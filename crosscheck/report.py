@@ -36,13 +36,13 @@ class Finding:
     """Name of the parameter tensor (or `group N` for an option of a parameter group)."""
     slot: str
     """`param`, a slot of the optimizer's state in torch's name, or an option such as `lr`."""
-    index: tuple[int, ...] | None
+    index: tuple[int, ...] | None = None
     """Position of the element in the tensor; None where the finding is not about one element."""
-    recorded: float | None
+    recorded: float | None = None
     """What the optimizer made of it."""
-    expected: float | None
+    expected: float | None = None
     """What the formula makes of the recorded inputs, in float64."""
-    eta: float
+    eta: float = math.inf
     """Distance in roundoffs; infinite where no rounding leads from one to the other."""
     cause: str
     """One sentence that names the slot and what is wrong with it."""
@@ -50,10 +50,13 @@ class Finding:
     """Recorded elements of this slot that disagree, over all steps and tensors."""
     steps: int = 1
     """Steps at which the slot disagrees."""
-    last_step: int
-    """The last of them."""
+    last_step: int = 0
+    """The last of them; left out, the first."""
     check: str = "optimizer"
     """Which of `CHECKS` found it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "last_step", self.last_step or self.step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,13 +70,10 @@ class Structure:
                 if lr != expected and isinstance(lr, int | float) and isinstance(expected, int | float):
                     yield Finding(
                         step=step.step,
-                        last_step=step.step,
                         tensor=f"group {number}",
                         slot="lr",
-                        index=None,
                         recorded=float(lr),
                         expected=float(expected),
-                        eta=float("inf"),
                         cause=f"the schedule advanced on a skipped step: step {last[0].step} was skipped, yet lr went on",
                         check="learning rate",
                     )
@@ -189,16 +186,13 @@ def _finding(
 ) -> Finding:
     at = int(np.argmax(moved))
     scalar = recorded.size != len(block.coordinates)
-    step = block.steps[row].step
     return Finding(
-        step=step,
-        last_step=step,
+        step=block.steps[row].step,
         tensor=block.info.name,
         slot=name,
         index=None if scalar else position(block, at),
         recorded=float(recorded[at]),
         expected=float(expected[at]),
-        eta=float("inf"),
         cause=cause,
         elements=int(moved.sum()),
         check="average" if name == AVERAGE else "optimizer",

@@ -128,10 +128,8 @@ def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, el
     if not distance <= FAIL * (error * expected + floor):
         yield Finding(
             step=step.step,
-            last_step=step.step,
             tensor="all tensors",
             slot=GRAD,
-            index=None,
             recorded=step.grad_norm,
             expected=expected,
             eta=distance / (error * expected + floor),
