@@ -22,6 +22,7 @@ import torch
 
 from crosscheck.float64 import float64
 from crosscheck.judge import one_step
+from crosscheck.recorder.subject import CLASSES
 from crosscheck.report import Verdict, strict_json
 from crosscheck.rules import RULES
 from crosscheck.rules.stock import stock
@@ -35,8 +36,7 @@ IMPLEMENTATIONS: Mapping[str, Options] = {
     "foreach": {"foreach": True},
     "fused": {"fused": True},
 }
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+DTYPES = ("float32", "float64", "bfloat16", "float16")  # torch's names, in the order of the columns
 _AGREES = 1e-12  # relative difference after forty float64 steps; rounding leaves 1e-15 to 1e-13
 
 
@@ -172,7 +172,7 @@ def draw(
     chosen: Iterable[Combination] | None = None,
     *,
     implementations: Iterable[str] = tuple(IMPLEMENTATIONS),
-    dtypes: Iterable[str] = tuple(DTYPES),
+    dtypes: Iterable[str] = DTYPES,
     progress: bool = False,
 ) -> Atlas:
     """Fill the table: a minute or two for all of it."""
@@ -205,10 +205,10 @@ def draw(
 
 def _cell(combination: Combination, implementation: str, dtype: str) -> Cell:
     def make(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return _CLASSES[combination.rule](parameters, **combination.options, **IMPLEMENTATIONS[implementation])
+        return CLASSES[combination.rule](parameters, **combination.options, **IMPLEMENTATIONS[implementation])
 
     with tempfile.TemporaryDirectory(prefix="atlas-") as folder:
-        report = observe(make, Path(folder) / "trace", steps=6, size=1024, dtype=DTYPES[dtype], regimes=REGIMES)
+        report = observe(make, Path(folder) / "trace", steps=6, size=1024, dtype=getattr(torch, dtype), regimes=REGIMES)
     return Cell(implementation, dtype, report.verdict, report.max_eta, report.out_of_range, report.elements)
 
 
@@ -224,7 +224,7 @@ def _difference(combination: Combination, follow: Callable[[Combination, Any, An
     """max |p_torch - p_optax| / max |p_torch - p_0| after all steps, each from its own last."""
     start, gradients = _free_running()
     parameter = torch.nn.Parameter(start.clone())
-    optimizer = _CLASSES[combination.rule]([parameter], **combination.options)
+    optimizer = CLASSES[combination.rule]([parameter], **combination.options)
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()

@@ -91,25 +91,24 @@ def _load(
 ) -> TensorBlock:
     info, rows = part.meta.tensors[entry.tensor], len(block.steps)
     coordinates = part.coordinates(number, entry.tensor)
-    if (
-        coordinates is None
-    ):  # whole; before the record proves it, its size is but a claim, and nothing is allocated by it
+    if coordinates is None:
+        # Whole. Before the record proves it, its size is but a claim, and nothing is allocated by it.
         part.expect(number, entry.tensor, "before", len(entry.before), info.numel)
         coordinates = np.arange(info.numel)
     columns = len(coordinates)
     has_grad = _mask(rows, entry.no_grad) ^ True
+    wide = ("float32",) if info.dtype in ("float16", "bfloat16") else ()  # a half divided by the loss scale
+    dtypes = (info.dtype, *wide)
     grad = np.zeros((rows, columns), np.float32)
     if has_grad.any():
-        wide = ("float32",) if info.dtype in ("float16", "bfloat16") else ()  # a half divided by the loss scale
-        stored = _stored(part, number, entry.tensor, "grad", int(has_grad.sum()), columns, (info.dtype, *wide))
+        stored = _stored(part, number, entry.tensor, "grad", int(has_grad.sum()), columns, dtypes)
         grad = np.zeros((rows, columns), stored.dtype)
         grad[has_grad] = stored
     has_backward = has_grad & np.array([step.backward_norm is not None for step in steps])
     backward = grad
     if entry.backward:
-        half = ("float32",) if info.dtype in ("float16", "bfloat16") else ()
         news = _mask(rows, entry.backward)
-        stored = _stored(part, number, entry.tensor, "backward", len(entry.backward), columns, (info.dtype, *half))
+        stored = _stored(part, number, entry.tensor, "backward", len(entry.backward), columns, dtypes)
         backward = grad.astype(np.promote_types(grad.dtype, stored.dtype))
         backward[news] = stored
         has_backward |= news

@@ -12,7 +12,7 @@ from torch import Tensor
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.trace.format import DType, Implementation, Option, Scaler, TensorInfo
 
-RULES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 """The formulas that can be claimed, and whose they are."""
 
 DTYPES: Mapping[torch.dtype, DType] = {
@@ -42,13 +42,13 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
 
 def choose_rule(optimizer: torch.optim.Optimizer, rule: str) -> str:
     """The name of the claimed formula; `auto` goes by the class. Raises UnsupportedOptimizer."""
-    if rule in RULES:
+    if rule in CLASSES:
         return rule
-    accepted = ", ".join(RULES)
+    accepted = ", ".join(CLASSES)
     if rule != "auto":
         raise UnsupportedOptimizer(f"rule={rule!r}: there is no such rule; there are {accepted}")
     for name in ("adamw", "adam", "sgd"):  # AdamW is a subclass of Adam
-        if isinstance(optimizer, RULES[name]):
+        if isinstance(optimizer, CLASSES[name]):
             return name
     raise UnsupportedOptimizer(
         f"there is no rule for {type(optimizer).__name__}; there are {accepted}. If it claims one of these formulas, "

@@ -13,7 +13,7 @@ import torch
 
 from crosscheck import atlas
 from crosscheck.__main__ import main
-from crosscheck.atlas import DTYPES, IMPLEMENTATIONS, Atlas, Combination, Row, combinations, draw
+from crosscheck.atlas import CLASSES, DTYPES, IMPLEMENTATIONS, Atlas, Combination, Row, combinations, draw
 from crosscheck.tolerance import WARN
 
 SGD_OPTIONS = {"lr": 0.01, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.02, "nesterov": False, "maximize": True}
@@ -162,8 +162,7 @@ class ScaledIfFused(Scaled):
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, wrong: type[torch.optim.Optimizer], selection: tuple[Any, ...]) -> None:
-    right = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    monkeypatch.setattr("crosscheck.atlas._CLASSES", {**right, "sgd": wrong})
+    monkeypatch.setattr("crosscheck.atlas.CLASSES", {**CLASSES, "sgd": wrong})
     monkeypatch.setattr("crosscheck.atlas.draw", partial(draw, selection, dtypes=["float32"]))
 
 
