@@ -1,4 +1,4 @@
-"""From the arrays of a trace to batches of rows that the criterion takes. NumPy only."""
+"""From the arrays of a trace to tensors with all their rows at hand. NumPy only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -30,7 +30,7 @@ def _with_numbers(inputs: Inputs, **new: Any) -> Inputs:
 
 def _of_gradients(flags: Flags, inputs: Inputs) -> Iterator[Suspect]:
     h = dict(inputs.hyperparameters)
-    scale, world, none = h["loss_scale"], h["world_size"], Flags("plain", "none")
+    scale, world, unclipped = h["loss_scale"], h["world_size"], Flags("plain", "none")
     norm = h.get("norm", np.ones_like(scale))
 
     instead = partial(_with_numbers, inputs)
@@ -46,7 +46,7 @@ def _of_gradients(flags: Flags, inputs: Inputs) -> Iterator[Suspect]:
         yield "the gradient is divided by the world size twice", flags, instead(loss_scale=averaged, norm=norm / world)
         yield "the gradient is multiplied by the world size", flags, instead(loss_scale=summed, norm=norm * world)
     if flags.variant != "plain":
-        yield "the gradient is not clipped (or only after the step)", none, inputs
+        yield "the gradient is not clipped (or only after the step)", unclipped, inputs
     if flags.variant == "norm":
         limit, eps = h["clip_norm"], h["norm_eps"]
         yield "the 1e-6 that torch adds to the norm is missing", flags, instead(norm_eps=np.zeros_like(eps))

@@ -1,7 +1,8 @@
 """The JSON half of a trace, as types: docs/trace.md in code.
 
 A trace is a folder of segments, one for each time the run was started. A segment is `header.json`, parts
-(`part-000001.<sha256>.safetensors`, each with a `Part` in its metadata) and, once closed, `end.json`.
+(`part-000001.<sha256>.safetensors`, each with a `Part` in its metadata), passes
+(`pass-00000100.<sha256>.safetensors`, each with a `Pass`) and, once closed, `end.json`.
 """
 
 import math
@@ -12,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 FORMAT = "twinstep-trace"
 VERSION = 1
 AVERAGE = "average"  # the slot that holds the moving average of a parameter
-GRAD = "grad"  # and the gradient
+GRAD = "grad"  # the gradient, where it stands beside the names of slots
 PARAM = "param"  # what stands for the parameter itself beside the names of slots
 RESERVED_SLOTS = ("", PARAM, GRAD, "backward", "coordinates")  # names that a slot cannot have, nor one with a slash
 METADATA_KEY = "twinstep"  # of a safetensors file; its value is a Part or a Pass as JSON
