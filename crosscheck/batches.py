@@ -50,13 +50,14 @@ class Batcher:
     def __init__(self, rule: Rule, profile: Profile | None = None) -> None:
         """`profile`: of all tensors, whatever implementation stepped them."""
         self.rule, self.profile = rule, profile
-        self.profiles: dict[str, Profile] = {}
+        self.profiles: dict[str, None] = {}
         self.own: dict[str, None] = {}
         self.used: dict[str, None] = {}
         """Hyperparameters that were in use, that is, not zero."""
         self.off_by = 0.01
         """The largest fraction by which a hyperparameter was tried wrong."""
         self._filling: dict[Flags, _Filling] = {}
+        # By id of the options: all tensors of a group share one dictionary at a step.
         self._settings: dict[int, tuple[dict[str, Option], Flags, dict[str, float]]] = {}
 
     def add(self, block: TensorBlock) -> Iterator[Batch]:
@@ -126,7 +127,7 @@ class Batcher:
         hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
         hyperparameters |= {name: values[rows] for name, values in block.context.items()}
         profile = self.profile or profile_of(block.info, options[0])
-        self.profiles[profile.name] = profile
+        self.profiles[profile.name] = None
         if profile.rounds_hyperparameters:
             with np.errstate(over="ignore"):
                 hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}

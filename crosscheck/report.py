@@ -107,11 +107,8 @@ class Report:
         """Strict JSON; infinities and NaN are the strings inf, -inf and nan."""
         return strict_json(asdict(self))
 
-    def headline(self) -> str:
-        """The verdict in one line."""
-        return shown(self._headline())
-
     def _headline(self) -> str:
+        """The verdict in one line."""
         what = f"{self.optimizer.rpartition('.')[2]} ({', '.join(self.profiles) or 'no step'})"
         seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors"
         if self.verdict is Verdict.MATCH:

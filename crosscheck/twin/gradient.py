@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crosscheck.float64 import float64
 from crosscheck.twin.network import POOLINGS, Images, differentiate
-from crosscheck.twin.record import CHUNK, ROUNDOFF, STORED, Pass
+from crosscheck.twin.record import ROUNDOFF, STORED, Pass
 from crosscheck.twin.winners import Pooling
 
 Floats = NDArray[np.float64]
@@ -73,7 +73,7 @@ def _recompute(record: Pass) -> Twin:
             gradient += exact[name]
         there = images.weights > 0
         for pooling, x, won, variance in zip(poolings, windows, images.winners, variances, strict=True):
-            pooling.look(chunk * CHUNK, x[there], won[there], np.sqrt(variance), ROUNDOFF[record.compute])
+            pooling.look(x[there], won[there], np.sqrt(variance), ROUNDOFF[record.compute])
     return Twin({name: _expected(gradients[name], errors[name], record) for name in gradients}, poolings)
 
 

@@ -79,8 +79,8 @@ def differentiate(
     """Gradients of the weighted sum of cross-entropies, and what each pooling chooses from: (n, H/2, W/2, 4, C).
 
     `parameters` have torch's names and layouts. Stored numbers are rounded to the format and off by `arithmetic`,
-    forward and backward alike, as `images.signs` says. With `given` false the winners are the largest
-    elements, the first of equals as in torch.
+    forward and backward alike, as `images.signs` says. With `given` false, for tests of the twin itself,
+    the winners are the largest elements, the first of equals as in torch.
     """
 
     def loss(parameters: Mapping[str, Any]) -> tuple[Array, list[Array]]:

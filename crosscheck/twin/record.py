@@ -20,7 +20,8 @@ ROUNDOFF: dict[DType, float] = {
 }
 """By how much a stored number may be off. In float32 and float64 by 256 of its own roundoffs: a bias gradient is a sum
 over every pixel of the batch, on a CPU added up one by one. bfloat16 is summed up in float32, so that the last rounding
-is what counts; so is float16 on a GPU, but a CPU rounds parts of a sum as well."""
+is what counts; so is float16 on a GPU, but a CPU rounds parts of a sum as well. No trace holds a pass in float64: that is
+for tests of the twin itself."""
 
 STORED: dict[DType, Stored] = {
     "float64": Stored(52),
@@ -45,7 +46,8 @@ class Pass:
     std: NDArray[Any]  # (C,)
     label_smoothing: float = 0.0
     winners: tuple[NDArray[np.uint8], ...] | None = None
-    """For each pooling (B, C, H/2, W/2), 0 to 3: 2 dy + dx of the element that won its window. None: float64's own."""
+    """For each pooling (B, C, H/2, W/2), 0 to 3: 2 dy + dx of the element that won its window. None, for tests of
+    the twin itself: float64's own."""
     compute: DType = "float32"
     """The format of forward and backward; where it is a half, torch.autocast's."""
     loss_scale: float = 1.0

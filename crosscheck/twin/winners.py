@@ -19,13 +19,10 @@ class Pooling:
     flips: int = 0  # windows that another element wins in float64
     wrong: int = 0  # of those, how many by a gap beyond WRONG
     gap: float = 0.0  # the largest, in standard deviations of the two elements' rounding errors
-    index: tuple[int, ...] | None = None  # where that is: (image, channel, row, column)
 
-    def look(
-        self, first: int, windows: NDArray[Any], winners: NDArray[Any], deviation: NDArray[Any], roundoff: float
-    ) -> None:
-        """Add images from number `first` on: values (n, H, W, 4, C), winners (n, H, W, C), and by channel how far
-        rounding before this layer moves a value; it is itself rounded once more.
+    def look(self, windows: NDArray[Any], winners: NDArray[Any], deviation: NDArray[Any], roundoff: float) -> None:
+        """Add n images: values (n, H, W, 4, C), winners (n, H, W, C), and by channel how far rounding before this
+        layer moves a value; it is itself rounded once more.
         """
         self.windows += winners.size
         taken = np.take_along_axis(windows, winners[:, :, :, None].astype(np.int64), axis=3)[:, :, :, 0]
@@ -38,7 +35,4 @@ class Pooling:
         gap = np.where(np.isnan(gap), np.inf, gap)
         self.flips += len(gap)
         self.wrong += int(np.sum(gap > WRONG))
-        worst = int(np.argmax(gap))
-        if gap[worst] > self.gap:
-            image, row, column, channel = (int(axis[worst]) for axis in flipped)
-            self.gap, self.index = float(gap[worst]), (first + image, channel, row, column)
+        self.gap = max(self.gap, float(gap.max()))
