@@ -1,8 +1,7 @@
 """The recorder: two hooks on an optimizer, and a trace that grows part by part."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,51 +12,39 @@ from torch import Tensor
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import capture, subject
 from crosscheck.recorder.hooks import watch_steps
-from crosscheck.recorder.rows import RowBlock
-from crosscheck.trace.format import AVERAGE, Claims, Header, Option, Part, Pass, Step, TensorInfo
+from crosscheck.recorder.pending import Attempt, Pending
+from crosscheck.trace.format import AVERAGE, Claims, Header, Option, Pass, TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 
-_PART_STEPS = 128  # a part is committed after so many steps,
-_PART_BYTES = 32 * 2**20  # or when so much waits in memory,
-_PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses at most
+
+@dataclass(slots=True)
+class _Look:
+    """What is seen of one step, by tensor: the sampled coordinates, or all elements."""
+
+    full: bool
+    averages: list[Tensor | None]  # that no update has touched yet
+    backward: list[Tensor | None]  # gradients as backward left them, where that was seen
+    grads: list[Tensor | None] = field(default_factory=list[Tensor | None])  # as consumed
+    before: list[capture.Moment] = field(default_factory=list[capture.Moment])
 
 
 @dataclass(slots=True)
 class _Backward:
-    """The gradients as backward left them, and the averages that no update has touched yet."""
+    """What was seen at the end of backward."""
 
-    sampled: list[Tensor | None]
-    full: list[Tensor | None] | None
+    looks: list[_Look]
     norm: Tensor
-    averages: list[Tensor | None]
-    full_averages: list[Tensor | None] | None
 
 
 @dataclass(slots=True)
 class _Before:
     """What was seen before a step that has not ended yet."""
 
-    sampled: list[capture.Moment]
-    sampled_grads: list[Tensor | None]
-    full: list[capture.Moment] | None
-    full_grads: list[Tensor | None] | None
-    norm: Tensor
-    backward: _Backward | None
-    scale: Tensor | None
-    options: tuple[dict[str, Option], ...]
-
-
-@dataclass(slots=True)
-class _Noted:
-    """One attempt whose part is not committed yet; its numbers may still be on the device."""
-
-    step: int
-    applied: bool
+    looks: list[_Look]
     norm: Tensor
     backward_norm: Tensor | None
     scale: Tensor | None
     options: tuple[dict[str, Option], ...]
-    loaded: bool
 
 
 class Recorder:
@@ -141,9 +128,7 @@ class Recorder:
         self._backward: _Backward | None = None
         self._unaveraged: list[tuple[bool, list[capture.Moment]]] = []  # full?, after the step
         self._after_skip = self._loaded = self._closed = False
-        self._noted: list[_Noted] = []
-        self._sampled, self._full = RowBlock(full=False), list[RowBlock]()
-        self._committed_at = time.monotonic()
+        self._pending = Pending()
         self._look_at_tensors()
         header = Header(
             rule=chosen,
@@ -201,14 +186,10 @@ class Recorder:
         """
         self._settle()
         self._look_at_tensors()
-        grads = [parameter.grad for parameter, _ in self._tensors]
-        full = self._is_full(self.step + 1)
+        grads = self._grads()
         self._backward = _Backward(
-            sampled=self._pick_each(grads, full=False),
-            full=self._pick_each(grads, full=True) if full else None,
+            looks=[_Look(full, self._averages(full), self._pick_each(grads, full)) for full in self._views()],
             norm=capture.norm([grad for grad in grads if grad is not None], None),
-            averages=self._averages(full=False),
-            full_averages=self._averages(full=True) if full else None,
         )
 
     def add_pass(
@@ -276,29 +257,27 @@ class Recorder:
         self._settle()
         self._look_at_tensors()
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
-        grads = [parameter.grad for parameter, _ in self._tensors]
+        grads = self._grads()
         for (_, info), grad in zip(self._tensors, grads, strict=True):
             if grad is not None and (grad.is_sparse or grad.is_complex()):
                 kind = "sparse" if grad.is_sparse else "complex"
                 raise UnsupportedOptimizer(f"the gradient of {info.name} is {kind}: the rules are for dense real ones")
-        full = self._is_full(self.step + 1) and not skipped
-        sampled, whole = self._moments(full=False), self._moments(full=True) if full else None
-        early = self._backward
-        _set_averages(sampled, early.averages if early else self._averages(full=False))
-        if whole is not None:
-            _set_averages(whole, (early and early.full_averages) or self._averages(full=True))
-        self._before = _Before(
-            sampled=sampled,
-            sampled_grads=[
-                None if grad is None else capture.consumed(grad, scale, self._where[number])
+        backward, views = self._backward, self._views(skipped=skipped)
+        if backward is None:
+            looks = [_Look(full, self._averages(full), [None] * len(grads)) for full in views]
+        else:
+            looks = [look for look in backward.looks if look.full in views]
+        for look in looks:
+            look.before = self._moments(look.full)
+            _set_averages(look.before, look.averages)
+            look.grads = [
+                None if grad is None else capture.consumed(grad, scale, self._at(number, look.full), to_host=look.full)
                 for number, grad in enumerate(grads)
-            ],
-            full=whole,
-            full_grads=[None if g is None else capture.consumed(g, scale, None, to_host=True) for g in grads]
-            if full
-            else None,
+            ]
+        self._before = _Before(
+            looks=looks,
             norm=capture.norm([grad for grad in grads if grad is not None], scale),
-            backward=self._backward,
+            backward_norm=None if backward is None else backward.norm,
             scale=self._loss_scale(scale),
             options=tuple(
                 subject.options_of(group) | ({"compiled": True} if compiled else {})
@@ -312,26 +291,15 @@ class Recorder:
             return
         self._before = self._backward = None
         self.step += 1
-        if not self._noted:
-            self._sampled, self._full = RowBlock(full=False), []
-        self._sampled.steps.append(self.step)
-        backward = before.backward
-        of_backward = [None] * len(self._tensors) if backward is None else backward.sampled
-        moments = self._moments(full=False)
-        self._unaveraged.append((False, moments))
-        for number, after in enumerate(moments):
-            self._sampled.add(number, before.sampled_grads[number], of_backward[number], before.sampled[number], after)
-        if before.full is not None and before.full_grads is not None:
-            block = RowBlock(full=True, steps=[self.step])
-            of_backward = (backward and backward.full) or [None] * len(self._tensors)
-            moments = self._moments(full=True)
-            self._unaveraged.append((True, moments))
+        for look in before.looks:
+            moments, block = self._moments(look.full), self._pending.block(self.step, full=look.full)
+            self._unaveraged.append((look.full, moments))
             for number, after in enumerate(moments):
-                block.add(number, before.full_grads[number], of_backward[number], before.full[number], after)
-            self._full.append(block)
-        backward_norm = None if backward is None else backward.norm
-        self._noted.append(
-            _Noted(self.step, not skipped, before.norm, backward_norm, before.scale, before.options, self._loaded)
+                block.add(number, look.grads[number], look.backward[number], look.before[number], after)
+        self._pending.attempts.append(
+            Attempt(
+                self.step, not skipped, before.norm, before.backward_norm, before.scale, before.options, self._loaded
+            )
         )
         self._after_skip, self._loaded = skipped, False
         if not self._average:
@@ -343,43 +311,48 @@ class Recorder:
         The moving average follows the optimizer's step: what it became is there to be seen when the next begins.
         """
         for full, after in self._unaveraged:
-            _set_averages(after, self._averages(full=full))
+            _set_averages(after, self._averages(full))
         self._unaveraged = []
-        waiting = self._sampled.num_bytes + sum(block.num_bytes for block in self._full)
-        if (
-            to_commit
-            or len(self._noted) >= _PART_STEPS
-            or waiting >= _PART_BYTES
-            or time.monotonic() - self._committed_at >= _PART_SECONDS
-        ):
+        if to_commit or self._pending.due:
             self._commit()
+
+    def _views(self, *, skipped: bool = False) -> tuple[bool, ...]:
+        """The looks that the coming step gets: full or not, one after the other."""
+        return (False, True) if self._is_full(self.step + 1) and not skipped else (False,)
 
     def _is_full(self, step: int) -> bool:
         if isinstance(self._steps, frozenset):
             return step in self._steps
         return self._steps == "all" or step <= 3 or step % 100 == 0 or self._after_skip
 
-    def _moments(self, *, full: bool) -> list[capture.Moment]:
+    def _at(self, number: int, full: bool) -> Tensor | None:
+        """The positions of a tensor that are looked at; None for all."""
+        return None if full else self._where[number]
+
+    def _grads(self) -> list[Tensor | None]:
+        return [parameter.grad for parameter, _ in self._tensors]
+
+    def _moments(self, full: bool) -> list[capture.Moment]:
         """Of all tensors, now, without their averages."""
         return [
             capture.take_moment(
                 parameter,
                 self.optimizer.state.get(parameter, {}),
                 self._slot_names,
-                None if full else self._where[number],
+                self._at(number, full),
                 to_host=full,
             )
             for number, (parameter, _) in enumerate(self._tensors)
         ]
 
-    def _averages(self, *, full: bool) -> list[Tensor | None]:
+    def _averages(self, full: bool) -> list[Tensor | None]:
         """By tensor, where there are any."""
-        return self._pick_each([self._average.get(id(parameter)) for parameter, _ in self._tensors], full=full)
+        return self._pick_each([self._average.get(id(parameter)) for parameter, _ in self._tensors], full)
 
-    def _pick_each(self, tensors: Sequence[Tensor | None], *, full: bool) -> list[Tensor | None]:
+    def _pick_each(self, tensors: Sequence[Tensor | None], full: bool) -> list[Tensor | None]:
         """Of each tensor all elements, or those sampled of the parameter in its place."""
         return [
-            None if tensor is None else capture.pick(tensor, None if full else self._where[number], to_host=full)
+            None if tensor is None else capture.pick(tensor, self._at(number, full), to_host=full)
             for number, tensor in enumerate(tensors)
         ]
 
@@ -392,50 +365,14 @@ class Recorder:
 
     def _commit(self) -> None:
         """Write the steps that wait as one part."""
-        self._committed_at = time.monotonic()
-        if not self._noted:
+        waiting = self._pending.take(tuple(info for _, info in self._tensors), self._where)
+        if waiting is None:
             return
-        arrays: dict[str, Tensor] = {}
-        blocks: list[Any] = []
-        for block in [self._sampled, *self._full]:
-            described, its_arrays = block.lay_out(len(blocks), self._where)
-            blocks.append(described)
-            arrays |= its_arrays
-        part = Part(
-            tensors=tuple(info for _, info in self._tensors), steps=self._steps_described(), blocks=tuple(blocks)
-        )
-        self._noted = []
         try:
-            self._writer.write(part, arrays)
+            self._writer.write(*waiting)
         except OSError:
             self._detach()  # a trace with a hole is worse than one that ends
             raise
-
-    def _steps_described(self) -> tuple[Step, ...]:
-        described: list[Step] = []
-        last: tuple[dict[str, Option], ...] = ()
-        for noted in self._noted:
-            news = tuple(
-                {
-                    name: value
-                    for name, value in group.items()
-                    if number >= len(last) or last[number].get(name, ...) != value
-                }
-                for number, group in enumerate(noted.options)
-            )
-            last = noted.options
-            described.append(
-                Step(
-                    step=noted.step,
-                    applied=noted.applied,
-                    loss_scale=None if noted.scale is None else float(noted.scale),
-                    grad_norm=float(noted.norm),
-                    backward_norm=None if noted.backward_norm is None else float(noted.backward_norm),
-                    options=news,
-                    state_loaded=noted.loaded,
-                )
-            )
-        return tuple(described)
 
 
 def _set_averages(moments: Iterable[capture.Moment], averages: Iterable[Tensor | None]) -> None:

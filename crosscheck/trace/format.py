@@ -2,7 +2,7 @@
 
 A trace is a folder of segments, one for each time the run was started. A segment is `header.json`, parts
 (`part-000001.<sha256>.safetensors`, each with a `Part` in its metadata), passes
-(`pass-00000100.<sha256>.safetensors`, each with a `Pass`) and, once closed, `end.json`.
+(`pass-00000001.<sha256>.safetensors`, each with a `Pass`) and, once closed, `end.json`.
 """
 
 import math

@@ -199,7 +199,7 @@ def test_a_killed_recording_replays_and_says_where_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The folder as it was before the recorder was closed: five steps were taken, two parts of two committed."""
-    monkeypatch.setattr("crosscheck.recorder.recorder._PART_STEPS", 2)
+    monkeypatch.setattr("crosscheck.recorder.pending._PART_STEPS", 2)
     parameter = torch.nn.Parameter(torch.randn(8, generator=torch.Generator().manual_seed(0)))
     optimizer = sgd([parameter])
     with Recorder(optimizer, tmp_path / "trace"):

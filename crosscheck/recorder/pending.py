@@ -1,0 +1,99 @@
+"""Steps that were recorded and wait to be committed, as one part."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from crosscheck.recorder.rows import RowBlock
+from crosscheck.trace.format import Option, Part, Step, TensorInfo
+
+_PART_STEPS = 128  # a part is committed after so many steps,
+_PART_BYTES = 32 * 2**20  # or when so much waits in memory,
+_PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses at most
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt to step; its numbers may still be on the device."""
+
+    step: int
+    applied: bool
+    norm: Tensor
+    backward_norm: Tensor | None
+    scale: Tensor | None
+    options: tuple[dict[str, Option], ...]
+    loaded: bool
+
+
+class Pending:
+    """Attempts, and the rows that belong to them."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self._sampled, self._full = RowBlock(full=False), list[RowBlock]()
+        self._committed_at = time.monotonic()
+
+    def block(self, step: int, *, full: bool) -> RowBlock:
+        """The block that the rows of a step go to."""
+        block = self._sampled
+        if full:
+            block = RowBlock(full=True)
+            self._full.append(block)
+        block.steps.append(step)
+        return block
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to commit."""
+        return (
+            len(self.attempts) >= _PART_STEPS
+            or self._sampled.num_bytes + sum(block.num_bytes for block in self._full) >= _PART_BYTES
+            or time.monotonic() - self._committed_at >= _PART_SECONDS
+        )
+
+    def take(
+        self, tensors: tuple[TensorInfo, ...], coordinates: dict[int, Tensor | None]
+    ) -> tuple[Part, dict[str, Tensor]] | None:
+        """The part that waits and its arrays, after which nothing waits; None if nothing does now."""
+        self._committed_at = time.monotonic()
+        if not self.attempts:
+            return None
+        arrays: dict[str, Tensor] = {}
+        blocks: list[Any] = []
+        for block in [self._sampled, *self._full]:
+            described, its_arrays = block.lay_out(len(blocks), coordinates)
+            blocks.append(described)
+            arrays |= its_arrays
+        part = Part(tensors=tensors, steps=_described(self.attempts), blocks=tuple(blocks))
+        self.attempts, self._sampled, self._full = [], RowBlock(full=False), []
+        return part, arrays
+
+
+def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
+    """Options that did not change since the step before are left out."""
+    described: list[Step] = []
+    last: tuple[dict[str, Option], ...] = ()
+    for attempt in attempts:
+        news = tuple(
+            {
+                name: value
+                for name, value in group.items()
+                if number >= len(last) or last[number].get(name, ...) != value
+            }
+            for number, group in enumerate(attempt.options)
+        )
+        last = attempt.options
+        described.append(
+            Step(
+                step=attempt.step,
+                applied=attempt.applied,
+                loss_scale=None if attempt.scale is None else float(attempt.scale),
+                grad_norm=float(attempt.norm),
+                backward_norm=None if attempt.backward_norm is None else float(attempt.backward_norm),
+                options=news,
+                state_loaded=attempt.loaded,
+            )
+        )
+    return tuple(described)
