@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscheck.attempts import Attempts
-from crosscheck.backward import check_pass
+from crosscheck.around.attempts import Attempts
+from crosscheck.around.backward import check_pass
+from crosscheck.around.options import OptionsCheck
+from crosscheck.around.views import NORMED, PLAIN, Views
 from crosscheck.batches import Batch, Batcher
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
@@ -18,7 +20,6 @@ from crosscheck.findings import Spread, check_of, describe, disagreement, never_
 from crosscheck.float64 import float64
 from crosscheck.held import Held, spans
 from crosscheck.judge import Inputs, Judged, judge
-from crosscheck.options import OptionsCheck
 from crosscheck.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
 from crosscheck.rows import complete_options, tensor_blocks
 from crosscheck.rules import RULES
@@ -28,7 +29,6 @@ from crosscheck.rules.rule import Flags, Rule
 from crosscheck.structure import Left, Structure
 from crosscheck.tolerance import FAIL, WARN
 from crosscheck.trace.reader import LoadedPart, Segment, open_trace
-from crosscheck.views import NORMED, PLAIN, Views
 
 
 def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
