@@ -71,6 +71,7 @@ class _Replay:
         self.spreads: dict[tuple[str, str], Spread] = {}
         self.power: dict[str, float] = {}  # the worker's until all is judged
         self.max_eta, self.worst = 0.0, "no element"
+        self.eta: dict[str, float] = {}  # the largest, by slot
         self.close_calls: dict[str, tuple[float, str]] = {}
         self.samples: dict[tuple[Rule, Flags], Inputs] = {}  # rows that disagree, from the first batch that has any
         self.elements = self.out_of_range = self.steps = self.skipped = 0
@@ -193,6 +194,9 @@ class _Replay:
             self.max_eta = float(result.eta[row, output])
             self.worst = describe(batch.origins[row], names[output], result, int(row), int(output))
         etas = result.eta[: len(batch.origins)]  # the other rows are padding
+        for name, largest in zip(names, np.max(etas, axis=0, initial=0.0), strict=True):
+            if not largest <= self.eta.get(name, -1.0):
+                self.eta[name] = float(largest)
         wrong = np.flatnonzero(np.any(~(etas <= FAIL), axis=1))
         if len(wrong) and (rule, batch.flags) not in self.samples:
             self.samples[rule, batch.flags] = take_rows(batch.inputs, wrong)
@@ -241,6 +245,7 @@ class _Replay:
             own=tuple(self.batcher.own),
             max_eta=self.max_eta,
             worst=self.worst,
+            eta=self.eta,
             findings=tuple(findings),
             warnings=tuple(warnings),
             notes=tuple(self.notes),

@@ -88,6 +88,9 @@ class Report:
     """Hyperparameters in use whose being off by `off_by` this record would not have shown."""
     checks: dict[str, str] = field(default_factory=dict[str, str])
     """What each of `CHECKS` came to: match, mismatch or not recorded."""
+    eta: dict[str, float] = field(default_factory=dict[str, float])
+    """The largest eta of each slot that was held against a formula: `param`, those of the optimizer's state, and `grad`
+    and `average` where the gradient's way and the moving average were checked."""
     off_by: float = 0.01
     """The fraction by which hyperparameters were tried wrong: 1 %, or what the coarsest format here can tell apart."""
     power: dict[str, float] = field(default_factory=dict[str, float])

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             display = Display(main=accelerator.is_main_process, quiet=True)
             run = build(config, accelerator, display, Path(folder), lambda _step: None)
-            timings, trace_bytes = _measure(run)
+            timings, trace_bytes = measure(run)
     except BadInput as error:
         print(f"bad input: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -51,8 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     return EXIT_DONE
 
 
-def _measure(run: Run) -> tuple[dict[str, list[float]], int]:
-    """Seconds a step, block by block: the whole loop, the same recorded, the bare step. And bytes of trace a step."""
+def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], int]:
+    """Time the steps of `run`, which must not record by itself.
+
+    Returns seconds a step in each of `rounds` blocks, by name (`whole loop`, `recorded`, `bare step`, `checkpoint`,
+    `comparison of ranks`), and bytes of trace a recorded step.
+    """
     observers = Observers(run)
     device, plan = run.accelerator.device, run.plan
     batches = [
@@ -98,7 +102,7 @@ def _measure(run: Run) -> tuple[dict[str, list[float]], int]:
         _COMPARISON: [],
         _CHECKPOINT: [],
     }
-    for round_ in range(_ROUNDS + 1):
+    for round_ in range(rounds + 1):
         first = round_ * _BLOCK
         timings["whole loop"].append(_time(whole, first, device, _nothing))
         timings["recorded"].append(_time(whole, first, device, record(first)))
@@ -108,7 +112,7 @@ def _measure(run: Run) -> tuple[dict[str, list[float]], int]:
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
-    return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (_ROUNDS + 1))
+    return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (rounds + 1))
 
 
 def _nothing() -> None:

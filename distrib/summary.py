@@ -12,7 +12,7 @@ from distrib.display import Display
 from distrib.evaluate import Score
 from distrib.files import read_json, write_json
 from distrib.run import Run
-from distrib.world import device_name
+from distrib.world import device_name, peak_device_memory
 
 NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
 """The verdicts that are not a replay's."""
@@ -31,6 +31,7 @@ def write(run: Run, score: Score, train_loss: float | None, images_per_second: f
         "images_per_second": images_per_second,
         "world_size": run.accelerator.num_processes,
         "device": device_name(run.accelerator.device),
+        "peak_device_memory": peak_device_memory(run.accelerator.device),
         "precision": run.precision.mode,
         "optimizer": type(run.optimizer).__name__,
         "fused": optim.implementation(run.optimizer) == "fused",

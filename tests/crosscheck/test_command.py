@@ -102,6 +102,8 @@ def test_json_of_a_mismatch(trace: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert first["recorded"] == 7.0
     assert first["expected"] == pytest.approx(replay(trace).findings[0].expected)
     assert first["eta"] == report["max_eta"]
+    assert set(report["eta"]) == {"param", "momentum_buffer"}
+    assert report["eta"]["param"] == report["max_eta"] > 1000 > 2 > report["eta"]["momentum_buffer"]
     assert "param" in first["cause"]
 
 

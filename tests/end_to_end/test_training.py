@@ -13,7 +13,7 @@ from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, tr
 SUMMARY_KEYS = {
     "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "applied_updates", "skipped_steps",
     "images_per_second", "world_size", "device", "precision", "optimizer", "fused", "dataset", "seed",
-    "parameters", "resumed_from", "weights_sha256", "crosscheck",
+    "parameters", "peak_device_memory", "resumed_from", "weights_sha256", "crosscheck",
 }  # fmt: skip
 
 SGD = ("--optimizer.name=sgd", "--optimizer.lr=0.02")
@@ -31,6 +31,7 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     assert (summary["steps"], summary["applied_updates"], summary["skipped_steps"]) == (20, 20, 0)
     assert (summary["world_size"], summary["parameters"], summary["dataset"]) == (1, 145_578, "synthetic")
     assert summary["fused"] is True
+    assert summary["peak_device_memory"] is None, "a CPU has no memory of its own"
     assert 0 <= summary["test_accuracy"] <= 1
     status = read_json(tmp_path / "status.json")
     assert status.pop("launcher").startswith(socket.gethostname())
