@@ -4,16 +4,19 @@
 # make matrix   set up, then every cell of the matrices of updates and resumed runs, and SLURM with two ranks a node
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
 # make bench    set up, then what the loop costs beside the bare network
+# make gpu      set up, then everything there is to know of one GPU: make gpu OUT=runs/gpu MINUTES=9
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 FAULTS ?= 20
 SEED   ?= 0
+OUT     ?= runs/gpu
+MINUTES ?= 9
 # As many workers as the machine has cores, up to eight; they share the cores, so waiting threads must not spin.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 READY  := $(VENV)/.ready
 
-.PHONY: env train test matrix chaos check bench clean
+.PHONY: env train test matrix chaos check bench gpu clean
 
 env: $(READY)
 
@@ -41,6 +44,10 @@ check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+# On a machine with a GPU and without a network: python -m tests.gpu --out DIR, under its own Python.
+gpu: env
+	$(BIN)/python -m tests.gpu --out $(OUT) --minutes $(MINUTES)
 
 bench: env
 	$(BIN)/python -m distrib.bench

@@ -48,10 +48,17 @@ def test_a_resumed_run_is_bit_identical_in_deterministic_mode(tmp_path: Path) ->
     assert train_on_gpu(tmp_path / "b", *options, resume)["weights_sha256"] == straight["weights_sha256"]
 
 
-@pytest.mark.parametrize("clip", [True, False], ids=["clipped", "unclipped"])
-@pytest.mark.parametrize("kernels", ["fused", "foreach"])
-@pytest.mark.parametrize("mode", ["no", "bf16", "fp16"])
-@pytest.mark.parametrize("recipe", ["sgd-onecycle", "adam-onecycle"])
+@pytest.mark.parametrize(
+    ("recipe", "mode", "kernels", "clip"),
+    [  # every pair of values
+        ("sgd-onecycle", "no", "fused", True),
+        ("sgd-onecycle", "bf16", "foreach", False),
+        ("sgd-onecycle", "fp16", "fused", False),
+        ("adam-onecycle", "no", "foreach", False),
+        ("adam-onecycle", "bf16", "fused", True),
+        ("adam-onecycle", "fp16", "foreach", True),
+    ],
+)
 def test_the_cross_check_finds_nothing_around_the_update(
     tmp_path: Path, recipe: str, mode: str, kernels: str, clip: bool
 ) -> None:

@@ -1,0 +1,76 @@
+"""`python -m tests.gpu.page` writes docs/gpu.md from docs/gpu-report.json, a report.json of the kit.
+
+What no report holds stands on the page as not yet run.
+"""
+
+from pathlib import Path
+
+from tests.gpu import kit, report
+from tests.gpu.part import Setting, load
+from tests.gpu.report import Part, Report
+from tests.support import ROOT
+
+KEPT = ROOT / "docs" / "gpu-report.json"
+PAGE = ROOT / "docs" / "gpu.md"
+
+_HEAD = """\
+# On a GPU
+
+{standing}
+
+    make gpu                                          # sets up .venv; writes runs/gpu/report.md, report.json and log.txt
+    python -m tests.gpu --out DIR --minutes 9         # under any Python that has what it needs, without a network
+    python -m tests.gpu --out DIR --device cpu        # a rehearsal: every part in small, nothing worth keeping
+
+It needs one GPU and takes nine minutes at most. Parts run in the order of their worth, each in a process of its own; the
+report is complete after every row, so that whoever is cut off loses one case. The same command goes on where it ended;
+`--parts trainer,loop` takes some parts only, `--again` measures them once more. `TWINSTEP_IMAGES` names a folder of real
+images (`train/<class>/`, `test/<class>/`); without it the trainer draws its own. What the interpreter lacks is said before
+anything runs, with the commands that bring it as wheels.
+
+To keep a report: copy its `report.json` to `docs/gpu-report.json` and call `python -m tests.gpu.page`, which writes this page.
+"""
+_NO_REPORT = """\
+What this project does on a GPU is measured by one command, the GPU kit. **Nobody has run it on a GPU yet**: this page lists
+every figure it will hold, each as "not yet run"."""
+_FROM_REPORT = """\
+What this project does on a GPU, measured by one command, the GPU kit, on one {device} ({versions}; started {started})."""
+
+
+def plans() -> dict[str, Part]:
+    """Each part of the kit as it would run on a GPU, with nothing measured."""
+    setting = Setting(device="cuda", work=Path())
+    parts = {name: load(slot.module) for name, slot in kit.PARTS.items()}
+    return {
+        name: Part(title=part.title, columns=list(part.columns), planned=list(part.plan(setting)))
+        for name, part in parts.items()
+    }
+
+
+def text(kept: Report | None) -> str:
+    """The page."""
+    standing = _NO_REPORT
+    if kept is not None:
+        versions = ", ".join(f"{name} {version}" for name, version in kept.versions.items())
+        standing = _FROM_REPORT.format(device=kept.device, versions=versions, started=kept.started)
+    lines = [_HEAD.format(standing=standing)]
+    measured = {} if kept is None else kept.parts
+    for name, plan in plans().items():
+        part = measured.get(name, plan)
+        shown = part if part.rows else plan
+        lines += [
+            f"## {name}: {shown.title}",
+            "",
+            *([f"{report.state(part)}.", ""] if part.rows else []),
+            *report.table(shown),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    PAGE.write_text(text(report.read(KEPT)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

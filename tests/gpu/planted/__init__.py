@@ -1,0 +1,1 @@
+"""Parts with a fault, for the tests of the kit."""
