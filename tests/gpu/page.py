@@ -28,7 +28,7 @@ report is complete after every row, so that whoever is cut off loses one case. T
 images (`train/<class>/`, `test/<class>/`); without it the trainer draws its own. What the interpreter lacks is said before
 anything runs, with the commands that bring it as wheels.
 
-To keep a report: copy its `report.json` to `docs/gpu-report.json` and call `python -m tests.gpu.page`, which writes this page.
+To keep a report: copy its `report.json` into `docs/` as `gpu-report.json` and call `python -m tests.gpu.page`, which writes this page.
 """
 _NO_REPORT = """\
 What this project does on a GPU is measured by one command, the GPU kit. **Nobody has run it on a GPU yet**: this page lists

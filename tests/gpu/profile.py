@@ -23,7 +23,7 @@ class Profile:
     busy: float
     """Share of the time, from the first kernel's begin to the last one's end, in which the device worked."""
     waits: float
-    """Times a step that the host waited for the device."""
+    """Times a step that the host waited for the device; the profiler's own wait at its end is among them."""
     largest: str
     """The kernels that took most of the device's time, each with its share."""
 
@@ -41,7 +41,6 @@ def summarize(events: Iterable[dict[str, Any]], steps: int) -> Profile | None:
         return None
     spans = sorted((float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in worked)
     waits = sum(event.get("cat") == "cuda_runtime" and event["name"] in _WAITS for event in complete)
-    # The last wait is the profiler's own, or that of whoever ended the measurement.
     return Profile(
         kernels=len(worked) / steps,
         busy=_covered(spans) / (max(end for _, end in spans) - spans[0][0]),
