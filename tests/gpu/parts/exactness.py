@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def compare(straight: Mapping[str, Any], resumed: Mapping[str, Any]) -> Figures:
     figures: Figures = {
         "steps": straight["steps"],
         "same": straight["weights_sha256"] == resumed["weights_sha256"],
-        "result": f"resumed from {resumed['resumed_from']}; {resumed['skipped_steps']} skipped steps",
+        "result": f"resumed from {Path(str(resumed['resumed_from'])).name}; {resumed['skipped_steps']} skipped steps",
     }
     if resumed["resumed_from"] is None:
         raise Problem("the run was not resumed", figures)
