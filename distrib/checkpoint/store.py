@@ -63,6 +63,11 @@ def save(
 ) -> Path:
     """Write one checkpoint, read it back, and only then drop all but the newest `keep`.
 
+    A checkpoint of the same step may be there already, if the run started from an earlier one because that one could not
+    be read. A network disk may have failed to read it for a moment only, so it may be whole, and the only one there is.
+    Therefore it is not removed but renamed to `step-N.old`, which `candidates` lists, until the new one has its name:
+    a process that is killed in between, or a rename that the disk refuses, loses nothing.
+
     Raises BadInput when the disk refuses, or does not return what was written; OSError when it breaks.
     """
     target = path_of(folder, step)
@@ -84,9 +89,10 @@ def save(
         sync_folder(building)
         open_checkpoint(building)
         building.chmod(0o755)
-        if target.exists():  # a resumed run reached the step again, or the old one was damaged
-            shutil.rmtree(old, ignore_errors=True)  # neither was valid when this run resumed
-            target.rename(old)  # still a candidate, should the next line not be reached
+        if target.exists():
+            # Left by a save that was killed here. Had it been valid, the run would have started from it.
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
         building.rename(target)
         sync_folder(folder)
     except (OSError, SafetensorError, Damaged) as error:
@@ -114,7 +120,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first, one that was being replaced after its successor; not yet opened."""
+    """Return the checkpoint folders, newest first, without opening them. `step-N.old` comes after `step-N`."""
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=lambda path: (step_of(path), path.suffix != _OLD), reverse=True)
 

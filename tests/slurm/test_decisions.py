@@ -1,7 +1,12 @@
-"""What train.sbatch decides when a start has ended: done, again, or for good. srun and scontrol are played by scripts."""
+"""What train.sbatch does when a start has ended, as slurm/decide.py decides (test_decide.py has the whole table).
+
+The script is the real one. srun, scontrol and python are played by small scripts.
+"""
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +17,21 @@ import pytest
 from tests.support import ROOT
 
 JOB = "17"
-SRUN = '#!/bin/sh\n[ ! -f says ] || cp says "$TWINSTEP_STATUS" 2>/dev/null\nexit "$(cat code)"\n'
-SCONTROL = '#!/bin/sh\ncase $* in *show*) echo "JobId=17 JobState=RUNNING" ;; requeue*) echo >>requeued ;; esac\n'
+SRUN = """#!/bin/sh
+[ ! -f says ] || cp says "$TWINSTEP_STATUS" 2>/dev/null
+[ -z "$THEN" ] || eval "$THEN"
+exit "$(cat code)"
+"""
+SCONTROL = """#!/bin/sh
+case $* in
+    *show*) echo "JobId=17 JobState=${STATE:-RUNNING}" ;;
+    requeue*) [ -z "$REFUSE" ] || { echo "$REFUSE" >&2 && exit 1; }; echo >>requeued ;;
+esac
+"""
+PYTHON = f"""#!/bin/sh
+[ ! -e python-is-broken ] || exit 1
+exec {shlex.quote(sys.executable)} "$@"
+"""
 
 
 class Batch:
@@ -24,23 +42,32 @@ class Batch:
         for name in ("slurm", "distrib", "launch"):
             (root / name).symlink_to(ROOT / name)
         (root / "bin").mkdir()
-        for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("python", PYTHON)):
             (root / "bin" / name).write_text(text)
             (root / "bin" / name).chmod(0o755)
 
-    def start(self, says: dict[str, Any] | None, code: int, restarts: int = 2) -> tuple[int, str, bool]:
-        """Exit code, last line and whether it is queued again, if the ranks say this and srun ends so."""
+    @property
+    def lost(self) -> Path:
+        """The file that counts lost starts."""
+        return self.root / f"slurm-{JOB}.lost"
+
+    def start(self, says: dict[str, Any] | None, code: int, **variables: str) -> tuple[int, str, bool]:
+        """Exit code, last line and whether it is queued again, if the ranks say this and srun ends so.
+
+        srun runs the commands of the variable THEN; scontrol says STATE, and fails with REFUSE.
+        """
         (self.root / "code").write_text(str(code))
         (self.root / "says").unlink(missing_ok=True)
         (self.root / "requeued").unlink(missing_ok=True)
         if says is not None:
             (self.root / "says").write_text(json.dumps(says))
         environment = {
-            "PATH": f"{self.root}/bin:{Path(sys.executable).parent}:{os.defpath}",
+            "PATH": f"{self.root}/bin:{os.defpath}",
             "SETUP": str(ROOT / "tests/slurm/__init__.py"),  # an empty file
-            "MAX_RESTARTS": str(restarts),
+            "MAX_RESTARTS": "2",
             "SLURM_JOB_ID": JOB,
             "SLURM_JOB_NUM_NODES": "1",
+            **variables,
         }
         command = ["/bin/bash", "slurm/train.sbatch", "launch/recipes/quickstart.toml"]
         result = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
@@ -57,64 +84,104 @@ def ended(code: int, step: int | None = None, *, retry: bool = False) -> dict[st
     return {"exit_code": code, "step": step, "retry": retry}
 
 
-LOST, BAD_INPUT = None, ended(2)
+LOST = None
+BREAK_PYTHON = ": >python-is-broken"
 
 
 @pytest.mark.parametrize(
     ("says", "code", "exits", "line", "again"),
     [
         (ended(0, 20), 0, 0, "done", False),
-        (BAD_INPUT, 1, 2, "bad input, as said above", False),
+        (ended(2), 1, 2, "bad input, as said above", False),
         (ended(75, 12, retry=True), 1, 0, "stopped on request after step 12; requeued", True),
-        (ended(1, retry=True), 1, 0, "fault; restart 1 of at most 2; requeued", True),
-        (ended(1), 1, 1, "fault, as said above; the same would happen again", False),
-        (LOST, 137, 0, "all ranks were lost; restart 1 of at most 2; requeued", True),
-        (LOST, 0, 0, "done", False),
-        (LOST, 2, 2, "bad input, as said above", False),  # the disk is full: they could not even say so
+        (LOST, 2, 2, "bad input, as said above", False),
     ],
 )
 def test_one_end(batch: Batch, says: dict[str, Any] | None, code: int, exits: int, line: str, again: bool) -> None:
     assert batch.start(says, code) == (exits, line, again)
+    assert batch.lost.exists() == again
+    assert not (batch.root / f"slurm-{JOB}.status").exists()
 
 
-def test_faults_in_a_row_come_to_an_end(batch: Batch) -> None:
-    for _ in range(2):
-        assert batch.start(LOST, 1)[2]
+def test_lost_starts_are_counted_until_a_stop_further_on(batch: Batch) -> None:
+    counts: list[str] = []
+    for says in (LOST, ended(75, 10), LOST, ended(75, 10)):
+        assert batch.start(says, 1)[2]
+        counts.append(batch.lost.read_text())
+    assert counts == ["1 0\n", "0 10\n", "1 10\n", "2 10\n"]
     assert batch.start(LOST, 1) == (
         1, "all ranks were lost; not requeued: lost start 3 in a row, MAX_RESTARTS = 2", False
     )  # fmt: skip
+    assert not list(batch.root.glob("slurm-*"))
 
 
-def test_a_stop_further_on_starts_the_count_again(batch: Batch) -> None:
-    for step in (10, 20):
-        assert batch.start(ended(1, retry=True), 1)[2]
-        assert batch.start(LOST, 1)[2]
-        assert batch.start(ended(75, step), 1)[2]
+def test_a_stop_without_an_answer(batch: Batch) -> None:
+    line = "asked to stop, but no answer; the newest checkpoint counts; restart 1 of at most 2; requeued"
+    assert batch.start(LOST, 1, THEN="kill -USR1 $PPID") == (0, line, True)
 
 
-@pytest.mark.parametrize("step", [None, 10])
-def test_stops_that_get_nowhere_come_to_an_end(batch: Batch, step: int | None) -> None:
-    """A time limit that is over before the first step of each start."""
-    assert batch.start(ended(75, 10), 1)[2]
-    where = "" if step is None else f" after step {step}"
-    for number in (1, 2):
-        line = f"stopped on request{where}, without a new step; restart {number} of at most 2; requeued"
-        assert batch.start(ended(75, step), 1) == (0, line, True)
-    code, line, again = batch.start(ended(75, step), 1)
-    assert (code, again) == (75, False)
-    assert line.endswith("; not requeued: lost start 3 in a row, MAX_RESTARTS = 2")
-
-
-@pytest.mark.parametrize(("says", "code"), [(LOST, 1), (ended(1, retry=True), 1), (ended(75, 3), 1)])
+@pytest.mark.parametrize(("says", "code"), [(LOST, 1), (ended(75, 3), 1)])
 def test_a_count_that_cannot_be_kept_is_no_endless_loop(batch: Batch, says: dict[str, Any] | None, code: int) -> None:
     """The disk is full: each start would take itself for the first."""
-    (batch.root / f"slurm-{JOB}.lost").mkdir()
+    batch.lost.mkdir()
     exits, line, again = batch.start(says, code)
     assert (exits, again) == (2, False)
     assert line.endswith(f"slurm-{JOB}.lost' cannot be written; not requeued: free space")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"), [("starts[$(: >planted)] 0\n", LOST), ("0 starts[$(: >planted)]\n", ended(75, 3))]
+)
+def test_the_text_of_a_count_is_not_run(batch: Batch, text: str, says: dict[str, Any] | None) -> None:
+    """Bash would run it, where it takes a text for a number."""
+    batch.lost.write_text(text)
+    assert batch.start(says, 1)[2]
+    assert not (batch.root / "planted").exists()
+
+
+def test_the_text_of_a_status_is_not_run(batch: Batch) -> None:
+    planted = ended(75) | {"step": "step[$(: >planted)]"}
+    assert batch.start(planted, 1) == (0, "all ranks were lost; restart 1 of at most 2; requeued", True)
+    assert not (batch.root / "planted").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "restarted", "exits", "more"),
+    [
+        (0, "0", 0, ""),
+        (2, "0", 2, ""),
+        (1, "1", 0, "; requeued"),
+        (1, "2", 1, "; not requeued: restarted 2 time(s), MAX_RESTARTS = 2"),
+    ],
+)
+def test_without_python_slurm_s_own_count_is_the_limit(
+    batch: Batch, code: int, restarted: str, exits: int, more: str
+) -> None:
+    line = f"no decision: python cannot run slurm/decide.py any more; srun ended with {code}{more}"
+    decided = batch.start(LOST, code, THEN=BREAK_PYTHON, SLURM_RESTART_COUNT=restarted)
+    assert decided == (exits, line, more == "; requeued")
+
+
+def test_a_decision_is_the_one_of_the_start_of_the_job(batch: Batch) -> None:
+    """Whoever edits slurm/decide.py, or checks another version out, does not change the end of a job that runs."""
+    (batch.root / "slurm").unlink()
+    shutil.copytree(ROOT / "slurm", batch.root / "slurm")
+    assert batch.start(ended(75, 12), 1, THEN="echo 'edited(' >slurm/decide.py")[1] == (
+        "stopped on request after step 12; requeued"
+    )
+
+
+def test_a_job_that_someone_else_ends_is_not_queued_again(batch: Batch) -> None:
+    line = "stopped on request after step 3; SLURM is ending this job, and decides whether it runs again"
+    assert batch.start(ended(75, 3), 1, STATE="COMPLETING") == (75, line, False)
+
+
+def test_a_requeue_that_is_refused(batch: Batch) -> None:
+    line = "stopped on request after step 3; not requeued (Requested operation not allowed): submit the same again to go on"
+    assert batch.start(ended(75, 3), 1, REFUSE="Requested operation not allowed") == (75, line, False)
+
+
 def test_a_job_that_ends_leaves_nothing_behind(batch: Batch) -> None:
-    for says in (ended(75, 3), ended(1, retry=True), ended(0, 20)):
-        batch.start(says, 1)
+    assert batch.start(ended(1, retry=True), 1)[2]
+    assert batch.start(ended(0, 20), 1)[0] == 0
     assert not list(batch.root.glob("slurm-*"))
