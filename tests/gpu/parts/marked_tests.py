@@ -90,17 +90,13 @@ class MarkedTests:
     def run(self, setting: Setting, done: Collection[str], emit: Emit) -> None:
         """Run them all, on several processes where pytest-xdist is installed; a test that failed is a problem of its function."""
         del done  # a test is cheap, and one that passed alone may fail beside others
-        arguments = [
-            *map(str, self.files()),
-            "-m",
-            "gpu",
-            "-p",
-            "no:cacheprovider",
-            f"--basetemp={setting.work / 'pytest'}",
-        ]
+        # Of pytest's plugins only those that the project uses: the others of a machine may warn, and warnings are errors.
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        arguments = [*map(str, self.files()), "-m", "gpu", "-p", "no:cacheprovider", "-p", "pytest_timeout"]
+        arguments.append(f"--basetemp={setting.work / 'pytest'}")
         workers = min(WORKERS, os.cpu_count() or 1)
         if workers > 1 and importlib.util.find_spec("xdist") is not None:
-            arguments += ["-n", str(workers)]
+            arguments += ["-p", "xdist.plugin", "-n", str(workers)]
         code = pytest.main(arguments, plugins=[_Watch(emit)])
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             raise RuntimeError(f"pytest ended with {code!r}")
