@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distrib import hashing
+from distrib import counter_rng
 
 _WORD = 8  # bytes
 
@@ -28,7 +28,7 @@ def digests(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     sizes = [len(part) for part in words]
     positions = torch.arange(max(sizes, default=0), device=device)
     counters = torch.cat([positions[:size] for size in sizes])
-    mixed = hashing.scatter(torch.cat(words), counters)
+    mixed = counter_rng.scatter(torch.cat(words), counters)
     return torch.stack([part.sum() for part in torch.split(mixed, sizes)])
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from distrib import exchange, models, optim, schedule
 from distrib.agreement import Agreement
-from distrib.allocator import keep_freed_memory
 from distrib.checkpoint import resume
 from distrib.config.recipe import RunConfig
 from distrib.data import sources
@@ -24,6 +23,7 @@ from distrib.errors import BadInput
 from distrib.evaluate import Score, evaluate
 from distrib.precision import Precision
 from distrib.rank_check import RankCheck
+from distrib.system import keep_freed_memory
 from distrib.update import Update
 
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from distrib import summary
-from distrib.child import dies_with_us
 from distrib.display import Display
 from distrib.files import read_json
 from distrib.stop import Stopped, StopRequest
+from distrib.system import kill_with_parent
 
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
 """The replay's exit codes that are verdicts."""
@@ -30,7 +30,7 @@ def replay(folder: Path, display: Display, request: StopRequest) -> str | None:
         return None
     to = folder / "crosscheck.json"
     replayer = subprocess.Popen(
-        [*dies_with_us(), sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
+        [*kill_with_parent(), sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distrib import hashing
+from distrib import counter_rng
 from distrib.data.augment import Normalize, augment
 from distrib.data.images import Split
 from distrib.errors import BadInput
@@ -64,7 +64,7 @@ class Plan:
 
     def global_batch(self, step: int, device: torch.device) -> Tensor:
         """Indices of the images of `step`, (B,) int64; B is smaller in a masked last batch."""
-        order = _order(hashing.key(self.seed, self.epoch_of(step), _ORDER), self.num_images, device)
+        order = _order(counter_rng.key(self.seed, self.epoch_of(step), _ORDER), self.num_images, device)
         first = (step - 1) % self.steps_per_epoch * self.batch_size
         return order[first : first + self.batch_size]
 
@@ -95,7 +95,7 @@ class Plan:
 
 @lru_cache(maxsize=2)
 def _order(stream_key: int, length: int, device: torch.device) -> Tensor:
-    return hashing.permutation(stream_key, length, device)
+    return counter_rng.permutation(stream_key, length, device)
 
 
 def _split(batch: Tensor, parts: int) -> list[Tensor]:

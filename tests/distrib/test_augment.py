@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrib import hashing
+from distrib import counter_rng
 from distrib.data.augment import SHIFT, Normalize, augment
 from distrib.data.images import Dataset, Split
 
@@ -23,7 +23,7 @@ def slowly(images: Tensor, index: list[int], seed: int, epoch: int) -> Tensor:
     """Pixel by pixel: shift by (top, left) - SHIFT over the mirrored image, then flip."""
 
     def draw(stream: int, image: int) -> int:
-        return int(hashing.draw(hashing.key(seed, epoch, stream), torch.tensor([image])).item())
+        return int(counter_rng.draw(counter_rng.key(seed, epoch, stream), torch.tensor([image])).item())
 
     count, height, width, _ = images.shape
     result = torch.zeros_like(images)

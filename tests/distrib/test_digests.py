@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distrib.digests import digests
-from tests.distrib.test_hashing import splitmix64
+from tests.distrib.test_counter_rng import splitmix64
 
 DTYPES = (
     torch.float64,
