@@ -9,7 +9,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from distrib.errors import BadInput
-from distrib.stop import Stopped, StopRequest
+from distrib.job.stop import Stopped, StopRequest
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from distrib.agreement import Agreed
 from distrib.exchange import reason_to_stop
+from distrib.job.stop import Stopped, StopRequest
 from distrib.observers import Observers
 from distrib.run import Run
-from distrib.stop import Stopped, StopRequest
 
 
 def train(run: Run, request: StopRequest) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from distrib.crosscheck.record import start_recorder
 from distrib.errors import BadInput
 from distrib.evaluate import Score
 from distrib.exchange import agree_on_error
+from distrib.job.stop import StopRequest
 from distrib.metrics import Metrics
 from distrib.run import Run
-from distrib.stop import StopRequest
 
 
 @dataclass(slots=True)

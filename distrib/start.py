@@ -11,20 +11,21 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
-from distrib import exchange, lock, loop, run, summary, world
+from distrib import exchange, loop, run, summary, world
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig, load
 from distrib.crosscheck.replay import replay
 from distrib.display import Display
-from distrib.ending import Ending, by_disk, may_pass
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
 from distrib.files import path_of, write_atomically
 from distrib.heartbeat import Heartbeat, is_collective_failure
+from distrib.job import lock
+from distrib.job.outcome import Ending, by_disk, may_pass
+from distrib.job.run_folder import default_folder, unseen
+from distrib.job.status import Status
+from distrib.job.stop import Stopped, StopRequest
 from distrib.optim import implementation
-from distrib.output import default_folder, unseen
-from distrib.status import Status
-from distrib.stop import Stopped, StopRequest
 
 _LET_RANK_0_SPEAK = 10.0  # seconds
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from distrib.display import complain
 from distrib.errors import EXIT_INSISTED
-from distrib.status import Status
-from distrib.stop import StopRequest, in_words
+from distrib.job.status import Status
+from distrib.job.stop import StopRequest, in_words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,9 +15,9 @@ from distrib.config.section import Section
 from distrib.crosscheck.config import CrosscheckConfig
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
+from distrib.job.run_folder import OutputConfig
 from distrib.models import ModelConfig
 from distrib.optim import OptimizerConfig
-from distrib.output import OutputConfig
 from distrib.precision import PrecisionConfig
 from distrib.schedule import Constant, ScheduleConfig
 from distrib.training import TrainingConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 from distrib import summary
 from distrib.display import Display
 from distrib.files import read_json
-from distrib.stop import Stopped, StopRequest
+from distrib.job.stop import Stopped, StopRequest
 from distrib.system import kill_with_parent
 
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3

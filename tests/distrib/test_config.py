@@ -19,8 +19,8 @@ from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
+from distrib.job.run_folder import OutputConfig
 from distrib.optim import SGD, Adam, AdamGroup, AdamW, SGDGroup
-from distrib.output import OutputConfig
 from distrib.precision import PrecisionConfig
 from distrib.schedule import Constant, Cosine, Exponential, MultiStep, OneCycle, Step
 from distrib.training import TrainingConfig

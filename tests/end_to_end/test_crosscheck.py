@@ -16,7 +16,7 @@ from crosscheck import Recorder
 from distrib import summary
 from distrib.crosscheck.replay import replay
 from distrib.display import Display
-from distrib.stop import Stopped, StopRequest
+from distrib.job.stop import Stopped, StopRequest
 from tests.crosscheck.faulty import FaultySGD
 from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for
 

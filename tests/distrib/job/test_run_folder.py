@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distrib import output
+from distrib.job import run_folder
 from tests.support import QUICKSTART, SMALL, train
 
 RUN = Path("launch/recipes/quickstart.toml")
@@ -13,8 +13,8 @@ RUN = Path("launch/recipes/quickstart.toml")
 
 def test_the_default_folder_of_a_job_is_the_same_at_every_start() -> None:
     environment = {"TWINSTEP_RUN_ID": "12_3", "TORCHELASTIC_MAX_RESTARTS": "2"}
-    assert output.default_folder(RUN, environment) == Path("runs/quickstart-12_3")
-    assert output.default_folder(RUN, {"TORCHELASTIC_MAX_RESTARTS": "0"}).name.startswith("quickstart-20")
+    assert run_folder.default_folder(RUN, environment) == Path("runs/quickstart-12_3")
+    assert run_folder.default_folder(RUN, {"TORCHELASTIC_MAX_RESTARTS": "0"}).name.startswith("quickstart-20")
 
 
 def test_a_restart_needs_a_folder_that_it_finds_again() -> None:
@@ -25,10 +25,10 @@ def test_a_restart_needs_a_folder_that_it_finds_again() -> None:
 
 
 def test_a_folder_that_this_machine_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "_NFS_SECONDS", 0.3)
-    problem = output.unseen(tmp_path / "elsewhere")
+    monkeypatch.setattr(run_folder, "_NFS_SECONDS", 0.3)
+    problem = run_folder.unseen(tmp_path / "elsewhere")
     assert problem is not None
     for word in ("output.dir", "elsewhere", socket.gethostname(), "share"):
         assert word in problem
     (tmp_path / "status.json").touch()
-    assert output.unseen(tmp_path) is None
+    assert run_folder.unseen(tmp_path) is None

@@ -9,7 +9,7 @@ import torch
 from distrib.display import complain
 from distrib.errors import EXIT_BAD_INPUT, EXIT_FAULT
 from distrib.files import FAILED, REFUSED
-from distrib.status import Status
+from distrib.job.status import Status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

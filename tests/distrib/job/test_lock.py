@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from distrib import lock
 from distrib.errors import BadInput
+from distrib.job import lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from distrib import lock
+from distrib.job import lock
 lock.take(Path(sys.argv[1]), print)
 print("held", flush=True)
 time.sleep(600)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from distrib import stop
-from distrib.stop import LAUNCHER_DIED, Stopped, StopRequest
+from distrib.job import stop
+from distrib.job.stop import LAUNCHER_DIED, Stopped, StopRequest
 from tests.support import wait_until
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -160,7 +160,7 @@ def test_a_request_is_heard_while_the_main_thread_waits_in_c() -> None:
     """For a peer, or a download: no Python runs there, so no Python handler does."""
     blocked = """
 import ctypes, os, sys
-from distrib.stop import StopRequest
+from distrib.job.stop import StopRequest
 def leave(code, reason):
     os.write(1, reason.encode())
     os._exit(code)
@@ -185,7 +185,7 @@ worker.wait()
 """
 WORKER = """
 import os, time
-from distrib.stop import StopRequest
+from distrib.job.stop import StopRequest
 with StopRequest(lambda code, reason: None) as request:
     request.wait_for_agreement()
     os.write(1, b"ready ")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distrib.status import Status
+from distrib.job.status import Status
 from tests.support import QUICKSTART, ROOT, SMALL, read_json, start, train, wait_for
 
 
