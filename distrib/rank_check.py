@@ -17,7 +17,7 @@ from distrib.checkpoint import state
 from distrib.digests import digests
 from distrib.errors import RunFault
 from distrib.exchange import exchange
-from distrib.update import Update
+from distrib.optim.update import Update
 
 _SHOWN = 4  # names of one list
 

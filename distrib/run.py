@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distrib import exchange, models, optim, schedule
+from distrib import exchange, models
 from distrib.agreement import Agreement
 from distrib.checkpoint import resume
 from distrib.config.recipe import RunConfig
@@ -21,10 +21,12 @@ from distrib.data.images import Dataset, Split
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.evaluate import Score, evaluate
-from distrib.precision import Precision
+from distrib.optim import schedule
+from distrib.optim.optimizer import build_optimizer
+from distrib.optim.precision import Precision
+from distrib.optim.update import Update
 from distrib.rank_check import RankCheck
 from distrib.system import keep_freed_memory
-from distrib.update import Update
 
 
 @dataclass(kw_only=True)
@@ -115,7 +117,7 @@ def build(
     module = models.build(config.model, len(dataset.classes)).to(device)
     if config.model.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = optim.build(config.optimizer, module.named_parameters(), device)
+    optimizer = build_optimizer(config.optimizer, module.named_parameters(), device)
     total_steps = plan.steps(config.training.epochs)
     factor = schedule.build(
         config.schedule,

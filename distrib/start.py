@@ -25,7 +25,7 @@ from distrib.job.outcome import Ending, by_disk, may_pass
 from distrib.job.run_folder import default_folder, unseen
 from distrib.job.status import Status
 from distrib.job.stop import Stopped, StopRequest
-from distrib.optim import implementation
+from distrib.optim.optimizer import implementation
 
 _LET_RANK_0_SPEAK = 10.0  # seconds
 

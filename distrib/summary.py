@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from distrib import optim
 from distrib.data.images import as_bytes
 from distrib.display import Display
 from distrib.evaluate import Score
 from distrib.files import read_json, write_json
+from distrib.optim.optimizer import implementation
 from distrib.run import Run
 from distrib.world import device_name, peak_device_memory
 
@@ -34,7 +34,7 @@ def write(run: Run, score: Score, train_loss: float | None, images_per_second: f
         "peak_device_memory": peak_device_memory(run.accelerator.device),
         "precision": run.precision.mode,
         "optimizer": type(run.optimizer).__name__,
-        "fused": optim.implementation(run.optimizer) == "fused",
+        "fused": implementation(run.optimizer) == "fused",
         "dataset": run.dataset_name,
         "seed": run.config.training.seed,
         "parameters": sum(p.numel() for p in run.module.parameters()),

@@ -12,7 +12,7 @@ from distrib.checkpoint.config import CheckpointConfig
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.exchange import agree_on_error, on_main
-from distrib.update import Update
+from distrib.optim.update import Update
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

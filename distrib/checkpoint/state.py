@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distrib.checkpoint.store import Checkpoint
 from distrib.errors import BadInput
-from distrib.update import Update
+from distrib.optim.update import Update
 
 Tensors = dict[str, dict[str, Tensor]]
 

@@ -17,9 +17,9 @@ from distrib.data.config import DataConfig
 from distrib.errors import BadInput
 from distrib.job.run_folder import OutputConfig
 from distrib.models import ModelConfig
-from distrib.optim import OptimizerConfig
-from distrib.precision import PrecisionConfig
-from distrib.schedule import Constant, ScheduleConfig
+from distrib.optim.optimizer import OptimizerConfig
+from distrib.optim.precision import PrecisionConfig
+from distrib.optim.schedule import Constant, ScheduleConfig
 from distrib.training import TrainingConfig
 
 Table = dict[str, Any]

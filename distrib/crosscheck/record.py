@@ -1,8 +1,9 @@
 """The recorder of a run, and what the recipe claims of all that stands around its optimizer."""
 
 from crosscheck.recorder import Claims, Recorder, TraceError
-from distrib import optim, schedule
 from distrib.errors import BadInput
+from distrib.optim import schedule
+from distrib.optim.optimizer import options_by_name
 from distrib.run import Run
 
 
@@ -39,5 +40,5 @@ def _claims(run: Run) -> Claims:
         schedule=schedule.claim(
             run.config.schedule, total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch
         ),
-        options=optim.options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
+        options=options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
     )

@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as twin
 from crosscheck import Finding
 from crosscheck.around.learning_rate import RateUsed, check_learning_rates
 from crosscheck.errors import TraceError
-from distrib.schedule import Cosine, Exponential, MultiStep, OneCycle, ScheduleConfig, Step, build, claim
+from distrib.optim.schedule import Cosine, Exponential, MultiStep, OneCycle, ScheduleConfig, Step, build, claim
 
 Stepping = Callable[[twin.LRScheduler, int, bool], None]
 """Steps the scheduler after an attempt: scheduler, its number, was it applied?"""

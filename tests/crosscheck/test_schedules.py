@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler as twin
 from crosscheck.errors import TraceError
 from crosscheck.rules.schedules import factors
 from distrib.errors import BadInput
-from distrib.schedule import (
+from distrib.optim.schedule import (
     Constant,
     Cosine,
     Exponential,

@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distrib import optim
 from distrib.checkpoint import state, store
 from distrib.errors import BadInput
-from distrib.optim import SGD, Adam, AdamW
+from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, SGDGroup, build_optimizer
+from distrib.optim.update import Update
 from distrib.training import TrainingConfig
-from distrib.update import Update
 
-OPTIMIZERS: dict[str, Callable[[dict[str, Any]], optim.OptimizerConfig]] = {
+OPTIMIZERS: dict[str, Callable[[dict[str, Any]], OptimizerConfig]] = {
     "sgd": lambda kernels: SGD(lr=0.01, **kernels),
     "momentum": lambda kernels: SGD(lr=0.01, momentum=0.9, dampening=0.5, weight_decay=0.01, **kernels),
     "nesterov": lambda kernels: SGD(lr=0.01, momentum=0.9, nesterov=True, **kernels),
@@ -25,7 +24,7 @@ OPTIMIZERS: dict[str, Callable[[dict[str, Any]], optim.OptimizerConfig]] = {
     "amsgrad": lambda kernels: Adam(lr=0.01, amsgrad=True, **kernels),
     "adamw": lambda kernels: AdamW(lr=0.01, amsgrad=True, **kernels),
     "groups": lambda kernels: SGD(
-        lr=0.01, momentum=0.9, groups=(optim.SGDGroup(pattern="*.bias", momentum=0.0, lr=0.02),), **kernels
+        lr=0.01, momentum=0.9, groups=(SGDGroup(pattern="*.bias", momentum=0.0, lr=0.02),), **kernels
     ),
 }
 KERNELS: dict[str, dict[str, Any]] = {
@@ -43,7 +42,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: optim.OptimizerConfig,
+        config: OptimizerConfig,
         *,
         seed: int = 0,
         ema: float | None = None,
@@ -55,7 +54,7 @@ class Trainer:
         self.net = nn.Sequential(nn.Conv2d(3, width, kernel_size=3), nn.Flatten(), nn.Linear(width * 4, 2))
         if channels_last:
             self.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        optimizer = optim.build(config, self.net.named_parameters(), torch.device("cpu"))
+        optimizer = build_optimizer(config, self.net.named_parameters(), torch.device("cpu"))
         scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, growth_interval=3, enabled=scale is not None)
         self.update = Update(self.net, optimizer, lambda n: 1.0 / (1 + n), scaler, TrainingConfig(ema=ema))
 
@@ -220,7 +219,7 @@ def test_network_with_another_layer_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("saved", "run"), [(SGD(), Adam()), (Adam(), AdamW()), (AdamW(), SGD())], ids=lambda config: config.name
 )
-def test_another_optimizer_is_refused(saved: optim.OptimizerConfig, run: optim.OptimizerConfig, tmp_path: Path) -> None:
+def test_another_optimizer_is_refused(saved: OptimizerConfig, run: OptimizerConfig, tmp_path: Path) -> None:
     said = refusal(Trainer(saved), Trainer(run), tmp_path)
     kinds = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
     for word in (f"with {kinds[saved.name]},", f"for {kinds[run.name]}:", "optimizer.name", "output.dir"):

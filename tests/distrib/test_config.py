@@ -20,9 +20,9 @@ from distrib.config.recipe import RunConfig
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
 from distrib.job.run_folder import OutputConfig
-from distrib.optim import SGD, Adam, AdamGroup, AdamW, SGDGroup
-from distrib.precision import PrecisionConfig
-from distrib.schedule import Constant, Cosine, Exponential, MultiStep, OneCycle, Step
+from distrib.optim.optimizer import SGD, Adam, AdamGroup, AdamW, SGDGroup
+from distrib.optim.precision import PrecisionConfig
+from distrib.optim.schedule import Constant, Cosine, Exponential, MultiStep, OneCycle, Step
 from distrib.training import TrainingConfig
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from distrib import optim
-from distrib.optim import SGD, Adam, OptimizerConfig
+from distrib.optim.optimizer import SGD, Adam, OptimizerConfig, build_optimizer
+from distrib.optim.update import Update
 from distrib.rank_check import holdings, report
 from distrib.training import TrainingConfig
-from distrib.update import Update
 
 CPU = torch.device("cpu")
 SAME = {"0.weight param": "a", "0.bias param": "b"}
@@ -17,7 +16,7 @@ SAME = {"0.weight param": "a", "0.bias param": "b"}
 def trained(config: OptimizerConfig, *, ema: float | None = None) -> tuple[nn.Module, Update]:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 2))
-    optimizer = optim.build(config, module.named_parameters(), CPU)
+    optimizer = build_optimizer(config, module.named_parameters(), CPU)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     update = Update(module, optimizer, lambda _: 1.0, scaler, TrainingConfig(ema=ema))
     for _ in range(2):

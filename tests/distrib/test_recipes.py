@@ -9,8 +9,8 @@ import pytest
 from accelerate.commands.config.config_args import ClusterConfig
 
 from distrib.config import recipe
-from distrib.optim import SGD
-from distrib.schedule import Constant
+from distrib.optim.optimizer import SGD
+from distrib.optim.schedule import Constant
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 RECIPES = sorted((LAUNCH / "recipes").glob("*.toml"))

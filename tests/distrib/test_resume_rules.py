@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from distrib import optim
 from distrib.checkpoint import resume, state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.checkpoint.resume import Identity, Resumed
 from distrib.display import Display
 from distrib.errors import BadInput
+from distrib.optim.optimizer import SGD, build_optimizer
+from distrib.optim.update import Update
 from distrib.training import TrainingConfig
-from distrib.update import Update
 
 IDENTITY = Identity(
     dataset="a" * 64,
@@ -47,7 +47,7 @@ class Trainer:
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.net = nn.Linear(2, 2)
-        optimizer = optim.build(optim.SGD(momentum=0.9), self.net.named_parameters(), torch.device("cpu"))
+        optimizer = build_optimizer(SGD(momentum=0.9), self.net.named_parameters(), torch.device("cpu"))
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.update = Update(self.net, optimizer, lambda _: 1.0, scaler, TrainingConfig())
 

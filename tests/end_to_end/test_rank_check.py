@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distrib.update import Update
+from distrib.optim.update import Update
 from tests.support import QUICKSTART, RECIPES, SMALL, Result, read_json, train, train_well
 
 RECIPE = {"sgd": RECIPES / "sgd-onecycle.toml", "adam": RECIPES / "adam-onecycle.toml"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distrib.update import Update
+from distrib.optim.update import Update
 from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
 
 AVERAGED = (*SMALL, "--training.ema=0.9")
@@ -21,7 +21,7 @@ NOTHING_SAVED = {"loading data", "resuming", "building"}
 
 MOMENTS: dict[str, tuple[str, str]] = {
     "loading data": ("distrib.data.sources", "load"),
-    "building": ("distrib.optim", "build"),
+    "building": ("distrib.run", "build_optimizer"),
     "resuming": ("distrib.checkpoint.resume", "continue_from"),
     "warming up": ("distrib.run", "Agreement"),
     "evaluation": ("distrib.run", "evaluate"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from distrib.errors import BadInput
-from distrib.precision import Mode, Precision, PrecisionConfig
+from distrib.optim.precision import Mode, Precision, PrecisionConfig
 
 CPU = torch.device("cpu")
 

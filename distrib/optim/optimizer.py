@@ -155,7 +155,9 @@ OptimizerConfig = SGD | Adam | AdamW
 NamedParameters = Iterable[tuple[str, torch.nn.Parameter]]
 
 
-def build(config: OptimizerConfig, named_parameters: NamedParameters, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: OptimizerConfig, named_parameters: NamedParameters, device: torch.device
+) -> torch.optim.Optimizer:
     """The torch optimizer, one parameter group per pattern that matched plus one for the rest.
 
     Each group keeps the names of its parameters (`param_names`) and its `initial_lr`.

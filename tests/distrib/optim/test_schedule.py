@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch.optim import lr_scheduler as twin
 
 from distrib.errors import BadInput
-from distrib.schedule import (
+from distrib.optim.schedule import (
     Constant,
     Cosine,
     Exponential,

@@ -11,15 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distrib import optim
-from distrib.optim import SGD, Adam, AdamW
-from distrib.schedule import Factor
+from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, SGDGroup, build_optimizer
+from distrib.optim.schedule import Factor
+from distrib.optim.update import Update
 from distrib.training import TrainingConfig
-from distrib.update import Update
 
 Snapshot = dict[str, Tensor]
 
-OPTIMIZERS: dict[str, Callable[[dict[str, Any]], optim.OptimizerConfig]] = {
+OPTIMIZERS: dict[str, Callable[[dict[str, Any]], OptimizerConfig]] = {
     "sgd": lambda kernels: SGD(lr=0.01, **kernels),
     "momentum": lambda kernels: SGD(lr=0.01, momentum=0.9, weight_decay=0.01, **kernels),
     "dampening": lambda kernels: SGD(lr=0.01, momentum=0.9, dampening=0.5, **kernels),
@@ -50,7 +49,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: optim.OptimizerConfig,
+        config: OptimizerConfig,
         scale: float | None = None,
         *,
         schedule: Factor = lambda _: 1.0,
@@ -59,7 +58,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-        optimizer = optim.build(config, self.net.named_parameters(), torch.device("cpu"))
+        optimizer = build_optimizer(config, self.net.named_parameters(), torch.device("cpu"))
         scaler = torch.amp.GradScaler(
             "cpu", init_scale=scale or 1.0, growth_interval=growth_interval, enabled=scale is not None
         )
@@ -96,7 +95,7 @@ def same(left: Snapshot, right: Snapshot) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-def config_of(name: str, kernels: str) -> optim.OptimizerConfig:
+def config_of(name: str, kernels: str) -> OptimizerConfig:
     return OPTIMIZERS[name](KERNELS[kernels])
 
 
@@ -215,7 +214,7 @@ def test_schedule_advances_on_applied_steps_only() -> None:
 
 
 def test_factor_moves_the_weights_of_each_group_by_its_own_rate() -> None:
-    groups = (optim.SGDGroup(pattern="*.bias", lr=0.5),)
+    groups = (SGDGroup(pattern="*.bias", lr=0.5),)
     trainer = Trainer(SGD(lr=0.1, groups=groups), schedule=lambda applied: (1.0, 0.25)[applied])
     for factor in (1.0, 0.25):
         before = trainer.weights()

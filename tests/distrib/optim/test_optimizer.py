@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from distrib import optim
 from distrib.errors import BadInput
-from distrib.optim import SGD, Adam, AdamGroup, AdamW, SGDGroup
+from distrib.optim.optimizer import (
+    SGD,
+    Adam,
+    AdamGroup,
+    AdamW,
+    OptimizerConfig,
+    SGDGroup,
+    build_optimizer,
+    implementation,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 Kind = type[SGD] | type[Adam] | type[AdamW]
@@ -59,11 +67,11 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 
 
-def build(config: optim.OptimizerConfig, device: torch.device = CPU) -> torch.optim.Optimizer:
-    return optim.build(config, net().named_parameters(), device)
+def build(config: OptimizerConfig, device: torch.device = CPU) -> torch.optim.Optimizer:
+    return build_optimizer(config, net().named_parameters(), device)
 
 
-def make(kind: Kind, **options: Any) -> optim.OptimizerConfig:
+def make(kind: Kind, **options: Any) -> OptimizerConfig:
     return kind.model_validate(options)
 
 
@@ -117,10 +125,10 @@ def test_steps_equal_those_of_plain_torch(steps: str, kernels: str) -> None:
     kind, options = STEPS[steps]
     ours, theirs = net(), net()
     wanted = KERNELS[kernels] or {"fused": False}
-    optimizer = optim.build(make(kind, **options, **wanted), ours.named_parameters(), CPU)
+    optimizer = build_optimizer(make(kind, **options, **wanted), ours.named_parameters(), CPU)
     kernel_options: dict[str, Any] = KERNELS[kernels] or {"foreach": False}
     twin: Any = TWINS[kind](theirs.parameters(), **options, **kernel_options)
-    assert optim.implementation(optimizer) == kernels
+    assert implementation(optimizer) == kernels
     for batch in range(3):
         for model, one in ((ours, optimizer), (theirs, twin)):
             inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(batch))
@@ -146,12 +154,12 @@ def test_steps_equal_those_of_plain_torch(steps: str, kernels: str) -> None:
     ],
 )
 def test_kernels(kind: Kind, options: dict[str, bool], expected: str) -> None:
-    assert optim.implementation(build(make(kind, **options))) == expected
+    assert implementation(build(make(kind, **options))) == expected
 
 
 def test_fused_is_not_assumed_where_torch_may_lack_it() -> None:
     config, meta = SGD(), nn.Linear(2, 2, device="meta")
-    optimizer = optim.build(config, meta.named_parameters(), torch.device("meta"))
+    optimizer = build_optimizer(config, meta.named_parameters(), torch.device("meta"))
     assert not optimizer.defaults["fused"]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from distrib.schedule import Factor
+from distrib.optim.schedule import Factor
 from distrib.training import TrainingConfig
 
 
