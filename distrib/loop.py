@@ -4,10 +4,10 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from distrib.agreement import Agreed
-from distrib.exchange import reason_to_stop
 from distrib.job.stop import Stopped, StopRequest
 from distrib.observers import Observers
+from distrib.ranks.collectives import reason_to_stop
+from distrib.ranks.step_sync import Agreed
 from distrib.run import Run
 
 

@@ -12,9 +12,9 @@ from distrib.crosscheck.passes import Passes
 from distrib.crosscheck.record import start_recorder
 from distrib.errors import BadInput
 from distrib.evaluate import Score
-from distrib.exchange import agree_on_error
 from distrib.job.stop import StopRequest
 from distrib.metrics import Metrics
+from distrib.ranks.collectives import agree_on_error
 from distrib.run import Run
 
 

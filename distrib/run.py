@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distrib import exchange, models
-from distrib.agreement import Agreement
+from distrib import models
 from distrib.checkpoint import resume
 from distrib.config.recipe import RunConfig
 from distrib.data import sources
@@ -25,7 +24,9 @@ from distrib.optim import schedule
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
 from distrib.optim.update import Update
-from distrib.rank_check import RankCheck
+from distrib.ranks import collectives
+from distrib.ranks.replica_check import RankCheck
+from distrib.ranks.step_sync import Agreement
 from distrib.system import keep_freed_memory
 
 
@@ -98,7 +99,7 @@ def build(
     Calls `between_stages` with the step that the run stands at, on every rank alike: each stage may take minutes.
     """
     device = accelerator.device
-    precision = exchange.together(accelerator, lambda: Precision(config.precision, device))
+    precision = collectives.together(accelerator, lambda: Precision(config.precision, device))
     dataset = _load_data(config, accelerator, display)
     between_stages(0)
     mean, std = dataset.moments()
@@ -175,10 +176,10 @@ def build(
 
 
 def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) -> Dataset:
-    source, why = exchange.on_main(accelerator, lambda: sources.choose(config.data))
+    source, why = collectives.on_main(accelerator, lambda: sources.choose(config.data))
     if why:
         display.say(why)
-    return exchange.main_first(accelerator, lambda: sources.load(config.data, source))
+    return collectives.main_first(accelerator, lambda: sources.load(config.data, source))
 
 
 def _warm_up(run: Run) -> None:

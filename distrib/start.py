@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
-from distrib import exchange, loop, run, summary, world
+from distrib import loop, run, summary
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig, load
@@ -19,13 +19,14 @@ from distrib.crosscheck.replay import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
 from distrib.files import path_of, write_atomically
-from distrib.heartbeat import Heartbeat, is_collective_failure
 from distrib.job import lock
 from distrib.job.outcome import Ending, by_disk, may_pass
 from distrib.job.run_folder import default_folder, unseen
 from distrib.job.status import Status
 from distrib.job.stop import Stopped, StopRequest
 from distrib.optim.optimizer import implementation
+from distrib.ranks import collectives, world
+from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 
 _LET_RANK_0_SPEAK = 10.0  # seconds
 
@@ -120,15 +121,19 @@ class _Start:
         """To a good end; everything else is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
         speaks = accelerator.is_main_process
-        prepared = exchange.on_main(accelerator, self._prepare_folder)
+        prepared = collectives.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
             return Ending(code=earlier["exit_code"], said=earlier["reason"], speaks=False)
         folder = self.status.folder = Path(prepared["folder"])
-        exchange.agree_on_error(accelerator, unseen(folder))
+        collectives.agree_on_error(accelerator, unseen(folder))
         ready = run.build(
-            config, accelerator, display, folder, lambda step: exchange.agree_to_stop(accelerator, self.request, step)
+            config,
+            accelerator,
+            display,
+            folder,
+            lambda step: collectives.agree_to_stop(accelerator, self.request, step),
         )
-        if exchange.on_main(accelerator, lambda: _is_complete(ready)):
+        if collectives.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
                 f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
                 "to train on, or choose another output.dir to start anew"
@@ -136,7 +141,7 @@ class _Start:
         else:
             if speaks:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-            exchange.together(accelerator, lambda: _start_trackers(config, accelerator, folder))  # may take minutes
+            collectives.together(accelerator, lambda: _start_trackers(config, accelerator, folder))  # may take minutes
             self._expect_answers()
             _say_what_runs(display, ready)
             summary.say(display, loop.train(ready, self.request), folder)

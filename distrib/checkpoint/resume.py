@@ -11,8 +11,8 @@ from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.display import Display
 from distrib.errors import BadInput
-from distrib.exchange import agree_on_error, on_main
 from distrib.optim.update import Update
+from distrib.ranks.collectives import agree_on_error, on_main
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

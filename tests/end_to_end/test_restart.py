@@ -11,7 +11,7 @@ from tests.support import ROOT, free_port
 JOIN = """
 import os, sys, time
 time.sleep(float(sys.argv[1]))
-from distrib import world
+from distrib.ranks import world
 from distrib.training import TrainingConfig
 world.start(TrainingConfig(threads=1)).wait_for_everyone()
 os._exit(0)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrib.digests import digests
+from distrib.ranks.digests import digests
 from tests.distrib.test_counter_rng import splitmix64
 
 DTYPES = (

@@ -6,7 +6,7 @@ from torch import nn
 
 from distrib.optim.optimizer import SGD, Adam, OptimizerConfig, build_optimizer
 from distrib.optim.update import Update
-from distrib.rank_check import holdings, report
+from distrib.ranks.replica_check import holdings, report
 from distrib.training import TrainingConfig
 
 CPU = torch.device("cpu")

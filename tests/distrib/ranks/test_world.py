@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from distrib import world
 from distrib.errors import BadInput
+from distrib.ranks import world
 from distrib.training import TrainingConfig
 from tests.support import ROOT
 

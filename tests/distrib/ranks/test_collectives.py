@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from accelerate import Accelerator
 
-from distrib import exchange
 from distrib.errors import BadInput
+from distrib.ranks import collectives
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def _fail() -> None:
     raise BadInput("this disk is full")
 
 
-@pytest.mark.parametrize("turn", [exchange.on_main, exchange.main_first])
+@pytest.mark.parametrize("turn", [collectives.on_main, collectives.main_first])
 def test_single_process_does_the_work_once(turn: Callable[..., object], alone: Accelerator) -> None:
     calls: list[int] = []
 
@@ -30,13 +30,13 @@ def test_single_process_does_the_work_once(turn: Callable[..., object], alone: A
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("turn", [exchange.on_main, exchange.main_first])
+@pytest.mark.parametrize("turn", [collectives.on_main, collectives.main_first])
 def test_bad_input_keeps_its_words(turn: Callable[..., object], alone: Accelerator) -> None:
     with pytest.raises(BadInput, match=r"^this disk is full$"):
         turn(alone, _fail)
 
 
 def test_no_problem_no_error(alone: Accelerator) -> None:
-    exchange.agree_on_error(alone, None)
+    collectives.agree_on_error(alone, None)
     with pytest.raises(BadInput, match=r"^no room$"):
-        exchange.agree_on_error(alone, "no room")
+        collectives.agree_on_error(alone, "no room")

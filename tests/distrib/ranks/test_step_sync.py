@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distrib.agreement import Agreed, Agreement
 from distrib.errors import RunFault
+from distrib.ranks.step_sync import Agreed, Agreement
 
 
 def alone() -> Agreement:

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from distrib.checkpoint import state
-from distrib.digests import digests
 from distrib.errors import RunFault
-from distrib.exchange import exchange
 from distrib.optim.update import Update
+from distrib.ranks.collectives import exchange
+from distrib.ranks.digests import digests
 
 _SHOWN = 4  # names of one list
 
