@@ -19,14 +19,14 @@ from statistics import median
 import torch
 from torch.nn import functional
 
-from distrib import loop
 from distrib.config.recipe import load
 from distrib.crosscheck.record import start_recorder
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
-from distrib.observers import Observers
 from distrib.ranks import world
-from distrib.run import Run, build
+from distrib.training import loop
+from distrib.training.observers import Observers
+from distrib.training.run import Run, build
 
 _BLOCK = 10  # steps timed together
 _ROUNDS = 24  # of one block each

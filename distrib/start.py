@@ -11,7 +11,6 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
-from distrib import loop, run, summary
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
 from distrib.config.recipe import RunConfig, load
@@ -27,6 +26,7 @@ from distrib.job.stop import Stopped, StopRequest
 from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
+from distrib.training import loop, run, summary
 
 _LET_RANK_0_SPEAK = 10.0  # seconds
 

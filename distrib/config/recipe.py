@@ -16,11 +16,11 @@ from distrib.crosscheck.config import CrosscheckConfig
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
 from distrib.job.run_folder import OutputConfig
-from distrib.models import ModelConfig
 from distrib.optim.optimizer import OptimizerConfig
 from distrib.optim.precision import PrecisionConfig
 from distrib.optim.schedule import Constant, ScheduleConfig
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
+from distrib.training.model import ModelConfig
 
 Table = dict[str, Any]
 

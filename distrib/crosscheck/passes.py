@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosscheck.recorder import Pass, Recorder, Winners
 from distrib.errors import BadInput
-from distrib.run import Run
+from distrib.training.run import Run
 
 
 class Passes:

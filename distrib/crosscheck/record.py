@@ -4,7 +4,7 @@ from crosscheck.recorder import Claims, Recorder, TraceError
 from distrib.errors import BadInput
 from distrib.optim import schedule
 from distrib.optim.optimizer import options_by_name
-from distrib.run import Run
+from distrib.training.run import Run
 
 
 def start_recorder(run: Run, *, first_step: int) -> Recorder:

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distrib import summary
 from distrib.display import Display
 from distrib.files import read_json
 from distrib.job.stop import Stopped, StopRequest
 from distrib.system import kill_with_parent
+from distrib.training import summary
 
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
 """The replay's exit codes that are verdicts."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distrib.optim.schedule import Factor
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
 
 
 class Update:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from distrib.errors import BadInput
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
 
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
 START_SECONDS = 600

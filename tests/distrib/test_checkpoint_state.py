@@ -14,7 +14,7 @@ from distrib.checkpoint import state, store
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, SGDGroup, build_optimizer
 from distrib.optim.update import Update
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
 
 OPTIMIZERS: dict[str, Callable[[dict[str, Any]], OptimizerConfig]] = {
     "sgd": lambda kernels: SGD(lr=0.01, **kernels),

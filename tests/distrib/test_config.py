@@ -23,7 +23,7 @@ from distrib.job.run_folder import OutputConfig
 from distrib.optim.optimizer import SGD, Adam, AdamGroup, AdamW, SGDGroup
 from distrib.optim.precision import PrecisionConfig
 from distrib.optim.schedule import Constant, Cosine, Exponential, MultiStep, OneCycle, Step
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 SCHEDULES = {

@@ -17,7 +17,7 @@ from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, build_optimizer
 from distrib.optim.update import Update
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
 
 IDENTITY = Identity(
     dataset="a" * 64,

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from crosscheck import Recorder
-from distrib import summary
 from distrib.crosscheck.replay import replay
 from distrib.display import Display
 from distrib.job.stop import Stopped, StopRequest
+from distrib.training import summary
 from tests.crosscheck.faulty import FaultySGD
 from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for
 

@@ -21,10 +21,10 @@ NOTHING_SAVED = {"loading data", "resuming", "building"}
 
 MOMENTS: dict[str, tuple[str, str]] = {
     "loading data": ("distrib.data.sources", "load"),
-    "building": ("distrib.run", "build_optimizer"),
+    "building": ("distrib.training.run", "build_optimizer"),
     "resuming": ("distrib.checkpoint.resume", "continue_from"),
-    "warming up": ("distrib.run", "Agreement"),
-    "evaluation": ("distrib.run", "evaluate"),
+    "warming up": ("distrib.training.run", "Agreement"),
+    "evaluation": ("distrib.training.run", "evaluate"),
     "checkpoint": ("distrib.checkpoint.store", "save"),
     "replay": ("distrib.crosscheck.replay", "_until_asked"),
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, SGDGroup, build_optimizer
 from distrib.optim.schedule import Factor
 from distrib.optim.update import Update
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
 
 Snapshot = dict[str, Tensor]
 

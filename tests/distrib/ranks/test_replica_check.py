@@ -7,7 +7,7 @@ from torch import nn
 from distrib.optim.optimizer import SGD, Adam, OptimizerConfig, build_optimizer
 from distrib.optim.update import Update
 from distrib.ranks.replica_check import holdings, report
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
 
 CPU = torch.device("cpu")
 SAME = {"0.weight param": "a", "0.bias param": "b"}

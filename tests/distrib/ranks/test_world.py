@@ -9,7 +9,7 @@ import torch
 
 from distrib.errors import BadInput
 from distrib.ranks import world
-from distrib.training import TrainingConfig
+from distrib.training.config import TrainingConfig
 from tests.support import ROOT
 
 cores = len(os.sched_getaffinity(0))

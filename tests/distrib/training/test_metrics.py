@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distrib.metrics import Metrics
+from distrib.training.metrics import Metrics
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ class ModelConfig(Section):
     """Store images and convolution weights as (N, H, W, C); 1.6 to 1.9 times faster on a CPU, and what tensor cores want."""
 
 
-def build(config: ModelConfig, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
     """The network on the CPU, initialised by torch's defaults from torch's global generator."""
     networks = {"article": article}
     return networks[config.name](num_classes)

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distrib import models
 from distrib.checkpoint import resume
 from distrib.config.recipe import RunConfig
 from distrib.data import sources
@@ -19,7 +18,6 @@ from distrib.data.batches import Batches, Plan
 from distrib.data.images import Dataset, Split
 from distrib.display import Display
 from distrib.errors import BadInput
-from distrib.evaluate import Score, evaluate
 from distrib.optim import schedule
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
@@ -28,6 +26,8 @@ from distrib.ranks import collectives
 from distrib.ranks.replica_check import RankCheck
 from distrib.ranks.step_sync import Agreement
 from distrib.system import keep_freed_memory
+from distrib.training.evaluate import Score, evaluate
+from distrib.training.model import build_model
 
 
 @dataclass(kw_only=True)
@@ -115,7 +115,7 @@ def build(
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
     torch.manual_seed(config.training.seed)
-    module = models.build(config.model, len(dataset.classes)).to(device)
+    module = build_model(config.model, len(dataset.classes)).to(device)
     if config.model.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer(config.optimizer, module.named_parameters(), device)

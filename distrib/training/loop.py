@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from distrib.job.stop import Stopped, StopRequest
-from distrib.observers import Observers
 from distrib.ranks.collectives import reason_to_stop
 from distrib.ranks.step_sync import Agreed
-from distrib.run import Run
+from distrib.training.observers import Observers
+from distrib.training.run import Run
 
 
 def train(run: Run, request: StopRequest) -> dict[str, Any]:

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from crosscheck.recorder import Recorder
-from distrib import summary
 from distrib.checkpoint import resume, state, store
 from distrib.crosscheck.passes import Passes
 from distrib.crosscheck.record import start_recorder
 from distrib.errors import BadInput
-from distrib.evaluate import Score
 from distrib.job.stop import StopRequest
-from distrib.metrics import Metrics
 from distrib.ranks.collectives import agree_on_error
-from distrib.run import Run
+from distrib.training import summary
+from distrib.training.evaluate import Score
+from distrib.training.metrics import Metrics
+from distrib.training.run import Run
 
 
 @dataclass(slots=True)

@@ -8,11 +8,11 @@ from torch import nn
 
 from distrib.data.images import as_bytes
 from distrib.display import Display
-from distrib.evaluate import Score
 from distrib.files import read_json, write_json
 from distrib.optim.optimizer import implementation
 from distrib.ranks.world import device_name, peak_device_memory
-from distrib.run import Run
+from distrib.training.evaluate import Score
+from distrib.training.run import Run
 
 NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
 """The verdicts that are not a replay's."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from distrib.data.augment import Normalize
 from distrib.data.images import Split
-from distrib.evaluate import Score, evaluate
+from distrib.training.evaluate import Score, evaluate
 
 CLASSES = 3
 
