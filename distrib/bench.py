@@ -19,13 +19,14 @@ from statistics import median
 import torch
 from torch.nn import functional
 
-from distrib.config.recipe import load
+from distrib.config.load import load
 from distrib.crosscheck.record import start_recorder
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.ranks import world
 from distrib.training import loop
 from distrib.training.observers import Observers
+from distrib.training.recipe import RunConfig
 from distrib.training.run import Run, build
 
 _BLOCK = 10  # steps timed together
@@ -37,7 +38,8 @@ _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.
 def main(arguments: Sequence[str]) -> int:
     recipe = Path(arguments[0]) if arguments else Path("launch/recipes/quickstart.toml")
     try:
-        config = load(recipe, [*_QUICK, *arguments[1:], "--crosscheck.record", "false"])  # the recorder is started here
+        unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
+        config = load(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
         accelerator = world.start(config.training)
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             display = Display(main=accelerator.is_main_process, quiet=True)

@@ -13,7 +13,7 @@ from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknown
 
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
-from distrib.config.recipe import RunConfig, load
+from distrib.config.load import load
 from distrib.crosscheck.replay import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
@@ -27,6 +27,7 @@ from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 from distrib.training import loop, run, summary
+from distrib.training.recipe import RunConfig
 
 _LET_RANK_0_SPEAK = 10.0  # seconds
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         return EXIT_DONE if arguments else EXIT_BAD_INPUT
     try:
         recipe = Path(arguments[0])
-        config = load(recipe, arguments[1:])
+        config = load(RunConfig, recipe, arguments[1:])
         world.check(config.training)
         accelerator = world.start(config.training)
     except BadInput as error:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distrib.checkpoint import resume
-from distrib.config.recipe import RunConfig
 from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
@@ -28,6 +27,7 @@ from distrib.ranks.step_sync import Agreement
 from distrib.system import keep_freed_memory
 from distrib.training.evaluate import Score, evaluate
 from distrib.training.model import build_model
+from distrib.training.recipe import RunConfig
 
 
 @dataclass(kw_only=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig
 
-from distrib.config import recipe
+from distrib.config.load import load
 from distrib.optim.optimizer import SGD
 from distrib.optim.schedule import Constant
+from distrib.training.recipe import RunConfig
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 RECIPES = sorted((LAUNCH / "recipes").glob("*.toml"))
@@ -29,15 +30,15 @@ def test_there_are_recipes_and_machines() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipe_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
-    config = recipe.load(path)
+    config = load(RunConfig, path)
     (tmp_path / "again.toml").write_text(config.to_toml(), encoding="utf-8")
-    assert recipe.load(tmp_path / "again.toml") == config
+    assert load(RunConfig, tmp_path / "again.toml") == config
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 @pytest.mark.parametrize("world_size", ["1", "2", "8", "32"])
 def test_recipe_takes_the_overrides_of_the_launch_files(path: Path, world_size: str) -> None:
-    config = recipe.load(path, ["--training.world_size", world_size, "--output.dir", "/shared/run"])
+    config = load(RunConfig, path, ["--training.world_size", world_size, "--output.dir", "/shared/run"])
     assert config.training.world_size == int(world_size)
     assert config.training.batch_size >= int(world_size)
 
@@ -49,7 +50,7 @@ def test_recipe_says_what_it_is_for(path: Path) -> None:
 
 @pytest.mark.parametrize("path", ARTICLE, ids=name)
 def test_article_recipe_keeps_the_articles_settings(path: Path) -> None:
-    config = recipe.load(path)
+    config = load(RunConfig, path)
     assert config.optimizer.lr == 0.01
     assert config.training.epochs == 20
     assert config.optimizer.weight_decay == 0
@@ -59,11 +60,11 @@ def test_article_recipe_keeps_the_articles_settings(path: Path) -> None:
 
 
 def test_article_sgd_is_plain() -> None:
-    assert recipe.load(LAUNCH / "recipes/article-sgd.toml").optimizer == SGD(lr=0.01)
+    assert load(RunConfig, LAUNCH / "recipes/article-sgd.toml").optimizer == SGD(lr=0.01)
 
 
 def test_article_adam_is_adam() -> None:
-    assert recipe.load(LAUNCH / "recipes/article-adam.toml").optimizer.name == "adam"
+    assert load(RunConfig, LAUNCH / "recipes/article-adam.toml").optimizer.name == "adam"
 
 
 def machine(path: Path) -> ClusterConfig:

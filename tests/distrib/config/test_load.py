@@ -13,10 +13,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from distrib.checkpoint.config import CheckpointConfig
-from distrib.config import recipe
 from distrib.config.fields import all_fields
 from distrib.config.help import help_text
-from distrib.config.recipe import RunConfig
+from distrib.config.load import load as load_recipe
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
 from distrib.job.run_folder import OutputConfig
@@ -24,6 +23,7 @@ from distrib.optim.optimizer import SGD, Adam, AdamGroup, AdamW, SGDGroup
 from distrib.optim.precision import PrecisionConfig
 from distrib.optim.schedule import Constant, Cosine, Exponential, MultiStep, OneCycle, Step
 from distrib.training.config import TrainingConfig
+from distrib.training.recipe import RunConfig
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 SCHEDULES = {
@@ -47,7 +47,7 @@ def load(tmp_path: Path) -> Load:
     def from_text(*overrides: str, text: str = SMALLEST) -> RunConfig:
         path = tmp_path / "recipe.toml"
         path.write_text(text, encoding="utf-8")
-        return recipe.load(path, overrides)
+        return load_recipe(RunConfig, path, overrides)
 
     return from_text
 
@@ -76,14 +76,14 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_missing_recipe(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
-        recipe.load(tmp_path / "nowhere.toml")
+        load_recipe(RunConfig, tmp_path / "nowhere.toml")
     for words in (str(tmp_path / "nowhere.toml"), "no such file", "launch/recipes/quickstart.toml"):
         assert words in str(caught.value)
 
 
 def test_recipe_is_a_directory(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="directory; give a TOML file") as caught:
-        recipe.load(tmp_path)
+        load_recipe(RunConfig, tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
@@ -91,7 +91,7 @@ def test_recipe_is_a_directory(tmp_path: Path) -> None:
 def test_recipe_is_not_utf_8(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "recipe.toml").write_bytes(content)
     with pytest.raises(BadInput, match="not UTF-8") as caught:
-        recipe.load(tmp_path / "recipe.toml")
+        load_recipe(RunConfig, tmp_path / "recipe.toml")
     assert str(tmp_path / "recipe.toml") in str(caught.value)
 
 
@@ -449,7 +449,7 @@ def test_an_unknown_key_suggests_the_nearest(refused: Refuse, place: str, key: s
 def test_a_letter_too_few_still_finds_the_key(smallest: Path, key: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(key.index(".") + 1, len(key) - 1))
     with pytest.raises(BadInput, match=re.escape(f"did you mean {key}?")):
-        recipe.load(smallest, [f"--{key[:at]}{key[at + 1 :]}", "1"])
+        load_recipe(RunConfig, smallest, [f"--{key[:at]}{key[at + 1 :]}", "1"])
 
 
 @pytest.mark.parametrize("place", ["file", "command line"])
@@ -626,7 +626,7 @@ SPELLINGS = st.sampled_from(["none", "true", "0", "-1", "1", "0.5", "nan", "1e99
 @given(pairs=st.lists(st.tuples(st.sampled_from(sorted(all_fields(RunConfig))), TEXT | SPELLINGS), max_size=4))
 def test_any_value_is_taken_or_is_bad_input(smallest: Path, pairs: list[tuple[str, str]]) -> None:
     try:
-        config = recipe.load(smallest, [word for key, value in pairs for word in (f"--{key}", value)])
+        config = load_recipe(RunConfig, smallest, [word for key, value in pairs for word in (f"--{key}", value)])
     except BadInput as error:
         assert str(error)  # noqa: PT017 (either outcome is right)
     else:
@@ -643,7 +643,7 @@ def test_any_value_is_taken_or_is_bad_input(smallest: Path, pairs: list[tuple[st
 def test_any_arguments_are_bad_input(smallest: Path, arguments: Sequence[str]) -> None:
     """No key of this strategy exists."""
     with pytest.raises(BadInput):
-        recipe.load(smallest, arguments)
+        load_recipe(RunConfig, smallest, arguments)
 
 
 # Writing and reading back
@@ -756,7 +756,7 @@ CONFIGS = st.builds(
 def test_a_written_configuration_is_a_recipe_for_the_same(smallest: Path, config: RunConfig) -> None:
     path = smallest.parent / "written.toml"
     path.write_bytes(config.to_toml().encode())
-    assert recipe.load(path) == config
+    assert load_recipe(RunConfig, path) == config
 
 
 def test_a_written_configuration_spells_out_the_defaults() -> None:

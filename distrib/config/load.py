@@ -1,78 +1,34 @@
-"""From a TOML recipe and `--section.key value` overrides to one checked `RunConfig`."""
+"""From a TOML recipe and `--section.key value` overrides to one checked configuration, whatever its sections are."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
-from distrib.checkpoint.config import CheckpointConfig
 from distrib.config.fields import all_fields, takes_text
 from distrib.config.messages import explain
-from distrib.config.section import Section
-from distrib.crosscheck.config import CrosscheckConfig
-from distrib.data.config import DataConfig
 from distrib.errors import BadInput
-from distrib.job.run_folder import OutputConfig
-from distrib.optim.optimizer import OptimizerConfig
-from distrib.optim.precision import PrecisionConfig
-from distrib.optim.schedule import Constant, ScheduleConfig
-from distrib.training.config import TrainingConfig
-from distrib.training.model import ModelConfig
 
+Model = TypeVar("Model", bound=BaseModel)
 Table = dict[str, Any]
 
 
-class RunConfig(Section):
-    """One run, whole: every table a recipe may hold."""
-
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
-    optimizer: OptimizerConfig = Field(discriminator="name")
-    schedule: ScheduleConfig = Field(default=Constant(), discriminator="name")
-    precision: PrecisionConfig = PrecisionConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    output: OutputConfig = OutputConfig()
-    crosscheck: CrosscheckConfig = CrosscheckConfig()
-
-    @model_validator(mode="after")
-    def _accumulation_divides_the_batch(self) -> "RunConfig":
-        batch, accumulate = self.training.batch_size, self.training.accumulate
-        if batch % accumulate:
-            raise ValueError(
-                f"training.accumulate = {accumulate} does not divide training.batch_size = {batch}: "
-                "the parts of one update must hold the same number of images; "
-                "choose a divisor, or change the batch size"
-            )
-        return self
-
-    def keys(self) -> dict[str, Any]:
-        """Dotted key -> value, for comparing two runs."""
-        table = self.model_dump(mode="json")
-        return {f"{section}.{name}": value for section, values in table.items() for name, value in values.items()}
-
-    def to_toml(self) -> str:
-        """The resolved configuration, itself a recipe that repeats the run."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
-
-
-def load(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read `recipe`, apply the overrides (`["--training.epochs", "6", …]`), check everything.
+def load(model: type[Model], recipe: Path, overrides: Sequence[str] = ()) -> Model:
+    """Read `recipe`, apply the overrides (`["--training.epochs", "6", …]`), check everything against `model`.
 
     Raises BadInput, with every problem found, in words that name the key and the fix.
     """
     table = read_toml(recipe)
     origin = {key: str(recipe) for key in _leaves(table)}
-    for key, text in split_overrides(overrides):
-        _put(table, key, parse_value(key, text))
+    for key, text in split_overrides(model, overrides):
+        _put(table, key, parse_value(model, key, text))
         origin[key] = "the command line"
     try:
-        return RunConfig.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
-        raise BadInput(explain(error, RunConfig, origin)) from None
+        raise BadInput(explain(error, model, origin)) from None
 
 
 def read_toml(path: Path) -> Table:
@@ -91,7 +47,7 @@ def read_toml(path: Path) -> Table:
         raise BadInput(f"recipe {path} is not valid TOML: {error}") from None
 
 
-def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tuple[str, str]]:
     """`--a.b 1 --c.d=2` as [("a.b", "1"), ("c.d", "2")]. Raises BadInput."""
     pairs: list[tuple[str, str]] = []
     rest = list(arguments)
@@ -103,7 +59,7 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
                 "(one recipe comes first, then --section.key value pairs)"
             )
         key, equals, value = flag[2:].partition("=")
-        if not equals and _is_flag(key) and (not rest or rest[0].startswith("--")):
+        if not equals and _is_flag(model, key) and (not rest or rest[0].startswith("--")):
             value = "true"
         elif not equals:
             if not rest:
@@ -117,15 +73,15 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _is_flag(key: str) -> bool:
+def _is_flag(model: type[BaseModel], key: str) -> bool:
     """Whether the bare `--section.key` says true."""
-    field = all_fields(RunConfig).get(key)
+    field = all_fields(model).get(key)
     return field is not None and field.annotation is bool
 
 
-def parse_value(key: str, text: str) -> Any:
+def parse_value(model: type[BaseModel], key: str, text: str) -> Any:
     """The TOML value that `text` spells, unless the key holds text. `none` unsets a key."""
-    field = all_fields(RunConfig).get(key)
+    field = all_fields(model).get(key)
     if text.lower() == "none" and field is not None and field.optional:
         return None
     if field is not None and takes_text(field.annotation) and not (field.takes_list and text.startswith("[")):
