@@ -12,8 +12,9 @@ from distrib.config.load import load
 from distrib.optim.optimizer import SGD
 from distrib.optim.schedule import Constant
 from distrib.training.recipe import RunConfig
+from tests.support import ROOT
 
-LAUNCH = Path(__file__).parents[2] / "launch"
+LAUNCH = ROOT / "launch"
 RECIPES = sorted((LAUNCH / "recipes").glob("*.toml"))
 MACHINES = sorted(LAUNCH.glob("*.yaml"))
 ARTICLE = [path for path in RECIPES if path.stem.startswith("article")]
