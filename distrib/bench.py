@@ -20,13 +20,13 @@ import torch
 from torch.nn import functional
 
 from distrib.config.load import load
-from distrib.crosscheck.record import start_recorder
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.ranks import world
 from distrib.training import loop
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
+from distrib.training.recording import start_recorder
 from distrib.training.run import Run, build
 
 _BLOCK = 10  # steps timed together

@@ -14,7 +14,7 @@ from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknown
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
 from distrib.config.load import load
-from distrib.crosscheck.replay import replay
+from distrib.crosscheck import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
 from distrib.files import path_of, write_atomically
@@ -199,15 +199,18 @@ class _Start:
     def crosscheck(self, ending: Ending, folder: Path) -> Ending:
         """The process group is gone; this rank alone holds its trace against Optax. The ending's status is written."""
         try:
-            problem = replay(folder, self.display, self.request)
+            replayed = replay(folder, self.display, self.request, step=ending.step)
+            if replayed is not None:
+                summary.add_verdict(folder, replayed.report)
+                if replayed.mismatch:
+                    raise RunFault(replayed.mismatch)
         except Stopped as stop:
             self.display.say(str(stop))
             ending = replace(ending, code=stop.code, said=str(stop), retry=True)
+        except RunFault as error:
+            ending = replace(ending, code=EXIT_FAULT, problem=f"fault: {error}")
         except Exception as error:
             ending = self._broken(error)
-        else:
-            if problem is not None:
-                ending = replace(ending, code=EXIT_FAULT, problem=f"fault: {problem}")
         ending.write(self.status)
         return ending
 

@@ -7,14 +7,13 @@ from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.checkpoint import resume, state, store
-from distrib.crosscheck.passes import Passes
-from distrib.crosscheck.record import start_recorder
 from distrib.errors import BadInput
 from distrib.job.stop import StopRequest
 from distrib.ranks.collectives import agree_on_error
 from distrib.training import summary
 from distrib.training.evaluate import Score
 from distrib.training.metrics import Metrics
+from distrib.training.recording import Passes, start_recorder
 from distrib.training.run import Run
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.config.section import Section
-from distrib.crosscheck.config import CrosscheckConfig
+from distrib.crosscheck import CrosscheckConfig
 from distrib.data.config import DataConfig
 from distrib.job.run_folder import OutputConfig
 from distrib.optim.optimizer import OptimizerConfig

@@ -26,7 +26,7 @@ MOMENTS: dict[str, tuple[str, str]] = {
     "warming up": ("distrib.training.run", "Agreement"),
     "evaluation": ("distrib.training.run", "evaluate"),
     "checkpoint": ("distrib.checkpoint.store", "save"),
-    "replay": ("distrib.crosscheck.replay", "_until_asked"),
+    "replay": ("distrib.crosscheck", "_until_asked"),
 }
 """What is going on when the request comes, and the function that does it."""
 

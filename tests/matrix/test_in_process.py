@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distrib.crosscheck.record import start_recorder
 from distrib.data.batches import Plan
 from distrib.optim import schedule
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
 from distrib.optim.update import Update
 from distrib.training.recipe import RunConfig
+from distrib.training.recording import start_recorder
 from tests.matrix.alarms import one_cycle, replay_without_alarm
 from tests.matrix.cells import CELLS, Cell
 
