@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
         config = load(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
-        accelerator = world.start(config.training)
+        accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             display = Display(main=accelerator.is_main_process, quiet=True)
             run = build(config, accelerator, display, Path(folder), lambda _step: None)
@@ -83,7 +83,7 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
         run.optimizer.zero_grad()
 
     def compare(number: int) -> None:
-        run.rank_check.after_step(number, saves=True)  # every time, not only when it is due
+        run.replica_check.after_step(number, saves=True)  # every time, not only when it is due
 
     def save(number: int) -> None:
         observers.checkpoint(number % run.total_steps + 1)
@@ -148,7 +148,7 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
     pairs = [("whole loop", "bare step"), ("recorded", "whole loop"), (_CHECKPOINT, "whole loop")]
-    if run.rank_check.made:  # not in a world of one
+    if run.replica_check.made:  # not in a world of one
         pairs.append((_COMPARISON, "whole loop"))
     for over, under in pairs:
         ratios = [a / b for a, b in zip(timings[over], timings[under], strict=True)]

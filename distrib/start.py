@@ -41,8 +41,8 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     try:
         recipe = Path(arguments[0])
         config = load(RunConfig, recipe, arguments[1:])
-        world.check(config.training)
-        accelerator = world.start(config.training)
+        world.check(config.training.world_size)
+        accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
     except BadInput as error:
         return _refuse(f"bad input: {error}", status)
     request.wait_for_agreement()

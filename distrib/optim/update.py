@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distrib.optim.schedule import Factor
-from distrib.training.config import TrainingConfig
 
 
 class Update:
@@ -23,15 +22,19 @@ class Update:
         optimizer: torch.optim.Optimizer,
         schedule: Factor,
         scaler: torch.amp.GradScaler,
-        config: TrainingConfig,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema: float | None = None,
     ) -> None:
+        """`clip_norm`, `clip_value` and `ema` are the recipe's keys of these names in [training]."""
         self.optimizer, self.scaler, self.schedule = optimizer, scaler, schedule
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.clip_norm, self.clip_value = config.clip_norm, config.clip_value
+        self.clip_norm, self.clip_value = clip_norm, clip_value
         self.model = model
         self.average: AveragedModel | None = None
-        if config.ema is not None:
-            average_fn = cast(Any, get_ema_multi_avg_fn(config.ema))
+        if ema is not None:
+            average_fn = cast(Any, get_ema_multi_avg_fn(ema))
             self.average = AveragedModel(model, multi_avg_fn=average_fn)
         self.applied = 0
         self.skipped = 0

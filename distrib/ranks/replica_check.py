@@ -7,27 +7,30 @@ weights into every sum, the loss still falls, and rank 0's weights are saved.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from torch import Tensor
 
-from distrib.checkpoint import state
 from distrib.errors import RunFault
-from distrib.optim.update import Update
 from distrib.ranks.collectives import exchange
 from distrib.ranks.digests import digests
+
+Captured = tuple[Mapping[str, Mapping[str, Tensor]], Mapping[str, Any]]
+"""What a checkpoint would hold: tensors by part, such as optimizer, and by name; and the values beside them."""
 
 _SHOWN = 4  # names of one list
 
 
-class RankCheck:
+class ReplicaCheck:
     """Compares, every so many steps and before each checkpoint, what a checkpoint of each rank would hold."""
 
-    def __init__(self, accelerator: Accelerator, update: Update, *, every: int | None) -> None:
-        """A world of one and `every=None` compare nothing."""
-        self._accelerator, self._update = accelerator, update
+    def __init__(self, accelerator: Accelerator, *, capture: Callable[[], Captured], every: int | None) -> None:
+        """`capture` gives what this rank holds now. A world of one and `every=None` compare nothing."""
+        self._accelerator, self._capture = accelerator, capture
         self._every = every if accelerator.num_processes > 1 else None
         self._agreed_at: int | None = None
         self.made = 0  # comparisons that found no difference
@@ -36,16 +39,16 @@ class RankCheck:
         """`saves`: a checkpoint of this step follows. Raises RunFault, on every rank alike, when ranks differ."""
         if self._every is None or (step % self._every and not saves):
             return
-        held = holdings(self._update, self._accelerator.device)
+        held = holdings(self._capture(), self._accelerator.device)
         if not _same_everywhere(held, self._accelerator.device):
             raise RunFault(report(step, exchange(self._accelerator, held), self._agreed_at))
         self._agreed_at = step
         self.made += 1
 
 
-def holdings(update: Update, device: torch.device) -> dict[str, str]:
+def holdings(captured: Captured, device: torch.device) -> dict[str, str]:
     """What decides the next update, by name and slot (`0.weight exp_avg`): dtype, shape and digest, or the value."""
-    parts, values = state.capture(update)
+    parts, values = captured
     tensors = {_label(part, key): tensor for part, held in parts.items() for key, tensor in held.items()}
     found = [int(digest) for digest in digests(list(tensors.values()), device).cpu()]
     described = {

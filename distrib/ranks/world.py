@@ -12,14 +12,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from distrib.errors import BadInput
-from distrib.training.config import TrainingConfig
 
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
 START_SECONDS = 600
 
 
-def check(config: TrainingConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse, before any process waits for another, a world that is not the one asked for."""
+def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise BadInput, before any process waits for another, if this is not a world of `wanted` processes that can train.
+
+    With None any number of processes will do.
+    """
     sharded = {
         "ACCELERATE_USE_FSDP": "FSDP",
         "ACCELERATE_USE_DEEPSPEED": "DeepSpeed (ZeRO)",
@@ -32,7 +34,7 @@ def check(config: TrainingConfig, environment: Mapping[str, str] = os.environ) -
                 "parameters; launch it with a config file from launch/, such as launch/multi-gpu.yaml"
             )
     _check_gpus(environment)
-    there, wanted = int(environment.get("WORLD_SIZE", "1")), config.world_size
+    there = int(environment.get("WORLD_SIZE", "1"))
     if wanted is None or wanted == there:
         return
     hint = (
@@ -59,12 +61,14 @@ def _check_gpus(environment: Mapping[str, str]) -> None:
         )
 
 
-def start(config: TrainingConfig) -> Accelerator:
+def start(threads: int | None, *, deterministic: bool) -> Accelerator:
     """Join the process group and set this process's threads. Accelerate steps and schedules nothing here.
+
+    With None for `threads` the ranks of this machine share out its cores.
 
     Raises BadInput when Accelerate did not join the processes that were launched.
     """
-    threads = config.threads or default_threads()
+    threads = threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
     _join_again(os.environ)
     accelerator = Accelerator(
@@ -86,7 +90,7 @@ def start(config: TrainingConfig) -> Accelerator:
             "check the launcher's config file against those in launch/"
         )
     torch.set_num_threads(threads)
-    if config.deterministic:
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False

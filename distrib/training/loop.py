@@ -21,7 +21,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             epoch_ends = step % run.plan.steps_per_epoch == 0
             agreed = take_step(run, step, observers, stop=request.asked(), checkpoint=observers.checkpoint_due(step))
             saves = agreed.checkpoint or agreed.stop or epoch_ends
-            run.rank_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
+            run.replica_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
             evaluated = not epoch_ends or observers.after_epoch(step, request)
             if saves:
                 path = observers.checkpoint(step)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distrib.checkpoint import resume
+from distrib.checkpoint import resume, state
 from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
@@ -22,7 +22,7 @@ from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
 from distrib.optim.update import Update
 from distrib.ranks import collectives
-from distrib.ranks.replica_check import RankCheck
+from distrib.ranks.replica_check import ReplicaCheck
 from distrib.ranks.step_sync import Agreement
 from distrib.system import keep_freed_memory
 from distrib.training.evaluate import Score, evaluate
@@ -49,7 +49,7 @@ class Run:
     precision: Precision
     update: Update
     agreement: Agreement
-    rank_check: RankCheck
+    replica_check: ReplicaCheck
     identity: resume.Identity
     resumed: resume.Resumed
 
@@ -125,7 +125,15 @@ def build(
         total_updates=total_steps,
         updates_per_epoch=plan.steps_per_epoch,
     )
-    update = Update(module, optimizer, factor, precision.scaler, config.training)
+    update = Update(
+        module,
+        optimizer,
+        factor,
+        precision.scaler,
+        clip_norm=config.training.clip_norm,
+        clip_value=config.training.clip_value,
+        ema=config.training.ema,
+    )
     identity = resume.Identity(
         dataset=dataset.fingerprint(),
         num_images=plan.num_images,
@@ -167,7 +175,9 @@ def build(
         precision=precision,
         update=update,
         agreement=Agreement(device, accelerator.num_processes),
-        rank_check=RankCheck(accelerator, update, every=config.training.check_ranks_every),
+        replica_check=ReplicaCheck(
+            accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
+        ),
         identity=identity,
         resumed=resumed,
     )

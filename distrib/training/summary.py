@@ -44,7 +44,7 @@ def write(run: Run, score: Score, train_loss: float | None, images_per_second: f
             "verdict": NOT_REPLAYED if run.config.crosscheck.record else NOT_RECORDED,
             "max_eta": None,
             "steps_checked": 0,
-            "rank_checks": run.rank_check.made,
+            "rank_checks": run.replica_check.made,
         },
     }
     if run.accelerator.is_main_process:

@@ -12,8 +12,7 @@ JOIN = """
 import os, sys, time
 time.sleep(float(sys.argv[1]))
 from distrib.ranks import world
-from distrib.training.config import TrainingConfig
-world.start(TrainingConfig(threads=1)).wait_for_everyone()
+world.start(1, deterministic=False).wait_for_everyone()
 os._exit(0)
 """
 

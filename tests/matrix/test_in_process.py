@@ -81,7 +81,15 @@ class Trainer:
         self.precision = Precision(config.precision, CPU, {})
         optimizer = build_optimizer(config.optimizer, self.net.named_parameters(), CPU)
         factor = schedule.build(config.schedule, total_updates=STEPS, updates_per_epoch=STEPS)
-        self.update = Update(self.net, optimizer, factor, self.precision.scaler, config.training)
+        self.update = Update(
+            self.net,
+            optimizer,
+            factor,
+            self.precision.scaler,
+            clip_norm=config.training.clip_norm,
+            clip_value=config.training.clip_value,
+            ema=config.training.ema,
+        )
         run = SimpleNamespace(  # of a Run, what a recorder asks it for
             config=config,
             folder=folder,

@@ -17,7 +17,6 @@ from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, build_optimizer
 from distrib.optim.update import Update
-from distrib.training.config import TrainingConfig
 
 IDENTITY = Identity(
     dataset="a" * 64,
@@ -49,7 +48,7 @@ class Trainer:
         self.net = nn.Linear(2, 2)
         optimizer = build_optimizer(SGD(momentum=0.9), self.net.named_parameters(), torch.device("cpu"))
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        self.update = Update(self.net, optimizer, lambda _: 1.0, scaler, TrainingConfig())
+        self.update = Update(self.net, optimizer, lambda _: 1.0, scaler)
 
     def save(self, folder: Path, step: int, epoch_loss: float = 0.0) -> Path:
         """One more update, and a checkpoint that says it is of this step."""

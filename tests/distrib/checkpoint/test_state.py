@@ -14,7 +14,6 @@ from distrib.checkpoint import state, store
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, SGDGroup, build_optimizer
 from distrib.optim.update import Update
-from distrib.training.config import TrainingConfig
 
 OPTIMIZERS: dict[str, Callable[[dict[str, Any]], OptimizerConfig]] = {
     "sgd": lambda kernels: SGD(lr=0.01, **kernels),
@@ -56,7 +55,7 @@ class Trainer:
             self.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         optimizer = build_optimizer(config, self.net.named_parameters(), torch.device("cpu"))
         scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, growth_interval=3, enabled=scale is not None)
-        self.update = Update(self.net, optimizer, lambda n: 1.0 / (1 + n), scaler, TrainingConfig(ema=ema))
+        self.update = Update(self.net, optimizer, lambda n: 1.0 / (1 + n), scaler, ema=ema)
 
     def steps(self, *batches: int, overflow: int = -1) -> None:
         for batch in batches:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, SGDGroup, build_optimizer
 from distrib.optim.schedule import Factor
 from distrib.optim.update import Update
-from distrib.training.config import TrainingConfig
 
 Snapshot = dict[str, Tensor]
 
@@ -53,16 +52,17 @@ class Trainer:
         scale: float | None = None,
         *,
         schedule: Factor = lambda _: 1.0,
-        training: TrainingConfig | None = None,
         growth_interval: int = 2000,
+        **limits: float,
     ) -> None:
+        """`limits` are the update's own: clip_norm, clip_value, ema."""
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
         optimizer = build_optimizer(config, self.net.named_parameters(), torch.device("cpu"))
         scaler = torch.amp.GradScaler(
             "cpu", init_scale=scale or 1.0, growth_interval=growth_interval, enabled=scale is not None
         )
-        self.update = Update(self.net, optimizer, schedule, scaler, training or TrainingConfig())
+        self.update = Update(self.net, optimizer, schedule, scaler, **limits)
 
     def step(self, batch: int, *, overflow: bool = False) -> bool:
         generator = torch.Generator().manual_seed(batch)
@@ -102,7 +102,7 @@ def config_of(name: str, kernels: str) -> OptimizerConfig:
 @each_optimizer
 @pytest.mark.parametrize("good_steps", [0, 2], ids=["first", "third"])
 def test_overflow_moves_nothing(name: str, kernels: str, good_steps: int) -> None:
-    trainer = Trainer(config_of(name, kernels), 1024.0, training=TrainingConfig(ema=0.5))
+    trainer = Trainer(config_of(name, kernels), 1024.0, ema=0.5)
     for batch in range(good_steps):
         assert trainer.step(batch)
     average = trainer.update.average
@@ -232,13 +232,13 @@ def test_rate_does_not_compound_over_steps() -> None:
         assert trainer.update.lr == 0.25
 
 
-CLIPPING = {"norm": TrainingConfig(clip_norm=0.5), "value": TrainingConfig(clip_value=0.05)}
+CLIPPING: dict[str, dict[str, Any]] = {"norm": {"clip_norm": 0.5}, "value": {"clip_value": 0.05}}
 
 
 @pytest.mark.parametrize("kernels", list(KERNELS))
 @pytest.mark.parametrize("scale", [None, 1024.0], ids=["float32", "scaled"])
 def test_clip_norm_limits_the_norm_and_keeps_the_direction(kernels: str, scale: float | None) -> None:
-    trainer = Trainer(SGD(lr=1.0, **KERNELS[kernels]), scale, training=CLIPPING["norm"])
+    trainer = Trainer(SGD(lr=1.0, **KERNELS[kernels]), scale, **CLIPPING["norm"])
     gradients = torch.cat([g.flatten() for g in _gradients(trainer, batch=3).values()])
     assert gradients.norm() > 1.0  # or there would be nothing to clip
     moved = _moved(trainer, batch=3)
@@ -249,7 +249,7 @@ def test_clip_norm_limits_the_norm_and_keeps_the_direction(kernels: str, scale: 
 @pytest.mark.parametrize("kernels", list(KERNELS))
 @pytest.mark.parametrize("scale", [None, 1024.0], ids=["float32", "scaled"])
 def test_clip_value_limits_each_element(kernels: str, scale: float | None) -> None:
-    trainer = Trainer(SGD(lr=1.0, **KERNELS[kernels]), scale, training=CLIPPING["value"])
+    trainer = Trainer(SGD(lr=1.0, **KERNELS[kernels]), scale, **CLIPPING["value"])
     gradients = torch.cat([g.flatten() for g in _gradients(trainer, batch=3).values()])
     assert gradients.abs().max() > 0.1
     moved = _moved(trainer, batch=3)
@@ -259,8 +259,8 @@ def test_clip_value_limits_each_element(kernels: str, scale: float | None) -> No
 @each_optimizer
 @pytest.mark.parametrize("kind", list(CLIPPING))
 def test_clipping_acts_on_true_gradients_under_the_scaler(name: str, kernels: str, kind: str) -> None:
-    scaled = Trainer(config_of(name, kernels), 2.0**15, training=CLIPPING[kind])
-    plain = Trainer(config_of(name, kernels), training=CLIPPING[kind])
+    scaled = Trainer(config_of(name, kernels), 2.0**15, **CLIPPING[kind])
+    plain = Trainer(config_of(name, kernels), **CLIPPING[kind])
     free = Trainer(config_of(name, kernels))
     for batch in range(3):
         for trainer in (scaled, plain, free):
@@ -272,8 +272,8 @@ def test_clipping_acts_on_true_gradients_under_the_scaler(name: str, kernels: st
 @each_optimizer
 @pytest.mark.parametrize("kind", list(CLIPPING))
 def test_overflow_under_clipping_leaves_no_trace(name: str, kernels: str, kind: str) -> None:
-    disturbed = Trainer(config_of(name, kernels), 1024.0, training=CLIPPING[kind])
-    calm = Trainer(config_of(name, kernels), 1024.0, training=CLIPPING[kind])
+    disturbed = Trainer(config_of(name, kernels), 1024.0, **CLIPPING[kind])
+    calm = Trainer(config_of(name, kernels), 1024.0, **CLIPPING[kind])
     assert not disturbed.step(7, overflow=True)
     for batch in range(3):
         disturbed.step(batch)
@@ -282,9 +282,9 @@ def test_overflow_under_clipping_leaves_no_trace(name: str, kernels: str, kind: 
     assert same(disturbed.state(), calm.state())
 
 
-@pytest.mark.parametrize("training", [TrainingConfig(clip_norm=1e6), TrainingConfig(clip_value=1e6)])
-def test_limit_that_is_not_reached_changes_nothing(training: TrainingConfig) -> None:
-    clipped, free = Trainer(SGD(lr=0.1), training=training), Trainer(SGD(lr=0.1))
+@pytest.mark.parametrize("limit", [{"clip_norm": 1e6}, {"clip_value": 1e6}])
+def test_limit_that_is_not_reached_changes_nothing(limit: dict[str, Any]) -> None:
+    clipped, free = Trainer(SGD(lr=0.1), **limit), Trainer(SGD(lr=0.1))
     for batch in range(3):
         clipped.step(batch)
         free.step(batch)
@@ -295,7 +295,7 @@ def test_limit_that_is_not_reached_changes_nothing(training: TrainingConfig) -> 
 @pytest.mark.parametrize("scale", [None, 1024.0], ids=["float32", "scaled"])
 def test_average_follows_its_recurrence(decay: float, scale: float | None) -> None:
     """It is decay * average + (1 - decay) * weights; the first update copies; skipped steps do not count."""
-    trainer = Trainer(SGD(lr=0.1), scale, training=TrainingConfig(ema=decay))
+    trainer = Trainer(SGD(lr=0.1), scale, ema=decay)
     average = trainer.update.average
     assert average is not None
     expected: dict[str, Tensor] | None = None
@@ -312,7 +312,7 @@ def test_average_follows_its_recurrence(decay: float, scale: float | None) -> No
 
 
 def test_average_does_not_disturb_training() -> None:
-    with_average, without = Trainer(SGD(lr=0.1), training=TrainingConfig(ema=0.9)), Trainer(SGD(lr=0.1))
+    with_average, without = Trainer(SGD(lr=0.1), ema=0.9), Trainer(SGD(lr=0.1))
     for batch in range(3):
         with_average.step(batch)
         without.step(batch)

@@ -9,7 +9,6 @@ import torch
 
 from distrib.errors import BadInput
 from distrib.ranks import world
-from distrib.training.config import TrainingConfig
 from tests.support import ROOT
 
 cores = len(os.sched_getaffinity(0))
@@ -31,25 +30,24 @@ def refusal(work: Callable[[], object]) -> str:
 )
 @pytest.mark.parametrize("value", ["true", "True", "1", "yes"])
 def test_sharding_is_refused_by_name(variable: str, name: str, value: str) -> None:
-    said = refusal(lambda: world.check(TrainingConfig(), {variable: value}))
+    said = refusal(lambda: world.check(None, {variable: value}))
     for word in (name, variable, "data parallel", "launch/multi-gpu.yaml"):
         assert word in said
 
 
 @pytest.mark.parametrize("value", ["false", "0", ""])
 def test_sharding_that_is_off_is_no_matter(value: str) -> None:
-    world.check(TrainingConfig(), {"ACCELERATE_USE_FSDP": value, "ACCELERATE_USE_DEEPSPEED": value})
+    world.check(None, {"ACCELERATE_USE_FSDP": value, "ACCELERATE_USE_DEEPSPEED": value})
 
 
 @pytest.mark.parametrize("there", [None, 1, 2, 7])
 @pytest.mark.parametrize("wanted", [None, 1, 2, 7])
 def test_only_the_world_that_was_asked_for(wanted: int | None, there: int | None) -> None:
     environment = {} if there is None else {"WORLD_SIZE": str(there)}
-    config = TrainingConfig(world_size=wanted)
     if wanted in (None, there or 1):
-        world.check(config, environment)
+        world.check(wanted, environment)
         return
-    said = refusal(lambda: world.check(config, environment))
+    said = refusal(lambda: world.check(wanted, environment))
     for word in (f"training.world_size = {wanted}", f"{there or 1} process(es)", "accelerate launch --config_file"):
         assert word in said
     if wanted == 1:
@@ -92,7 +90,7 @@ def test_more_processes_than_gpus(
     found: int, ranks: int, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
-    said = refusal(lambda: world.check(TrainingConfig(), environment | {"LOCAL_WORLD_SIZE": str(ranks)}))
+    said = refusal(lambda: world.check(None, environment | {"LOCAL_WORLD_SIZE": str(ranks)}))
     for word in (f"{ranks} process(es)", f"{found} GPU(s)", "--gpus-per-node", socket.gethostname()):
         assert word in said
 
@@ -106,4 +104,4 @@ def test_a_gpu_each_or_the_cpu_for_all(
     found: int, ranks: int, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
-    world.check(TrainingConfig(), environment | {"LOCAL_WORLD_SIZE": str(ranks)})
+    world.check(None, environment | {"LOCAL_WORLD_SIZE": str(ranks)})
