@@ -110,7 +110,7 @@ class _Start:
             ending = Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
         except Exception as error:
             if isinstance(error, RuntimeError) and is_collective_failure(error):
-                ending = self._lost(*self.heartbeat.explain(error))
+                ending = self._lost(*self.heartbeat.diagnose(error))
             else:
                 ending = self._broken(error)
         self.display.close_bar()
@@ -132,7 +132,7 @@ class _Start:
             accelerator,
             display,
             folder,
-            lambda step: collectives.agree_to_stop(accelerator, self.request, step),
+            lambda step: collectives.raise_if_stop_requested(accelerator, self.request, step),
         )
         if collectives.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
@@ -142,7 +142,8 @@ class _Start:
         else:
             if speaks:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-            collectives.together(accelerator, lambda: _start_trackers(config, accelerator, folder))  # may take minutes
+            # This may take minutes.
+            collectives.on_every_rank(accelerator, lambda: _start_trackers(config, accelerator, folder))
             self._expect_answers()
             _say_what_runs(display, ready)
             summary.say(display, loop.train(ready, self.request), folder)

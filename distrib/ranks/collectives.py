@@ -14,8 +14,8 @@ from distrib.job.stop import Stopped, StopRequest
 T = TypeVar("T")
 
 
-def exchange(accelerator: Accelerator, value: Any) -> list[Any]:
-    """Every rank's value, by rank; JSON on the wire (torch's own object collectives unpickle)."""
+def all_gather_json(accelerator: Accelerator, value: Any) -> list[Any]:
+    """Return every rank's value, by rank. They travel as JSON, because torch's own object collectives unpickle."""
     if accelerator.num_processes == 1:
         return [value]
     data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(accelerator.device)
@@ -29,28 +29,28 @@ def exchange(accelerator: Accelerator, value: Any) -> list[Any]:
 
 
 def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:
-    """Raise BadInput on every rank if any rank has a problem; the lowest such rank's words win."""
-    for said in exchange(accelerator, problem):
+    """Raise BadInput on every rank if any rank has a problem, in the words of the lowest such rank."""
+    for said in all_gather_json(accelerator, problem):
         if said is not None:
             raise BadInput(said)
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """`work` on rank 0 only; its result (plain JSON) or its BadInput on every rank."""
+    """Do `work` on rank 0 only; return its result (plain JSON), or raise its BadInput, on every rank."""
     said: list[Any] = [None, None]  # result, problem
     if accelerator.is_main_process:
         try:
             said[0] = work()
         except BadInput as error:
             said[1] = str(error)
-    result, problem = exchange(accelerator, said)[0]
+    result, problem = all_gather_json(accelerator, said)[0]
     if problem is not None:
         raise BadInput(problem)
     return result
 
 
-def together(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """`work` on every rank; the BadInput of any becomes everybody's."""
+def on_every_rank(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work` on every rank and return this rank's result. The BadInput of any rank is raised on all of them."""
     result: list[T] = []
     problem: str | None = None
     try:
@@ -62,9 +62,9 @@ def together(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """`work` on the first rank of each machine, then on its others: caches are filled once.
+    """Do `work` on the first rank of each machine, then on its others, so that caches are filled once.
 
-    A BadInput of any first rank becomes everybody's, so that nobody waits for a rank that gave up.
+    A BadInput of any rank is raised on all of them, so that nobody waits for a rank that gave up.
     """
     result: list[T] = []
     problem: str | None = None
@@ -79,12 +79,12 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def reason_to_stop(accelerator: Accelerator, request: StopRequest) -> str | None:
-    """Why any rank was asked to stop, if one was: the lowest such rank's reason, on every rank."""
-    return next((reason for reason in exchange(accelerator, request.reason) if reason is not None), None)
+    """Return on every rank why the lowest rank that was asked to stop was asked; None if no rank was."""
+    return next((reason for reason in all_gather_json(accelerator, request.reason) if reason is not None), None)
 
 
-def agree_to_stop(accelerator: Accelerator, request: StopRequest, step: int) -> None:
-    """Between two stages of the start: raise Stopped on every rank if any was asked to stop; nothing is to be saved yet."""
+def raise_if_stop_requested(accelerator: Accelerator, request: StopRequest, step: int) -> None:
+    """Raise Stopped on every rank if any was asked to stop. For the stages of a start, when there is nothing to save yet."""
     reason = reason_to_stop(accelerator, request)
     if reason is not None:
         raise Stopped(reason, "before training began; the same command starts it", step)

@@ -28,7 +28,7 @@ _LOOKS = 10  # in that time; each asks for every rank's count
 
 
 class Heartbeat:
-    """This rank's count, and its view of the others'."""
+    """Keeps this rank's count going, and watches those of the others."""
 
     def __init__(self, rank: int, world_size: int, environment: Mapping[str, str] = os.environ) -> None:
         self._rank, self._world_size = rank, world_size
@@ -37,10 +37,10 @@ class Heartbeat:
         self._hurry = min(30.0, float(environment.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))) / 3
         self._end = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._explains = threading.Lock()  # held for good by the thread that explains: one explanation is enough
+        self._diagnoses = threading.Lock()  # held for good by the thread that diagnoses: one diagnosis is enough
 
     def start(self) -> None:
-        """Count from now on; a world of one has nobody to tell."""
+        """Count from now on, unless this is the only rank."""
         if self._world_size > 1:
             _store().add(_key(self._rank), 1)  # in this thread: a peer that has agreed with this one finds it
             self._run(self._count, "heartbeat")
@@ -48,24 +48,24 @@ class Heartbeat:
     def watch(self, timeout: float, asked: Callable[[], bool], leave: Callable[[RunFault, bool], object]) -> None:
         """From now on a peer that is silent is reported from a thread, less than `timeout` seconds after its last sign.
 
-        `asked` says whether this process was asked to stop. `leave` gets what `explain` gives, and ends the process: its
+        `asked` says whether this process was asked to stop. `leave` gets what `diagnose` gives, and ends the process: its
         main thread may wait for ever.
         """
         if self._world_size > 1:
             self._run(lambda: self._watch(max(_GAP, _SHARE * timeout), asked, leave), "watch over peers")
 
     def stop(self) -> None:
-        """Before the process group and its store go away."""
+        """End the threads. To be called before the process group and its store go away."""
         self._end.set()
         while self._threads:
             self._threads.pop().join(_GAP)  # it may wait for a store that does not answer
 
-    def explain(self, error: RuntimeError) -> tuple[RunFault, bool]:
-        """What to report for a failed collective, and whether this rank is the one to report it.
+    def diagnose(self, error: RuntimeError) -> tuple[RunFault, bool]:
+        """Return the fault to report for a failed collective, and whether this rank is the one to report it.
 
-        Does not return if the other thread is about to report it, and to leave.
+        Does not return if the other thread is about to report the fault and to end the process.
         """
-        self._explains.acquire()
+        self._diagnoses.acquire()
         return self._fault(self._missing(), str(error))
 
     def _run(self, work: Callable[[], None], name: str) -> None:
@@ -97,7 +97,7 @@ class Heartbeat:
                 lost = [
                     rank for rank in ranks if silent[rank] * interval >= limit / 2
                 ]  # those of one node fall silent together, give or take a look
-                if self._explains.acquire(blocking=False) and not self._end.is_set():
+                if self._diagnoses.acquire(blocking=False) and not self._end.is_set():
                     leave(*self._fault([0] if unanswered else lost, f"no sign of life for {limit:.0f} s"))
                 return
             self._end.wait(began + interval - time.monotonic())
@@ -109,7 +109,10 @@ class Heartbeat:
         return fault, self._rank == min(set(range(self._world_size)) - set(missing), default=0)
 
     def _missing(self) -> list[int]:
-        """The first rank to look leaves its finding for the others, whose view is blurred by its exit."""
+        """Return the ranks whose count stands still, as the first rank to look found them.
+
+        It leaves its finding in the store for the others, whose own view is blurred when it exits.
+        """
         ranks = [rank for rank in range(self._world_size) if rank != self._rank]
 
         def look(store: Any) -> str:
@@ -139,7 +142,10 @@ def _store() -> Any:
 
 
 def _ask(question: Callable[[Any], T], seconds: float) -> T:
-    """What the store answers. Raises RuntimeError if its host is gone, or silent for so long: the store itself would wait on."""
+    """Return what the store answers. Raises RuntimeError if its host is gone, or silent for `seconds`.
+
+    Without the thread this one would wait for the store without end.
+    """
     answers: SimpleQueue[T | RuntimeError] = SimpleQueue()
 
     def ask() -> None:

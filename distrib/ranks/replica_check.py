@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from distrib.errors import RunFault
-from distrib.ranks.collectives import exchange
+from distrib.ranks.collectives import all_gather_json
 from distrib.ranks.digests import digests
 
 Captured = tuple[Mapping[str, Mapping[str, Tensor]], Mapping[str, Any]]
@@ -36,18 +36,21 @@ class ReplicaCheck:
         self.made = 0  # comparisons that found no difference
 
     def after_step(self, step: int, *, saves: bool) -> None:
-        """`saves`: a checkpoint of this step follows. Raises RunFault, on every rank alike, when ranks differ."""
+        """Compare if it is time to. `saves` says that a checkpoint of this step follows.
+
+        Raises RunFault, on every rank alike, when ranks differ.
+        """
         if self._every is None or (step % self._every and not saves):
             return
-        held = holdings(self._capture(), self._accelerator.device)
+        held = fingerprints(self._capture(), self._accelerator.device)
         if not _same_everywhere(held, self._accelerator.device):
-            raise RunFault(report(step, exchange(self._accelerator, held), self._agreed_at))
+            raise RunFault(report(step, all_gather_json(self._accelerator, held), self._agreed_at))
         self._agreed_at = step
         self.made += 1
 
 
-def holdings(captured: Captured, device: torch.device) -> dict[str, str]:
-    """What decides the next update, by name and slot (`0.weight exp_avg`): dtype, shape and digest, or the value."""
+def fingerprints(captured: Captured, device: torch.device) -> dict[str, str]:
+    """Return what decides the next update, by name and slot (`0.weight exp_avg`): dtype, shape and digest, or the value."""
     parts, values = captured
     tensors = {_label(part, key): tensor for part, held in parts.items() for key, tensor in held.items()}
     found = [int(digest) for digest in digests(list(tensors.values()), device).cpu()]
@@ -59,7 +62,7 @@ def holdings(captured: Captured, device: torch.device) -> dict[str, str]:
 
 
 def report(step: int, held: Sequence[Mapping[str, str]], agreed_at: int | None) -> str:
-    """The fault in words: who differs, in what, since when, why perhaps. `held` are the holdings by rank."""
+    """Say in words which ranks differ, in what, since when, and perhaps why. `held` are the fingerprints by rank."""
     differences: defaultdict[str, list[str]] = defaultdict(list)
     for name in dict.fromkeys(name for each in held for name in each):
         here = [each.get(name) for each in held]
@@ -78,7 +81,7 @@ def report(step: int, held: Sequence[Mapping[str, str]], agreed_at: int | None) 
 
 
 def _same_everywhere(held: Mapping[str, str], device: torch.device) -> bool:
-    """One all-reduce whatever the ranks hold: its size depends neither on their number nor on their state."""
+    """Return whether `held` is the same on every rank, by one all-reduce of a hash."""
     sha256 = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).digest()
     mine = torch.frombuffer(bytearray(sha256), dtype=torch.int64).to(device)
     extremes = torch.cat((mine, ~mine))  # ~ turns the order round: one maximum gives the minimum too
@@ -88,7 +91,7 @@ def _same_everywhere(held: Mapping[str, str], device: torch.device) -> bool:
 
 
 def _label(part: str, key: str) -> str:
-    """`param`, torch's name of an optimizer's slot, or `ema`, behind the parameter's name."""
+    """Return the parameter's name and, behind it, `param`, `ema` or torch's name of an optimizer's slot."""
     if part == "optimizer":
         slot, _, name = key.partition("/")
         return f"{name} {slot}"
@@ -96,7 +99,7 @@ def _label(part: str, key: str) -> str:
 
 
 def _who(here: Sequence[str | None]) -> str:
-    """The ranks against the majority; the camps, if there is none (two ranks never have one)."""
+    """Name the ranks that differ from the majority, or all camps where there is none, as between two ranks."""
     camps: dict[str | None, list[int]] = {}
     for rank, value in enumerate(here):
         camps.setdefault(value, []).append(rank)

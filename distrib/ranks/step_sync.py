@@ -17,16 +17,16 @@ from distrib.errors import RunFault
 
 
 @dataclass(frozen=True, slots=True)
-class Agreed:
-    """The same on every rank."""
+class StepResult:
+    """What the ranks know of a step together; the same on every rank."""
 
     loss: float  # mean over the global batch
     stop: bool  # some rank was asked to stop
     checkpoint: bool  # some rank wants a checkpoint after this step
 
 
-class Agreement:
-    """Of each step: `add` for each part, `start` before the last backward, `finish` before the update."""
+class StepSync:
+    """Each step calls `add` for each of its parts, `start` before the last backward, and `finish` before the update."""
 
     def __init__(self, device: torch.device, world_size: int) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, stop, checkpoint
@@ -39,11 +39,11 @@ class Agreement:
             self._read = torch.cuda.Event()
 
     def add(self, loss: Tensor) -> None:
-        """One part's share of the global mean loss."""
+        """Add one part's share of the global mean loss."""
         self._sums[0] += loss.detach()
 
     def start(self, *, stop: bool, checkpoint: bool) -> None:
-        """Sum over the ranks, in the background; call it before the last backward."""
+        """Start the sum over the ranks in the background, with this rank's wishes in it."""
         if stop:
             self._sums[1] = 1.0
         if checkpoint:
@@ -56,8 +56,8 @@ class Agreement:
             self._host.copy_(self._sums, non_blocking=True)
             self._read.record()
 
-    def finish(self, step: int) -> Agreed:
-        """Raises RunFault, on every rank alike, when the loss is not finite."""
+    def finish(self, step: int) -> StepResult:
+        """Wait for the sum and return it. Raises RunFault, on every rank alike, when the loss is not finite."""
         if self._read is not None:
             self._read.synchronize()
         elif self._work is not None:
@@ -71,4 +71,4 @@ class Agreement:
                 "checkpoint is kept. Likely causes: a learning rate that is too high (optimizer.lr, schedule), "
                 "float16 without room (precision.mode), or bad images; training.clip_norm may help"
             )
-        return Agreed(loss, stop > 0, checkpoint > 0)
+        return StepResult(loss, stop > 0, checkpoint > 0)

@@ -15,7 +15,7 @@ from distrib.data.images import Split
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of the whole test set."""
+    """How well a network does on the whole test set."""
 
     accuracy: float  # fraction, 0..1
     loss: float  # mean cross-entropy, no label smoothing
@@ -33,9 +33,10 @@ def evaluate(
     world_size: int,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Score | None:
-    """Every rank takes a consecutive share; the counts are summed as integers. `model` is not wrapped in DDP.
+    """Return the score of `model`, which is not wrapped in DDP, on the whole of `split`.
 
-    None, on every rank alike, if one of them was asked to stop before it was through.
+    Every rank takes a consecutive share, and the counts are summed as integers. Returns None, on every rank alike, if one
+    of them was asked to stop before it was through.
     """
     first, last = len(split) * rank // world_size, len(split) * (rank + 1) // world_size
     largest_share = -(-len(split) // world_size)
@@ -46,7 +47,7 @@ def evaluate(
     model.eval()
     with torch.inference_mode(), autocast:
         for done in range(0, largest_share, batch_size):  # as often on every rank
-            if _any(asked_to_stop(), device, world_size):
+            if _any_rank(asked_to_stop(), device, world_size):
                 model.train(training)
                 return None
             part = slice(min(first + done, last), min(first + done + batch_size, last))
@@ -65,8 +66,8 @@ def evaluate(
     return Score(correct / seen, float(loss) / seen, seen)
 
 
-def _any(wish: bool, device: torch.device, world_size: int) -> bool:
-    """Whether any rank has it."""
+def _any_rank(wish: bool, device: torch.device, world_size: int) -> bool:
+    """Return whether any rank has this wish."""
     if world_size == 1:
         return wish
     wishes = torch.tensor([wish], dtype=torch.int32, device=device)

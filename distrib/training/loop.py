@@ -6,7 +6,7 @@ from typing import Any
 
 from distrib.job.stop import Stopped, StopRequest
 from distrib.ranks.collectives import reason_to_stop
-from distrib.ranks.step_sync import Agreed
+from distrib.ranks.step_sync import StepResult
 from distrib.training.observers import Observers
 from distrib.training.run import Run
 
@@ -19,13 +19,13 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             raise _stopped(run, request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0
-            agreed = take_step(run, step, observers, stop=request.asked(), checkpoint=observers.checkpoint_due(step))
-            saves = agreed.checkpoint or agreed.stop or epoch_ends
+            result = take_step(run, step, observers, stop=request.asked(), checkpoint=observers.checkpoint_due(step))
+            saves = result.checkpoint or result.stop or epoch_ends
             run.replica_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
             evaluated = not epoch_ends or observers.after_epoch(step, request)
             if saves:
                 path = observers.checkpoint(step)
-                if agreed.stop or not evaluated:
+                if result.stop or not evaluated:
                     raise _stopped(run, request, step, path)
         summary = observers.finish(request)
     if summary is None:  # it evaluates in a run that resumed complete only, whose checkpoint this is
@@ -39,20 +39,23 @@ def _stopped(run: Run, request: StopRequest, step: int, path: Path | None) -> St
     return Stopped(reason, f"after step {step}; {path} is there, the same command continues", step)
 
 
-def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoint: bool) -> Agreed:
-    """One update. `stop` and `checkpoint` are this rank's wishes; what comes back is agreed by all."""
+def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoint: bool) -> StepResult:
+    """Take one step: forward, backward, update. Return its loss, and whether any rank wishes a stop or a checkpoint.
+
+    `stop` and `checkpoint` are this rank's own wishes; the result is the same on every rank. Raises RunFault.
+    """
     with observers.passes.watching(step):
         for part in run.batches.at(step):  # one part, unless training.accumulate
             with nullcontext() if part.last else run.accelerator.no_sync(run.model):
                 with run.precision.autocast():
                     loss = run.criterion(run.model(part.images), part.labels, part.weights)
-                run.agreement.add(loss)
+                run.step_sync.add(loss)
                 if part.last:
-                    run.agreement.start(stop=stop, checkpoint=checkpoint)
+                    run.step_sync.start(stop=stop, checkpoint=checkpoint)
                 run.backward(loss)
-    agreed = run.agreement.finish(step)  # raises before the update if the loss is not finite
+    result = run.step_sync.finish(step)  # raises before the update if the loss is not finite
     observers.after_backward(step)
     applied = run.update.step()
-    observers.after_step(step, agreed.loss, applied=applied)
+    observers.after_step(step, result.loss, applied=applied)
     run.optimizer.zero_grad()
-    return agreed
+    return result

@@ -23,7 +23,7 @@ from distrib.optim.precision import Precision
 from distrib.optim.update import Update
 from distrib.ranks import collectives
 from distrib.ranks.replica_check import ReplicaCheck
-from distrib.ranks.step_sync import Agreement
+from distrib.ranks.step_sync import StepSync
 from distrib.system import keep_freed_memory
 from distrib.training.evaluate import Score, evaluate
 from distrib.training.model import build_model
@@ -48,7 +48,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     precision: Precision
     update: Update
-    agreement: Agreement
+    step_sync: StepSync
     replica_check: ReplicaCheck
     identity: resume.Identity
     resumed: resume.Resumed
@@ -92,16 +92,20 @@ class Run:
 
 
 def build(
-    config: RunConfig, accelerator: Accelerator, display: Display, folder: Path, between_stages: Callable[[int], None]
+    config: RunConfig,
+    accelerator: Accelerator,
+    display: Display,
+    folder: Path,
+    raise_if_stop_requested: Callable[[int], None],
 ) -> Run:
     """Assemble, resume, warm up. Raises BadInput, on every rank alike.
 
-    Calls `between_stages` with the step that the run stands at, on every rank alike: each stage may take minutes.
+    Calls `raise_if_stop_requested` with the step that the run stands at, on every rank alike: each stage may take minutes.
     """
     device = accelerator.device
-    precision = collectives.together(accelerator, lambda: Precision(config.precision, device))
+    precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
     dataset = _load_data(config, accelerator, display)
-    between_stages(0)
+    raise_if_stop_requested(0)
     mean, std = dataset.moments()
     plan = Plan(
         num_images=len(dataset.train),
@@ -150,7 +154,7 @@ def build(
             f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {total_steps} "
             f"steps of training.epochs = {config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
         )
-    between_stages(resumed.step)
+    raise_if_stop_requested(resumed.step)
     if config.training.compile:
         module.compile()
     model = cast(nn.Module, accelerator.prepare(module))
@@ -174,7 +178,7 @@ def build(
         optimizer=optimizer,
         precision=precision,
         update=update,
-        agreement=Agreement(device, accelerator.num_processes),
+        step_sync=StepSync(device, accelerator.num_processes),
         replica_check=ReplicaCheck(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),

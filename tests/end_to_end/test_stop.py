@@ -23,7 +23,7 @@ MOMENTS: dict[str, tuple[str, str]] = {
     "loading data": ("distrib.data.sources", "load"),
     "building": ("distrib.training.run", "build_optimizer"),
     "resuming": ("distrib.checkpoint.resume", "continue_from"),
-    "warming up": ("distrib.training.run", "Agreement"),
+    "warming up": ("distrib.training.run", "StepSync"),
     "evaluation": ("distrib.training.run", "evaluate"),
     "checkpoint": ("distrib.checkpoint.store", "save"),
     "replay": ("distrib.crosscheck", "_until_asked"),

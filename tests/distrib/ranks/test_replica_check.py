@@ -7,7 +7,7 @@ from torch import nn
 from distrib.checkpoint.state import capture
 from distrib.optim.optimizer import SGD, Adam, OptimizerConfig, build_optimizer
 from distrib.optim.update import Update
-from distrib.ranks.replica_check import holdings, report
+from distrib.ranks.replica_check import fingerprints, report
 
 CPU = torch.device("cpu")
 SAME = {"0.weight param": "a", "0.bias param": "b"}
@@ -39,12 +39,12 @@ def trained(config: OptimizerConfig, *, ema: float | None = None) -> tuple[nn.Mo
 def test_everything_that_decides_the_next_update_is_compared(config: OptimizerConfig, slots: tuple[str, ...]) -> None:
     tensors = {f"{name} {slot}" for name in ("0.weight", "0.bias") for slot in ("param", "ema", *slots)}
     counts = {"applied_updates", "skipped_steps", "optimizer", "scaler"}
-    assert set(holdings(capture(trained(config, ema=0.9)[1]), CPU)) == tensors | {"n_averaged ema"} | counts
+    assert set(fingerprints(capture(trained(config, ema=0.9)[1]), CPU)) == tensors | {"n_averaged ema"} | counts
 
 
 def test_equal_for_equal_and_each_piece_on_its_own() -> None:
-    before = holdings(capture(trained(Adam(), ema=0.9)[1]), CPU)
-    assert holdings(capture(trained(Adam(), ema=0.9)[1]), CPU) == before
+    before = fingerprints(capture(trained(Adam(), ema=0.9)[1]), CPU)
+    assert fingerprints(capture(trained(Adam(), ema=0.9)[1]), CPU) == before
     module, update = trained(Adam(), ema=0.9)
     average = update.average
     assert average is not None
@@ -60,22 +60,22 @@ def test_equal_for_equal_and_each_piece_on_its_own() -> None:
         kept = tensor.detach().clone()
         with torch.no_grad():
             tensor.add_(1)
-        after = holdings(capture(update), CPU)
+        after = fingerprints(capture(update), CPU)
         assert [each for each in after if after[each] != before[each]] == [name]
         with torch.no_grad():
             tensor.copy_(kept)
     update.applied += 1
-    after = holdings(capture(update), CPU)
+    after = fingerprints(capture(update), CPU)
     assert [each for each in after if after[each] != before[each]] == ["applied_updates"]
 
 
 def test_dtype_and_shape_are_part_of_what_is_held() -> None:
     module, update = trained(SGD(momentum=0.9))
     state = update.optimizer.state[next(module.parameters())]
-    held = [holdings(capture(update), CPU)]
+    held = [fingerprints(capture(update), CPU)]
     for buffer in (torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.float16)):
         state["momentum_buffer"] = buffer
-        held.append(holdings(capture(update), CPU))
+        held.append(fingerprints(capture(update), CPU))
     assert len({each["0.weight momentum_buffer"] for each in held}) == len(held)
 
 
