@@ -10,13 +10,13 @@ from typing import Any
 
 from distrib.errors import BadInput
 
-REFUSED = (
+NEEDS_USER = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.ENOTDIR),
 )
-"""What a disk says that somebody has to mend first."""
-FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-"""What a disk, or the server it is on, says when it breaks; it may be well again at the next start."""
+"""Errors of a disk that somebody has to mend first: it is full, or the path cannot be written."""
+DISK_BROKEN = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+"""Errors of a disk, or of the server it is on, that breaks. It may be well again at the next start."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -34,8 +34,8 @@ def write_atomically(path: Path, text: str) -> None:
             raise
 
 
-def path_of(text: str, key: str) -> Path:
-    """The path that `key` gives, `~` and `~name` expanded. Raises BadInput for one that no system takes."""
+def expand_path(text: str, key: str) -> Path:
+    """Return the path that `key` gives, with `~` and `~name` expanded. Raises BadInput for one that no system takes."""
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:  # no such user
@@ -50,7 +50,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises OSError, or ValueError for what is not JSON."""
+    """Return what a JSON file holds. Raises OSError, or ValueError for what is not JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -17,10 +17,10 @@ from distrib.config.load import load
 from distrib.crosscheck import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
-from distrib.files import path_of, write_atomically
+from distrib.files import expand_path, write_atomically
 from distrib.job import lock
-from distrib.job.outcome import Ending, by_disk, may_pass
-from distrib.job.run_folder import default_folder, unseen
+from distrib.job.outcome import Outcome, disk_outcome, is_transient
+from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import Stopped, StopRequest
 from distrib.optim.optimizer import implementation
@@ -35,7 +35,7 @@ _LET_RANK_0_SPEAK = 10.0  # seconds
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     """Run and return the exit code; `request` is heard from now on."""
     if not arguments or set(arguments) & {"-h", "--help"}:
-        if status.speaks:
+        if status.reports:
             print(help_text(RunConfig), end="")
         return EXIT_DONE if arguments else EXIT_BAD_INPUT
     try:
@@ -51,28 +51,28 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     heartbeat.start()
     start = _Start(recipe, config, accelerator, heartbeat, status, request, display)
     try:
-        ending = start.train()
+        outcome = start.train()
         heartbeat.stop()
-        if ending.together:  # rank 0 hosts the store: it leaves when nobody uses it any more
+        if outcome.together:  # rank 0 hosts the store: it leaves when nobody uses it any more
             with contextlib.suppress(RuntimeError):
                 accelerator.wait_for_everyone()
     finally:
         heartbeat.stop()
         _close(accelerator, display)
-    if ending.to_replay is not None:
-        ending = start.crosscheck(ending, ending.to_replay)
-    return ending.tell()
+    if outcome.to_replay is not None:
+        outcome = start.crosscheck(outcome, outcome.to_replay)
+    return outcome.tell()
 
 
 def _refuse(problem: str, status: Status) -> int:
     """Bad input before there is a process group: rank 0 says it, and what only another machine has, its first rank."""
-    ending = Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=status.speaks)
-    if not status.speaks:
+    outcome = Outcome(code=EXIT_BAD_INPUT, problem=problem, reports=status.reports)
+    if not status.reports:
         # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
         time.sleep(_LET_RANK_0_SPEAK)
-        ending = replace(ending, speaks=status.speaks_for_machine and not status.is_written())
-    ending.write(status)
-    return ending.tell()
+        outcome = replace(outcome, reports=status.reports_for_machine and not status.is_written())
+    outcome.write(status)
+    return outcome.tell()
 
 
 def _close(accelerator: Accelerator, display: Display) -> None:
@@ -95,38 +95,38 @@ class _Start:
     request: StopRequest
     display: Display
 
-    def train(self) -> Ending:
+    def train(self) -> Outcome:
         """Train; how it ended. On return status.json says it, too, unless a replay is still to come."""
-        speaks = self.accelerator.is_main_process
+        reports = self.accelerator.is_main_process
         try:
-            ending = self._run()
+            outcome = self._run()
         except BadInput as error:
-            ending = Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=speaks)
+            outcome = Outcome(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", reports=reports)
         except Stopped as stop:
             self.display.close_bar()
             self.display.say(str(stop))
-            ending = Ending(code=stop.code, said=str(stop), speaks=speaks, step=stop.step, retry=True)
+            outcome = Outcome(code=stop.code, said=str(stop), reports=reports, step=stop.step, retry=True)
         except RunFault as error:
-            ending = Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
+            outcome = Outcome(code=EXIT_FAULT, problem=f"fault: {error}", reports=reports)
         except Exception as error:
             if isinstance(error, RuntimeError) and is_collective_failure(error):
-                ending = self._lost(*self.heartbeat.diagnose(error))
+                outcome = self._lost(*self.heartbeat.diagnose(error))
             else:
-                ending = self._broken(error)
+                outcome = self._broken(error)
         self.display.close_bar()
-        if ending.to_replay is None:
-            ending.write(self.status)
-        return ending
+        if outcome.to_replay is None:
+            outcome.write(self.status)
+        return outcome
 
-    def _run(self) -> Ending:
+    def _run(self) -> Outcome:
         """To a good end; everything else is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
-        speaks = accelerator.is_main_process
+        reports = accelerator.is_main_process
         prepared = collectives.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
-            return Ending(code=earlier["exit_code"], said=earlier["reason"], speaks=False)
+            return Outcome(code=earlier["exit_code"], said=earlier["reason"], reports=False)
         folder = self.status.folder = Path(prepared["folder"])
-        collectives.agree_on_error(accelerator, unseen(folder))
+        collectives.agree_on_error(accelerator, wait_until_visible(folder))
         ready = run.build(
             config,
             accelerator,
@@ -140,26 +140,26 @@ class _Start:
                 "to train on, or choose another output.dir to start anew"
             )
         else:
-            if speaks:
+            if reports:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
             # This may take minutes.
             collectives.on_every_rank(accelerator, lambda: _start_trackers(config, accelerator, folder))
             self._expect_answers()
             _say_what_runs(display, ready)
-            summary.say(display, loop.train(ready, self.request), folder)
-        to_replay = folder if speaks and _owes_replay(config, folder) else None
-        return Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, to_replay=to_replay)
+            summary.print_closing_lines(display, loop.train(ready, self.request), folder)
+        to_replay = folder if reports and _replay_pending(config, folder) else None
+        return Outcome(code=EXIT_DONE, reports=reports, step=ready.total_steps, to_replay=to_replay)
 
     def _prepare_folder(self) -> dict[str, Any]:
         """Take the folder, on rank 0: its name, or the status with which an earlier start of this launcher left for good."""
         config = self.config
         given = config.output.dir
-        folder = default_folder(self.recipe) if given is None else path_of(given, "output.dir")
+        folder = default_folder(self.recipe) if given is None else expand_path(given, "output.dir")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock.take(folder, self.display.say)  # until this process ends
+            lock.acquire(folder, self.display.say)  # until this process ends
             self.status.folder = folder
-            earlier = self.status.left_for_good(folder)
+            earlier = self.status.final_status(folder)
             if earlier is None:
                 resume.refuse_leftovers(config.checkpoint, folder)
                 self.status.begin(folder)
@@ -175,53 +175,53 @@ class _Start:
         world.shorten_timeout(self.accelerator, seconds)
         self.heartbeat.watch(seconds, self.request.asked, self._leave)
 
-    def _broken(self, error: Exception) -> Ending:
+    def _broken(self, error: Exception) -> Outcome:
         """This rank alone, by the disk; raises what nobody foresaw. The others only see that it is gone."""
-        ending = by_disk(error, self.status.folder) if isinstance(error, OSError) else None
-        if ending is None:
+        outcome = disk_outcome(error, self.status.folder) if isinstance(error, OSError) else None
+        if outcome is None:
             if not self.status.is_written():
-                self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}", retry=may_pass(error))
+                self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}", retry=is_transient(error))
             raise error
-        return ending
+        return outcome
 
-    def _lost(self, fault: RunFault, names_it: bool) -> Ending:
-        speaks = names_it and not self.status.is_written()  # by rank 0, before it left
-        return Ending(code=EXIT_FAULT, problem=f"fault: {fault}", speaks=speaks, together=False, retry=True)
+    def _lost(self, fault: RunFault, names_it: bool) -> Outcome:
+        reports = names_it and not self.status.is_written()  # by rank 0, before it left
+        return Outcome(code=EXIT_FAULT, problem=f"fault: {fault}", reports=reports, together=False, retry=True)
 
     def _leave(self, fault: RunFault, names_it: bool) -> None:
         """From another thread: the main one waits for a rank that is gone."""
-        ending = self._lost(fault, names_it)
+        outcome = self._lost(fault, names_it)
         try:
-            ending.write(self.status)
-            ending.tell()
+            outcome.write(self.status)
+            outcome.tell()
         finally:
-            os._exit(ending.code)
+            os._exit(outcome.code)
 
-    def crosscheck(self, ending: Ending, folder: Path) -> Ending:
-        """The process group is gone; this rank alone holds its trace against Optax. The ending's status is written."""
+    def crosscheck(self, outcome: Outcome, folder: Path) -> Outcome:
+        """The process group is gone; this rank alone holds its trace against Optax. The outcome's status is written."""
         try:
-            replayed = replay(folder, self.display, self.request, step=ending.step)
+            replayed = replay(folder, self.display, self.request, step=outcome.step)
             if replayed is not None:
                 summary.add_verdict(folder, replayed.report)
                 if replayed.mismatch:
                     raise RunFault(replayed.mismatch)
         except Stopped as stop:
             self.display.say(str(stop))
-            ending = replace(ending, code=stop.code, said=str(stop), retry=True)
+            outcome = replace(outcome, code=stop.code, said=str(stop), retry=True)
         except RunFault as error:
-            ending = replace(ending, code=EXIT_FAULT, problem=f"fault: {error}")
+            outcome = replace(outcome, code=EXIT_FAULT, problem=f"fault: {error}")
         except Exception as error:
-            ending = self._broken(error)
-        ending.write(self.status)
-        return ending
+            outcome = self._broken(error)
+        outcome.write(self.status)
+        return outcome
 
 
 def _is_complete(ready: run.Run) -> bool:
     """A summary is written when all is evaluated, whatever its checkpoint still owed."""
-    return ready.resumed.step == ready.total_steps == summary.steps(ready.folder)
+    return ready.resumed.step == ready.total_steps == summary.completed_steps(ready.folder)
 
 
-def _owes_replay(config: RunConfig, folder: Path) -> bool:
+def _replay_pending(config: RunConfig, folder: Path) -> bool:
     """Whether the trace is still to be replayed; a run that was killed meanwhile does it when it is called again."""
     if not (config.crosscheck.record and config.crosscheck.replay):
         return False

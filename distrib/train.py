@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from distrib.display import complain
+from distrib.display import print_error
 from distrib.errors import EXIT_INSISTED
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest, in_words
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else "left at once: earlier checkpoints are kept, and the same command continues from the newest one"
         )
         try:
-            if status.speaks:
+            if status.reports:
                 status.write(code, said, retry=code != EXIT_INSISTED)
-                complain(f"\n{said}")
+                print_error(f"\n{said}")
         finally:
             os._exit(code)
 

@@ -42,7 +42,7 @@ _NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touc
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Where the run starts; step 0 and no path for a fresh one."""
+    """Where the run starts. A fresh run has step 0 and no path."""
 
     step: int = 0
     path: Path | None = None
@@ -81,8 +81,10 @@ def continue_from(
     return resumed
 
 
-def values(keys: Mapping[str, Any], identity: Identity, epoch_loss: float, train_loss: float | None) -> dict[str, Any]:
-    """What a checkpoint says about its run, for `continue_from` to read."""
+def metadata(
+    keys: Mapping[str, Any], identity: Identity, epoch_loss: float, train_loss: float | None
+) -> dict[str, Any]:
+    """Return what a checkpoint says about its run, for `continue_from` to read."""
     return {
         "config": dict(keys),
         "identity": asdict(identity),
@@ -131,7 +133,7 @@ def _open(path: Path) -> store.Checkpoint:
 
 
 def _differences(checkpoint: store.Checkpoint, keys: Mapping[str, Any], identity: Identity) -> list[str]:
-    """Lines about harmless differences. Raises BadInput for those that make it another run."""
+    """Return a line for each harmless difference. Raises BadInput for those that make it another run."""
     saved, here = checkpoint.values["identity"], asdict(identity)
     for fact, key in _MUST_MATCH.items():
         if saved[fact] != here[fact]:

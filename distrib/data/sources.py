@@ -4,7 +4,7 @@ from distrib.data import cifar10, folder, synthetic
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset
 from distrib.errors import BadInput
-from distrib.files import path_of
+from distrib.files import expand_path
 
 
 def choose(config: DataConfig) -> tuple[str, str]:
@@ -29,7 +29,7 @@ def load(config: DataConfig, source: str) -> Dataset:
         dataset = cifar10.load(config.cache, download=config.download)
     else:
         dataset = folder.load(
-            path_of(source.removeprefix("folder:"), "data.source = folder:PATH, where PATH"), config.cache
+            expand_path(source.removeprefix("folder:"), "data.source = folder:PATH, where PATH"), config.cache
         )
     dataset = Dataset(
         dataset.name,

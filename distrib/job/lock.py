@@ -19,13 +19,13 @@ _NAME = ".lock"
 _WAIT_SECONDS = 120.0  # for a node that was cut off, until its file server gives its locks up (NFS: 90 s)
 
 
-def take(
+def acquire(
     folder: Path,
     say: Callable[[str], None],
     environment: Mapping[str, str] = os.environ,
     wait: float = _WAIT_SECONDS,
 ) -> int:
-    """The descriptor that holds the lock, until it is closed or the process ends.
+    """Take the lock and return the descriptor that holds it, until it is closed or the process ends.
 
     An earlier start of the same SLURM job is waited for, `wait` seconds: it is about to die.
     Raises BadInput if another run holds the folder, OSError if the folder cannot be written.

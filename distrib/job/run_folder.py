@@ -31,7 +31,10 @@ RUN_ID = "TWINSTEP_RUN_ID"
 
 
 def default_folder(recipe: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Raises BadInput where a launcher that starts again would find a new folder each time."""
+    """Return the folder of a run that was given none, from the name of its recipe.
+
+    Raises BadInput where a launcher that starts again would find a new folder each time.
+    """
     name = environment.get(RUN_ID)
     if not name and int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
         raise BadInput(
@@ -41,8 +44,11 @@ def default_folder(recipe: Path, environment: Mapping[str, str] = os.environ) ->
     return Path("runs") / f"{recipe.stem}-{name or time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def unseen(folder: Path) -> str | None:
-    """The problem, if this process does not see the run's folder: checkpoints would be there for some nodes only."""
+def wait_until_visible(folder: Path) -> str | None:
+    """Wait until this process sees the run's folder, as long as NFS may take. Return the problem if it never does.
+
+    A folder that some nodes do not see would hold the checkpoints for the others only.
+    """
     give_up = time.monotonic() + _NFS_SECONDS
     while not (folder / "status.json").exists():
         if time.monotonic() > give_up:

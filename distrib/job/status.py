@@ -15,39 +15,42 @@ PATH = "TWINSTEP_STATUS"
 
 
 class Status:
-    """Written by rank 0, or by the rank that alone knows how the start ended."""
+    """The status of one start. Rank 0 writes it, or the rank that alone knows how the start ended.
+
+    `reports` says whether this is rank 0, `reports_for_machine` whether it is the first rank of its machine.
+    """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         also = environment.get(PATH)
         self._also = None if not also else Path(also)
-        self.speaks = environment.get("RANK", "0") == "0"
-        self.speaks_for_machine = environment.get("LOCAL_RANK", "0") == "0"
+        self.reports = environment.get("RANK", "0") == "0"
+        self.reports_for_machine = environment.get("LOCAL_RANK", "0") == "0"
         self._restarted = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         self._launcher = f"{socket.gethostname()} {os.getppid()}"
         self.folder: Path | None = None
         """The run's folder, once this start holds it."""
 
     def begin(self, folder: Path) -> None:
-        """The folder is held, and the run begins. Raises OSError."""
+        """Write that the run is running: its folder is held. Raises OSError."""
         if self._also is not None:
             self._also.unlink(missing_ok=True)  # of an earlier start of this launcher
         write_json(folder / "status.json", self._entry(None, "", None, retry=False))
 
     def is_written(self) -> bool:
-        """Whether a rank has written how this start ends."""
+        """Return whether a rank has written how this start ends."""
         return any(path is not None and _exit_code(path) is not None for path in self._paths())
 
     def write(self, code: int, reason: str = "", step: int | None = None, *, retry: bool = False) -> None:
-        """How the start ends. `retry`: the same command may well succeed."""
+        """Write how the start ends. `retry` says that the same command may well succeed."""
         for path in self._paths():
             if path is not None:
                 with contextlib.suppress(OSError):  # a full disk must not hide the message that says so
                     write_json(path, self._entry(code, reason, step, retry=retry))
 
-    def left_for_good(self, folder: Path) -> dict[str, Any] | None:
-        """What an earlier start of this launcher said, if it is not to be tried again: 2 and 75.
+    def final_status(self, folder: Path) -> dict[str, Any] | None:
+        """Return the status of an earlier start by this launcher if it was final: exit code 2 or 75. Otherwise return None.
 
-        A launcher with --max_restarts starts again whatever the exit code.
+        A launcher with --max_restarts starts again whatever the exit code was; after a final one there is nothing to do.
         """
         if not self._restarted:
             return None

@@ -15,7 +15,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
     """Train what remains of the run; the summary. Raises Stopped, RunFault or BadInput."""
     with closing(Observers(run)) as observers:
         run.model.train()
-        if run.owes_evaluation and not observers.after_epoch(run.resumed.step, request):
+        if run.evaluation_pending and not observers.after_epoch(run.resumed.step, request):
             raise _stopped(run, request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0

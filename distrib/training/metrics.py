@@ -10,9 +10,12 @@ from distrib.files import write_atomically
 class Metrics:
     """Appends to a run's metrics.jsonl, without the lines of steps that a resumed run takes again."""
 
-    def __init__(self, path: Path, resumed_step: int, *, owes_evaluation: bool = False) -> None:
-        """`owes_evaluation`: the epoch that ended with that step is evaluated now, whatever an earlier start wrote of it."""
-        kept = [line for line in _lines(path) if _place(line) <= (resumed_step, not owes_evaluation)]
+    def __init__(self, path: Path, resumed_step: int, *, evaluation_pending: bool = False) -> None:
+        """`evaluation_pending` says that the epoch that ended with `resumed_step` is still to be evaluated by this start.
+
+        Its line then goes, should an earlier start have written one.
+        """
+        kept = [line for line in _lines(path) if _place(line) <= (resumed_step, not evaluation_pending)]
         write_atomically(path, "".join(line + "\n" for line in kept))
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)  # whole lines, at once
 
@@ -31,7 +34,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _place(line: str) -> tuple[float, bool]:
-    """The line's step, and whether it is of the epoch that ended there; beyond all for a line that a kill cut short."""
+    """Return the line's step, and whether it is the line of the epoch that ended there.
+
+    A line that a kill cut short is placed beyond all others.
+    """
     try:
         values = json.loads(line)
         return int(values["step"]), values.get("kind") == "epoch"

@@ -13,7 +13,7 @@ from distrib.ranks.collectives import agree_on_error
 from distrib.training import summary
 from distrib.training.evaluate import Score
 from distrib.training.metrics import Metrics
-from distrib.training.recording import Passes, start_recorder
+from distrib.training.recording import PassRecorder, start_recorder
 from distrib.training.run import Run
 
 
@@ -51,9 +51,11 @@ class Observers:
         self.saved_at = time.monotonic()
         self.metrics: Metrics | None = None
         if self.main:
-            self.metrics = Metrics(run.folder / "metrics.jsonl", run.resumed.step, owes_evaluation=run.owes_evaluation)
+            self.metrics = Metrics(
+                run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=run.evaluation_pending
+            )
         config = run.config.crosscheck
-        self.passes = Passes(run, config.gradient_steps if config.record else ())
+        self.passes = PassRecorder(run, config.gradient_steps if config.record else ())
         self.recorder: Recorder | None = None
         agree_on_error(run.accelerator, self._start_recorder() if self.main else None)
         batch = run.plan.batch_size
@@ -132,7 +134,7 @@ class Observers:
         folder, problem = run.folder / "checkpoints", None
         if self.main:
             tensors, values = state.capture(run.update)
-            values |= resume.values(run.config.keys(), run.identity, self.epoch_loss, self.train_loss)
+            values |= resume.metadata(run.config.keys(), run.identity, self.epoch_loss, self.train_loss)
             if self.recorder is not None:
                 self.recorder.flush()  # or a run that continues here would leave a hole in its trace
             try:
@@ -142,7 +144,7 @@ class Observers:
         agree_on_error(run.accelerator, problem)
         self.saved_at = time.monotonic()
         self._restart_clocks()
-        return store.path_of(folder, step)
+        return store.checkpoint_path(folder, step)
 
     def finish(self, request: StopRequest) -> dict[str, Any] | None:
         """The summary; None if some rank was asked to stop before it was made."""

@@ -15,7 +15,7 @@ from distrib.training.run import Run
 
 
 def start_recorder(run: Run, *, first_step: int) -> Recorder:
-    """A recorder of the run's optimizer that continues the folder's trace, if it has one. Raises BadInput."""
+    """Start a recorder of the run's optimizer; it continues the folder's trace, if there is one. Raises BadInput."""
     config, average = run.config.crosscheck, run.update.average
     try:
         return Recorder(
@@ -36,7 +36,7 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
 
 
 def _claims(run: Run) -> Claims:
-    """What the recipe says of all that stands around the optimizer."""
+    """Return what the recipe says of all that stands around the optimizer."""
     training, average = run.config.training, run.update.average
     return Claims(
         clip_norm=training.clip_norm,
@@ -51,7 +51,7 @@ def _claims(run: Run) -> Claims:
     )
 
 
-class Passes:
+class PassRecorder:
     """Watches the network at the steps of `crosscheck.gradient_steps`, on every rank; rank 0 records.
 
     A step whose gradient overflowed proves nothing: the next one takes its place.
@@ -67,13 +67,13 @@ class Passes:
             raise BadInput(
                 f"crosscheck.gradient_steps = {list(steps)}: there is no bound for tf32; set precision.mode = no, bf16 or fp16"
             )
-        self.run, self._steps, self._owed = run, frozenset(steps), False
+        self.run, self._steps, self._postponed = run, frozenset(steps), False
         self._winners: Winners | None = None
 
     @contextmanager
     def watching(self, step: int) -> Generator[None]:
-        """Around the forward and backward passes of a step."""
-        self._winners = Winners(self.run.module) if self._owed or step in self._steps else None
+        """Watch the network, if this step is to be recorded, during its forward and backward passes."""
+        self._winners = Winners(self.run.module) if self._postponed or step in self._steps else None
         if self._winners is None:
             yield
         else:
@@ -81,13 +81,13 @@ class Passes:
                 yield
 
     def after_backward(self, step: int, recorder: Recorder | None) -> None:
-        """On every rank, for it gathers; the `recorder` is rank 0's."""
+        """Record the passes that were watched. All ranks call it, because it gathers; only rank 0 has a `recorder`."""
         winners, run = self._winners, self.run
         if winners is None:
             return
         gradients = [p.grad for p in run.module.parameters() if p.grad is not None]
-        self._owed = not all(bool(gradient.isfinite().all()) for gradient in gradients)
-        if self._owed:
+        self._postponed = not all(bool(gradient.isfinite().all()) for gradient in gradients)
+        if self._postponed:
             return
         everywhere = [_gather(torch.stack(found)) for found in winners.found]
         if recorder is None:
@@ -115,7 +115,7 @@ class Passes:
 
 
 def _gather(mine: Tensor) -> Tensor:
-    """(parts, share, …) of each rank -> (ranks, parts, share, …)."""
+    """Gather (parts, share, …) of each rank as (ranks, parts, share, …)."""
     if not dist.is_initialized():
         return mine[None]
     everywhere = [torch.empty_like(mine) for _ in range(dist.get_world_size())]

@@ -73,7 +73,7 @@ class Run:
         self.accelerator.backward(self.update.scale(share * self.accelerator.num_processes))
 
     @property
-    def owes_evaluation(self) -> bool:
+    def evaluation_pending(self) -> bool:
         """Whether the run was stopped between an epoch's last step and its evaluation, which sets the sum of losses to 0."""
         return self.resumed.epoch_loss > 0 and self.resumed.step % self.plan.steps_per_epoch == 0
 

@@ -15,11 +15,11 @@ from distrib.training.evaluate import Score
 from distrib.training.run import Run
 
 NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
-"""The verdicts that are not a replay's."""
+"""The verdicts before a replay has given one."""
 
 
 def write(run: Run, score: Score, train_loss: float | None, images_per_second: float | None) -> dict[str, Any]:
-    """Written by rank 0; what it says, on every rank. Raises OSError."""
+    """Write the summary on rank 0, and return it on every rank. Raises OSError."""
     result = {
         "test_accuracy": score.accuracy,
         "test_loss": score.loss,
@@ -53,7 +53,7 @@ def write(run: Run, score: Score, train_loss: float | None, images_per_second: f
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Over name, dtype, shape and bytes of each tensor of the state dict, names sorted."""
+    """Return a hash over name, dtype, shape and bytes of each tensor of the state dict, names sorted."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -61,8 +61,8 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def steps(folder: Path) -> int | None:
-    """Those of the run that the folder holds complete, if it does."""
+def completed_steps(folder: Path) -> int | None:
+    """Return the number of steps that the folder's summary gives, or None if it has no summary yet."""
     try:
         return int(read_json(_path(folder))["steps"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -70,11 +70,12 @@ def steps(folder: Path) -> int | None:
 
 
 def verdict(folder: Path) -> str:
+    """Return the verdict of the cross-check in the folder's summary."""
     return str(read_json(_path(folder))["crosscheck"]["verdict"])
 
 
 def add_verdict(folder: Path, report: dict[str, Any]) -> None:
-    """Of the replay, whose report this is (crosscheck.json). Raises OSError."""
+    """Add to the summary what a replay found; `report` is crosscheck.json. Raises OSError."""
     result = read_json(_path(folder))
     result["crosscheck"] |= {
         "verdict": report["verdict"],
@@ -84,8 +85,8 @@ def add_verdict(folder: Path, report: dict[str, Any]) -> None:
     write_json(_path(folder), result)
 
 
-def say(display: Display, result: dict[str, Any], folder: Path) -> None:
-    """The closing lines of a run."""
+def print_closing_lines(display: Display, result: dict[str, Any], folder: Path) -> None:
+    """Print the closing lines of a run."""
     speed = result["images_per_second"]
     display.say(
         f"done: test accuracy {result['test_accuracy']:.2%} on {result['dataset']} after {result['epochs']} epochs "

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distrib.errors import BadInput
-from distrib.files import path_of, sync_folder, write_atomically, write_json
+from distrib.files import expand_path, sync_folder, write_atomically, write_json
 from tests.support import largest_file
 
 
@@ -89,8 +89,8 @@ def test_sync_of_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "words"), [("~nobody-of-this-name/x", "give the whole path"), ("a\0b", "NUL")])
 def test_what_is_no_path(text: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        path_of(text, "output.dir")
+        expand_path(text, "output.dir")
 
 
 def test_a_path_of_the_user() -> None:
-    assert path_of("~/runs", "output.dir") == Path.home() / "runs"
+    assert expand_path("~/runs", "output.dir") == Path.home() / "runs"

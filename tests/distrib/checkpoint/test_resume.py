@@ -55,7 +55,7 @@ class Trainer:
         self.net(torch.ones(1, 2)).sum().backward()
         self.update.step()
         tensors, values = state.capture(self.update)
-        values |= resume.values(KEYS, IDENTITY, epoch_loss, train_loss=2 * epoch_loss)
+        values |= resume.metadata(KEYS, IDENTITY, epoch_loss, train_loss=2 * epoch_loss)
         return store.save(folder / "checkpoints", step, tensors, values, keep=9)
 
 

@@ -21,7 +21,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from distrib.job import lock
-lock.take(Path(sys.argv[1]), print)
+lock.acquire(Path(sys.argv[1]), print)
 print("held", flush=True)
 time.sleep(600)
 """
@@ -39,7 +39,7 @@ def another(folder: Path, **environment: str) -> Generator["subprocess.Popen[str
 
 
 def take(folder: Path, said: list[str], job: str | None = None, wait: float = 0.5) -> None:
-    os.close(lock.take(folder, said.append, {} if job is None else {"SLURM_JOB_ID": job}, wait))
+    os.close(lock.acquire(folder, said.append, {} if job is None else {"SLURM_JOB_ID": job}, wait))
 
 
 def test_an_empty_folder_and_one_that_was_let_go(tmp_path: Path) -> None:

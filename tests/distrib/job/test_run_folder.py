@@ -26,9 +26,9 @@ def test_a_restart_needs_a_folder_that_it_finds_again() -> None:
 
 def test_a_folder_that_this_machine_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "_NFS_SECONDS", 0.3)
-    problem = run_folder.unseen(tmp_path / "elsewhere")
+    problem = run_folder.wait_until_visible(tmp_path / "elsewhere")
     assert problem is not None
     for word in ("output.dir", "elsewhere", socket.gethostname(), "share"):
         assert word in problem
     (tmp_path / "status.json").touch()
-    assert run_folder.unseen(tmp_path) is None
+    assert run_folder.wait_until_visible(tmp_path) is None

@@ -38,9 +38,9 @@ def test_a_folder_that_is_gone_hides_no_message(tmp_path: Path) -> None:
     assert read_json(tmp_path / "also")["reason"] == "the disk broke"
 
 
-@pytest.mark.parametrize(("rank", "speaks"), [({}, True), ({"RANK": "0"}, True), ({"RANK": "3"}, False)])
-def test_who_speaks(rank: dict[str, str], speaks: bool) -> None:
-    assert Status(rank).speaks is speaks
+@pytest.mark.parametrize(("rank", "reports"), [({}, True), ({"RANK": "0"}, True), ({"RANK": "3"}, False)])
+def test_who_reports(rank: dict[str, str], reports: bool) -> None:
+    assert Status(rank).reports is reports
 
 
 def test_a_recipe_that_is_not_there_is_in_the_copy(tmp_path: Path) -> None:
@@ -98,12 +98,12 @@ def test_a_restart_by_the_same_launcher_leaves_what_it_left_for_good(tmp_path: P
     first.folder = tmp_path
     for code, for_good in ((75, True), (2, True), (1, False), (0, False)):
         first.write(code, "why")
-        assert first.left_for_good(tmp_path) is None
-        assert (again.left_for_good(tmp_path) is not None) is for_good
+        assert first.final_status(tmp_path) is None
+        assert (again.final_status(tmp_path) is not None) is for_good
     first.write(75, "yesterday, by another launcher")
     text = (tmp_path / "status.json").read_text()
     (tmp_path / "status.json").write_text(text.replace(f" {os.getppid()}", " 1"))
-    assert again.left_for_good(tmp_path) is None
+    assert again.final_status(tmp_path) is None
 
 
 def test_a_log_on_a_full_disk_does_not_change_how_a_start_ends(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_last_line_without_its_newline_is_not_written_on(path: Path) -> None:
 def test_an_evaluation_made_again_is_there_once(path: Path) -> None:
     """The start that made it first was killed before it saved anything later."""
     run(path, 1, 3)
-    metrics = Metrics(path, 3, owes_evaluation=True)
+    metrics = Metrics(path, 3, evaluation_pending=True)
     metrics.write(kind="epoch", step=3, test_accuracy=0.2)
     metrics.close()
     assert [(line["kind"], line["step"]) for line in lines(path)] == [
