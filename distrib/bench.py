@@ -24,6 +24,7 @@ from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.ranks import world
 from distrib.training import loop
+from distrib.training.checkpointer import Checkpointer
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
@@ -60,7 +61,7 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     Returns seconds a step in each of `rounds` blocks, by name (`whole loop`, `recorded`, `bare step`, `checkpoint`,
     `comparison of ranks`), and bytes of trace a recorded step.
     """
-    observers = Observers(run)
+    observers, checkpointer = Observers(run), Checkpointer(run)
     device, plan = run.accelerator.device, run.plan
     batches = [
         (
@@ -86,7 +87,7 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
         run.replica_check.after_step(number, saves=True)  # every time, not only when it is due
 
     def save(number: int) -> None:
-        observers.checkpoint(number % run.total_steps + 1)
+        checkpointer.save(number % run.total_steps + 1, observers.progress)
 
     def record(first: int) -> Callable[[], None]:
         """A recorder for one block. Its close, a commit, is timed too: once in 10 steps, in training once in 128."""

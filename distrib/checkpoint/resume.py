@@ -1,7 +1,7 @@
 """Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,21 @@ _MUST_MATCH = {
 _NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touch the weights
 
 
+@dataclass(slots=True)
+class Progress:
+    """The losses of a run, which no tensor of it holds."""
+
+    epoch_loss: float = 0.0  # sum of the global losses since the epoch began
+    train_loss: float | None = None  # mean over the last whole epoch
+
+
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """Where the run starts. A fresh run has step 0 and no path."""
 
     step: int = 0
     path: Path | None = None
-    epoch_loss: float = 0.0  # sum of the global losses since the epoch began
-    train_loss: float | None = None  # mean over the last whole epoch
+    progress: Progress = field(default_factory=Progress)
 
 
 def continue_from(
@@ -74,22 +81,20 @@ def continue_from(
             display.say(line)
         state.restore(checkpoint, update)
         saved = checkpoint.values
-        resumed = Resumed(checkpoint.step, checkpoint.path, float(saved["epoch_loss"]), saved.get("train_loss"))
+        progress = Progress(float(saved["epoch_loss"]), saved.get("train_loss"))
+        resumed = Resumed(checkpoint.step, checkpoint.path, progress)
     except BadInput as error:
         problem = str(error)
     agree_on_error(accelerator, problem)
     return resumed
 
 
-def metadata(
-    keys: Mapping[str, Any], identity: Identity, epoch_loss: float, train_loss: float | None
-) -> dict[str, Any]:
+def metadata(keys: Mapping[str, Any], identity: Identity, progress: Progress) -> dict[str, Any]:
     """Return what a checkpoint says about its run, for `continue_from` to read."""
     return {
         "config": dict(keys),
         "identity": asdict(identity),
-        "epoch_loss": epoch_loss,
-        "train_loss": train_loss,
+        **asdict(progress),
     }
 
 

@@ -7,30 +7,44 @@ from typing import Any
 from distrib.job.stop import Stopped, StopRequest
 from distrib.ranks.collectives import reason_to_stop
 from distrib.ranks.step_sync import StepResult
+from distrib.training import summary
+from distrib.training.checkpointer import Checkpointer
 from distrib.training.observers import Observers
 from distrib.training.run import Run
 
 
 def train(run: Run, request: StopRequest) -> dict[str, Any]:
-    """Train what remains of the run; the summary. Raises Stopped, RunFault or BadInput."""
+    """Train what remains of the run, and return its summary. Raises Stopped, RunFault or BadInput."""
     with closing(Observers(run)) as observers:
+        checkpointer = Checkpointer(run)
         run.model.train()
-        if run.evaluation_pending and not observers.after_epoch(run.resumed.step, request):
+        if run.evaluation_pending and not _evaluate(run, run.resumed.step, observers, request):
             raise _stopped(run, request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0
-            result = take_step(run, step, observers, stop=request.asked(), checkpoint=observers.checkpoint_due(step))
+            result = take_step(run, step, observers, stop=request.asked(), checkpoint=checkpointer.due(step))
             saves = result.checkpoint or result.stop or epoch_ends
             run.replica_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
-            evaluated = not epoch_ends or observers.after_epoch(step, request)
+            evaluated = not epoch_ends or _evaluate(run, step, observers, request)
             if saves:
-                path = observers.checkpoint(step)
+                observers.before_checkpoint()
+                path = checkpointer.save(step, observers.progress)
+                observers.restart_clocks()
                 if result.stop or not evaluated:
                     raise _stopped(run, request, step, path)
-        summary = observers.finish(request)
-    if summary is None:  # it evaluates in a run that resumed complete only, whose checkpoint this is
+    # A run that was complete when it resumed has no score yet.
+    score = observers.score or run.evaluate(request.asked)
+    if score is None:
         raise _stopped(run, request, run.total_steps, run.resumed.path)
-    return summary
+    return summary.write(run, score, observers.progress.train_loss, observers.images_per_second)
+
+
+def _evaluate(run: Run, step: int, observers: Observers, request: StopRequest) -> bool:
+    """Evaluate the epoch that ended with `step`. Return False if some rank was asked to stop meanwhile."""
+    score = run.evaluate(request.asked)
+    if score is not None:
+        observers.after_evaluation(step, score)
+    return score is not None
 
 
 def _stopped(run: Run, request: StopRequest, step: int, path: Path | None) -> Stopped:

@@ -75,7 +75,7 @@ class Run:
     @property
     def evaluation_pending(self) -> bool:
         """Whether the run was stopped between an epoch's last step and its evaluation, which sets the sum of losses to 0."""
-        return self.resumed.epoch_loss > 0 and self.resumed.step % self.plan.steps_per_epoch == 0
+        return self.resumed.progress.epoch_loss > 0 and self.resumed.step % self.plan.steps_per_epoch == 0
 
     def evaluate(self, asked_to_stop: Callable[[], bool]) -> Score | None:
         """On the moving average of the weights where there is one. None if it was left because of a request."""

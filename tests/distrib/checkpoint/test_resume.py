@@ -12,7 +12,7 @@ from torch import nn
 
 from distrib.checkpoint import resume, state, store
 from distrib.checkpoint.config import CheckpointConfig
-from distrib.checkpoint.resume import Identity, Resumed
+from distrib.checkpoint.resume import Identity, Progress, Resumed
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, build_optimizer
@@ -55,7 +55,7 @@ class Trainer:
         self.net(torch.ones(1, 2)).sum().backward()
         self.update.step()
         tensors, values = state.capture(self.update)
-        values |= resume.metadata(KEYS, IDENTITY, epoch_loss, train_loss=2 * epoch_loss)
+        values |= resume.metadata(KEYS, IDENTITY, Progress(epoch_loss, 2 * epoch_loss))
         return store.save(folder / "checkpoints", step, tensors, values, keep=9)
 
 
@@ -101,7 +101,7 @@ def test_fresh_folder_starts_at_the_beginning(
     go: Caller, wish: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = go.fresh.net.weight.clone()
-    assert go(tmp_path, wish) == Resumed(step=0, path=None, epoch_loss=0.0)
+    assert go(tmp_path, wish) == Resumed(step=0, path=None, progress=Progress(0.0, None))
     assert torch.equal(go.fresh.net.weight, before)
     assert capsys.readouterr().out == ""
 
@@ -110,7 +110,7 @@ def test_auto_takes_the_newest(go: Caller, tmp_path: Path, capsys: pytest.Captur
     trainer = Trainer()
     for step in (8, 9, 10):
         newest = trainer.save(tmp_path, step, epoch_loss=step / 4)
-    assert go(tmp_path) == Resumed(10, newest, 2.5, 5.0)
+    assert go(tmp_path) == Resumed(10, newest, Progress(2.5, 5.0))
     assert torch.equal(go.fresh.net.weight, trainer.net.weight)
     assert go.fresh.update.applied == 3
     assert capsys.readouterr().out == f"continuing from {newest}\n"
@@ -168,7 +168,7 @@ def test_path_wins_over_newer_ones_and_other_folders(go: Caller, tmp_path: Path)
     weight = trainer.net.weight.clone()
     trainer.save(tmp_path / "elsewhere", 4)
     trainer.save(tmp_path / "here", 5)
-    assert go(tmp_path / "here", wanted) == Resumed(3, wanted, 0.0, 0.0)
+    assert go(tmp_path / "here", wanted) == Resumed(3, wanted, Progress(0.0, 0.0))
     assert torch.equal(go.fresh.net.weight, weight)
 
 
