@@ -16,20 +16,20 @@ from distrib.config.help import help_text
 from distrib.config.load import load
 from distrib.crosscheck import replay
 from distrib.display import Display
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
 from distrib.files import expand_path, write_atomically
 from distrib.job import lock
-from distrib.job.outcome import Outcome, disk_outcome, is_transient
+from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
-from distrib.job.stop import Stopped, StopRequest
+from distrib.job.stop import StopRequest
 from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 from distrib.training import loop, run, summary
 from distrib.training.recipe import RunConfig
 
-_LET_RANK_0_SPEAK = 10.0  # seconds
+_LET_RANK_0_REPORT = 10.0  # seconds
 
 
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         world.check(config.training.world_size)
         accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
     except BadInput as error:
-        return _refuse(f"bad input: {error}", status)
+        return _refuse(error, status)
     request.wait_for_agreement()
     display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
     heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     try:
         outcome = start.train()
         heartbeat.stop()
-        if outcome.together:  # rank 0 hosts the store: it leaves when nobody uses it any more
+        if outcome.on_all_ranks:  # rank 0 hosts the store: it leaves when nobody uses it any more
             with contextlib.suppress(RuntimeError):
                 accelerator.wait_for_everyone()
     finally:
@@ -61,22 +61,27 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         _close(accelerator, display)
     if outcome.to_replay is not None:
         outcome = start.crosscheck(outcome, outcome.to_replay)
-    return outcome.tell()
+    outcome.show()
+    return outcome.code
 
 
-def _refuse(problem: str, status: Status) -> int:
-    """Bad input before there is a process group: rank 0 says it, and what only another machine has, its first rank."""
-    outcome = Outcome(code=EXIT_BAD_INPUT, problem=problem, reports=status.reports)
+def _refuse(error: BadInput, status: Status) -> int:
+    """End a start by bad input before there is a process group, and return the exit code.
+
+    Rank 0 reports it. What only another machine has is reported by that machine's first rank.
+    """
+    outcome = outcome_of(error, status, reports=status.reports)
     if not status.reports:
         # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
-        time.sleep(_LET_RANK_0_SPEAK)
+        time.sleep(_LET_RANK_0_REPORT)
         outcome = replace(outcome, reports=status.reports_for_machine and not status.is_written())
     outcome.write(status)
-    return outcome.tell()
+    outcome.show()
+    return outcome.code
 
 
 def _close(accelerator: Accelerator, display: Display) -> None:
-    """The trackers and the process group."""
+    """Close the trackers and the process group."""
     try:
         accelerator.end_training()
     except Exception as error:  # a tracker's own code; the run has ended, and how is still to be said
@@ -96,35 +101,29 @@ class _Start:
     display: Display
 
     def train(self) -> Outcome:
-        """Train; how it ended. On return status.json says it, too, unless a replay is still to come."""
-        reports = self.accelerator.is_main_process
+        """Train and return how it ended, which status.json then says, too, unless a replay is still to come.
+
+        Raises an error that nobody foresaw.
+        """
         try:
             outcome = self._run()
-        except BadInput as error:
-            outcome = Outcome(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", reports=reports)
-        except Stopped as stop:
-            self.display.close_bar()
-            self.display.say(str(stop))
-            outcome = Outcome(code=stop.code, said=str(stop), reports=reports, step=stop.step, retry=True)
-        except RunFault as error:
-            outcome = Outcome(code=EXIT_FAULT, problem=f"fault: {error}", reports=reports)
         except Exception as error:
+            cause = error
             if isinstance(error, RuntimeError) and is_collective_failure(error):
-                outcome = self._lost(*self.heartbeat.diagnose(error))
-            else:
-                outcome = self._broken(error)
+                cause = self.heartbeat.diagnose(error)
+            outcome = self._ended_by(cause, reports=self.accelerator.is_main_process)
         self.display.close_bar()
         if outcome.to_replay is None:
             outcome.write(self.status)
         return outcome
 
     def _run(self) -> Outcome:
-        """To a good end; everything else is raised."""
+        """Train to a good end and return it; every other end is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
         reports = accelerator.is_main_process
         prepared = collectives.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
-            return Outcome(code=earlier["exit_code"], said=earlier["reason"], reports=False)
+            return Outcome(code=earlier["exit_code"], message=earlier["reason"], shown=True, reports=False)
         folder = self.status.folder = Path(prepared["folder"])
         collectives.agree_on_error(accelerator, wait_until_visible(folder))
         ready = run.build(
@@ -151,7 +150,7 @@ class _Start:
         return Outcome(code=EXIT_DONE, reports=reports, step=ready.total_steps, to_replay=to_replay)
 
     def _prepare_folder(self) -> dict[str, Any]:
-        """Take the folder, on rank 0: its name, or the status with which an earlier start of this launcher left for good."""
+        """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
         config = self.config
         given = config.output.dir
         folder = default_folder(self.recipe) if given is None else expand_path(given, "output.dir")
@@ -170,59 +169,55 @@ class _Start:
         return {"folder": str(folder), "earlier": earlier}
 
     def _expect_answers(self) -> None:
-        """Start-up, which may take minutes, is over: from here on a rank that does not answer is taken for dead."""
+        """From here on take a rank that does not answer for dead: start-up, which may take minutes, is over."""
         seconds = self.config.training.timeout_seconds
         world.shorten_timeout(self.accelerator, seconds)
         self.heartbeat.watch(seconds, self.request.asked, self._leave)
 
-    def _broken(self, error: Exception) -> Outcome:
-        """This rank alone, by the disk; raises what nobody foresaw. The others only see that it is gone."""
-        outcome = disk_outcome(error, self.status.folder) if isinstance(error, OSError) else None
-        if outcome is None:
-            if not self.status.is_written():
-                self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}", retry=is_transient(error))
-            raise error
-        return outcome
-
-    def _lost(self, fault: RunFault, names_it: bool) -> Outcome:
-        reports = names_it and not self.status.is_written()  # by rank 0, before it left
-        return Outcome(code=EXIT_FAULT, problem=f"fault: {fault}", reports=reports, together=False, retry=True)
-
-    def _leave(self, fault: RunFault, names_it: bool) -> None:
-        """From another thread: the main one waits for a rank that is gone."""
-        outcome = self._lost(fault, names_it)
+    def _leave(self, fault: PeerLost) -> None:
+        """End the process from another thread: the main one waits for a rank that is gone."""
+        outcome = self._ended_by(fault, reports=False)
         try:
             outcome.write(self.status)
-            outcome.tell()
+            outcome.show()
         finally:
             os._exit(outcome.code)
 
     def crosscheck(self, outcome: Outcome, folder: Path) -> Outcome:
-        """The process group is gone; this rank alone holds its trace against Optax. The outcome's status is written."""
+        """Replay the trace when the process group is gone. Return how the start ends now, which its status says, too.
+
+        `outcome` is how the training ended. Raises an error that nobody foresaw.
+        """
         try:
             replayed = replay(folder, self.display, self.request, step=outcome.step)
             if replayed is not None:
                 summary.add_verdict(folder, replayed.report)
                 if replayed.mismatch:
                     raise RunFault(replayed.mismatch)
-        except Stopped as stop:
-            self.display.say(str(stop))
-            outcome = replace(outcome, code=stop.code, said=str(stop), retry=True)
-        except RunFault as error:
-            outcome = replace(outcome, code=EXIT_FAULT, problem=f"fault: {error}")
         except Exception as error:
-            outcome = self._broken(error)
+            outcome = replace(self._ended_by(error, reports=True), step=outcome.step)
         outcome.write(self.status)
+        return outcome
+
+    def _ended_by(self, error: Exception, *, reports: bool) -> Outcome:
+        """Return the outcome of an error; show the one that asks nobody to do anything, and raise the one unforeseen."""
+        outcome = outcome_of(error, self.status, reports=reports)
+        if not outcome.foreseen:
+            outcome.write(self.status)
+            raise error
+        if outcome.shown:
+            self.display.close_bar()
+            self.display.say(outcome.message)
         return outcome
 
 
 def _is_complete(ready: run.Run) -> bool:
-    """A summary is written when all is evaluated, whatever its checkpoint still owed."""
+    """Return whether the folder holds the whole run: its last step, and the summary, which comes after all evaluation."""
     return ready.resumed.step == ready.total_steps == summary.completed_steps(ready.folder)
 
 
 def _replay_pending(config: RunConfig, folder: Path) -> bool:
-    """Whether the trace is still to be replayed; a run that was killed meanwhile does it when it is called again."""
+    """Return whether the trace is still to be replayed, also by an earlier start that was killed meanwhile."""
     if not (config.crosscheck.record and config.crosscheck.replay):
         return False
     return summary.verdict(folder) == summary.NOT_REPLAYED

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from distrib.errors import RunFault
+from distrib.errors import PeerLost
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Heartbeat:
             _store().add(_key(self._rank), 1)  # in this thread: a peer that has agreed with this one finds it
             self._run(self._count, "heartbeat")
 
-    def watch(self, timeout: float, asked: Callable[[], bool], leave: Callable[[RunFault, bool], object]) -> None:
+    def watch(self, timeout: float, asked: Callable[[], bool], leave: Callable[[PeerLost], object]) -> None:
         """From now on a peer that is silent is reported from a thread, less than `timeout` seconds after its last sign.
 
         `asked` says whether this process was asked to stop. `leave` gets what `diagnose` gives, and ends the process: its
@@ -60,8 +60,8 @@ class Heartbeat:
         while self._threads:
             self._threads.pop().join(_GAP)  # it may wait for a store that does not answer
 
-    def diagnose(self, error: RuntimeError) -> tuple[RunFault, bool]:
-        """Return the fault to report for a failed collective, and whether this rank is the one to report it.
+    def diagnose(self, error: RuntimeError) -> PeerLost:
+        """Return the fault to report for a failed collective.
 
         Does not return if the other thread is about to report the fault and to end the process.
         """
@@ -80,7 +80,7 @@ class Heartbeat:
         except RuntimeError:
             return  # the rank that hosts the store is gone; the next collective says so, or the watch
 
-    def _watch(self, longest: float, asked: Callable[[], bool], leave: Callable[[RunFault, bool], object]) -> None:
+    def _watch(self, longest: float, asked: Callable[[], bool], leave: Callable[[PeerLost], object]) -> None:
         """Silence is counted in looks, not in seconds: a run that is suspended and resumed as a whole lost nobody."""
         interval, ranks = longest / _LOOKS, range(self._world_size)
         counts, silent, unanswered = [b""] * self._world_size, [0] * self._world_size, 0
@@ -98,15 +98,17 @@ class Heartbeat:
                     rank for rank in ranks if silent[rank] * interval >= limit / 2
                 ]  # those of one node fall silent together, give or take a look
                 if self._diagnoses.acquire(blocking=False) and not self._end.is_set():
-                    leave(*self._fault([0] if unanswered else lost, f"no sign of life for {limit:.0f} s"))
+                    leave(self._fault([0] if unanswered else lost, f"no sign of life for {limit:.0f} s"))
                 return
             self._end.wait(began + interval - time.monotonic())
 
-    def _fault(self, missing: Collection[int], cause: str) -> tuple[RunFault, bool]:
+    def _fault(self, missing: Collection[int], cause: str) -> PeerLost:
         who = "rank " + " and rank ".join(str(rank) for rank in missing) if missing else "a rank"
         cause = cause.strip().splitlines()[0]
-        fault = RunFault(f"{who} stopped answering, so the others gave up; see the output of {who} ({cause})")
-        return fault, self._rank == min(set(range(self._world_size)) - set(missing), default=0)
+        return PeerLost(
+            f"{who} stopped answering, so the others gave up; see the output of {who} ({cause})",
+            reported_here=self._rank == min(set(range(self._world_size)) - set(missing), default=0),
+        )
 
     def _missing(self) -> list[int]:
         """Return the ranks whose count stands still, as the first rank to look found them.
