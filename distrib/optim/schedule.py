@@ -6,8 +6,10 @@ Each factor multiplies the `lr` of every parameter group. Formulas: torch.optim.
 """
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -20,14 +22,50 @@ Factor = Callable[[int], float]
 Unit = Literal["updates", "epochs"]
 
 
-class Constant(Section):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunLength:
+    """How long a run is, and how long its epochs are, in updates."""
+
+    total_updates: int
+    updates_per_epoch: int
+
+    def updates(self, count: int, unit: Unit) -> int:
+        """Return how many updates so many `unit`s are."""
+        return count * self.updates_per_epoch if unit == "epochs" else count
+
+
+class _Schedule(Section, ABC):
+    @abstractmethod
+    def factor(self, run: RunLength) -> Factor:
+        """Return the factor of the next update as a function of how many were applied before it (0, 1, 2, …).
+
+        Raises BadInput where the run is too short for the schedule to do what it says.
+        """
+
+    @abstractmethod
+    def claim(self, run: RunLength) -> dict[str, Any]:
+        """Return the schedule for the record: its name and its numbers, which JSON can hold.
+
+        All lengths are in applied updates, as `crosscheck.rules.schedules.factors` takes them.
+        """
+
+
+class Constant(_Schedule):
     """The learning rate stays at `lr`."""
 
     name: Literal["constant"] = "constant"
     """The schedule: constant, step, multistep, exponential, cosine or onecycle."""
 
+    def factor(self, run: RunLength) -> Factor:
+        del run
+        return lambda _: 1.0
 
-class Step(Section):
+    def claim(self, run: RunLength) -> dict[str, Any]:
+        del run
+        return {"name": self.name}
+
+
+class Step(_Schedule):
     """torch's StepLR: times gamma after every step_size."""
 
     name: Literal["step"] = "step"
@@ -39,8 +77,16 @@ class Step(Section):
     unit: Unit = "epochs"
     """What step_size counts: applied updates, or epochs."""
 
+    def factor(self, run: RunLength) -> Factor:
+        size = run.updates(self.step_size, self.unit)
+        _require_end("step_size", self.step_size, self.unit, size, run)
+        return lambda applied: _power(self.gamma, applied // size)
 
-class MultiStep(Section):
+    def claim(self, run: RunLength) -> dict[str, Any]:
+        return {"name": self.name, "size": run.updates(self.step_size, self.unit), "gamma": self.gamma}
+
+
+class MultiStep(_Schedule):
     """torch's MultiStepLR: times gamma at each milestone."""
 
     name: Literal["multistep"] = "multistep"
@@ -52,8 +98,17 @@ class MultiStep(Section):
     unit: Unit = "epochs"
     """What the milestones count: applied updates, or epochs."""
 
+    def factor(self, run: RunLength) -> Factor:
+        milestones = sorted(run.updates(milestone, self.unit) for milestone in self.milestones)
+        _require_end("milestones", list(self.milestones), self.unit, milestones[-1], run)
+        return lambda applied: _power(self.gamma, bisect_right(milestones, applied))
 
-class Exponential(Section):
+    def claim(self, run: RunLength) -> dict[str, Any]:
+        milestones = [run.updates(milestone, self.unit) for milestone in self.milestones]
+        return {"name": self.name, "milestones": milestones, "gamma": self.gamma}
+
+
+class Exponential(_Schedule):
     """torch's ExponentialLR: times gamma every unit."""
 
     name: Literal["exponential"] = "exponential"
@@ -63,8 +118,15 @@ class Exponential(Section):
     unit: Unit = "epochs"
     """How often gamma is applied: every applied update, or every epoch."""
 
+    def factor(self, run: RunLength) -> Factor:
+        size = run.updates(1, self.unit)
+        return lambda applied: _power(self.gamma, applied // size)
 
-class Cosine(Section):
+    def claim(self, run: RunLength) -> dict[str, Any]:
+        return {"name": self.name, "size": run.updates(1, self.unit), "gamma": self.gamma}
+
+
+class Cosine(_Schedule):
     """Linear warm-up to `lr`, then half a cosine down (LinearLR, then CosineAnnealingLR)."""
 
     name: Literal["cosine"] = "cosine"
@@ -78,8 +140,29 @@ class Cosine(Section):
     unit: Unit = "epochs"
     """What `warmup` counts: applied updates, or epochs."""
 
+    def factor(self, run: RunLength) -> Factor:
+        warmup, total = run.updates(self.warmup, self.unit), run.total_updates
+        if warmup >= total:
+            raise BadInput(
+                f"schedule.warmup = {self.warmup} {self.unit} is {warmup} updates, and the whole run has "
+                f"{total}: shorten the warm-up, or raise training.epochs"
+            )
 
-class OneCycle(Section):
+        def factor(applied: int) -> float:
+            if applied < warmup:
+                return self.start_factor + (1.0 - self.start_factor) * applied / warmup
+            # CosineAnnealingLR rises again after T_max; a run that is complete stays at the end.
+            done = min(1.0, (applied - warmup) / (total - warmup))
+            return self.end_factor + (1.0 - self.end_factor) * (1.0 + math.cos(math.pi * done)) / 2.0
+
+        return factor
+
+    def claim(self, run: RunLength) -> dict[str, Any]:
+        lengths = {"warmup": run.updates(self.warmup, self.unit), "total": run.total_updates}
+        return self.model_dump(exclude={"unit"}) | lengths
+
+
+class OneCycle(_Schedule):
     """torch's OneCycleLR with `lr` as its peak, cosine annealing, momentum and betas untouched."""
 
     name: Literal["onecycle"] = "onecycle"
@@ -91,76 +174,22 @@ class OneCycle(Section):
     final_div_factor: Annotated[float, Field(ge=1)] = 1e4
     """The run ends at lr / (div_factor * final_div_factor)."""
 
+    def factor(self, run: RunLength) -> Factor:
+        first, last = 1.0 / self.div_factor, 1.0 / (self.div_factor * self.final_div_factor)
+        peak_at, end_at = self.pct_start * run.total_updates - 1.0, run.total_updates - 1.0  # torch's phase ends
+
+        def factor(applied: int) -> float:
+            if peak_at > 0 and applied <= peak_at:
+                return _anneal(first, 1.0, applied / peak_at)
+            return _anneal(1.0, last, min(1.0, (applied - peak_at) / (end_at - peak_at)))
+
+        return factor
+
+    def claim(self, run: RunLength) -> dict[str, Any]:
+        return self.model_dump() | {"total": run.total_updates}
+
 
 ScheduleConfig = Constant | Step | MultiStep | Exponential | Cosine | OneCycle
-
-
-def build(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int) -> Factor:
-    """The factor of the next update, given how many were applied before it (0, 1, 2, …).
-
-    Raises BadInput where the run is too short for the schedule to do what it says.
-    """
-    match config:
-        case Constant():
-            return lambda _: 1.0
-        case Step():
-            size = config.step_size * _length(config.unit, updates_per_epoch)
-            if size >= total_updates:
-                raise _never("step_size", config.step_size, config.unit, size, total_updates)
-            return lambda applied: _power(config.gamma, applied // size)
-        case MultiStep():
-            milestones = sorted(m * _length(config.unit, updates_per_epoch) for m in config.milestones)
-            if milestones[-1] >= total_updates:
-                raise _never("milestones", list(config.milestones), config.unit, milestones[-1], total_updates)
-            return lambda applied: _power(config.gamma, bisect_right(milestones, applied))
-        case Exponential():
-            size = _length(config.unit, updates_per_epoch)
-            return lambda applied: _power(config.gamma, applied // size)
-        case Cosine():
-            warmup = config.warmup * _length(config.unit, updates_per_epoch)
-            if warmup >= total_updates:
-                raise BadInput(
-                    f"schedule.warmup = {config.warmup} {config.unit} is {warmup} updates, and the whole run has "
-                    f"{total_updates}: shorten the warm-up, or raise training.epochs"
-                )
-            return lambda applied: _cosine(config, warmup, total_updates, applied)
-        case OneCycle():
-            return lambda applied: _onecycle(config, total_updates, applied)
-
-
-def claim(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int) -> dict[str, Any]:
-    """The schedule that `build` makes of the same arguments, for the record: its name and its numbers.
-
-    All lengths are in applied updates, as `crosscheck.rules.schedules.factors` takes them; JSON can hold it.
-    """
-    match config:
-        case Constant():
-            return {"name": config.name}
-        case Step():
-            size = config.step_size * _length(config.unit, updates_per_epoch)
-            return {"name": config.name, "size": size, "gamma": config.gamma}
-        case MultiStep():
-            milestones = [m * _length(config.unit, updates_per_epoch) for m in config.milestones]
-            return {"name": config.name, "milestones": milestones, "gamma": config.gamma}
-        case Exponential():
-            return {"name": config.name, "size": _length(config.unit, updates_per_epoch), "gamma": config.gamma}
-        case Cosine():
-            warmup = config.warmup * _length(config.unit, updates_per_epoch)
-            lengths = {"warmup": warmup, "total": total_updates}
-            return config.model_dump(exclude={"unit"}) | lengths
-        case OneCycle():
-            return config.model_dump() | {"total": total_updates}
-
-
-def _never(key: str, value: object, unit: Unit, updates: int, total: int) -> BadInput:
-    return BadInput(
-        f"schedule.{key} = {value} {unit} goes to update {updates}, and the whole run has {total}: gamma would never "
-        "be applied there; choose less, or raise training.epochs"
-    )
-
-
-def _length(unit: Unit, updates_per_epoch: int) -> int:
-    return updates_per_epoch if unit == "epochs" else 1
 
 
 def _power(gamma: float, exponent: int) -> float:
@@ -170,22 +199,15 @@ def _power(gamma: float, exponent: int) -> float:
         return math.inf  # a rate that grows for ever ends the run by its loss, with a message
 
 
-def _cosine(config: Cosine, warmup: int, total: int, applied: int) -> float:
-    if applied < warmup:
-        return config.start_factor + (1.0 - config.start_factor) * applied / warmup
-    # CosineAnnealingLR rises again after T_max; a run that is complete stays at the end.
-    done = min(1.0, (applied - warmup) / (total - warmup))
-    return config.end_factor + (1.0 - config.end_factor) * (1.0 + math.cos(math.pi * done)) / 2.0
-
-
-def _onecycle(config: OneCycle, total: int, applied: int) -> float:
-    first, last = 1.0 / config.div_factor, 1.0 / (config.div_factor * config.final_div_factor)
-    peak_at, end_at = config.pct_start * total - 1.0, total - 1.0  # torch's phase ends
-    if peak_at > 0 and applied <= peak_at:
-        return _anneal(first, 1.0, applied / peak_at)
-    return _anneal(1.0, last, min(1.0, (applied - peak_at) / (end_at - peak_at)))
-
-
 def _anneal(start: float, end: float, done: float) -> float:
-    """Half a cosine from start (done = 0) to end (done = 1)."""
+    """Return where half a cosine from `start` (done = 0) to `end` (done = 1) stands."""
     return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * done))
+
+
+def _require_end(key: str, value: object, unit: Unit, end: int, run: RunLength) -> None:
+    """Raise BadInput if gamma is only applied at update `end`, which the run never reaches."""
+    if end >= run.total_updates:
+        raise BadInput(
+            f"schedule.{key} = {value} {unit} goes to update {end}, and the whole run has {run.total_updates}: gamma would "
+            "never be applied there; choose less, or raise training.epochs"
+        )

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners
 from distrib.errors import BadInput
-from distrib.optim import schedule
 from distrib.optim.optimizer import options_by_name
+from distrib.optim.schedule import RunLength
 from distrib.training.run import Run
 
 
@@ -44,8 +44,8 @@ def _claims(run: Run) -> Claims:
         average=training.ema,
         averaged=0 if average is None else int(average.n_averaged),
         applied=run.update.applied,
-        schedule=schedule.claim(
-            run.config.schedule, total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch
+        schedule=run.config.schedule.claim(
+            RunLength(total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch)
         ),
         options=options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
     )

@@ -17,9 +17,9 @@ from distrib.data.batches import Batches, Plan
 from distrib.data.images import Dataset, Split
 from distrib.display import Display
 from distrib.errors import BadInput
-from distrib.optim import schedule
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
+from distrib.optim.schedule import RunLength
 from distrib.optim.update import Update
 from distrib.ranks import collectives
 from distrib.ranks.replica_check import ReplicaCheck
@@ -124,11 +124,7 @@ def build(
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build_optimizer(config.optimizer, module.named_parameters(), device)
     total_steps = plan.steps(config.training.epochs)
-    factor = schedule.build(
-        config.schedule,
-        total_updates=total_steps,
-        updates_per_epoch=plan.steps_per_epoch,
-    )
+    factor = config.schedule.factor(RunLength(total_updates=total_steps, updates_per_epoch=plan.steps_per_epoch))
     update = Update(
         module,
         optimizer,

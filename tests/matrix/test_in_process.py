@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from distrib.data.batches import Plan
-from distrib.optim import schedule
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
+from distrib.optim.schedule import RunLength
 from distrib.optim.update import Update
 from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
@@ -80,7 +80,7 @@ class Trainer:
         ]
         self.precision = Precision(config.precision, CPU, {})
         optimizer = build_optimizer(config.optimizer, self.net.named_parameters(), CPU)
-        factor = schedule.build(config.schedule, total_updates=STEPS, updates_per_epoch=STEPS)
+        factor = config.schedule.factor(RunLength(total_updates=STEPS, updates_per_epoch=STEPS))
         self.update = Update(
             self.net,
             optimizer,

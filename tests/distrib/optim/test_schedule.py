@@ -18,10 +18,10 @@ from distrib.optim.schedule import (
     Exponential,
     MultiStep,
     OneCycle,
+    RunLength,
     ScheduleConfig,
     Step,
     Unit,
-    build,
 )
 from tests.torch_schedules import Scheduler, configs, torch_rates
 
@@ -41,7 +41,7 @@ def assert_equal(
     of_peak: float = 0,
 ) -> None:
     """To 1e-12 of each value; `of_peak` (which is 1.0) is for values near zero that come from a difference."""
-    factor = build(config, total_updates=epochs * per_epoch, updates_per_epoch=per_epoch)
+    factor = config.factor(RunLength(total_updates=epochs * per_epoch, updates_per_epoch=per_epoch))
     found = [factor(applied) for applied in range(epochs * per_epoch)]
     assert found == pytest.approx(expected, rel=rel, abs=of_peak)
 
@@ -138,7 +138,7 @@ def test_onecycle(epochs: int, per_epoch: int, pct_start: float, div: float, fin
 @pytest.mark.parametrize(("total", "pct_start"), [(2, 0.5), (4, 0.25), (10, 0.1)])
 def test_onecycle_whose_rise_takes_no_update_starts_at_the_peak(total: int, pct_start: float) -> None:
     """There torch divides zero by zero."""
-    factor = build(OneCycle(pct_start=pct_start), total_updates=total, updates_per_epoch=1)
+    factor = OneCycle(pct_start=pct_start).factor(RunLength(total_updates=total, updates_per_epoch=1))
     found = [factor(applied) for applied in range(total)]
     assert found[0] == 1.0
     assert found[-1] == pytest.approx(1 / (25.0 * 1e4), rel=1e-12)
@@ -146,7 +146,7 @@ def test_onecycle_whose_rise_takes_no_update_starts_at_the_peak(total: int, pct_
 
 
 def test_cosine_reaches_its_end_when_the_run_is_complete() -> None:
-    factor = build(Cosine(warmup=2, end_factor=0.25, unit="updates"), total_updates=12, updates_per_epoch=4)
+    factor = Cosine(warmup=2, end_factor=0.25, unit="updates").factor(RunLength(total_updates=12, updates_per_epoch=4))
     assert factor(0) == 0.01
     assert factor(2) == 1.0
     assert factor(7) == pytest.approx(0.625, rel=1e-12)
@@ -156,13 +156,13 @@ def test_cosine_reaches_its_end_when_the_run_is_complete() -> None:
 @pytest.mark.parametrize(("warmup", "unit", "updates"), [(3, "epochs", 12), (4, "epochs", 16), (12, "updates", 12)])
 def test_warmup_as_long_as_the_run_is_bad_input(warmup: int, unit: Unit, updates: int) -> None:
     with pytest.raises(BadInput) as caught:
-        build(Cosine(warmup=warmup, unit=unit), total_updates=12, updates_per_epoch=4)
+        Cosine(warmup=warmup, unit=unit).factor(RunLength(total_updates=12, updates_per_epoch=4))
     for word in (f"schedule.warmup = {warmup} {unit}", f"{updates} updates", "12", "shorten", "training.epochs"):
         assert word in str(caught.value)
 
 
 def test_warmup_one_update_shorter_than_the_run_is_fine() -> None:
-    factor = build(Cosine(warmup=11, unit="updates"), total_updates=12, updates_per_epoch=4)
+    factor = Cosine(warmup=11, unit="updates").factor(RunLength(total_updates=12, updates_per_epoch=4))
     assert factor(11) == 1.0
 
 
@@ -181,14 +181,14 @@ def test_warmup_one_update_shorter_than_the_run_is_fine() -> None:
 )
 def test_a_drop_that_the_run_never_reaches_is_bad_input(config: ScheduleConfig, words: tuple[str, ...]) -> None:
     with pytest.raises(BadInput) as caught:
-        build(config, total_updates=12, updates_per_epoch=4)
+        config.factor(RunLength(total_updates=12, updates_per_epoch=4))
     for word in (*words, "the whole run has 12", "choose less", "training.epochs"):
         assert word in str(caught.value)
 
 
 @pytest.mark.parametrize("config", [Step(step_size=11, unit="updates"), MultiStep(milestones=(11,), unit="updates")])
 def test_a_drop_in_the_last_update_is_fine(config: ScheduleConfig) -> None:
-    factor = build(config, total_updates=12, updates_per_epoch=4)
+    factor = config.factor(RunLength(total_updates=12, updates_per_epoch=4))
     assert (factor(10), factor(11)) == (1.0, 0.1)
 
 
@@ -203,19 +203,20 @@ def test_factor_is_pure_finite_and_never_above_the_peak_even_after_the_end(
     config: ScheduleConfig, total: int, per_epoch: int, asked: list[int]
 ) -> None:
     try:
-        factor = build(config, total_updates=total, updates_per_epoch=per_epoch)
+        factor = config.factor(RunLength(total_updates=total, updates_per_epoch=per_epoch))
     except BadInput:
         assert isinstance(config, Step | MultiStep | Cosine)
         return
     answers = {applied: factor(applied) for applied in asked}
     assert all(0.0 <= value <= 1.0 + 1e-12 for value in answers.values())
-    again = build(config, total_updates=total, updates_per_epoch=per_epoch)  # a resumed run asks in another order
+    # A resumed run asks in another order.
+    again = config.factor(RunLength(total_updates=total, updates_per_epoch=per_epoch))
     assert {applied: again(applied) for applied in reversed(asked)} == answers
 
 
 @pytest.mark.parametrize("config", [Cosine(end_factor=0.1), Cosine(warmup=1), OneCycle()], ids=str)
 def test_after_the_end_the_last_value_stays(config: ScheduleConfig) -> None:
-    factor = build(config, total_updates=40, updates_per_epoch=10)
+    factor = config.factor(RunLength(total_updates=40, updates_per_epoch=10))
     assert factor(40) == pytest.approx(factor(10_000), abs=1e-12)
     assert factor(41) == factor(10_000)
 
@@ -223,7 +224,7 @@ def test_after_the_end_the_last_value_stays(config: ScheduleConfig) -> None:
 @each_unit
 @pytest.mark.parametrize(("kind", "options"), [(Step, {"step_size": 3}), (MultiStep, {"milestones": (2, 5)})])
 def test_epochs_are_so_many_updates(unit: Unit, kind: type[Step] | type[MultiStep], options: dict[str, object]) -> None:
-    factor = build(kind.model_validate(options | {"unit": unit}), total_updates=80, updates_per_epoch=10)
+    factor = kind.model_validate(options | {"unit": unit}).factor(RunLength(total_updates=80, updates_per_epoch=10))
     drops = [applied for applied in range(1, 80) if factor(applied) < factor(applied - 1)]
     expected = [3, 6] if kind is Step else [2, 5]
     assert drops[:2] == [edge * (10 if unit == "epochs" else 1) for edge in expected]
