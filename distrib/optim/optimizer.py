@@ -15,34 +15,31 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
 
-class SGDGroup(Section):
-    """Parameters whose name matches `pattern` take these values instead."""
-
+class _Group(Section):
     pattern: str
     """Shell-style pattern over parameter names, such as `*.bias`; the first group that matches takes a parameter."""
     lr: NonNegative | None = None
     """Learning rate of the group (peak, under a schedule)."""
+    weight_decay: NonNegative | None = None
+    """Weight decay of the group."""
+
+
+class SGDGroup(_Group):
+    """Parameters whose name matches `pattern` take these values instead."""
+
     momentum: Fraction | None = None
     """Momentum of the group."""
     dampening: Fraction | None = None
     """Dampening of the group."""
-    weight_decay: NonNegative | None = None
-    """Weight decay of the group."""
 
 
-class AdamGroup(Section):
+class AdamGroup(_Group):
     """Parameters whose name matches `pattern` take these values instead."""
 
-    pattern: str
-    """Shell-style pattern over parameter names, such as `*.bias`; the first group that matches takes a parameter."""
-    lr: NonNegative | None = None
-    """Learning rate of the group (peak, under a schedule)."""
     betas: Betas | None = None
     """Betas of the group."""
     eps: NonNegative | None = None
     """eps of the group."""
-    weight_decay: NonNegative | None = None
-    """Weight decay of the group."""
 
 
 class _Common(Section):
