@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -19,19 +20,30 @@ DISK_BROKEN = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 """Errors of a disk, or of the server it is on, that breaks. It may be well again at the next start."""
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Give a new file beside `path` to write to. When it is written, it is synced and replaces `path`.
+
+    Whatever fails leaves the old file, and nothing beside it. Only this user may read the new file, unless its mode is
+    changed. Raises OSError.
+    """
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        new = Path(file.name)
+    try:
+        yield new
+        _sync(new)
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`; whatever fails on the way leaves the old file. Raises OSError."""
-    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # temporary files are private; results are not
-            os.replace(file.name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
-            raise
+    """Replace `path` by `text`, for all to read; whatever fails on the way leaves the old file. Raises OSError."""
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+        new.chmod(0o644)
 
 
 def expand_path(text: str, key: str) -> Path:
@@ -56,6 +68,10 @@ def read_json(path: Path) -> Any:
 
 def sync_folder(path: Path) -> None:
     """Make renames in this folder survive a power cut."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distrib.errors import BadInput
-from distrib.files import expand_path, sync_folder, write_atomically, write_json
+from distrib.files import expand_path, replacing, sync_folder, write_atomically, write_json
 from tests.support import largest_file
 
 
@@ -61,6 +61,25 @@ def test_folder_in_place_of_the_file_leaves_no_rubbish(tmp_path: Path) -> None:
 def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "absent" / "a", "x")
+
+
+def test_what_fails_while_the_new_file_is_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def fail(new: Path) -> None:
+        new.write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), replacing(path) as new:
+        fail(new)
+    assert only_file(tmp_path).read_text() == "old"
+
+
+def test_what_is_not_meant_for_others_stays_private(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a") as new:
+        new.write_bytes(b"x")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
 
 def test_json_is_for_people_and_programs(tmp_path: Path) -> None:
