@@ -42,10 +42,16 @@ _NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touc
 
 @dataclass(slots=True)
 class Progress:
-    """The losses of a run, which no tensor of it holds."""
+    """How far a run has come in its epochs, which no tensor of it holds."""
 
     epoch_loss: float = 0.0  # sum of the global losses since the epoch began
     train_loss: float | None = None  # mean over the last whole epoch
+    evaluation_pending: bool = False  # the last step ended an epoch that is not evaluated yet
+
+    def end_epoch(self, steps: int) -> None:
+        """Note that the epoch's last step is taken, and its evaluation is to come."""
+        self.train_loss, self.epoch_loss = self.epoch_loss / steps, 0.0
+        self.evaluation_pending = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ def continue_from(
     accelerator: Accelerator,
     display: Display,
     update: Update,
+    *,
+    steps_per_epoch: int,
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
@@ -80,9 +88,7 @@ def continue_from(
         for line in _differences(checkpoint, keys, identity):
             display.say(line)
         state.restore(checkpoint, update)
-        saved = checkpoint.values
-        progress = Progress(float(saved["epoch_loss"]), saved.get("train_loss"))
-        resumed = Resumed(checkpoint.step, checkpoint.path, progress)
+        resumed = Resumed(checkpoint.step, checkpoint.path, _progress(checkpoint, steps_per_epoch))
     except BadInput as error:
         problem = str(error)
     agree_on_error(accelerator, problem)
@@ -135,6 +141,15 @@ def _open(path: Path) -> store.Checkpoint:
             f"checkpoint.resume = {path}: {error}; give the path of a checkpoint folder (…/checkpoints/step-00000390) "
             "that every rank can read, or auto for the newest valid one"
         ) from None
+
+
+def _progress(checkpoint: store.Checkpoint, steps_per_epoch: int) -> Progress:
+    saved = checkpoint.values
+    progress = Progress(float(saved["epoch_loss"]), saved.get("train_loss"), saved.get("evaluation_pending", False))
+    # Before checkpoints said so, the losses of an epoch stayed in the sum until it was evaluated.
+    if "evaluation_pending" not in saved and progress.epoch_loss > 0 and checkpoint.step % steps_per_epoch == 0:
+        progress.end_epoch(steps_per_epoch)
+    return progress
 
 
 def _differences(checkpoint: store.Checkpoint, keys: Mapping[str, Any], identity: Identity) -> list[str]:

@@ -18,7 +18,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
     with closing(Observers(run)) as observers:
         checkpointer = Checkpointer(run)
         run.model.train()
-        if run.evaluation_pending and not _evaluate(run, run.resumed.step, observers, request):
+        if observers.progress.evaluation_pending and not _evaluate(run, run.resumed.step, observers, request):
             raise _stopped(run, request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0

@@ -45,7 +45,7 @@ class Observers:
         self.metrics: Metrics | None = None
         if self.main:
             self.metrics = Metrics(
-                run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=run.evaluation_pending
+                run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=self.progress.evaluation_pending
             )
         config = run.config.crosscheck
         self.passes = PassRecorder(run, config.gradient_steps if config.record else ())
@@ -64,28 +64,30 @@ class Observers:
     def after_step(self, step: int, loss: float, *, applied: bool) -> None:
         self.epoch_clock.lap()
         self.run_clock.lap()
-        self.progress.epoch_loss += loss
-        update = self.run.update
+        update, plan, progress = self.run.update, self.run.plan, self.progress
+        progress.epoch_loss += loss
+        if step % plan.steps_per_epoch == 0:
+            progress.end_epoch(plan.steps_per_epoch)
         if self.recorder is not None and self.recorder.step < step:
             self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
         if self.metrics is not None:
             self.metrics.write(
                 kind="step",
                 step=step,
-                epoch=self.run.plan.epoch_of(step),
+                epoch=plan.epoch_of(step),
                 loss=loss,
                 lr=update.lr,
                 applied=applied,
                 applied_updates=update.applied,
             )
         self._track({"loss": loss, "lr": update.lr}, step)
-        self.run.display.advance(self.run.plan.batch_size, loss)
+        self.run.display.advance(plan.batch_size, loss)
 
     def after_evaluation(self, step: int, score: Score) -> None:
-        """Report the epoch that ended with `step`, and begin the next one."""
+        """Report the epoch that ended with `step` and was evaluated."""
         run, progress = self.run, self.progress
         self.score = score
-        progress.train_loss = progress.epoch_loss / run.plan.steps_per_epoch
+        progress.evaluation_pending = False
         rate = self.epoch_clock.rate(run.plan.batch_size)
         epoch, update = run.plan.epoch_of(step), run.update
         if self.metrics is not None:
@@ -106,7 +108,6 @@ class Observers:
             f"test accuracy {score.accuracy:.2%}  lr {update.lr:.3g}  {rate or 0:,.0f} images/s  "
             f"skipped steps {update.skipped}"
         )
-        progress.epoch_loss = 0.0
         self.epoch_clock = _Clock()
         self.restart_clocks()
 

@@ -72,11 +72,6 @@ class Run:
         """DDP averages gradients over the ranks; times their number, the sum of shares is left."""
         self.accelerator.backward(self.update.scale(share * self.accelerator.num_processes))
 
-    @property
-    def evaluation_pending(self) -> bool:
-        """Whether the run was stopped between an epoch's last step and its evaluation, which sets the sum of losses to 0."""
-        return self.resumed.progress.epoch_loss > 0 and self.resumed.step % self.plan.steps_per_epoch == 0
-
     def evaluate(self, asked_to_stop: Callable[[], bool]) -> Score | None:
         """On the moving average of the weights where there is one. None if it was left because of a request."""
         return evaluate(
@@ -144,7 +139,16 @@ def build(
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
-    resumed = resume.continue_from(config.checkpoint, config.keys(), folder, identity, accelerator, display, update)
+    resumed = resume.continue_from(
+        config.checkpoint,
+        config.keys(),
+        folder,
+        identity,
+        accelerator,
+        display,
+        update,
+        steps_per_epoch=plan.steps_per_epoch,
+    )
     if resumed.step > total_steps:
         raise BadInput(
             f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {total_steps} "

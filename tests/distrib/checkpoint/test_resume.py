@@ -28,6 +28,7 @@ IDENTITY = Identity(
     threads=1,
     torch="2.14.1",
 )
+STEPS_PER_EPOCH = 4
 KEYS: dict[str, Any] = {
     "training.epochs": 3,
     "optimizer.lr": 0.5,
@@ -50,12 +51,12 @@ class Trainer:
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.update = Update(self.net, optimizer, lambda _: 1.0, scaler)
 
-    def save(self, folder: Path, step: int, epoch_loss: float = 0.0) -> Path:
-        """One more update, and a checkpoint that says it is of this step."""
+    def save(self, folder: Path, step: int, epoch_loss: float = 0.0, **others: Any) -> Path:
+        """One more update, and a checkpoint that says it is of this step; `others` replace what it says."""
         self.net(torch.ones(1, 2)).sum().backward()
         self.update.step()
         tensors, values = state.capture(self.update)
-        values |= resume.metadata(KEYS, IDENTITY, Progress(epoch_loss, 2 * epoch_loss))
+        values |= resume.metadata(KEYS, IDENTITY, Progress(epoch_loss, 2 * epoch_loss)) | others
         return store.save(folder / "checkpoints", step, tensors, values, keep=9)
 
 
@@ -82,6 +83,7 @@ class Caller:
             self.accelerator,
             Display(main=True, quiet=True),
             self.fresh.update,
+            steps_per_epoch=STEPS_PER_EPOCH,
         )
 
 
@@ -104,6 +106,42 @@ def test_fresh_folder_starts_at_the_beginning(
     assert go(tmp_path, wish) == Resumed(step=0, path=None, progress=Progress(0.0, None))
     assert torch.equal(go.fresh.net.weight, before)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("step", [6, 8], ids=["in an epoch", "at its end"])
+@pytest.mark.parametrize("pending", [True, False])
+@pytest.mark.parametrize("epoch_loss", [0.0, 6.0])
+def test_a_checkpoint_says_whether_an_evaluation_is_pending(
+    go: Caller, step: int, pending: bool, epoch_loss: float, tmp_path: Path
+) -> None:
+    Trainer().save(tmp_path, step, epoch_loss, evaluation_pending=pending)
+    assert go(tmp_path).progress == Progress(epoch_loss, 2 * epoch_loss, pending)
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch_loss", "progress"),
+    [
+        (6, 3.0, Progress(3.0, 6.0, evaluation_pending=False)),
+        (8, 0.0, Progress(0.0, 0.0, evaluation_pending=False)),
+        (8, 6.0, Progress(0.0, 1.5, evaluation_pending=True)),
+    ],
+    ids=["in an epoch", "evaluated", "not evaluated"],
+)
+def test_a_checkpoint_from_before_it_said_so_is_understood(
+    go: Caller, step: int, epoch_loss: float, progress: Progress, tmp_path: Path
+) -> None:
+    """Then the losses of an epoch stayed in the sum until it was evaluated."""
+    path = Trainer().save(tmp_path, step, epoch_loss)
+    checkpoint = store.open_checkpoint(path)
+    older = {key: value for key, value in checkpoint.values.items() if key != "evaluation_pending"}
+    store.save(path.parent, step, {part: checkpoint.tensors(part) for part in ("model", "optimizer")}, older, keep=9)
+    assert go(tmp_path).progress == progress
+
+
+def test_the_end_of_an_epoch_asks_for_its_evaluation() -> None:
+    progress = Progress(epoch_loss=6.0, train_loss=9.0)
+    progress.end_epoch(steps=4)
+    assert progress == Progress(0.0, 1.5, evaluation_pending=True)
 
 
 def test_auto_takes_the_newest(go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
