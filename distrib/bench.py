@@ -90,7 +90,9 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
         checkpointer.save(number % run.total_steps + 1, observers.progress)
 
     def record(first: int) -> Callable[[], None]:
-        """A recorder for one block. Its close, a commit, is timed too: once in 10 steps, in training once in 128."""
+        """Start a recorder for one block, and return what closes it. The close, a commit, is timed too: here it comes
+        every 10 steps, in training every 128.
+        """
         recorder = observers.recorder = start_recorder(run, first_step=first + 1)
 
         def close() -> None:

@@ -14,7 +14,7 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def key(*parts: int) -> int:
-    """One 64-bit key from several integers."""
+    """Return one 64-bit key made from several integers."""
     state = 0
     for part in parts:
         state = _mix((state + part * _GOLDEN + _GOLDEN) & _MASK)
@@ -22,12 +22,12 @@ def key(*parts: int) -> int:
 
 
 def draw(stream_key: int, index: Tensor) -> Tensor:
-    """Uniform integers in [0, 2**63), one per entry of `index` (int64); pure in both arguments."""
+    """Return uniform integers in [0, 2**63), one for each entry of `index` (int64); they depend on nothing else."""
     return _shift_right(scatter(_signed(stream_key), index), 1)
 
 
 def scatter(start: int | Tensor, index: Tensor) -> Tensor:
-    """int64, all 64 bits: number `index` of the generator that starts at `start`; a bijection in `start`."""
+    """Return number `index` of the generator that starts at `start`: int64, all 64 bits; a bijection in `start`."""
     z = start + (index + 1) * _signed(_GOLDEN)
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         z = (z ^ _shift_right(z, shift)) * _signed(multiplier)
@@ -35,7 +35,7 @@ def scatter(start: int | Tensor, index: Tensor) -> Tensor:
 
 
 def permutation(stream_key: int, length: int, device: torch.device) -> Tensor:
-    """A permutation of 0 … length-1 (int64), the same on every device."""
+    """Return a permutation of 0 … length-1 (int64), the same on every device."""
     return torch.argsort(draw(stream_key, torch.arange(length, device=device)), stable=True)
 
 
@@ -50,5 +50,5 @@ def _signed(value: int) -> int:
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's >> on int64 drags the sign along."""
+    """Shift to the right and fill with zeros; torch's >> on int64 fills with the sign."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

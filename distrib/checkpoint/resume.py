@@ -105,9 +105,9 @@ def metadata(keys: Mapping[str, Any], identity: Identity, progress: Progress) ->
 
 
 def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
-    """Nothing of an earlier run is overwritten: `never` means a fresh folder, and so does going back.
+    """Raise BadInput if the run would overwrite checkpoints of an earlier one in its folder.
 
-    Raises BadInput.
+    `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint.
     """
     there = store.candidates(folder / "checkpoints")
     if config.resume not in ("auto", "never") and there and there[0].resolve() != Path(config.resume).resolve():

@@ -48,7 +48,7 @@ class Checkpoint:
     files: tuple[str, ...]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one part, on the CPU; no part of that name gives none. Raises BadInput."""
+        """Return the tensors of one part, on the CPU; none if there is no part of that name. Raises BadInput."""
         file = f"{name}.safetensors"
         if file not in self.files:
             return {}

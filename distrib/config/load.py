@@ -32,7 +32,7 @@ def load(model: type[Model], recipe: Path, overrides: Sequence[str] = ()) -> Mod
 
 
 def read_toml(path: Path) -> Table:
-    """Raises BadInput."""
+    """Return what a TOML file holds. Raises BadInput."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -48,7 +48,7 @@ def read_toml(path: Path) -> Table:
 
 
 def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """`--a.b 1 --c.d=2` as [("a.b", "1"), ("c.d", "2")]. Raises BadInput."""
+    """Return `--a.b 1 --c.d=2` as [("a.b", "1"), ("c.d", "2")]. Raises BadInput."""
     pairs: list[tuple[str, str]] = []
     rest = list(arguments)
     while rest:
@@ -74,13 +74,13 @@ def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tu
 
 
 def _is_flag(model: type[BaseModel], key: str) -> bool:
-    """Whether the bare `--section.key` says true."""
+    """Return whether `--section.key` without a value means true."""
     field = all_fields(model).get(key)
     return field is not None and field.annotation is bool
 
 
 def parse_value(model: type[BaseModel], key: str, text: str) -> Any:
-    """The TOML value that `text` spells, unless the key holds text. `none` unsets a key."""
+    """Return the TOML value that `text` spells, or the text itself where the key holds text. `none` unsets a key."""
     field = all_fields(model).get(key)
     if text.lower() == "none" and field is not None and field.optional:
         return None

@@ -28,7 +28,7 @@ def augment(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 def _mirror(position: Tensor, size: int) -> Tensor:
-    """Positions outside 0 … size-1 reflected at the border pixel: -1 is 1, size is size - 2."""
+    """Return positions outside 0 … size-1 reflected at the border pixel: -1 is 1, size is size - 2."""
     return size - 1 - (size - 1 - position.abs()).abs()
 
 

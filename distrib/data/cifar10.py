@@ -46,7 +46,7 @@ def _refusal(root: Path, problem: str) -> str:
 
 
 def on_disk(root: Path) -> bool:
-    """Whether it looks as if it were there; loading tells."""
+    """Return whether CIFAR-10 seems to be there; only loading it tells."""
     return os.path.exists(root / ARCHIVE_FOLDER / "batches.meta")  # noqa: PTH110 (never raises)
 
 

@@ -56,7 +56,7 @@ def load(path: Path, cache: Path) -> Dataset:
 
 
 def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Class name -> image files, sorted; classes without an image are left out."""
+    """Return the image files of each class by its name, sorted, without classes that have no image."""
     said = f"data.source = folder:{path}"
     try:
         if not path.is_dir():
@@ -103,7 +103,7 @@ def _decode(files: Sequence[Path]) -> Tensor:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey scaled down; Pillow's own conversion would clip it to white."""
+    """Return the image with sixteen-bit grey scaled down to eight; Pillow's own conversion would clip it to white."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((numpy.asarray(image, dtype=numpy.float32) / 257.0).clip(0, 255).astype(numpy.uint8))

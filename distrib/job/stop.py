@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 
 def code_for(reason: str) -> int:
-    """A launcher that died was a fault, although the run was saved: a batch system should count it as one."""
+    """Return the exit code of a stop. A launcher that died is a fault, although the run is saved, for a batch system to count."""
     return EXIT_FAULT if reason == LAUNCHER_DIED else EXIT_STOPPED
 
 
@@ -85,14 +85,14 @@ class StopRequest:
         os.close(self._read)
 
     def wait_for_agreement(self) -> None:
-        """From now on there are peers, and a run that can be saved: no request ends the process by itself."""
+        """Let no request end the process by itself from now on: there are peers to agree with, and a run to save."""
         self._waits = True
 
     def asked(self) -> bool:
         return self._asked.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Until somebody asks, or for so long; whether somebody did."""
+        """Wait until somebody asks, at most so many seconds; return whether somebody did."""
         return self._asked.wait(seconds)
 
     def _watch(self) -> None:

@@ -155,7 +155,7 @@ NamedParameters = Iterable[tuple[str, torch.nn.Parameter]]
 def build_optimizer(
     config: OptimizerConfig, named_parameters: NamedParameters, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The torch optimizer, one parameter group per pattern that matched plus one for the rest.
+    """Return the torch optimizer, with one parameter group for each pattern and one for the rest.
 
     Each group keeps the names of its parameters (`param_names`) and its `initial_lr`.
     Raises BadInput for what only the device or the network can tell.
@@ -178,7 +178,7 @@ def build_optimizer(
 
 
 def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What the recipe says of each parameter: torch's options, with those of the first group that takes its name."""
+    """Return what the recipe says of each parameter: torch's options, with those of the first group that takes its name."""
     base = config.model_dump(exclude={"name", "groups", "foreach", "fused", "differentiable", "capturable"})
     if isinstance(config, AdamW):
         base["decoupled_weight_decay"] = True
@@ -191,7 +191,7 @@ def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, 
 
 
 def implementation(optimizer: torch.optim.Optimizer) -> str:
-    """The kernels this optimizer will run: fused, foreach or single (one tensor at a time)."""
+    """Return which kernels this optimizer runs: fused, foreach or single (one tensor at a time)."""
     group = optimizer.param_groups[0]
     if group["fused"]:
         return "fused"
@@ -220,5 +220,5 @@ def _group(config: OptimizerConfig, named_parameters: NamedParameters) -> list[d
 
 
 def _home(config: OptimizerConfig, name: str) -> int | None:
-    """The first group that takes the parameter of this name."""
+    """Return the number of the first group that takes the parameter of this name, if one does."""
     return next((i for i, group in enumerate(config.groups) if fnmatchcase(name, group.pattern)), None)

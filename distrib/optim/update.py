@@ -10,7 +10,7 @@ from distrib.optim.schedule import Factor
 
 
 class Update:
-    """One optimizer step at a time, counted by whether it was applied.
+    """Takes one optimizer step at a time, and counts those that were applied and those that were skipped.
 
     Under float16 the loss scaler skips a step whose gradients overflowed. Then nothing may move:
     not the weights, not the optimizer's state, not the schedule, not the moving average.
@@ -46,11 +46,11 @@ class Update:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss to differentiate: times the loss scale under float16."""
+        """Return the loss to differentiate: under float16 it is multiplied by the loss scale."""
         return self.scaler.scale(loss)
 
     def step(self) -> bool:
-        """Apply or skip one update; True when the weights moved."""
+        """Apply or skip one update; return whether the weights moved."""
         factor = self.schedule(self.applied)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor

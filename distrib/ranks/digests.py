@@ -19,7 +19,7 @@ _WORD = 8  # bytes
 
 
 def digests(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """(len(tensors),) int64 on `device`: each tensor's digest, independent of the others.
+    """Return each tensor's digest, independent of the others: (len(tensors),) int64 on `device`.
 
     All tensors in one pass, because a device takes longer to start on a small tensor than to read it;
     for that moment it holds a few copies of them.
@@ -33,6 +33,6 @@ def digests(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """The tensor's bytes as int64, filled up with zeros."""
+    """Return the tensor's bytes as int64, filled up with zeros."""
     data = tensor.contiguous().view(-1).view(torch.uint8)
     return functional.pad(data, (0, -len(data) % _WORD)).view(torch.int64)

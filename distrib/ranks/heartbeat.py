@@ -46,7 +46,7 @@ class Heartbeat:
             self._run(self._count, "heartbeat")
 
     def watch(self, timeout: float, asked: Callable[[], bool], leave: Callable[[PeerLost], object]) -> None:
-        """From now on a peer that is silent is reported from a thread, less than `timeout` seconds after its last sign.
+        """Report from a thread, from now on, a peer that is silent, less than `timeout` seconds after its last sign.
 
         `asked` says whether this process was asked to stop. `leave` gets what `diagnose` gives, and ends the process: its
         main thread may wait for ever.
@@ -130,7 +130,7 @@ class Heartbeat:
 
 
 def is_collective_failure(error: RuntimeError) -> bool:
-    """Whether a peer, not this process, is to blame. gloo has no exception class of its own."""
+    """Return whether a peer, not this process, is to blame. gloo has no exception class of its own."""
     said = str(error)
     return isinstance(error, dist.DistError) or any(words in said for words in _GLOO_WORDS)
 

@@ -48,7 +48,7 @@ def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> No
 
 
 def _check_gpus(environment: Mapping[str, str]) -> None:
-    """On GPUs each process needs one of its own; a machine without any trains on its CPU."""
+    """Raise BadInput if there are GPUs, but not one for each process. A machine without any trains on its CPU."""
     here, found = int(environment.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     hidden = environment.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0] in ("", "-1")  # the CPU is wanted
     given = 0 if hidden else int(environment.get("SLURM_GPUS_ON_NODE", "0"))
@@ -120,7 +120,7 @@ def _join_again(environment: Mapping[str, str]) -> None:
 
 
 def default_threads(environment: Mapping[str, str] = os.environ) -> int:
-    """The cores this process may use, shared among the ranks of this machine.
+    """Return how many threads this process may use: its cores, shared out among the ranks of this machine.
 
     The launchers set OMP_NUM_THREADS=1 silently, so the variable says nothing about anyone's wish.
     """
@@ -136,12 +136,12 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_device_memory(device: torch.device) -> int | None:
-    """The most bytes that this process's tensors have held on the device at once; None on a CPU."""
+    """Return the most bytes that this process's tensors have held on the device at once; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def shorten_timeout(accelerator: Accelerator, seconds: int) -> None:
-    """From here on a collective fails when a rank does not answer within `seconds`."""
+    """Let a collective fail, from here on, when a rank does not answer within `seconds`."""
     if accelerator.num_processes == 1:
         return
     set_timeout: Any = getattr(dist, "set_timeout", None)  # torch >= 2.14

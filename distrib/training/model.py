@@ -17,13 +17,13 @@ class ModelConfig(Section):
 
 
 def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The network on the CPU, initialised by torch's defaults from torch's global generator."""
+    """Return the network on the CPU, initialised by torch's defaults from torch's global generator."""
     networks = {"article": article}
     return networks[config.name](num_classes)
 
 
 def article(num_classes: int = 10) -> nn.Sequential:
-    """(N, 3, 32, 32) float -> (N, num_classes) logits; no softmax, no dropout, no normalisation."""
+    """Return a network from (N, 3, 32, 32) float to (N, num_classes) logits, without softmax, dropout or normalisation."""
     return nn.Sequential(
         nn.Conv2d(3, 32, kernel_size=5, padding=2),
         nn.MaxPool2d(2),  # 32x32 -> 16x16; no non-linearity but the maxima, as in the article

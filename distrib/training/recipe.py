@@ -42,10 +42,10 @@ class RunConfig(Section):
         return self
 
     def keys(self) -> dict[str, Any]:
-        """Dotted key -> value, for comparing two runs."""
+        """Return the value of each dotted key, for comparing two runs."""
         table = self.model_dump(mode="json")
         return {f"{section}.{name}": value for section, values in table.items() for name, value in values.items()}
 
     def to_toml(self) -> str:
-        """The resolved configuration, itself a recipe that repeats the run."""
+        """Return the resolved configuration, itself a recipe that repeats the run."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))

@@ -58,22 +58,22 @@ class Run:
         return self.plan.steps(self.config.training.epochs)
 
     def remaining_steps(self) -> Iterator[int]:
-        """Steps count from 1; a resumed run continues behind its checkpoint."""
+        """Return the steps still to take. They count from 1; a resumed run continues behind its checkpoint."""
         return iter(range(self.resumed.step + 1, self.total_steps + 1))
 
     def criterion(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """This rank's share of the mean cross-entropy over the global batch."""
+        """Return this rank's share of the mean cross-entropy over the global batch."""
         losses = functional.cross_entropy(
             logits, labels, reduction="none", label_smoothing=self.config.training.label_smoothing
         )
         return (losses * weights).sum()
 
     def backward(self, share: Tensor) -> None:
-        """DDP averages gradients over the ranks; times their number, the sum of shares is left."""
+        """Compute the gradient of the sum of all ranks' shares: DDP averages over the ranks, so each share is multiplied by their number."""
         self.accelerator.backward(self.update.scale(share * self.accelerator.num_processes))
 
     def evaluate(self, asked_to_stop: Callable[[], bool]) -> Score | None:
-        """On the moving average of the weights where there is one. None if it was left because of a request."""
+        """Evaluate the moving average of the weights, or the weights where there is none. None if a request to stop came."""
         return evaluate(
             self.module if self.update.average is None else self.update.average,
             self.test,
@@ -197,7 +197,7 @@ def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) ->
 
 
 def _warm_up(run: Run) -> None:
-    """One forward and backward whose gradients are dropped.
+    """Go forward and backward once, and drop the gradients.
 
     DDP rebuilds its buckets after its first backward, which changes the order of later sums: without
     this the first step of a fresh run and that of a resumed one would differ in the last bits.
