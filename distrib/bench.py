@@ -19,13 +19,16 @@ from statistics import median
 import torch
 from torch.nn import functional
 
-from distrib import loop, world
-from distrib.config.recipe import load
-from distrib.crosscheck.record import start_recorder
+from distrib.config.load import load
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
-from distrib.observers import Observers
-from distrib.run import Run, build
+from distrib.ranks import world
+from distrib.training import loop
+from distrib.training.checkpointer import Checkpointer
+from distrib.training.observers import Observers
+from distrib.training.recipe import RunConfig
+from distrib.training.recording import start_recorder
+from distrib.training.run import Run, build
 
 _BLOCK = 10  # steps timed together
 _ROUNDS = 24  # of one block each
@@ -36,8 +39,9 @@ _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.
 def main(arguments: Sequence[str]) -> int:
     recipe = Path(arguments[0]) if arguments else Path("launch/recipes/quickstart.toml")
     try:
-        config = load(recipe, [*_QUICK, *arguments[1:], "--crosscheck.record", "false"])  # the recorder is started here
-        accelerator = world.start(config.training)
+        unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
+        config = load(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
+        accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             display = Display(main=accelerator.is_main_process, quiet=True)
             run = build(config, accelerator, display, Path(folder), lambda _step: None)
@@ -57,7 +61,7 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     Returns seconds a step in each of `rounds` blocks, by name (`whole loop`, `recorded`, `bare step`, `checkpoint`,
     `comparison of ranks`), and bytes of trace a recorded step.
     """
-    observers = Observers(run)
+    observers, checkpointer = Observers(run), Checkpointer(run)
     device, plan = run.accelerator.device, run.plan
     batches = [
         (
@@ -80,13 +84,15 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
         run.optimizer.zero_grad()
 
     def compare(number: int) -> None:
-        run.rank_check.after_step(number, saves=True)  # every time, not only when it is due
+        run.replica_check.after_step(number, saves=True)  # every time, not only when it is due
 
     def save(number: int) -> None:
-        observers.checkpoint(number % run.total_steps + 1)
+        checkpointer.save(number % run.total_steps + 1, observers.progress)
 
     def record(first: int) -> Callable[[], None]:
-        """A recorder for one block. Its close, a commit, is timed too: once in 10 steps, in training once in 128."""
+        """Start a recorder for one block, and return what closes it. The close, a commit, is timed too: here it comes
+        every 10 steps, in training every 128.
+        """
         recorder = observers.recorder = start_recorder(run, first_step=first + 1)
 
         def close() -> None:
@@ -145,7 +151,7 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
     pairs = [("whole loop", "bare step"), ("recorded", "whole loop"), (_CHECKPOINT, "whole loop")]
-    if run.rank_check.made:  # not in a world of one
+    if run.replica_check.made:  # not in a world of one
         pairs.append((_COMPARISON, "whole loop"))
     for over, under in pairs:
         ratios = [a / b for a, b in zip(timings[over], timings[under], strict=True)]

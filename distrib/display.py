@@ -8,8 +8,8 @@ from typing import Any
 from tqdm import tqdm
 
 
-def complain(text: str) -> None:
-    """On standard error, from whichever rank and thread; a log on a full disk must not change how the process ends."""
+def print_error(text: str) -> None:
+    """Print on standard error, from any rank and thread. A log on a full disk must not change how the process ends."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
@@ -23,7 +23,7 @@ class Display:
         self._bar: tqdm[Any] | None = None
 
     def say(self, text: str) -> None:
-        """A line that is shown even to those who asked for quiet."""
+        """Print a line, even for those who asked for quiet."""
         if not self._main:
             return
         try:
@@ -38,7 +38,7 @@ class Display:
             self.say(text)
 
     def open_bar(self, *, done: int, total: int) -> None:
-        """A bar over images, the unit in which a person thinks of speed."""
+        """Show a bar that counts images, the unit in which a person thinks of speed."""
         if self._lines and sys.stderr.isatty():
             self._bar = tqdm(
                 initial=done, total=total, unit="img", unit_scale=True, dynamic_ncols=True, smoothing=0.05, leave=False

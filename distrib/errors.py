@@ -20,3 +20,12 @@ class RunFault(Exception):
 
     The message is one paragraph for the person who finds the job dead; exit code 1.
     """
+
+
+class PeerLost(RunFault):
+    """Another rank does not answer any more."""
+
+    def __init__(self, message: str, *, reported_here: bool) -> None:
+        """`reported_here` says whether this is the one of the ranks left that is to report it."""
+        super().__init__(message)
+        self.reported_here = reported_here

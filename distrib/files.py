@@ -4,38 +4,50 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 from distrib.errors import BadInput
 
-REFUSED = (
+NEEDS_USER = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.ENOTDIR),
 )
-"""What a disk says that somebody has to mend first."""
-FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-"""What a disk, or the server it is on, says when it breaks; it may be well again at the next start."""
+"""Errors of a disk that somebody has to mend first: it is full, or the path cannot be written."""
+DISK_BROKEN = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+"""Errors of a disk, or of the server it is on, that breaks. It may be well again at the next start."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Give a new file beside `path` to write to. When it is written, it is synced and replaces `path`.
+
+    Whatever fails leaves the old file, and nothing beside it. Only this user may read the new file, unless its mode is
+    changed. Raises OSError.
+    """
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        new = Path(file.name)
+    try:
+        yield new
+        _sync(new)
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`; whatever fails on the way leaves the old file. Raises OSError."""
-    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # temporary files are private; results are not
-            os.replace(file.name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
-            raise
+    """Replace `path` by `text`, for all to read; whatever fails on the way leaves the old file. Raises OSError."""
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+        new.chmod(0o644)
 
 
-def path_of(text: str, key: str) -> Path:
-    """The path that `key` gives, `~` and `~name` expanded. Raises BadInput for one that no system takes."""
+def expand_path(text: str, key: str) -> Path:
+    """Return the path that `key` gives, with `~` and `~name` expanded. Raises BadInput for one that no system takes."""
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:  # no such user
@@ -50,12 +62,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises OSError, or ValueError for what is not JSON."""
+    """Return what a JSON file holds. Raises OSError, or ValueError for what is not JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sync_folder(path: Path) -> None:
     """Make renames in this folder survive a power cut."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,69 +11,77 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
-from distrib import exchange, lock, loop, run, summary, world
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
-from distrib.config.recipe import RunConfig, load
-from distrib.crosscheck.replay import replay
+from distrib.config.load import load
+from distrib.crosscheck import replay
 from distrib.display import Display
-from distrib.ending import Ending, by_disk, may_pass
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
-from distrib.files import path_of, write_atomically
-from distrib.heartbeat import Heartbeat, is_collective_failure
-from distrib.optim import implementation
-from distrib.output import default_folder, unseen
-from distrib.status import Status
-from distrib.stop import Stopped, StopRequest
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
+from distrib.files import expand_path, write_atomically
+from distrib.job import lock
+from distrib.job.outcome import Outcome, outcome_of
+from distrib.job.run_folder import default_folder, wait_until_visible
+from distrib.job.status import Status
+from distrib.job.stop import StopRequest
+from distrib.optim.optimizer import implementation
+from distrib.ranks import collectives, world
+from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
+from distrib.training import loop, run, summary
+from distrib.training.recipe import RunConfig
 
-_LET_RANK_0_SPEAK = 10.0  # seconds
+_LET_RANK_0_REPORT = 10.0  # seconds
 
 
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     """Run and return the exit code; `request` is heard from now on."""
     if not arguments or set(arguments) & {"-h", "--help"}:
-        if status.speaks:
+        if status.reports:
             print(help_text(RunConfig), end="")
         return EXIT_DONE if arguments else EXIT_BAD_INPUT
     try:
         recipe = Path(arguments[0])
-        config = load(recipe, arguments[1:])
-        world.check(config.training)
-        accelerator = world.start(config.training)
+        config = load(RunConfig, recipe, arguments[1:])
+        world.check(config.training.world_size)
+        accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
     except BadInput as error:
-        return _refuse(f"bad input: {error}", status)
+        return _refuse(error, status)
     request.wait_for_agreement()
     display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
     heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
     heartbeat.start()
     start = _Start(recipe, config, accelerator, heartbeat, status, request, display)
     try:
-        ending = start.train()
+        outcome = start.train()
         heartbeat.stop()
-        if ending.together:  # rank 0 hosts the store: it leaves when nobody uses it any more
+        if outcome.on_all_ranks:  # rank 0 hosts the store: it leaves when nobody uses it any more
             with contextlib.suppress(RuntimeError):
                 accelerator.wait_for_everyone()
     finally:
         heartbeat.stop()
         _close(accelerator, display)
-    if ending.to_replay is not None:
-        ending = start.crosscheck(ending, ending.to_replay)
-    return ending.tell()
+    if outcome.to_replay is not None:
+        outcome = start.crosscheck(outcome, outcome.to_replay)
+    outcome.show()
+    return outcome.code
 
 
-def _refuse(problem: str, status: Status) -> int:
-    """Bad input before there is a process group: rank 0 says it, and what only another machine has, its first rank."""
-    ending = Ending(code=EXIT_BAD_INPUT, problem=problem, speaks=status.speaks)
-    if not status.speaks:
+def _refuse(error: BadInput, status: Status) -> int:
+    """End a start by bad input before there is a process group, and return the exit code.
+
+    Rank 0 reports it. What only another machine has is reported by that machine's first rank.
+    """
+    outcome = outcome_of(error, status, reports=status.reports)
+    if not status.reports:
         # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
-        time.sleep(_LET_RANK_0_SPEAK)
-        ending = replace(ending, speaks=status.speaks_for_machine and not status.is_written())
-    ending.write(status)
-    return ending.tell()
+        time.sleep(_LET_RANK_0_REPORT)
+        outcome = replace(outcome, reports=status.reports_for_machine and not status.is_written())
+    outcome.write(status)
+    outcome.show()
+    return outcome.code
 
 
 def _close(accelerator: Accelerator, display: Display) -> None:
-    """The trackers and the process group."""
+    """Close the trackers and the process group."""
     try:
         accelerator.end_training()
     except Exception as error:  # a tracker's own code; the run has ended, and how is still to be said
@@ -92,66 +100,65 @@ class _Start:
     request: StopRequest
     display: Display
 
-    def train(self) -> Ending:
-        """Train; how it ended. On return status.json says it, too, unless a replay is still to come."""
-        speaks = self.accelerator.is_main_process
-        try:
-            ending = self._run()
-        except BadInput as error:
-            ending = Ending(code=EXIT_BAD_INPUT, problem=f"bad input: {error}", speaks=speaks)
-        except Stopped as stop:
-            self.display.close_bar()
-            self.display.say(str(stop))
-            ending = Ending(code=stop.code, said=str(stop), speaks=speaks, step=stop.step, retry=True)
-        except RunFault as error:
-            ending = Ending(code=EXIT_FAULT, problem=f"fault: {error}", speaks=speaks)
-        except Exception as error:
-            if isinstance(error, RuntimeError) and is_collective_failure(error):
-                ending = self._lost(*self.heartbeat.explain(error))
-            else:
-                ending = self._broken(error)
-        self.display.close_bar()
-        if ending.to_replay is None:
-            ending.write(self.status)
-        return ending
+    def train(self) -> Outcome:
+        """Train and return how it ended, which status.json then says, too, unless a replay is still to come.
 
-    def _run(self) -> Ending:
-        """To a good end; everything else is raised."""
+        Raises an error that nobody foresaw.
+        """
+        try:
+            outcome = self._run()
+        except Exception as error:
+            cause = error
+            if isinstance(error, RuntimeError) and is_collective_failure(error):
+                cause = self.heartbeat.diagnose(error)
+            outcome = self._ended_by(cause, reports=self.accelerator.is_main_process)
+        self.display.close_bar()
+        if outcome.to_replay is None:
+            outcome.write(self.status)
+        return outcome
+
+    def _run(self) -> Outcome:
+        """Train to a good end and return it; every other end is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
-        speaks = accelerator.is_main_process
-        prepared = exchange.on_main(accelerator, self._prepare_folder)
+        reports = accelerator.is_main_process
+        prepared = collectives.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
-            return Ending(code=earlier["exit_code"], said=earlier["reason"], speaks=False)
+            return Outcome(code=earlier["exit_code"], message=earlier["reason"], shown=True, reports=False)
         folder = self.status.folder = Path(prepared["folder"])
-        exchange.agree_on_error(accelerator, unseen(folder))
+        collectives.agree_on_error(accelerator, wait_until_visible(folder))
         ready = run.build(
-            config, accelerator, display, folder, lambda step: exchange.agree_to_stop(accelerator, self.request, step)
+            config,
+            accelerator,
+            display,
+            folder,
+            lambda step: collectives.raise_if_stop_requested(accelerator, self.request, step),
         )
-        if exchange.on_main(accelerator, lambda: _is_complete(ready)):
+        if collectives.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
                 f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
                 "to train on, or choose another output.dir to start anew"
             )
         else:
-            if speaks:
+            if reports:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-            exchange.together(accelerator, lambda: _start_trackers(config, accelerator, folder))  # may take minutes
+            # This may take minutes.
+            collectives.on_every_rank(accelerator, lambda: _start_trackers(config, accelerator, folder))
             self._expect_answers()
             _say_what_runs(display, ready)
-            summary.say(display, loop.train(ready, self.request), folder)
-        to_replay = folder if speaks and _owes_replay(config, folder) else None
-        return Ending(code=EXIT_DONE, speaks=speaks, step=ready.total_steps, to_replay=to_replay)
+            summary.print_closing_lines(display, loop.train(ready, self.request), folder)
+        to_replay = folder if reports and _replay_pending(config, folder) else None
+        return Outcome(code=EXIT_DONE, reports=reports, step=ready.total_steps, to_replay=to_replay)
 
     def _prepare_folder(self) -> dict[str, Any]:
-        """Take the folder, on rank 0: its name, or the status with which an earlier start of this launcher left for good."""
+        """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
         config = self.config
         given = config.output.dir
-        folder = default_folder(self.recipe) if given is None else path_of(given, "output.dir")
+        folder = default_folder(self.recipe) if given is None else expand_path(given, "output.dir")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock.take(folder, self.display.say)  # until this process ends
+            lock.acquire(folder, self.display.say)  # until this process ends
             self.status.folder = folder
-            earlier = self.status.left_for_good(folder)
+            earlier = self.status.final_status(folder)
             if earlier is None:
                 resume.refuse_leftovers(config.checkpoint, folder)
                 self.status.begin(folder)
@@ -162,56 +169,55 @@ class _Start:
         return {"folder": str(folder), "earlier": earlier}
 
     def _expect_answers(self) -> None:
-        """Start-up, which may take minutes, is over: from here on a rank that does not answer is taken for dead."""
+        """From here on take a rank that does not answer for dead: start-up, which may take minutes, is over."""
         seconds = self.config.training.timeout_seconds
         world.shorten_timeout(self.accelerator, seconds)
         self.heartbeat.watch(seconds, self.request.asked, self._leave)
 
-    def _broken(self, error: Exception) -> Ending:
-        """This rank alone, by the disk; raises what nobody foresaw. The others only see that it is gone."""
-        ending = by_disk(error, self.status.folder) if isinstance(error, OSError) else None
-        if ending is None:
-            if not self.status.is_written():
-                self.status.write(EXIT_FAULT, f"{type(error).__name__}: {error}", retry=may_pass(error))
-            raise error
-        return ending
-
-    def _lost(self, fault: RunFault, names_it: bool) -> Ending:
-        speaks = names_it and not self.status.is_written()  # by rank 0, before it left
-        return Ending(code=EXIT_FAULT, problem=f"fault: {fault}", speaks=speaks, together=False, retry=True)
-
-    def _leave(self, fault: RunFault, names_it: bool) -> None:
-        """From another thread: the main one waits for a rank that is gone."""
-        ending = self._lost(fault, names_it)
+    def _leave(self, fault: PeerLost) -> None:
+        """End the process from another thread: the main one waits for a rank that is gone."""
+        outcome = self._ended_by(fault, reports=False)
         try:
-            ending.write(self.status)
-            ending.tell()
+            outcome.write(self.status)
+            outcome.show()
         finally:
-            os._exit(ending.code)
+            os._exit(outcome.code)
 
-    def crosscheck(self, ending: Ending, folder: Path) -> Ending:
-        """The process group is gone; this rank alone holds its trace against Optax. The ending's status is written."""
+    def crosscheck(self, outcome: Outcome, folder: Path) -> Outcome:
+        """Replay the trace when the process group is gone. Return how the start ends now, which its status says, too.
+
+        `outcome` is how the training ended. Raises an error that nobody foresaw.
+        """
         try:
-            problem = replay(folder, self.display, self.request)
-        except Stopped as stop:
-            self.display.say(str(stop))
-            ending = replace(ending, code=stop.code, said=str(stop), retry=True)
+            replayed = replay(folder, self.display, self.request, step=outcome.step)
+            if replayed is not None:
+                summary.add_verdict(folder, replayed.report)
+                if replayed.mismatch:
+                    raise RunFault(replayed.mismatch)
         except Exception as error:
-            ending = self._broken(error)
-        else:
-            if problem is not None:
-                ending = replace(ending, code=EXIT_FAULT, problem=f"fault: {problem}")
-        ending.write(self.status)
-        return ending
+            outcome = replace(self._ended_by(error, reports=True), step=outcome.step)
+        outcome.write(self.status)
+        return outcome
+
+    def _ended_by(self, error: Exception, *, reports: bool) -> Outcome:
+        """Return the outcome of an error; show the one that asks nobody to do anything, and raise the one unforeseen."""
+        outcome = outcome_of(error, self.status, reports=reports)
+        if not outcome.foreseen:
+            outcome.write(self.status)
+            raise error
+        if outcome.shown:
+            self.display.close_bar()
+            self.display.say(outcome.message)
+        return outcome
 
 
 def _is_complete(ready: run.Run) -> bool:
-    """A summary is written when all is evaluated, whatever its checkpoint still owed."""
-    return ready.resumed.step == ready.total_steps == summary.steps(ready.folder)
+    """Return whether the folder holds the whole run: its last step, and the summary, which comes after all evaluation."""
+    return ready.resumed.step == ready.total_steps == summary.completed_steps(ready.folder)
 
 
-def _owes_replay(config: RunConfig, folder: Path) -> bool:
-    """Whether the trace is still to be replayed; a run that was killed meanwhile does it when it is called again."""
+def _replay_pending(config: RunConfig, folder: Path) -> bool:
+    """Return whether the trace is still to be replayed, also by an earlier start that was killed meanwhile."""
     if not (config.crosscheck.record and config.crosscheck.replay):
         return False
     return summary.verdict(folder) == summary.NOT_REPLAYED

@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from distrib.display import complain
+from distrib.display import print_error
 from distrib.errors import EXIT_INSISTED
-from distrib.status import Status
-from distrib.stop import StopRequest, in_words
+from distrib.job.outcome import Outcome, outcome_of
+from distrib.job.status import Status
+from distrib.job.stop import Stopped, StopRequest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,15 +19,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = Status()
 
     def leave(code: int, reason: str) -> None:
-        said = (
-            f"{in_words(reason)} before the run began; the same command starts it"
-            if code != EXIT_INSISTED
-            else "left at once: earlier checkpoints are kept, and the same command continues from the newest one"
-        )
+        if code == EXIT_INSISTED:
+            message = "left at once: earlier checkpoints are kept, and the same command continues from the newest one"
+            outcome = Outcome(code=code, message=message, reports=status.reports)
+        else:
+            stop = Stopped(reason, "before the run began; the same command starts it", None)
+            outcome = outcome_of(stop, status, reports=status.reports)
         try:
-            if status.speaks:
-                status.write(code, said, retry=code != EXIT_INSISTED)
-                complain(f"\n{said}")
+            outcome.write(status)
+            if outcome.reports:
+                print_error(f"\n{outcome.message}")
         finally:
             os._exit(code)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distrib.config.recipe import load
+from distrib.config.load import load
+from distrib.training.recipe import RunConfig
 from tests.support import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -26,4 +27,4 @@ def test_links_and_paths_exist(document: Path) -> None:
 def test_commands_use_keys_that_exist(document: Path) -> None:
     commands = re.findall(r"distrib\.train (\S+\.toml)((?:[^\S\n]+--[\w.]+[= ]\S+)*)", document.read_text())
     for recipe, overrides in commands:
-        load(ROOT / recipe, overrides.split())
+        load(RunConfig, ROOT / recipe, overrides.split())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from hypothesis import strategies as st
 
-from distrib.schedule import Constant, Cosine, Exponential, MultiStep, OneCycle, Step
+from distrib.optim.schedule import Constant, Cosine, Exponential, MultiStep, OneCycle, Step
 
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 

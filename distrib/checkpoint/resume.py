@@ -1,7 +1,7 @@
 """Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.display import Display
 from distrib.errors import BadInput
-from distrib.exchange import agree_on_error, on_main
-from distrib.update import Update
+from distrib.optim.update import Update
+from distrib.ranks.collectives import agree_on_error, on_main
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,14 +40,27 @@ _MUST_MATCH = {
 _NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touch the weights
 
 
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come in its epochs, which no tensor of it holds."""
+
+    epoch_loss: float = 0.0  # sum of the global losses since the epoch began
+    train_loss: float | None = None  # mean over the last whole epoch
+    evaluation_pending: bool = False  # the last step ended an epoch that is not evaluated yet
+
+    def end_epoch(self, steps: int) -> None:
+        """Note that the epoch's last step is taken, and its evaluation is to come."""
+        self.train_loss, self.epoch_loss = self.epoch_loss / steps, 0.0
+        self.evaluation_pending = True
+
+
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Where the run starts; step 0 and no path for a fresh one."""
+    """Where the run starts. A fresh run has step 0 and no path."""
 
     step: int = 0
     path: Path | None = None
-    epoch_loss: float = 0.0  # sum of the global losses since the epoch began
-    train_loss: float | None = None  # mean over the last whole epoch
+    progress: Progress = field(default_factory=Progress)
 
 
 def continue_from(
@@ -58,6 +71,8 @@ def continue_from(
     accelerator: Accelerator,
     display: Display,
     update: Update,
+    *,
+    steps_per_epoch: int,
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
@@ -73,28 +88,26 @@ def continue_from(
         for line in _differences(checkpoint, keys, identity):
             display.say(line)
         state.restore(checkpoint, update)
-        saved = checkpoint.values
-        resumed = Resumed(checkpoint.step, checkpoint.path, float(saved["epoch_loss"]), saved.get("train_loss"))
+        resumed = Resumed(checkpoint.step, checkpoint.path, _progress(checkpoint, steps_per_epoch))
     except BadInput as error:
         problem = str(error)
     agree_on_error(accelerator, problem)
     return resumed
 
 
-def values(keys: Mapping[str, Any], identity: Identity, epoch_loss: float, train_loss: float | None) -> dict[str, Any]:
-    """What a checkpoint says about its run, for `continue_from` to read."""
+def metadata(keys: Mapping[str, Any], identity: Identity, progress: Progress) -> dict[str, Any]:
+    """Return what a checkpoint says about its run, for `continue_from` to read."""
     return {
         "config": dict(keys),
         "identity": asdict(identity),
-        "epoch_loss": epoch_loss,
-        "train_loss": train_loss,
+        **asdict(progress),
     }
 
 
 def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
-    """Nothing of an earlier run is overwritten: `never` means a fresh folder, and so does going back.
+    """Raise BadInput if the run would overwrite checkpoints of an earlier one in its folder.
 
-    Raises BadInput.
+    `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint.
     """
     there = store.candidates(folder / "checkpoints")
     if config.resume not in ("auto", "never") and there and there[0].resolve() != Path(config.resume).resolve():
@@ -130,8 +143,17 @@ def _open(path: Path) -> store.Checkpoint:
         ) from None
 
 
+def _progress(checkpoint: store.Checkpoint, steps_per_epoch: int) -> Progress:
+    saved = checkpoint.values
+    progress = Progress(float(saved["epoch_loss"]), saved.get("train_loss"), saved.get("evaluation_pending", False))
+    # Before checkpoints said so, the losses of an epoch stayed in the sum until it was evaluated.
+    if "evaluation_pending" not in saved and progress.epoch_loss > 0 and checkpoint.step % steps_per_epoch == 0:
+        progress.end_epoch(steps_per_epoch)
+    return progress
+
+
 def _differences(checkpoint: store.Checkpoint, keys: Mapping[str, Any], identity: Identity) -> list[str]:
-    """Lines about harmless differences. Raises BadInput for those that make it another run."""
+    """Return a line for each harmless difference. Raises BadInput for those that make it another run."""
     saved, here = checkpoint.values["identity"], asdict(identity)
     for fact, key in _MUST_MATCH.items():
         if saved[fact] != here[fact]:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from distrib.checkpoint.store import Checkpoint
 from distrib.errors import BadInput
-from distrib.update import Update
+from distrib.optim.update import Update
 
 Tensors = dict[str, dict[str, Tensor]]
 
 
 def capture(update: Update) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors by part, and the values beside them."""
+    """Return the tensors by part, and the values beside them."""
     tensors: Tensors = {"model": dict(update.model.state_dict()), "optimizer": _optimizer_state(update.optimizer)}
     if update.average is not None:
         tensors["ema"] = dict(update.average.state_dict())
@@ -49,7 +49,7 @@ def restore(checkpoint: Checkpoint, update: Update) -> None:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Tensors by slot/parameter name, such as exp_avg/0.weight; a slot that a parameter does not have yet is absent."""
+    """Return tensors by slot/parameter name, such as exp_avg/0.weight, without slots that a parameter does not have yet."""
     return {
         f"{slot}/{name}": value
         for parameter, name in _names(optimizer).items()
@@ -83,9 +83,9 @@ def _restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer)
 
 
 def _like(saved: Tensor, parameter: Tensor, slot: str, optimizer: torch.optim.Optimizer) -> Tensor:
-    """A copy in the parameter's memory order (fused kernels read both flat), on the right device.
+    """Return a copy in the parameter's memory order (fused kernels read both flat), on the right device.
 
-    Always a copy: safetensors may hand out unaligned memory.
+    It is always a copy, because safetensors may hand out unaligned memory.
     """
     if slot == "step":
         group = optimizer.param_groups[0]

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor
 
 from distrib.errors import BadInput
-from distrib.files import FAILED, sync_folder, write_json
+from distrib.files import DISK_BROKEN, sync_folder, write_json
 
 FORMAT = "twinstep-checkpoint"
 VERSION = 1
@@ -48,7 +48,7 @@ class Checkpoint:
     files: tuple[str, ...]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one part, on the CPU; no part of that name gives none. Raises BadInput."""
+        """Return the tensors of one part, on the CPU; none if there is no part of that name. Raises BadInput."""
         file = f"{name}.safetensors"
         if file not in self.files:
             return {}
@@ -70,7 +70,7 @@ def save(
 
     Raises BadInput when the disk refuses, or does not return what was written; OSError when it breaks.
     """
-    target = path_of(folder, step)
+    target = checkpoint_path(folder, step)
     old = target.with_suffix(_OLD)
     building: Path | None = None
     try:
@@ -100,7 +100,7 @@ def save(
             shutil.rmtree(building, ignore_errors=True)
         if not target.exists() and old.exists():
             old.rename(target)
-        if isinstance(error, OSError) and error.errno in FAILED:
+        if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise
         problem = (
             f"was written, but the disk does not return what was written ({error}): have it looked at,"
@@ -115,7 +115,7 @@ def save(
     return target
 
 
-def path_of(folder: Path, step: int) -> Path:
+def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
@@ -126,12 +126,12 @@ def candidates(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The step in a candidate's name."""
+    """Return the step in a candidate's name."""
     return int(path.stem.removeprefix("step-"))
 
 
 def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and a line for each one passed over."""
+    """Return the newest checkpoint that verifies, and a line for each one passed over."""
     passed: list[str] = []
     for path in candidates(folder):
         try:
@@ -197,7 +197,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sync_and_hash(path: Path) -> str:
-    """The sha256 of what is to be on the disk; then it is there, and only there: who reads next reads the disk."""
+    """Return the sha256 of the file, sync it, and drop it from the page cache, so that the next reader reads the disk."""
     with path.open("rb") as file, ThreadPoolExecutor(max_workers=1) as helper:
         digest = helper.submit(_sha256, path)  # neither of the two waits for the other
         os.fsync(file.fileno())

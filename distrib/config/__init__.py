@@ -1,1 +1,1 @@
-"""Configuration: a TOML recipe, dotted overrides, and the help that lists every key."""
+"""From a recipe and overrides to checked values, for any set of sections; help and messages for the person who wrote them."""

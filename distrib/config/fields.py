@@ -35,7 +35,7 @@ class Field:
 
 @cache
 def variants(model: type[BaseModel]) -> dict[str, tuple[type[BaseModel], ...]]:
-    """Section name -> its classes: one, or one per value of `name`."""
+    """Return the classes of each section by its name: one, or one for each value of its key `name`."""
     return {
         name: tuple(member for member in _members(info.annotation) if _is_section(member))
         for name, info in model.model_fields.items()
@@ -44,7 +44,7 @@ def variants(model: type[BaseModel]) -> dict[str, tuple[type[BaseModel], ...]]:
 
 @cache
 def listing(model: type[BaseModel]) -> tuple[Field, ...]:
-    """All keys in recipe order; a key of several variants is listed once for each."""
+    """Return all keys in recipe order. A key of several variants is listed once for each."""
     fields: list[Field] = []
     for section, classes in variants(model).items():
         for cls in classes:
@@ -60,18 +60,18 @@ def listing(model: type[BaseModel]) -> tuple[Field, ...]:
 
 
 def variant_name(cls: type[BaseModel]) -> str:
-    """The `name` that chooses this class."""
+    """Return the value of the key `name` that chooses this class."""
     return str(cls.model_fields["name"].default)
 
 
 @cache
 def all_fields(model: type[BaseModel]) -> dict[str, Field]:
-    """Dotted key -> field (any one of its variants)."""
+    """Return the field of each dotted key; of a key with several variants, any one of them."""
     return {field.key: field for field in listing(model)}
 
 
 def takes_text(annotation: Any) -> bool:
-    """Whether values of this type are written as bare text on the command line."""
+    """Return whether values of this type are written as bare text on the command line."""
     return any(
         member is str or (get_origin(member) is Literal and isinstance(get_args(member)[0], str))
         for member in _members(annotation)
@@ -96,12 +96,12 @@ def _is_section(member: Any) -> bool:
 
 
 def _tables(annotation: Any) -> list[type[BaseModel]]:
-    """The classes of an array of tables."""
+    """Return the classes of an array of tables."""
     return [arg for member in _members(annotation) for arg in get_args(member) if _is_section(arg)]
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself; without their Annotated wrapping."""
+    """Return the members of a union, or the type itself, without their Annotated wrapping."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -110,7 +110,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _limits(annotation: Any) -> list[Any]:
-    """Bounds on the members of a union: `Annotated[float, Field(gt=0)] | None`."""
+    """Return the bounds on the members of a union, such as `Annotated[float, Field(gt=0)] | None`."""
     if get_origin(annotation) is Annotated:
         return [limit for extra in get_args(annotation)[1:] for limit in getattr(extra, "metadata", [extra])]
     if get_origin(annotation) in (Union, UnionType):

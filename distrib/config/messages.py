@@ -17,7 +17,7 @@ _TOML_WORDS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], origin: Mapping[str, str]) -> str:
-    """One paragraph: each problem with its key, where it was set, its value and what is accepted."""
+    """Return one paragraph that says of each problem its key, where it was set, its value, and what is accepted."""
     return "; also ".join(_one(detail, model, origin) for detail in error.errors(include_url=False))
 
 
@@ -44,7 +44,7 @@ def _one(detail: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]
 
 
 def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, str | None]:
-    """Pydantic's location without the union tag it inserts after a section with variants."""
+    """Return pydantic's location as a dotted key, and apart from it the union tag that it inserts after a section with variants."""
     parts = [str(part) for part in loc]
     if len(parts) > 1 and len(variants(model).get(parts[0], ())) > 1:
         tag = parts.pop(1)
@@ -53,7 +53,7 @@ def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, st
 
 
 def _where(key: str, origin: Mapping[str, str]) -> str:
-    """Where the key was set: itself, the array it is in, or a key of the table it is."""
+    """Return where the key was set, or the array that it is in, or a key of the table that it is."""
     found = origin.get(key)
     if found is None:
         related = [name for name in origin if key.startswith(name + ".") or name.startswith(key + ".")]
@@ -62,7 +62,7 @@ def _where(key: str, origin: Mapping[str, str]) -> str:
 
 
 def _hint(key: str, variant: str | None, model: type[BaseModel]) -> str:
-    """The nearest name; failing that, what is accepted at this place."""
+    """Return a hint at the nearest name, or, if none is near, at what is accepted at this place."""
     plain = ".".join(part for part in key.split(".") if not part.isdecimal())  # without the index in an array
     owners = sorted({f.variant for f in listing(model) if f.key == plain and f.variant})
     section, last = plain.split(".")[0], plain.split(".")[-1]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from distrib import hashing
+from distrib import counter_rng
 
 SHIFT = 4  # pixels an image may move in each direction; what comes in is its own mirror image
 
@@ -17,9 +17,9 @@ def augment(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
     play no part, so 1 and 512 ranks see the same pixels.
     """
     height, width = images.shape[1:3]
-    down = hashing.draw(hashing.key(seed, epoch, _ROWS), index) % (2 * SHIFT + 1) - SHIFT  # (B,)
-    right = hashing.draw(hashing.key(seed, epoch, _COLUMNS), index) % (2 * SHIFT + 1) - SHIFT
-    flip = (hashing.draw(hashing.key(seed, epoch, _FLIP), index) & 1).bool()
+    down = counter_rng.draw(counter_rng.key(seed, epoch, _ROWS), index) % (2 * SHIFT + 1) - SHIFT  # (B,)
+    right = counter_rng.draw(counter_rng.key(seed, epoch, _COLUMNS), index) % (2 * SHIFT + 1) - SHIFT
+    flip = (counter_rng.draw(counter_rng.key(seed, epoch, _FLIP), index) & 1).bool()
     rows = _mirror(down[:, None] + torch.arange(height, device=images.device), height)  # (B, H)
     columns = _mirror(right[:, None] + torch.arange(width, device=images.device), width)  # (B, W)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
@@ -28,7 +28,7 @@ def augment(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 def _mirror(position: Tensor, size: int) -> Tensor:
-    """Positions outside 0 … size-1 reflected at the border pixel: -1 is 1, size is size - 2."""
+    """Return positions outside 0 … size-1 reflected at the border pixel: -1 is 1, size is size - 2."""
     return size - 1 - (size - 1 - position.abs()).abs()
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distrib import hashing
+from distrib import counter_rng
 from distrib.data.augment import Normalize, augment
 from distrib.data.images import Split
 from distrib.errors import BadInput
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def share(self) -> int:
-        """Images per rank and part, the same at every step; where there are fewer, the rest weigh nothing."""
+        """The images per rank and part, the same number at every step; where there are fewer, fillers weigh nothing."""
         part = self.batch_size // self.accumulate
         return -(-part // self.world_size)
 
@@ -63,13 +63,13 @@ class Plan:
         return (step - 1) // self.steps_per_epoch + 1
 
     def global_batch(self, step: int, device: torch.device) -> Tensor:
-        """Indices of the images of `step`, (B,) int64; B is smaller in a masked last batch."""
-        order = _order(hashing.key(self.seed, self.epoch_of(step), _ORDER), self.num_images, device)
+        """Return the indices of the images of `step`, (B,) int64; B is smaller in a masked last batch."""
+        order = _order(counter_rng.key(self.seed, self.epoch_of(step), _ORDER), self.num_images, device)
         first = (step - 1) % self.steps_per_epoch * self.batch_size
         return order[first : first + self.batch_size]
 
     def shares(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each part: indices (share,) int64 and weights (share,) float32 of this rank.
+        """Yield for each part this rank's indices (share,) int64 and weights (share,) float32.
 
         A weight is 1/B for an image of the global batch and 0 for a filler, so that the weighted sums
         of all ranks and parts are the mean over the global batch whatever divides what.
@@ -83,7 +83,7 @@ class Plan:
             yield torch.cat((mine, filler)), weights
 
     def in_order(self, gathered: Tensor, size: int) -> Tensor:
-        """(ranks, parts, share, …), as ranks hold it -> (size, …), in the order of the global batch, without fillers."""
+        """Bring (ranks, parts, share, …), as ranks hold it, into the order of the global batch: (size, …), without fillers."""
         positions = torch.arange(size)
         pieces = [
             gathered[rank, number, : len(mine)]
@@ -95,11 +95,11 @@ class Plan:
 
 @lru_cache(maxsize=2)
 def _order(stream_key: int, length: int, device: torch.device) -> Tensor:
-    return hashing.permutation(stream_key, length, device)
+    return counter_rng.permutation(stream_key, length, device)
 
 
 def _split(batch: Tensor, parts: int) -> list[Tensor]:
-    """Consecutive pieces whose lengths differ by at most one."""
+    """Cut a batch into consecutive pieces whose lengths differ by at most one."""
     bounds = [len(batch) * i // parts for i in range(parts + 1)]
     return [batch[a:b] for a, b in pairwise(bounds)]
 
@@ -121,13 +121,13 @@ class Batches:
         self.split, self.plan, self.normalize, self.augmented = split, plan, normalize, augmented
 
     def at(self, step: int) -> Iterator[Part]:
-        """This rank's parts."""
+        """Yield this rank's parts of a step."""
         for number, (index, weights) in enumerate(self.plan.shares(step, self.split.labels.device), start=1):
             images = self._images(step, index)
             yield Part(self.normalize(images), self.split.labels[index], weights, number == self.plan.accumulate)
 
     def whole(self, step: int) -> tuple[Tensor, Tensor]:
-        """The global batch as all ranks together see it: images (B, H, W, C) uint8, augmented, and labels (B,) int64."""
+        """Return the global batch as all ranks together see it: images (B, H, W, C) uint8, augmented, and labels (B,) int64."""
         index = self.plan.global_batch(step, self.split.labels.device)
         return self._images(step, index), self.split.labels[index]
 

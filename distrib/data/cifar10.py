@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import torch
 
-from distrib.child import dies_with_us
 from distrib.data.images import Dataset, Split
 from distrib.errors import BadInput
+from distrib.system import kill_with_parent
 
 ARCHIVE_FOLDER = "cifar-10-batches-py"
 _PROBE_SECONDS = 3
@@ -46,7 +46,7 @@ def _refusal(root: Path, problem: str) -> str:
 
 
 def on_disk(root: Path) -> bool:
-    """Whether it looks as if it were there; loading tells."""
+    """Return whether CIFAR-10 seems to be there; only loading it tells."""
     return os.path.exists(root / ARCHIVE_FOLDER / "batches.meta")  # noqa: PTH110 (never raises)
 
 
@@ -72,7 +72,7 @@ def _fetch(root: Path, seconds: float | None = None) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
-        command = [*dies_with_us(), sys.executable, "-c", _DOWNLOAD, folder]
+        command = [*kill_with_parent(), sys.executable, "-c", _DOWNLOAD, folder]
         subprocess.run(command, timeout=seconds, check=True, capture_output=True)
         try:
             (Path(folder) / ARCHIVE_FOLDER).rename(root / ARCHIVE_FOLDER)

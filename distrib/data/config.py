@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import field_validator
 
 from distrib.config.section import Positive, Section
-from distrib.files import path_of
+from distrib.files import expand_path
 
 SOURCES = "auto, cifar10, synthetic or folder:PATH"
 
@@ -39,5 +39,5 @@ class DataConfig(Section):
     def cache(self) -> Path:
         """`root`, or what stands in for it. Raises BadInput for a root that is no path."""
         if self.root is not None:
-            return path_of(self.root, "data.root")
+            return expand_path(self.root, "data.root")
         return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "twinstep"

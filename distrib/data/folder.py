@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import numpy
 import torch
@@ -21,6 +20,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from distrib.data.images import SIZE, Dataset, Split
 from distrib.errors import BadInput
+from distrib.files import replacing
 
 _FORMAT = "twinstep-images-1"
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -56,7 +56,7 @@ def load(path: Path, cache: Path) -> Dataset:
 
 
 def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Class name -> image files, sorted; classes without an image are left out."""
+    """Return the image files of each class by its name, sorted, without classes that have no image."""
     said = f"data.source = folder:{path}"
     try:
         if not path.is_dir():
@@ -103,7 +103,7 @@ def _decode(files: Sequence[Path]) -> Tensor:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey scaled down; Pillow's own conversion would clip it to white."""
+    """Return the image with sixteen-bit grey scaled down to eight; Pillow's own conversion would clip it to white."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((numpy.asarray(image, dtype=numpy.float32) / 257.0).clip(0, 255).astype(numpy.uint8))
@@ -135,15 +135,10 @@ def _read(file: Path) -> dict[str, Tensor] | None:
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Atomically; a cache that cannot be written costs time, not the run."""
+    """Write the cache, whole or not at all. One that cannot be written costs time, not the run."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=file.parent, prefix=".images-", delete=False) as temporary:
-            pass
-        try:
-            save_file(tensors, temporary.name)
-            os.replace(temporary.name, file)
-        finally:
-            Path(temporary.name).unlink(missing_ok=True)
+        with replacing(file) as new:
+            save_file(tensors, new)
     except (OSError, SafetensorError):
         return

@@ -23,7 +23,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def evenly(self, count: int | None) -> "Split":
-        """`count` images spread evenly over the set (class order stays balanced); all of them for None."""
+        """Return `count` images spread evenly over the set, so that classes stay balanced; all of them for None."""
         if count is None or count >= len(self):
             return self
         chosen = torch.arange(count) * len(self) // count
@@ -40,7 +40,7 @@ class Dataset:
     test: Split
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel of the training images, in [0, 1], (C,) float32.
+        """Return mean and standard deviation of each channel of the training images, in [0, 1], (C,) float32.
 
         From exact integer counts of the 256 values, so they do not depend on summation order.
         """
@@ -57,7 +57,7 @@ class Dataset:
         return (mean / 255.0).float(), (std / 255.0).float()
 
     def fingerprint(self) -> str:
-        """sha256 over the pixels and labels: a resumed run must see the same images."""
+        """Return the sha256 of pixels and labels, by which a resumed run knows that it sees the same images."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for tensor in (split.images, split.labels):
@@ -67,6 +67,6 @@ class Dataset:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The tensor's elements in order, as they lie in memory; no copy on the CPU."""
+    """Return the bytes of the tensor's elements, in order; on the CPU without a copy."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return memoryview(flat.numpy())  # pyright: ignore[reportArgumentType] (an array is a buffer)

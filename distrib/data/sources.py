@@ -4,11 +4,11 @@ from distrib.data import cifar10, folder, synthetic
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset
 from distrib.errors import BadInput
-from distrib.files import path_of
+from distrib.files import expand_path
 
 
 def choose(config: DataConfig) -> tuple[str, str]:
-    """What `auto` means here, and a line that says why. May try a download; run it on one rank only."""
+    """Return what `auto` means here, and a line that says why. May try a download: call it on one rank only."""
     if config.source != "auto":
         return config.source, ""
     if cifar10.on_disk(config.cache):
@@ -22,14 +22,14 @@ def choose(config: DataConfig) -> tuple[str, str]:
 
 
 def load(config: DataConfig, source: str) -> Dataset:
-    """The images of `source` (a value that `choose` returned), cut to the sizes asked for."""
+    """Return the images of `source` (a value that `choose` returned), cut to the sizes asked for."""
     if source == "synthetic":
         dataset = synthetic.load(config.train_images or 50_000, config.test_images or 10_000)
     elif source == "cifar10":
         dataset = cifar10.load(config.cache, download=config.download)
     else:
         dataset = folder.load(
-            path_of(source.removeprefix("folder:"), "data.source = folder:PATH, where PATH"), config.cache
+            expand_path(source.removeprefix("folder:"), "data.source = folder:PATH, where PATH"), config.cache
         )
     dataset = Dataset(
         dataset.name,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distrib import hashing
+from distrib import counter_rng
 from distrib.data.images import SIZE, Dataset, Split
 
 _TRAIN, _TEST = 0, 1
@@ -39,8 +39,8 @@ def _draw(seed: int, split: int, label: int, index: Tensor) -> Tensor:
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         """(n, *shape) float32 in [low, high), a function of the image and of how many were drawn before."""
-        stream = hashing.key(seed, split, next(streams))
-        numbers = hashing.draw(stream, index[:, None] * math.prod(shape) + torch.arange(math.prod(shape)))
+        stream = counter_rng.key(seed, split, next(streams))
+        numbers = counter_rng.draw(stream, index[:, None] * math.prod(shape) + torch.arange(math.prod(shape)))
         return (low + (high - low) * (numbers.double() / 2.0**63)).float().reshape(len(index), *shape)
 
     axis = (torch.arange(SIZE) + 0.5) / (SIZE / 2) - 1.0  # pixel centres in [-1, 1]
@@ -53,7 +53,9 @@ def _draw(seed: int, split: int, label: int, index: Tensor) -> Tensor:
     cover = torch.sigmoid(-_DISTANCES[CLASSES[label]](u, v) * radius * SIZE)[..., None]  # edge of about a pixel
     front, back = uniform(0.0, 1.0, 1, 1, 3), uniform(0.0, 1.0, 1, 1, 3)
     shade = uniform(-0.35, 0.35, 1, 1, 3) * x[..., None] + uniform(-0.35, 0.35, 1, 1, 3) * y[..., None]
-    pixels = (cover * (front - back) + back + shade) * 255.0 + _noise(hashing.key(seed, split, next(streams)), index)
+    pixels = (cover * (front - back) + back + shade) * 255.0 + _noise(
+        counter_rng.key(seed, split, next(streams)), index
+    )
     return pixels.clamp_(0.0, 255.0).round_().to(torch.uint8)
 
 
@@ -61,7 +63,7 @@ def _noise(stream: int, index: Tensor) -> Tensor:
     """(n, H, W, C) float32, uniform over [-75, 75] grey levels. One 64-bit draw makes seven pixels' worth."""
     pixels = SIZE * SIZE * 3
     draws = -(-pixels // 7)
-    words = hashing.draw(stream, index[:, None] * draws + torch.arange(draws))
+    words = counter_rng.draw(stream, index[:, None] * draws + torch.arange(draws))
     octets = words.view(torch.uint8).reshape(len(index), draws, 8)[..., :7]  # the eighth lacks its top bit
     centred = octets.reshape(len(index), -1)[:, :pixels].float().sub_(127.5)
     return centred.mul_(75.0 / 127.5).reshape(len(index), SIZE, SIZE, 3)

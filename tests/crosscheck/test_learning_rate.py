@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as twin
 from crosscheck import Finding
 from crosscheck.around.learning_rate import RateUsed, check_learning_rates
 from crosscheck.errors import TraceError
-from distrib.schedule import Cosine, Exponential, MultiStep, OneCycle, ScheduleConfig, Step, build, claim
+from distrib.optim.schedule import Cosine, Exponential, MultiStep, OneCycle, RunLength, ScheduleConfig, Step
 
 Stepping = Callable[[twin.LRScheduler, int, bool], None]
 """Steps the scheduler after an attempt: scheduler, its number, was it applied?"""
@@ -79,12 +79,12 @@ def loop(
 
 
 def train(config: ScheduleConfig, stepping: Stepping = rightly, **how: Any) -> list[RateUsed]:
-    factor = build(config, total_updates=TOTAL, updates_per_epoch=PER_EPOCH)
+    factor = config.factor(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))
     return loop(lambda optimizer: twin.LambdaLR(optimizer, factor), stepping, **how)
 
 
 def stated(config: ScheduleConfig) -> dict[str, Any]:
-    return claim(config, total_updates=TOTAL, updates_per_epoch=PER_EPOCH)
+    return config.claim(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))
 
 
 def findings(
@@ -95,7 +95,7 @@ def findings(
 
 def assert_named(config: ScheduleConfig, record: Sequence[RateUsed], cause: str, **run: Any) -> list[Finding]:
     """In each group, at exactly the steps that the right rates differ from, by this cause."""
-    factor = build(config, total_updates=TOTAL, updates_per_epoch=PER_EPOCH)
+    factor = config.factor(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))
     count, wrong = run.get("applied_before", 0), list[int]()
     for used in record:
         if used.lr[0] != pytest.approx(PEAKS[0] * factor(count), rel=1e-9, abs=1e-15):
@@ -165,7 +165,7 @@ def test_counting_skipped_steps(config: ScheduleConfig) -> None:
 def test_counting_skipped_steps_since_a_resume_only(config: ScheduleConfig) -> None:
     whole = train(config)
     before = sum(used.applied for used in whole[:12])
-    factor = build(config, total_updates=TOTAL, updates_per_epoch=PER_EPOCH)
+    factor = config.factor(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))
     record = [
         used._replace(lr=tuple(peak * factor(before + row) for peak in PEAKS)) for row, used in enumerate(whole[12:])
     ]
@@ -196,14 +196,14 @@ def test_torchs_cosine_stepped_once_per_rank_rises_again_and_is_named_all_the_sa
 
 @each_schedule
 def test_one_update_ahead(config: ScheduleConfig) -> None:
-    factor = build(config, total_updates=TOTAL, updates_per_epoch=PER_EPOCH)
+    factor = config.factor(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))
     record = loop(lambda optimizer: twin.LambdaLR(optimizer, lambda count: factor(count + 1)))
     assert_named(config, record, "the schedule is one update ahead")
 
 
 @each_schedule
 def test_one_update_behind(config: ScheduleConfig) -> None:
-    factor = build(config, total_updates=TOTAL, updates_per_epoch=PER_EPOCH)
+    factor = config.factor(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))
     record = loop(lambda optimizer: twin.LambdaLR(optimizer, lambda count: factor(max(count - 1, 0))))
     assert_named(config, record, "the schedule is one update behind")
 
@@ -211,7 +211,7 @@ def test_one_update_behind(config: ScheduleConfig) -> None:
 @each_schedule
 def test_never_stepped(config: ScheduleConfig) -> None:
     found = findings(config, train(config, never))
-    first = build(config, total_updates=TOTAL, updates_per_epoch=PER_EPOCH)(0)
+    first = config.factor(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))(0)
     for peak, finding in zip(PEAKS, found, strict=True):
         assert finding.cause.endswith(f": it stays at {peak * first:.6g}, as if the schedule never stepped")
         assert finding.recorded == pytest.approx(peak * first)

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from crosscheck import TraceError, Verdict, replay
 from crosscheck.recorder import Claims, Pass, Recorder, Winners
-from distrib.models import article
+from distrib.training.model import article
 from tests.crosscheck.trace_files import Change, read_part, run, write_bytes
 
 

@@ -17,16 +17,15 @@ from torch.optim import lr_scheduler as twin
 from crosscheck.errors import TraceError
 from crosscheck.rules.schedules import factors
 from distrib.errors import BadInput
-from distrib.schedule import (
+from distrib.optim.schedule import (
     Constant,
     Cosine,
     Exponential,
     MultiStep,
     OneCycle,
+    RunLength,
     ScheduleConfig,
     Step,
-    build,
-    claim,
 )
 from tests.torch_schedules import configs, torch_rates
 
@@ -41,8 +40,8 @@ def assert_close(found: Floats, expected: Any) -> None:
 
 
 def assert_the_trainers(config: ScheduleConfig, total: int, per_epoch: int, applied: NDArray[np.int64]) -> None:
-    factor = build(config, total_updates=total, updates_per_epoch=per_epoch)
-    stated = json.loads(json.dumps(claim(config, total_updates=total, updates_per_epoch=per_epoch)))
+    factor = config.factor(RunLength(total_updates=total, updates_per_epoch=per_epoch))
+    stated = json.loads(json.dumps(config.claim(RunLength(total_updates=total, updates_per_epoch=per_epoch))))
     assert_close(factors(stated, applied), [factor(int(count)) for count in applied])
 
 
@@ -175,7 +174,7 @@ def test_the_last_update_of_one_cycle_is_exact_to_rounding() -> None:
 
 def test_counts_are_in_updates_whatever_the_configuration_counts_in() -> None:
     def stated(config: ScheduleConfig) -> dict[str, Any]:
-        return claim(config, total_updates=1170, updates_per_epoch=390)
+        return config.claim(RunLength(total_updates=1170, updates_per_epoch=390))
 
     assert stated(Constant()) == {"name": "constant"}
     assert stated(Step(step_size=2)) == {"name": "step", "size": 780, "gamma": 0.1}

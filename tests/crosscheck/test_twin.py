@@ -17,7 +17,7 @@ from crosscheck.twin.compare import Comparison, compare
 from crosscheck.twin.gradient import Twin, recompute
 from crosscheck.twin.record import Pass
 from distrib.data import synthetic
-from distrib.models import article
+from distrib.training.model import article
 
 Gradients = dict[str, NDArray[Any]]
 HALVES: tuple[DType, ...] = ("bfloat16", "float16")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distrib.errors import BadInput
-from distrib.files import path_of, sync_folder, write_atomically, write_json
+from distrib.files import expand_path, replacing, sync_folder, write_atomically, write_json
 from tests.support import largest_file
 
 
@@ -63,6 +63,25 @@ def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:
         write_atomically(tmp_path / "absent" / "a", "x")
 
 
+def test_what_fails_while_the_new_file_is_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def fail(new: Path) -> None:
+        new.write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), replacing(path) as new:
+        fail(new)
+    assert only_file(tmp_path).read_text() == "old"
+
+
+def test_what_is_not_meant_for_others_stays_private(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a") as new:
+        new.write_bytes(b"x")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+
+
 def test_json_is_for_people_and_programs(tmp_path: Path) -> None:
     value = {"name": "Zürich", "list": [1, 2.5, None, True]}
     write_json(tmp_path / "a.json", value)
@@ -89,8 +108,8 @@ def test_sync_of_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "words"), [("~nobody-of-this-name/x", "give the whole path"), ("a\0b", "NUL")])
 def test_what_is_no_path(text: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        path_of(text, "output.dir")
+        expand_path(text, "output.dir")
 
 
 def test_a_path_of_the_user() -> None:
-    assert path_of("~/runs", "output.dir") == Path.home() / "runs"
+    assert expand_path("~/runs", "output.dir") == Path.home() / "runs"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distrib.checkpoint import store
-from distrib.observers import Observers
+from distrib.training.observers import Observers
 from tests.disk import Disk
 
 NOBODY = 65534

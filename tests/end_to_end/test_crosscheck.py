@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from crosscheck import Recorder
-from distrib import summary
-from distrib.crosscheck.replay import replay
+from distrib.crosscheck import replay
 from distrib.display import Display
-from distrib.stop import Stopped, StopRequest
+from distrib.errors import RunFault
+from distrib.job.stop import Stopped, StopRequest
+from distrib.training import summary
 from tests.crosscheck.faulty import FaultySGD
 from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for
 
@@ -116,29 +117,27 @@ def test_without_jax_the_run_says_how_to_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
-    assert replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS) is None
+    assert replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS, step=7) is None
     said = capsys.readouterr().out
     assert "jax and optax is not installed" in said
     assert f"python -m crosscheck replay {tmp_path / 'trace'}" in said
 
 
 def test_a_trace_that_cannot_be_replayed_is_a_problem(tmp_path: Path) -> None:
-    problem = replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS)
-    assert problem is not None
-    assert "is not a trace" in problem
+    with pytest.raises(RunFault, match="is not a trace"):
+        replay(tmp_path, Display(main=True, quiet=False), NOBODY_ASKS, step=7)
 
 
 def test_a_signal_to_all_processes_may_reach_the_replay_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "summary.json").write_text('{"steps": 7}')
-
     def dies(replayer: "subprocess.Popen[str]", _request: StopRequest) -> tuple[str, str]:
         replayer.terminate()
         Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         return replayer.communicate()
 
-    monkeypatch.setattr("distrib.crosscheck.replay._until_asked", dies)
-    with StopRequest(lambda _code, _reason: None) as request, pytest.raises(Stopped, match="SIGTERM"):
-        replay(tmp_path, Display(main=True, quiet=False), request)
+    monkeypatch.setattr("distrib.crosscheck._until_asked", dies)
+    with StopRequest(lambda _code, _reason: None) as request, pytest.raises(Stopped, match="SIGTERM") as stop:
+        replay(tmp_path, Display(main=True, quiet=False), request, step=7)
+    assert stop.value.step == 7
 
 
 def test_a_full_disk_ends_the_run_with_its_name(tmp_path: Path) -> None:

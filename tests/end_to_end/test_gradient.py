@@ -78,7 +78,7 @@ def last_part_by_another_count(rank: int) -> None:
 
 def summed(rank: int) -> None:
     del rank
-    from distrib.run import Run
+    from distrib.training.run import Run
 
     backward = Run.backward
 
@@ -132,9 +132,9 @@ def evaluation_mode(rank: int) -> None:
     del rank
     from torch import nn
 
-    from distrib import models
+    from distrib.training import run
 
-    build, train_mode = models.build, nn.Module.train
+    build, train_mode = run.build_model, nn.Module.train
 
     def built(*args: Any) -> nn.Module:
         return train_mode(build(*args), False)
@@ -143,7 +143,7 @@ def evaluation_mode(rank: int) -> None:
         del mode
         return self
 
-    models.build, nn.Module.train = built, stay
+    run.build_model, nn.Module.train = built, stay
 
 
 def swapped_channels(rank: int) -> None:

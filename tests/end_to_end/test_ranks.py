@@ -198,7 +198,7 @@ def test_a_tracker_may_take_its_time(tmp_path: Path) -> None:
 
 
 def on_a_machine_without_gpus(rank: int) -> None:
-    setattr(distrib.start, "_LET_RANK_0_SPEAK", 0.5)  # noqa: B010
+    setattr(distrib.start, "_LET_RANK_0_REPORT", 0.5)  # noqa: B010
     if rank == 1:
         del os.environ["CUDA_VISIBLE_DEVICES"]
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "SLURM_GPUS_ON_NODE": "1"}

@@ -11,9 +11,8 @@ from tests.support import ROOT, free_port
 JOIN = """
 import os, sys, time
 time.sleep(float(sys.argv[1]))
-from distrib import world
-from distrib.training import TrainingConfig
-world.start(TrainingConfig(threads=1)).wait_for_everyone()
+from distrib.ranks import world
+world.start(1, deterministic=False).wait_for_everyone()
 os._exit(0)
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distrib.update import Update
+from distrib.optim.update import Update
 from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
 
 AVERAGED = (*SMALL, "--training.ema=0.9")
@@ -21,12 +21,12 @@ NOTHING_SAVED = {"loading data", "resuming", "building"}
 
 MOMENTS: dict[str, tuple[str, str]] = {
     "loading data": ("distrib.data.sources", "load"),
-    "building": ("distrib.optim", "build"),
+    "building": ("distrib.training.run", "build_optimizer"),
     "resuming": ("distrib.checkpoint.resume", "continue_from"),
-    "warming up": ("distrib.run", "Agreement"),
-    "evaluation": ("distrib.run", "evaluate"),
+    "warming up": ("distrib.training.run", "StepSync"),
+    "evaluation": ("distrib.training.run", "evaluate"),
     "checkpoint": ("distrib.checkpoint.store", "save"),
-    "replay": ("distrib.crosscheck.replay", "_until_asked"),
+    "replay": ("distrib.crosscheck", "_until_asked"),
 }
 """What is going on when the request comes, and the function that does it."""
 

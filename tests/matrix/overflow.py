@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from distrib.run import Run
+from distrib.training.run import Run
 from tests.matrix.cells import OVERFLOWS
 
 _backward = Run.backward

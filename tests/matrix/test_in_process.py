@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distrib import optim, schedule
-from distrib.config.recipe import RunConfig
-from distrib.crosscheck.record import start_recorder
 from distrib.data.batches import Plan
-from distrib.precision import Precision
-from distrib.update import Update
+from distrib.optim.optimizer import build_optimizer
+from distrib.optim.precision import Precision
+from distrib.optim.schedule import RunLength
+from distrib.optim.update import Update
+from distrib.training.recipe import RunConfig
+from distrib.training.recording import start_recorder
 from tests.matrix.alarms import one_cycle, replay_without_alarm
 from tests.matrix.cells import CELLS, Cell
 
@@ -78,9 +79,17 @@ class Trainer:
             for rank in range(cell.ranks)
         ]
         self.precision = Precision(config.precision, CPU, {})
-        optimizer = optim.build(config.optimizer, self.net.named_parameters(), CPU)
-        factor = schedule.build(config.schedule, total_updates=STEPS, updates_per_epoch=STEPS)
-        self.update = Update(self.net, optimizer, factor, self.precision.scaler, config.training)
+        optimizer = build_optimizer(config.optimizer, self.net.named_parameters(), CPU)
+        factor = config.schedule.factor(RunLength(total_updates=STEPS, updates_per_epoch=STEPS))
+        self.update = Update(
+            self.net,
+            optimizer,
+            factor,
+            self.precision.scaler,
+            clip_norm=config.training.clip_norm,
+            clip_value=config.training.clip_value,
+            ema=config.training.ema,
+        )
         run = SimpleNamespace(  # of a Run, what a recorder asks it for
             config=config,
             folder=folder,

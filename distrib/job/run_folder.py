@@ -1,0 +1,60 @@
+"""The run's folder and what is shown while it runs."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from distrib.config.section import Section
+from distrib.errors import BadInput
+
+
+class OutputConfig(Section):
+    """Where the run writes, and what it shows."""
+
+    dir: str | None = None
+    """The run's folder; none means runs/<recipe>-<time>, or runs/<recipe>-$TWINSTEP_RUN_ID where that is set."""
+    quiet: bool = False
+    """No progress bar and no line per epoch; the closing line and errors stay."""
+    trackers: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Experiment trackers that Accelerate knows and that are installed, such as `["tensorboard"]`."""
+
+
+_NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual settings
+
+RUN_ID = "TWINSTEP_RUN_ID"
+"""Environment: names the default folder in place of the time, so that a job started again finds it again."""
+
+
+def default_folder(recipe: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of a run that was given none, from the name of its recipe.
+
+    Raises BadInput where a launcher that starts again would find a new folder each time.
+    """
+    name = environment.get(RUN_ID)
+    if not name and int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise BadInput(
+            "the launcher was given --max_restarts, and output.dir is not set: each start would begin anew in a folder of "
+            f"its own; give --output.dir, or set {RUN_ID} to a name"
+        )
+    return Path("runs") / f"{recipe.stem}-{name or time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def wait_until_visible(folder: Path) -> str | None:
+    """Wait until this process sees the run's folder, as long as NFS may take. Return the problem if it never does.
+
+    A folder that some nodes do not see would hold the checkpoints for the others only.
+    """
+    give_up = time.monotonic() + _NFS_SECONDS
+    while not (folder / "status.json").exists():
+        if time.monotonic() > give_up:
+            return (
+                f"output.dir = {folder} is not seen by {socket.gethostname()}: choose a folder on a disk that all "
+                "machines of the run share (and an absolute path, or the same working directory everywhere)"
+            )
+        time.sleep(0.2)
+    return None

@@ -1,0 +1,83 @@
+"""status.json: what became of a start, for programs, because exit codes do not survive a launcher."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED
+from distrib.files import read_json, write_json
+
+PATH = "TWINSTEP_STATUS"
+"""Environment: where the status of this one start is written as well, even if its folder is unknown or another's."""
+
+
+class Status:
+    """The status of one start. Rank 0 writes it, or the rank that alone knows how the start ended.
+
+    `reports` says whether this is rank 0, `reports_for_machine` whether it is the first rank of its machine.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        also = environment.get(PATH)
+        self._also = None if not also else Path(also)
+        self.reports = environment.get("RANK", "0") == "0"
+        self.reports_for_machine = environment.get("LOCAL_RANK", "0") == "0"
+        self._restarted = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        self._launcher = f"{socket.gethostname()} {os.getppid()}"
+        self.folder: Path | None = None
+        """The run's folder, once this start holds it."""
+
+    def begin(self, folder: Path) -> None:
+        """Write that the run is running: its folder is held. Raises OSError."""
+        if self._also is not None:
+            self._also.unlink(missing_ok=True)  # of an earlier start of this launcher
+        write_json(folder / "status.json", self._entry(None, "", None, retry=False))
+
+    def is_written(self) -> bool:
+        """Return whether a rank has written how this start ends."""
+        return any(path is not None and _exit_code(path) is not None for path in self._paths())
+
+    def write(self, code: int, reason: str = "", step: int | None = None, *, retry: bool = False) -> None:
+        """Write how the start ends. `retry` says that the same command may well succeed."""
+        for path in self._paths():
+            if path is not None:
+                with contextlib.suppress(OSError):  # a full disk must not hide the message that says so
+                    write_json(path, self._entry(code, reason, step, retry=retry))
+
+    def final_status(self, folder: Path) -> dict[str, Any] | None:
+        """Return the status of an earlier start by this launcher if it was final: exit code 2 or 75. Otherwise return None.
+
+        A launcher with --max_restarts starts again whatever the exit code was; after a final one there is nothing to do.
+        """
+        if not self._restarted:
+            return None
+        try:
+            said: dict[str, Any] = read_json(folder / "status.json")
+            ours = said["launcher"] == self._launcher  # or it is of an earlier day
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return said if ours and said["exit_code"] in (EXIT_BAD_INPUT, EXIT_STOPPED) else None
+
+    def _entry(self, code: int | None, reason: str, step: int | None, *, retry: bool) -> dict[str, object]:
+        state = {None: "running", EXIT_DONE: "done", EXIT_STOPPED: "stopped"}.get(code, "failed")
+        return {
+            "state": state,
+            "exit_code": code,
+            "reason": reason,
+            "step": step,
+            "retry": retry,
+            "launcher": self._launcher,
+        }
+
+    def _paths(self) -> tuple[Path | None, Path | None]:
+        return self.folder and self.folder / "status.json", self._also
+
+
+def _exit_code(path: Path) -> int | None:
+    try:
+        return read_json(path)["exit_code"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

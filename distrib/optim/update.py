@@ -1,0 +1,92 @@
+"""What happens between the gradients and the new weights: clip, step or skip, count, average."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from distrib.optim.schedule import Factor
+
+
+class Update:
+    """Takes one optimizer step at a time, and counts those that were applied and those that were skipped.
+
+    Under float16 the loss scaler skips a step whose gradients overflowed. Then nothing may move:
+    not the weights, not the optimizer's state, not the schedule, not the moving average.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Factor,
+        scaler: torch.amp.GradScaler,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema: float | None = None,
+    ) -> None:
+        """`clip_norm`, `clip_value` and `ema` are the recipe's keys of these names in [training]."""
+        self.optimizer, self.scaler, self.schedule = optimizer, scaler, schedule
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.model = model
+        self.average: AveragedModel | None = None
+        if ema is not None:
+            average_fn = cast(Any, get_ema_multi_avg_fn(ema))
+            self.average = AveragedModel(model, multi_avg_fn=average_fn)
+        self.applied = 0
+        self.skipped = 0
+        self.loss_scale: float | None = None  # of the last step, under float16
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first parameter group as the last step used it."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """Return the loss to differentiate: under float16 it is multiplied by the loss scale."""
+        return self.scaler.scale(loss)
+
+    def step(self) -> bool:
+        """Apply or skip one update; return whether the weights moved."""
+        factor = self.schedule(self.applied)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self._clip()
+        applied = self._scaled_step()
+        if applied:
+            self.applied += 1
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+        else:
+            self.skipped += 1
+        return applied
+
+    def _clip(self) -> None:
+        if self.clip_norm is None and self.clip_value is None:
+            return
+        self.scaler.unscale_(self.optimizer)  # thresholds are meant for true gradients
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters, self.clip_value)
+
+    def _scaled_step(self) -> bool:
+        if not self.scaler.is_enabled():
+            self.optimizer.step()
+            return True
+        # A fused optimizer is called even when it must not move anything, and allocates what its first
+        # step needs: SGD's momentum_buffer comes from empty_like, and the kernel then returns without
+        # writing it. So state that appeared in a skipped step is taken back: absent stays absent.
+        without_state = [p for p in self.parameters if not self.optimizer.state.get(p)]
+        before = self.loss_scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # The scale shrinks after an overflow, and only then; at zero it has nowhere to shrink to.
+        applied = self.scaler.get_scale() >= before > 0.0
+        if not applied:
+            for parameter in without_state:
+                self.optimizer.state.pop(parameter, None)
+        return applied

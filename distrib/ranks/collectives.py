@@ -1,0 +1,90 @@
+"""How ranks tell each other: results, errors, requests to stop. Every rank takes part in every call, in the same order."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+
+from distrib.errors import BadInput
+from distrib.job.stop import Stopped, StopRequest
+
+T = TypeVar("T")
+
+
+def all_gather_json(accelerator: Accelerator, value: Any) -> list[Any]:
+    """Return every rank's value, by rank. They travel as JSON, because torch's own object collectives unpickle."""
+    if accelerator.num_processes == 1:
+        return [value]
+    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(accelerator.device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=data.device) for _ in range(accelerator.num_processes)]
+    dist.all_gather(sizes, torch.tensor([len(data)], device=data.device))
+    lengths = [int(size) for size in sizes]
+    padded = torch.cat((data, data.new_zeros(max(lengths) - len(data))))
+    texts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(texts, padded)
+    return [json.loads(bytes(text[:length].cpu().numpy())) for text, length in zip(texts, lengths, strict=True)]
+
+
+def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:
+    """Raise BadInput on every rank if any rank has a problem, in the words of the lowest such rank."""
+    for said in all_gather_json(accelerator, problem):
+        if said is not None:
+            raise BadInput(said)
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work` on rank 0 only; return its result (plain JSON), or raise its BadInput, on every rank."""
+    said: list[Any] = [None, None]  # result, problem
+    if accelerator.is_main_process:
+        try:
+            said[0] = work()
+        except BadInput as error:
+            said[1] = str(error)
+    result, problem = all_gather_json(accelerator, said)[0]
+    if problem is not None:
+        raise BadInput(problem)
+    return result
+
+
+def on_every_rank(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work` on every rank and return this rank's result. The BadInput of any rank is raised on all of them."""
+    result: list[T] = []
+    problem: str | None = None
+    try:
+        result.append(work())
+    except BadInput as error:
+        problem = str(error)
+    agree_on_error(accelerator, problem)
+    return result[0]
+
+
+def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work` on the first rank of each machine, then on its others, so that caches are filled once.
+
+    A BadInput of any rank is raised on all of them, so that nobody waits for a rank that gave up.
+    """
+    result: list[T] = []
+    problem: str | None = None
+    for turn in (True, False):
+        if accelerator.is_local_main_process is turn:
+            try:
+                result.append(work())
+            except BadInput as error:
+                problem = str(error)
+        agree_on_error(accelerator, problem)
+    return result[0]
+
+
+def reason_to_stop(accelerator: Accelerator, request: StopRequest) -> str | None:
+    """Return on every rank why the lowest rank that was asked to stop was asked; None if no rank was."""
+    return next((reason for reason in all_gather_json(accelerator, request.reason) if reason is not None), None)
+
+
+def raise_if_stop_requested(accelerator: Accelerator, request: StopRequest, step: int) -> None:
+    """Raise Stopped on every rank if any was asked to stop. For the stages of a start, when there is nothing to save yet."""
+    reason = reason_to_stop(accelerator, request)
+    if reason is not None:
+        raise Stopped(reason, "before training began; the same command starts it", step)

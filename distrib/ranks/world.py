@@ -1,0 +1,150 @@
+"""The processes of a run: who takes part, and what each may use."""
+
+import os
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from distrib.errors import BadInput
+
+# Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
+START_SECONDS = 600
+
+
+def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise BadInput, before any process waits for another, if this is not a world of `wanted` processes that can train.
+
+    With None any number of processes will do.
+    """
+    sharded = {
+        "ACCELERATE_USE_FSDP": "FSDP",
+        "ACCELERATE_USE_DEEPSPEED": "DeepSpeed (ZeRO)",
+        "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    }
+    for variable, name in sharded.items():
+        if environment.get(variable, "false").lower() in ("1", "true", "yes"):
+            raise BadInput(
+                f"{name} was asked for ({variable}): this trainer is data parallel only, every rank holds all "
+                "parameters; launch it with a config file from launch/, such as launch/multi-gpu.yaml"
+            )
+    _check_gpus(environment)
+    there = int(environment.get("WORLD_SIZE", "1"))
+    if wanted is None or wanted == there:
+        return
+    hint = (
+        f"note that `accelerate launch --cpu --num_processes {wanted}` silently starts one process; "
+        f"two on a CPU are `accelerate launch --config_file launch/cpu-2.yaml -m distrib.train RECIPE`, "
+        f"{wanted} on GPUs `accelerate launch --config_file launch/multi-gpu.yaml --num_processes {wanted} -m distrib.train RECIPE`"
+        if wanted > 1
+        else "one process is `accelerate launch --config_file launch/cpu.yaml -m distrib.train RECIPE` (launch/gpu.yaml on a GPU)"
+    )
+    raise BadInput(f"training.world_size = {wanted}, but this run has {there} process(es): {hint}")
+
+
+def _check_gpus(environment: Mapping[str, str]) -> None:
+    """Raise BadInput if there are GPUs, but not one for each process. A machine without any trains on its CPU."""
+    here, found = int(environment.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    hidden = environment.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0] in ("", "-1")  # the CPU is wanted
+    given = 0 if hidden else int(environment.get("SLURM_GPUS_ON_NODE", "0"))
+    if found < here and (found or given):
+        allocated = f", and SLURM gave this job {given}" if given else ""
+        raise BadInput(
+            f"{here} process(es) were started on {socket.gethostname()}, where PyTorch sees {found} GPU(s){allocated}: "
+            "start one process a GPU, ask for as many GPUs (sbatch --gpus-per-node), or set CUDA_VISIBLE_DEVICES to nothing "
+            "to train on the CPU; `nvidia-smi` and `python -c 'import torch; print(torch.version.cuda)'` say what is there"
+        )
+
+
+def start(threads: int | None, *, deterministic: bool) -> Accelerator:
+    """Join the process group and set this process's threads. Accelerate steps and schedules nothing here.
+
+    With None for `threads` the ranks of this machine share out its cores.
+
+    Raises BadInput when Accelerate did not join the processes that were launched.
+    """
+    threads = threads or default_threads()
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
+    _join_again(os.environ)
+    accelerator = Accelerator(
+        # Without this, and without ACCELERATE_USE_CPU in the environment (which the launcher sets for one
+        # process only), every rank of a machine without CUDA would be a world of its own, silently.
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",  # autocast and loss scaling are in precision.py
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[
+            # No find_unused_parameters: every parameter takes part in every step, and the search costs a pass.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS)),
+        ],
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise BadInput(
+            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: "
+            "check the launcher's config file against those in launch/"
+        )
+    torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return accelerator
+
+
+def _join_again(environment: Mapping[str, str]) -> None:
+    """Form the process group of a launcher's second start in a corner of the store that nobody has written to.
+
+    With a static rendezvous the agent's store outlives its ranks: a rank that reads where its peer listens before the
+    peer has said it anew is told where the dead one listened, and both wait for ever. Accelerate takes a group that is there.
+    """
+    attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt == 0 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    timeout = timedelta(seconds=START_SECONDS)
+    agents = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timeout
+    )
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.PrefixStore(f"start-{attempt}", agents),  # pyright: ignore[reportPrivateImportUsage]
+        rank=int(environment["RANK"]),
+        world_size=int(environment["WORLD_SIZE"]),
+        timeout=timeout,
+    )
+
+
+def default_threads(environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many threads this process may use: its cores, shared out among the ranks of this machine.
+
+    The launchers set OMP_NUM_THREADS=1 silently, so the variable says nothing about anyone's wish.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(cores, int(environment.get("SLURM_CPUS_PER_TASK", cores)))  # SLURM need not enforce what it gives
+    return max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores a process"
+
+
+def peak_device_memory(device: torch.device) -> int | None:
+    """Return the most bytes that this process's tensors have held on the device at once; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def shorten_timeout(accelerator: Accelerator, seconds: int) -> None:
+    """Let a collective fail, from here on, when a rank does not answer within `seconds`."""
+    if accelerator.num_processes == 1:
+        return
+    set_timeout: Any = getattr(dist, "set_timeout", None)  # torch >= 2.14
+    if set_timeout is None:
+        set_timeout = dist.distributed_c10d._set_pg_timeout  # pyright: ignore[reportPrivateUsage, reportDeprecated]
+    set_timeout(timedelta(seconds=seconds), None)

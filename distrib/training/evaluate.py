@@ -1,0 +1,75 @@
+"""Accuracy and loss on the test images, each counted once whatever the number of ranks."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distrib.data.augment import Normalize
+from distrib.data.images import Split
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well a network does on the whole test set."""
+
+    accuracy: float  # fraction, 0..1
+    loss: float  # mean cross-entropy, no label smoothing
+    images: int
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    normalize: Normalize,
+    autocast: AbstractContextManager[object],
+    *,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Score | None:
+    """Return the score of `model`, which is not wrapped in DDP, on the whole of `split`.
+
+    Every rank takes a consecutive share, and the counts are summed as integers. Returns None, on every rank alike, if one
+    of them was asked to stop before it was through.
+    """
+    first, last = len(split) * rank // world_size, len(split) * (rank + 1) // world_size
+    largest_share = -(-len(split) // world_size)
+    device = split.labels.device
+    counts = torch.zeros(2, dtype=torch.int64, device=device)  # correct, seen
+    loss = torch.zeros(1, dtype=torch.float64, device=device)
+    training = model.training
+    model.eval()
+    with torch.inference_mode(), autocast:
+        for done in range(0, largest_share, batch_size):  # as often on every rank
+            if _any_rank(asked_to_stop(), device, world_size):
+                model.train(training)
+                return None
+            part = slice(min(first + done, last), min(first + done + batch_size, last))
+            if part.start == part.stop:
+                continue
+            labels = split.labels[part]
+            logits: Tensor = model(normalize(split.images[part])).float()
+            counts[0] += (logits.argmax(dim=1) == labels).sum()
+            counts[1] += len(labels)
+            loss += functional.cross_entropy(logits, labels, reduction="sum")
+    model.train(training)
+    if world_size > 1:
+        dist.all_reduce(counts)
+        dist.all_reduce(loss)
+    correct, seen = (int(count) for count in counts)
+    return Score(correct / seen, float(loss) / seen, seen)
+
+
+def _any_rank(wish: bool, device: torch.device, world_size: int) -> bool:
+    """Return whether any rank has this wish."""
+    if world_size == 1:
+        return wish
+    wishes = torch.tensor([wish], dtype=torch.int32, device=device)
+    dist.all_reduce(wishes)
+    return bool(wishes)

@@ -1,0 +1,75 @@
+"""The training loop."""
+
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+from distrib.job.stop import Stopped, StopRequest
+from distrib.ranks.collectives import reason_to_stop
+from distrib.ranks.step_sync import StepResult
+from distrib.training import summary
+from distrib.training.checkpointer import Checkpointer
+from distrib.training.observers import Observers
+from distrib.training.run import Run
+
+
+def train(run: Run, request: StopRequest) -> dict[str, Any]:
+    """Train what remains of the run, and return its summary. Raises Stopped, RunFault or BadInput."""
+    with closing(Observers(run)) as observers:
+        checkpointer = Checkpointer(run)
+        run.model.train()
+        if observers.progress.evaluation_pending and not _evaluate(run, run.resumed.step, observers, request):
+            raise _stopped(run, request, run.resumed.step, run.resumed.path)
+        for step in run.remaining_steps():
+            epoch_ends = step % run.plan.steps_per_epoch == 0
+            result = take_step(run, step, observers, stop=request.asked(), checkpoint=checkpointer.due(step))
+            saves = result.checkpoint or result.stop or epoch_ends
+            run.replica_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
+            evaluated = not epoch_ends or _evaluate(run, step, observers, request)
+            if saves:
+                observers.before_checkpoint()
+                path = checkpointer.save(step, observers.progress)
+                observers.restart_clocks()
+                if result.stop or not evaluated:
+                    raise _stopped(run, request, step, path)
+    # A run that was complete when it resumed has no score yet.
+    score = observers.score or run.evaluate(request.asked)
+    if score is None:
+        raise _stopped(run, request, run.total_steps, run.resumed.path)
+    return summary.write(run, score, observers.progress.train_loss, observers.images_per_second)
+
+
+def _evaluate(run: Run, step: int, observers: Observers, request: StopRequest) -> bool:
+    """Evaluate the epoch that ended with `step`. Return False if some rank was asked to stop meanwhile."""
+    score = run.evaluate(request.asked)
+    if score is not None:
+        observers.after_evaluation(step, score)
+    return score is not None
+
+
+def _stopped(run: Run, request: StopRequest, step: int, path: Path | None) -> Stopped:
+    reason = reason_to_stop(run.accelerator, request)
+    assert reason is not None  # all ranks have agreed that one of them was asked
+    return Stopped(reason, f"after step {step}; {path} is there, the same command continues", step)
+
+
+def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoint: bool) -> StepResult:
+    """Take one step: forward, backward, update. Return its loss, and whether any rank wishes a stop or a checkpoint.
+
+    `stop` and `checkpoint` are this rank's own wishes; the result is the same on every rank. Raises RunFault.
+    """
+    with observers.passes.watching(step):
+        for part in run.batches.at(step):  # one part, unless training.accumulate
+            with nullcontext() if part.last else run.accelerator.no_sync(run.model):
+                with run.precision.autocast():
+                    loss = run.criterion(run.model(part.images), part.labels, part.weights)
+                run.step_sync.add(loss)
+                if part.last:
+                    run.step_sync.start(stop=stop, checkpoint=checkpoint)
+                run.backward(loss)
+    result = run.step_sync.finish(step)  # raises before the update if the loss is not finite
+    observers.after_backward(step)
+    applied = run.update.step()
+    observers.after_step(step, result.loss, applied=applied)
+    run.optimizer.zero_grad()
+    return result

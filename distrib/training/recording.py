@@ -1,0 +1,123 @@
+"""Recording a run for the cross-check: its optimizer's steps, and chosen forward and backward passes."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners
+from distrib.errors import BadInput
+from distrib.optim.optimizer import options_by_name
+from distrib.optim.schedule import RunLength
+from distrib.training.run import Run
+
+
+def start_recorder(run: Run, *, first_step: int) -> Recorder:
+    """Start a recorder of the run's optimizer; it continues the folder's trace, if there is one. Raises BadInput."""
+    config, average = run.config.crosscheck, run.update.average
+    try:
+        return Recorder(
+            run.optimizer,
+            run.folder / "trace",
+            steps=config.steps,
+            coordinates=config.coordinates,
+            scaler=run.precision.scaler,
+            average=() if average is None else zip(run.module.parameters(), average.module.parameters(), strict=True),
+            claims=_claims(run),
+            append=True,
+            first_step=first_step,
+            world_size=run.plan.world_size,
+            seed=run.plan.seed,
+        )
+    except TraceError as error:
+        raise BadInput(f"crosscheck.record = true: {error}") from None
+
+
+def _claims(run: Run) -> Claims:
+    """Return what the recipe says of all that stands around the optimizer."""
+    training, average = run.config.training, run.update.average
+    return Claims(
+        clip_norm=training.clip_norm,
+        clip_value=training.clip_value,
+        average=training.ema,
+        averaged=0 if average is None else int(average.n_averaged),
+        applied=run.update.applied,
+        schedule=run.config.schedule.claim(
+            RunLength(total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch)
+        ),
+        options=options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
+    )
+
+
+class PassRecorder:
+    """Watches the network at the steps of `crosscheck.gradient_steps`, on every rank; rank 0 records.
+
+    A step whose gradient overflowed proves nothing: the next one takes its place.
+    """
+
+    def __init__(self, run: Run, steps: tuple[int, ...]) -> None:
+        """Raises BadInput."""
+        if steps and run.config.training.compile:
+            raise BadInput(
+                f"crosscheck.gradient_steps = {list(steps)}: a compiled network cannot be watched; set training.compile = false"
+            )
+        if steps and run.precision.mode == "tf32":
+            raise BadInput(
+                f"crosscheck.gradient_steps = {list(steps)}: there is no bound for tf32; set precision.mode = no, bf16 or fp16"
+            )
+        self.run, self._steps, self._postponed = run, frozenset(steps), False
+        self._winners: Winners | None = None
+
+    @contextmanager
+    def watching(self, step: int) -> Generator[None]:
+        """Watch the network, if this step is to be recorded, during its forward and backward passes."""
+        self._winners = Winners(self.run.module) if self._postponed or step in self._steps else None
+        if self._winners is None:
+            yield
+        else:
+            with self._winners:
+                yield
+
+    def after_backward(self, step: int, recorder: Recorder | None) -> None:
+        """Record the passes that were watched. All ranks call it, because it gathers; only rank 0 has a `recorder`."""
+        winners, run = self._winners, self.run
+        if winners is None:
+            return
+        gradients = [p.grad for p in run.module.parameters() if p.grad is not None]
+        self._postponed = not all(bool(gradient.isfinite().all()) for gradient in gradients)
+        if self._postponed:
+            return
+        everywhere = [_gather(torch.stack(found)) for found in winners.found]
+        if recorder is None:
+            return
+        images, labels = run.batches.whole(step)
+        described = Pass(
+            step=step,
+            network=run.config.model.name,
+            compute=run.precision.compute,
+            loss_scale=run.precision.scaler.get_scale(),
+            label_smoothing=run.config.training.label_smoothing,
+            mean=tuple(map(float, run.moments[0])),
+            std=tuple(map(float, run.moments[1])),
+            training=run.module.training,
+            world_size=run.plan.world_size,
+            accumulate=run.plan.accumulate,
+        )
+        recorder.add_pass(
+            described,
+            images=images,
+            labels=labels,
+            winners=[run.plan.in_order(found, len(labels)) for found in everywhere],
+            parameters=dict(run.module.named_parameters()),
+        )
+
+
+def _gather(mine: Tensor) -> Tensor:
+    """Gather (parts, share, …) of each rank as (ranks, parts, share, …)."""
+    if not dist.is_initialized():
+        return mine[None]
+    everywhere = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everywhere, mine.contiguous())
+    return torch.stack(everywhere)

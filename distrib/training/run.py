@@ -1,0 +1,212 @@
+"""A run assembled from its configuration: data, network, optimizer, checkpoint, outputs."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distrib.checkpoint import resume, state
+from distrib.data import sources
+from distrib.data.augment import Normalize
+from distrib.data.batches import Batches, Plan
+from distrib.data.images import Dataset, Split
+from distrib.display import Display
+from distrib.errors import BadInput
+from distrib.optim.optimizer import build_optimizer
+from distrib.optim.precision import Precision
+from distrib.optim.schedule import RunLength
+from distrib.optim.update import Update
+from distrib.ranks import collectives
+from distrib.ranks.replica_check import ReplicaCheck
+from distrib.ranks.step_sync import StepSync
+from distrib.system import keep_freed_memory
+from distrib.training.evaluate import Score, evaluate
+from distrib.training.model import build_model
+from distrib.training.recipe import RunConfig
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything the loop needs, restored from a checkpoint if there was one."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    display: Display
+    folder: Path
+    dataset_name: str
+    plan: Plan
+    moments: tuple[Tensor, Tensor]  # mean and std of each channel, as the trace claims them, whatever normalises
+    batches: Batches
+    test: Split
+    module: nn.Module  # the bare network: evaluation and checkpoints
+    model: nn.Module  # what the loop calls: the network, in DDP when there are several ranks
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    update: Update
+    step_sync: StepSync
+    replica_check: ReplicaCheck
+    identity: resume.Identity
+    resumed: resume.Resumed
+
+    @property
+    def total_steps(self) -> int:
+        return self.plan.steps(self.config.training.epochs)
+
+    def remaining_steps(self) -> Iterator[int]:
+        """Return the steps still to take. They count from 1; a resumed run continues behind its checkpoint."""
+        return iter(range(self.resumed.step + 1, self.total_steps + 1))
+
+    def criterion(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return this rank's share of the mean cross-entropy over the global batch."""
+        losses = functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.config.training.label_smoothing
+        )
+        return (losses * weights).sum()
+
+    def backward(self, share: Tensor) -> None:
+        """Compute the gradient of the sum of all ranks' shares: DDP averages over the ranks, so each share is multiplied by their number."""
+        self.accelerator.backward(self.update.scale(share * self.accelerator.num_processes))
+
+    def evaluate(self, asked_to_stop: Callable[[], bool]) -> Score | None:
+        """Evaluate the moving average of the weights, or the weights where there is none. None if a request to stop came."""
+        return evaluate(
+            self.module if self.update.average is None else self.update.average,
+            self.test,
+            self.batches.normalize,
+            self.precision.autocast(),
+            batch_size=self.config.training.eval_batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            asked_to_stop=asked_to_stop,
+        )
+
+
+def build(
+    config: RunConfig,
+    accelerator: Accelerator,
+    display: Display,
+    folder: Path,
+    raise_if_stop_requested: Callable[[int], None],
+) -> Run:
+    """Assemble, resume, warm up. Raises BadInput, on every rank alike.
+
+    Calls `raise_if_stop_requested` with the step that the run stands at, on every rank alike: each stage may take minutes.
+    """
+    device = accelerator.device
+    precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
+    dataset = _load_data(config, accelerator, display)
+    raise_if_stop_requested(0)
+    mean, std = dataset.moments()
+    plan = Plan(
+        num_images=len(dataset.train),
+        batch_size=config.training.batch_size,
+        last_batch=config.training.last_batch,
+        accumulate=config.training.accumulate,
+        seed=config.training.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    if device.type == "cpu":
+        keep_freed_memory()  # only now: what loading the data freed should go back
+    torch.manual_seed(config.training.seed)
+    module = build_model(config.model, len(dataset.classes)).to(device)
+    if config.model.channels_last:
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = build_optimizer(config.optimizer, module.named_parameters(), device)
+    total_steps = plan.steps(config.training.epochs)
+    factor = config.schedule.factor(RunLength(total_updates=total_steps, updates_per_epoch=plan.steps_per_epoch))
+    update = Update(
+        module,
+        optimizer,
+        factor,
+        precision.scaler,
+        clip_norm=config.training.clip_norm,
+        clip_value=config.training.clip_value,
+        ema=config.training.ema,
+    )
+    identity = resume.Identity(
+        dataset=dataset.fingerprint(),
+        num_images=plan.num_images,
+        batch_size=plan.batch_size,
+        last_batch=plan.last_batch,
+        seed=plan.seed,
+        world_size=plan.world_size,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+    resumed = resume.continue_from(
+        config.checkpoint,
+        config.keys(),
+        folder,
+        identity,
+        accelerator,
+        display,
+        update,
+        steps_per_epoch=plan.steps_per_epoch,
+    )
+    if resumed.step > total_steps:
+        raise BadInput(
+            f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {total_steps} "
+            f"steps of training.epochs = {config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
+        )
+    raise_if_stop_requested(resumed.step)
+    if config.training.compile:
+        module.compile()
+    model = cast(nn.Module, accelerator.prepare(module))
+    run = Run(
+        config=config,
+        accelerator=accelerator,
+        display=display,
+        folder=folder,
+        dataset_name=dataset.name,
+        plan=plan,
+        moments=(mean, std),
+        batches=Batches(
+            dataset.train.to(device),
+            plan,
+            Normalize(mean, std, device, channels_last=config.model.channels_last),
+            augmented=config.data.augment,
+        ),
+        test=dataset.test.to(device),
+        module=module,
+        model=model,
+        optimizer=optimizer,
+        precision=precision,
+        update=update,
+        step_sync=StepSync(device, accelerator.num_processes),
+        replica_check=ReplicaCheck(
+            accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
+        ),
+        identity=identity,
+        resumed=resumed,
+    )
+    _warm_up(run)
+    return run
+
+
+def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) -> Dataset:
+    source, why = collectives.on_main(accelerator, lambda: sources.choose(config.data))
+    if why:
+        display.say(why)
+    return collectives.main_first(accelerator, lambda: sources.load(config.data, source))
+
+
+def _warm_up(run: Run) -> None:
+    """Go forward and backward once, and drop the gradients.
+
+    DDP rebuilds its buckets after its first backward, which changes the order of later sums: without
+    this the first step of a fresh run and that of a resumed one would differ in the last bits.
+    Compilation happens here too, under the long time-out.
+    """
+    if run.accelerator.num_processes == 1 and not run.config.training.compile:
+        return
+    part = next(run.batches.at(1))
+    with run.precision.autocast():
+        loss = run.criterion(run.model(part.images), part.labels, torch.zeros_like(part.weights))
+    run.accelerator.backward(loss)
+    run.optimizer.zero_grad()

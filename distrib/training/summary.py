@@ -1,0 +1,103 @@
+"""summary.json: what a run came to, and the verdict of its cross-check once there is one. Its keys are an interface."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from distrib.data.images import as_bytes
+from distrib.display import Display
+from distrib.files import read_json, write_json
+from distrib.optim.optimizer import implementation
+from distrib.ranks.world import device_name, peak_device_memory
+from distrib.training.evaluate import Score
+from distrib.training.run import Run
+
+NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
+"""The verdicts before a replay has given one."""
+
+
+def write(run: Run, score: Score, train_loss: float | None, images_per_second: float | None) -> dict[str, Any]:
+    """Write the summary on rank 0, and return it on every rank. Raises OSError."""
+    result = {
+        "test_accuracy": score.accuracy,
+        "test_loss": score.loss,
+        "train_loss": train_loss,
+        "epochs": run.config.training.epochs,
+        "steps": run.total_steps,
+        "applied_updates": run.update.applied,
+        "skipped_steps": run.update.skipped,
+        "images_per_second": images_per_second,
+        "world_size": run.accelerator.num_processes,
+        "device": device_name(run.accelerator.device),
+        "peak_device_memory": peak_device_memory(run.accelerator.device),
+        "precision": run.precision.mode,
+        "optimizer": type(run.optimizer).__name__,
+        "fused": implementation(run.optimizer) == "fused",
+        "dataset": run.dataset_name,
+        "seed": run.config.training.seed,
+        "parameters": sum(p.numel() for p in run.module.parameters()),
+        "resumed_from": None if run.resumed.path is None else str(run.resumed.path),
+        "weights_sha256": weights_sha256(run.module),
+        "crosscheck": {
+            "verdict": NOT_REPLAYED if run.config.crosscheck.record else NOT_RECORDED,
+            "max_eta": None,
+            "steps_checked": 0,
+            "rank_checks": run.replica_check.made,
+        },
+    }
+    if run.accelerator.is_main_process:
+        write_json(_path(run.folder), result)
+    return result
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Return a hash over name, dtype, shape and bytes of each tensor of the state dict, names sorted."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(as_bytes(tensor))
+    return digest.hexdigest()
+
+
+def completed_steps(folder: Path) -> int | None:
+    """Return the number of steps that the folder's summary gives, or None if it has no summary yet."""
+    try:
+        return int(read_json(_path(folder))["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def verdict(folder: Path) -> str:
+    """Return the verdict of the cross-check in the folder's summary."""
+    return str(read_json(_path(folder))["crosscheck"]["verdict"])
+
+
+def add_verdict(folder: Path, report: dict[str, Any]) -> None:
+    """Add to the summary what a replay found; `report` is crosscheck.json. Raises OSError."""
+    result = read_json(_path(folder))
+    result["crosscheck"] |= {
+        "verdict": report["verdict"],
+        "max_eta": report["max_eta"],
+        "steps_checked": report["steps"] - report["skipped"],
+    }
+    write_json(_path(folder), result)
+
+
+def print_closing_lines(display: Display, result: dict[str, Any], folder: Path) -> None:
+    """Print the closing lines of a run."""
+    speed = result["images_per_second"]
+    display.say(
+        f"done: test accuracy {result['test_accuracy']:.2%} on {result['dataset']} after {result['epochs']} epochs "
+        f"({result['applied_updates']} updates of {'fused ' if result['fused'] else ''}{result['optimizer']}, "
+        f"{result['skipped_steps']} skipped)"
+        + (f", {speed:,.0f} images/s" if speed else "")
+        + f" with {result['world_size']} process(es) on {result['device']}"
+    )
+    trace = "" if result["crosscheck"]["verdict"] == NOT_RECORDED else ", trace/"
+    display.say(f"outputs: {folder}/ (summary.json, metrics.jsonl, checkpoints/{trace})")
+
+
+def _path(folder: Path) -> Path:
+    return folder / "summary.json"

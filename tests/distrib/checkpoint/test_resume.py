@@ -1,0 +1,294 @@
+"""What `checkpoint.resume` means, and which runs may continue one another."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distrib.checkpoint import resume, state, store
+from distrib.checkpoint.config import CheckpointConfig
+from distrib.checkpoint.resume import Identity, Progress, Resumed
+from distrib.display import Display
+from distrib.errors import BadInput
+from distrib.optim.optimizer import SGD, build_optimizer
+from distrib.optim.update import Update
+
+IDENTITY = Identity(
+    dataset="a" * 64,
+    num_images=1000,
+    batch_size=128,
+    last_batch="drop",
+    seed=7,
+    world_size=1,
+    threads=1,
+    torch="2.14.1",
+)
+STEPS_PER_EPOCH = 4
+KEYS: dict[str, Any] = {
+    "training.epochs": 3,
+    "optimizer.lr": 0.5,
+    "optimizer.momentum": 0.9,
+    "checkpoint.keep": 3,
+    "output.dir": "a",
+}
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True, mixed_precision="no")
+
+
+class Trainer:
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.net = nn.Linear(2, 2)
+        optimizer = build_optimizer(SGD(momentum=0.9), self.net.named_parameters(), torch.device("cpu"))
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.update = Update(self.net, optimizer, lambda _: 1.0, scaler)
+
+    def save(self, folder: Path, step: int, epoch_loss: float = 0.0, **others: Any) -> Path:
+        """One more update, and a checkpoint that says it is of this step; `others` replace what it says."""
+        self.net(torch.ones(1, 2)).sum().backward()
+        self.update.step()
+        tensors, values = state.capture(self.update)
+        values |= resume.metadata(KEYS, IDENTITY, Progress(epoch_loss, 2 * epoch_loss)) | others
+        return store.save(folder / "checkpoints", step, tensors, values, keep=9)
+
+
+class Caller:
+    """Continues a fresh network, and keeps it for a look."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.fresh = Trainer(seed=1)
+
+    def __call__(
+        self,
+        folder: Path,
+        wish: str | Path = "auto",
+        *,
+        keys: dict[str, Any] | None = None,
+        **identity: Any,
+    ) -> Resumed:
+        return resume.continue_from(
+            CheckpointConfig(resume=str(wish)),
+            KEYS | (keys or {}),
+            folder,
+            replace(IDENTITY, **identity),
+            self.accelerator,
+            Display(main=True, quiet=True),
+            self.fresh.update,
+            steps_per_epoch=STEPS_PER_EPOCH,
+        )
+
+
+@pytest.fixture
+def go(accelerator: Accelerator) -> Caller:
+    return Caller(accelerator)
+
+
+def refusal(go: Caller, folder: Path, wish: str | Path = "auto", **identity: Any) -> str:
+    with pytest.raises(BadInput) as caught:
+        go(folder, wish, **identity)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("wish", ["auto", "never"])
+def test_fresh_folder_starts_at_the_beginning(
+    go: Caller, wish: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = go.fresh.net.weight.clone()
+    assert go(tmp_path, wish) == Resumed(step=0, path=None, progress=Progress(0.0, None))
+    assert torch.equal(go.fresh.net.weight, before)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("step", [6, 8], ids=["in an epoch", "at its end"])
+@pytest.mark.parametrize("pending", [True, False])
+@pytest.mark.parametrize("epoch_loss", [0.0, 6.0])
+def test_a_checkpoint_says_whether_an_evaluation_is_pending(
+    go: Caller, step: int, pending: bool, epoch_loss: float, tmp_path: Path
+) -> None:
+    Trainer().save(tmp_path, step, epoch_loss, evaluation_pending=pending)
+    assert go(tmp_path).progress == Progress(epoch_loss, 2 * epoch_loss, pending)
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch_loss", "progress"),
+    [
+        (6, 3.0, Progress(3.0, 6.0, evaluation_pending=False)),
+        (8, 0.0, Progress(0.0, 0.0, evaluation_pending=False)),
+        (8, 6.0, Progress(0.0, 1.5, evaluation_pending=True)),
+    ],
+    ids=["in an epoch", "evaluated", "not evaluated"],
+)
+def test_a_checkpoint_from_before_it_said_so_is_understood(
+    go: Caller, step: int, epoch_loss: float, progress: Progress, tmp_path: Path
+) -> None:
+    """Then the losses of an epoch stayed in the sum until it was evaluated."""
+    path = Trainer().save(tmp_path, step, epoch_loss)
+    checkpoint = store.open_checkpoint(path)
+    older = {key: value for key, value in checkpoint.values.items() if key != "evaluation_pending"}
+    store.save(path.parent, step, {part: checkpoint.tensors(part) for part in ("model", "optimizer")}, older, keep=9)
+    assert go(tmp_path).progress == progress
+
+
+def test_the_end_of_an_epoch_asks_for_its_evaluation() -> None:
+    progress = Progress(epoch_loss=6.0, train_loss=9.0)
+    progress.end_epoch(steps=4)
+    assert progress == Progress(0.0, 1.5, evaluation_pending=True)
+
+
+def test_auto_takes_the_newest(go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Trainer()
+    for step in (8, 9, 10):
+        newest = trainer.save(tmp_path, step, epoch_loss=step / 4)
+    assert go(tmp_path) == Resumed(10, newest, Progress(2.5, 5.0))
+    assert torch.equal(go.fresh.net.weight, trainer.net.weight)
+    assert go.fresh.update.applied == 3
+    assert capsys.readouterr().out == f"continuing from {newest}\n"
+
+
+def test_auto_falls_back_and_says_why(go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Trainer()
+    older, newer = trainer.save(tmp_path, 1), trainer.save(tmp_path, 2)
+    (newer / "model.safetensors").unlink()
+    assert go(tmp_path).path == older
+    said = capsys.readouterr().out
+    for word in (str(newer), "skipped", "model.safetensors", f"continuing from {older}"):
+        assert word in said
+
+
+def test_auto_with_nothing_valid_starts_anew_and_says_so(
+    go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Trainer().save(tmp_path, 1) / "manifest.json").unlink()
+    assert go(tmp_path) == Resumed()
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_never_refuses_a_folder_with_checkpoints(tmp_path: Path) -> None:
+    Trainer().save(tmp_path, 1)
+    with pytest.raises(BadInput) as caught:
+        resume.refuse_leftovers(CheckpointConfig(resume="never"), tmp_path)
+    for word in ("checkpoint.resume = never", str(tmp_path), "output.dir", "--checkpoint.resume auto"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("wish", ["auto", "never", "some/path"])
+def test_folder_without_checkpoints_is_refused_to_nobody(wish: str, tmp_path: Path) -> None:
+    resume.refuse_leftovers(CheckpointConfig(resume=wish), tmp_path)
+
+
+def test_auto_and_the_newest_path_take_a_folder_with_checkpoints(tmp_path: Path) -> None:
+    newest = Trainer().save(tmp_path, 1)
+    for wish in ("auto", str(newest)):
+        resume.refuse_leftovers(CheckpointConfig(resume=wish), tmp_path)
+
+
+def test_going_back_needs_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Else `auto` would later take up the steps that were left behind."""
+    older = Trainer().save(tmp_path, 1)
+    Trainer().save(tmp_path, 2)
+    with pytest.raises(BadInput, match=r"checkpoint\.resume.*step-00000002.*output\.dir"):
+        resume.refuse_leftovers(CheckpointConfig(resume=str(older)), tmp_path)
+    resume.refuse_leftovers(CheckpointConfig(resume=str(older)), tmp_path / "elsewhere")
+
+
+def test_path_wins_over_newer_ones_and_other_folders(go: Caller, tmp_path: Path) -> None:
+    trainer = Trainer()
+    wanted = trainer.save(tmp_path / "elsewhere", 3)
+    weight = trainer.net.weight.clone()
+    trainer.save(tmp_path / "elsewhere", 4)
+    trainer.save(tmp_path / "here", 5)
+    assert go(tmp_path / "here", wanted) == Resumed(3, wanted, Progress(0.0, 0.0))
+    assert torch.equal(go.fresh.net.weight, weight)
+
+
+@pytest.mark.parametrize("bad", ["absent", "empty", "damaged"])
+def test_path_that_is_no_checkpoint_is_refused(go: Caller, bad: str, tmp_path: Path) -> None:
+    """Also when there is another one to fall back on: this one was asked for."""
+    Trainer().save(tmp_path, 1)
+    path = tmp_path / bad
+    if bad == "empty":
+        path.mkdir()
+    if bad == "damaged":
+        shutil.copytree(tmp_path / "checkpoints" / "step-00000001", path)
+        (path / "optimizer.safetensors").write_bytes(b"")
+    said = refusal(go, tmp_path, path)
+    for word in (
+        f"checkpoint.resume = {path}",
+        "optimizer.safetensors" if bad == "damaged" else "manifest.json",
+        "auto",
+    ):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("other", "key", "shown"),
+    [
+        ({"batch_size": 64}, "training.batch_size", "128 then, 64 now"),
+        ({"seed": 8}, "training.seed", "7 then, 8 now"),
+        ({"last_batch": "mask"}, "training.last_batch", "drop then, mask now"),
+        ({"num_images": 999}, "data.train_images", "1000 then, 999 now"),
+        ({"dataset": "b" * 64}, "data.source", ""),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+)
+def test_another_run_is_refused(go: Caller, other: dict[str, Any], key: str, shown: str, tmp_path: Path) -> None:
+    path = Trainer().save(tmp_path, 1)
+    before = go.fresh.net.weight.clone()
+    said = refusal(go, tmp_path, **other)
+    for word in (str(path), key, shown, "set it back", "output.dir"):
+        assert word in said
+    assert torch.equal(go.fresh.net.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        ({"threads": 2}, "threads 1 -> 2"),
+        ({"world_size": 4}, "world_size 1 -> 4"),
+        ({"torch": "9.9"}, "torch 2.14.1 -> 9.9"),
+        ({"threads": 2, "world_size": 4}, "world_size 1 -> 4, threads 1 -> 2"),
+    ],
+)
+def test_another_machine_continues_and_says_so(
+    go: Caller, other: dict[str, Any], shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer()
+    path = trainer.save(tmp_path, 1)
+    assert go(tmp_path, **other).path == path
+    assert torch.equal(go.fresh.net.weight, trainer.net.weight)
+    said = capsys.readouterr().out
+    assert f"note: {shown} since then" in said
+    assert "last bits" in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "shown"),
+    [
+        ({"optimizer.lr": 0.25}, "optimizer.lr 0.5 -> 0.25"),
+        ({"training.epochs": 6}, "training.epochs 3 -> 6"),
+        ({"schedule.warmup": 2}, "schedule.warmup None -> 2"),
+    ],
+)
+def test_changed_key_continues_and_is_said(
+    go: Caller, keys: dict[str, Any], shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Trainer().save(tmp_path, 1)
+    assert go(tmp_path, keys=keys).path == path
+    assert shown in capsys.readouterr().out
+
+
+def test_keys_without_effect_on_the_weights_are_not_said(
+    go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Trainer().save(tmp_path, 1)
+    go(tmp_path, keys={"checkpoint.keep": 9, "output.dir": "b"})
+    assert capsys.readouterr().out == f"continuing from {path}\n"

@@ -1,0 +1,123 @@
+"""Shift, flip and normalisation."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distrib import counter_rng
+from distrib.data.augment import SHIFT, Normalize, augment
+from distrib.data.images import Dataset, Split
+
+CPU = torch.device("cpu")
+INDICES = st.lists(st.integers(0, 2**40), min_size=1, max_size=6)
+
+
+def images_like(count: int, height: int = 10, width: int = 12, channels: int = 3, seed: int = 0) -> Tensor:
+    shape = (count, height, width, channels)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def slowly(images: Tensor, index: list[int], seed: int, epoch: int) -> Tensor:
+    """Pixel by pixel: shift by (top, left) - SHIFT over the mirrored image, then flip."""
+
+    def draw(stream: int, image: int) -> int:
+        return int(counter_rng.draw(counter_rng.key(seed, epoch, stream), torch.tensor([image])).item())
+
+    count, height, width, _ = images.shape
+    result = torch.zeros_like(images)
+    for b in range(count):
+        top, left = draw(1, index[b]) % (2 * SHIFT + 1), draw(2, index[b]) % (2 * SHIFT + 1)
+        flip = draw(3, index[b]) % 2 == 1
+        for y in range(height):
+            for x in range(width):
+                row, column = y + top - SHIFT, (width - 1 - x if flip else x) + left - SHIFT
+                row = -row if row < 0 else 2 * (height - 1) - row if row >= height else row
+                column = -column if column < 0 else 2 * (width - 1) - column if column >= width else column
+                result[b, y, x] = images[b, row, column]
+    return result
+
+
+@settings(max_examples=20, deadline=None)
+@given(index=INDICES, seed=st.integers(0, 2**63 - 1), epoch=st.integers(1, 10_000))
+def test_augment_is_the_slow_reference(index: list[int], seed: int, epoch: int) -> None:
+    images = images_like(len(index))
+    before = images.clone()
+    assert torch.equal(augment(images, torch.tensor(index), seed, epoch), slowly(images, index, seed, epoch))
+    assert torch.equal(images, before), "the training set itself was changed"
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 1000), epoch=st.integers(1, 100))
+def test_company_and_order_play_no_part(data: st.DataObject, seed: int, epoch: int) -> None:
+    images, index = images_like(8), torch.arange(8) * 1000
+    chosen = torch.tensor(data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=12)))
+    together = augment(images, index, seed, epoch)
+    assert torch.equal(augment(images[chosen], index[chosen], seed, epoch), together[chosen])
+
+
+def shifts(count: int, seed: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How many rows and columns each of `count` images moved, and whether it was flipped."""
+    size = 32
+    place = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"), dim=-1) + 1
+    images = place.to(torch.uint8).expand(count, size, size, 2)  # each pixel names its row and column
+    moved = augment(images, torch.arange(count), seed, epoch).long() - 1
+    flipped = moved[:, 16, 17, 1] < moved[:, 16, 16, 1]
+    rows = moved[:, 16, 16, 0] - 16
+    columns = moved[:, 16, 16, 1] - torch.where(flipped, 15, 16)
+    return rows, columns, flipped
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 1), (0, 2), (1, 1), (2**63 - 1, 999)])
+def test_all_offsets_occur_and_half_of_the_images_are_flipped(seed: int, epoch: int) -> None:
+    rows, columns, flipped = shifts(4050, seed, epoch)
+    cells = torch.bincount((rows + SHIFT) * 9 + columns + SHIFT, minlength=81)  # raises for an offset below -SHIFT
+    assert len(cells) == 81
+    assert cells.min() > 15  # 50 expected
+    assert cells.max() < 95
+    assert abs(flipped.double().mean().item() - 0.5) < 0.05
+    for offset in range(-SHIFT, SHIFT + 1):
+        assert abs(flipped[rows == offset].double().mean().item() - 0.5) < 0.15, "flips follow the shifts"
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 2), (1, 1)])
+def test_seed_and_epoch_draw_anew(seed: int, epoch: int) -> None:
+    first, other = shifts(500, 0, 1), shifts(500, seed, epoch)
+    for one, two, chance in zip(first, other, (1 / 9, 1 / 9, 1 / 2), strict=True):
+        assert abs((one == two).double().mean().item() - chance) < 0.12
+
+
+def test_what_comes_in_is_the_mirror_image() -> None:
+    """As torch's own reflection padding has it."""
+    images = images_like(50, height=32, width=32)
+    moved = augment(images, torch.arange(50), 0, 1)
+    planes = images.permute(0, 3, 1, 2).float()
+    padded = torch.nn.functional.pad(planes, (SHIFT,) * 4, mode="reflect").permute(0, 2, 3, 1).to(torch.uint8)
+    for image, flipped, wide in zip(moved, shifts(50, 0, 1)[2], padded, strict=True):
+        upright = image.flip(1) if bool(flipped) else image
+        windows = [wide[y : y + 32, x : x + 32] for y in range(2 * SHIFT + 1) for x in range(2 * SHIFT + 1)]
+        assert any(torch.equal(upright, window) for window in windows)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_normalised_training_set_has_zero_mean_and_unit_variance(channels_last: bool) -> None:
+    scale = torch.tensor([1.0, 0.5, 0.1])
+    images = (images_like(200).float() * scale + 20).clamp(max=255).to(torch.uint8)
+    data = Dataset(
+        "noise", ("a",), Split(images, torch.zeros(200, dtype=torch.int64)), Split(images[:1], torch.zeros(1))
+    )
+    mean, std = data.moments()
+    result = Normalize(mean, std, CPU, channels_last=channels_last)(images)
+    assert result.dtype == torch.float32
+    assert result.shape == (200, 3, 10, 12)
+    assert result.mean(dim=(0, 2, 3)).abs().max() < 1e-4
+    assert (result.var(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-3
+    reference = (images.double() / 255 - mean.double()) / std.double()
+    assert torch.allclose(result.double(), reference.permute(0, 3, 1, 2), atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels_last", "strides"), [(True, (360, 1, 36, 3)), (False, (360, 120, 12, 1))])
+def test_memory_order(channels_last: bool, strides: tuple[int, ...]) -> None:
+    result = Normalize(torch.zeros(3), torch.ones(3), CPU, channels_last=channels_last)(images_like(2))
+    assert result.stride() == strides

@@ -1,0 +1,34 @@
+"""The run's folder: its name, and whether every machine sees it."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from distrib.job import run_folder
+from tests.support import QUICKSTART, SMALL, train
+
+RUN = Path("launch/recipes/quickstart.toml")
+
+
+def test_the_default_folder_of_a_job_is_the_same_at_every_start() -> None:
+    environment = {"TWINSTEP_RUN_ID": "12_3", "TORCHELASTIC_MAX_RESTARTS": "2"}
+    assert run_folder.default_folder(RUN, environment) == Path("runs/quickstart-12_3")
+    assert run_folder.default_folder(RUN, {"TORCHELASTIC_MAX_RESTARTS": "0"}).name.startswith("quickstart-20")
+
+
+def test_a_restart_needs_a_folder_that_it_finds_again() -> None:
+    [result] = train([QUICKSTART, *SMALL], environment={"TORCHELASTIC_MAX_RESTARTS": "1"})
+    assert result.code == 2
+    for word in ("--max_restarts", "--output.dir", "TWINSTEP_RUN_ID"):
+        assert word in result.err
+
+
+def test_a_folder_that_this_machine_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "_NFS_SECONDS", 0.3)
+    problem = run_folder.wait_until_visible(tmp_path / "elsewhere")
+    assert problem is not None
+    for word in ("output.dir", "elsewhere", socket.gethostname(), "share"):
+        assert word in problem
+    (tmp_path / "status.json").touch()
+    assert run_folder.wait_until_visible(tmp_path) is None

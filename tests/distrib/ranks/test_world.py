@@ -1,0 +1,107 @@
+"""Who may take part, and with how many threads."""
+
+import os
+import socket
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from distrib.errors import BadInput
+from distrib.ranks import world
+from tests.support import ROOT
+
+cores = len(os.sched_getaffinity(0))
+
+
+def refusal(work: Callable[[], object]) -> str:
+    with pytest.raises(BadInput) as caught:
+        work()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+    ],
+)
+@pytest.mark.parametrize("value", ["true", "True", "1", "yes"])
+def test_sharding_is_refused_by_name(variable: str, name: str, value: str) -> None:
+    said = refusal(lambda: world.check(None, {variable: value}))
+    for word in (name, variable, "data parallel", "launch/multi-gpu.yaml"):
+        assert word in said
+
+
+@pytest.mark.parametrize("value", ["false", "0", ""])
+def test_sharding_that_is_off_is_no_matter(value: str) -> None:
+    world.check(None, {"ACCELERATE_USE_FSDP": value, "ACCELERATE_USE_DEEPSPEED": value})
+
+
+@pytest.mark.parametrize("there", [None, 1, 2, 7])
+@pytest.mark.parametrize("wanted", [None, 1, 2, 7])
+def test_only_the_world_that_was_asked_for(wanted: int | None, there: int | None) -> None:
+    environment = {} if there is None else {"WORLD_SIZE": str(there)}
+    if wanted in (None, there or 1):
+        world.check(wanted, environment)
+        return
+    said = refusal(lambda: world.check(wanted, environment))
+    for word in (f"training.world_size = {wanted}", f"{there or 1} process(es)", "accelerate launch --config_file"):
+        assert word in said
+    if wanted == 1:
+        assert "launch/cpu.yaml" in said
+    else:
+        for word in (
+            "silently starts one process",
+            "launch/cpu-2.yaml",
+            f"launch/multi-gpu.yaml --num_processes {wanted}",
+        ):
+            assert word in said
+
+
+@pytest.mark.parametrize("file", ["launch/multi-gpu.yaml", "launch/cpu.yaml", "launch/cpu-2.yaml", "launch/gpu.yaml"])
+def test_launch_files_that_the_messages_name_are_there(file: str) -> None:
+    assert (ROOT / file).is_file()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 1000])
+def test_ranks_of_a_machine_share_its_cores(ranks: int) -> None:
+    threads = world.default_threads({"LOCAL_WORLD_SIZE": str(ranks)})
+    assert threads == max(1, cores // ranks)
+
+
+def test_one_process_takes_all_cores_whatever_the_launcher_set() -> None:
+    assert world.default_threads({}) == cores
+    assert world.default_threads({"OMP_NUM_THREADS": "1"}) == cores
+
+
+@pytest.mark.parametrize(("given", "threads"), [("1", 1), ("100000", cores)])
+def test_no_more_threads_than_slurm_gave(given: str, threads: int) -> None:
+    assert world.default_threads({"SLURM_CPUS_PER_TASK": given}) == threads
+
+
+GPUS = {"SLURM_GPUS_ON_NODE": "2", "CUDA_VISIBLE_DEVICES": "0,1"}
+
+
+@pytest.mark.parametrize(("found", "ranks", "environment"), [(0, 2, GPUS), (0, 1, GPUS), (1, 2, GPUS), (4, 8, {})])
+def test_more_processes_than_gpus(
+    found: int, ranks: int, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    said = refusal(lambda: world.check(None, environment | {"LOCAL_WORLD_SIZE": str(ranks)}))
+    for word in (f"{ranks} process(es)", f"{found} GPU(s)", "--gpus-per-node", socket.gethostname()):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("found", "ranks", "environment"),
+    [(0, 4, {}), (2, 2, GPUS), (1, 1, {}), (0, 2, GPUS | {"CUDA_VISIBLE_DEVICES": ""}),
+     (0, 2, GPUS | {"CUDA_VISIBLE_DEVICES": "-1,-1"})],
+)  # fmt: skip
+def test_a_gpu_each_or_the_cpu_for_all(
+    found: int, ranks: int, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    world.check(None, environment | {"LOCAL_WORLD_SIZE": str(ranks)})

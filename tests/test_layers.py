@@ -1,0 +1,125 @@
+"""The layers of the house: a room imports from rooms below it only, and no two modules import each other in a circle.
+
+A room is a file or a folder directly in a package. Rooms of one layer do not import each other. To hold another package
+to its layers, add its table to `LAYERS`.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+LAYERS: Mapping[str, tuple[set[str], ...]] = {
+    "distrib": (
+        {"train", "bench"},
+        {"start"},
+        {"training"},
+        {"checkpoint", "crosscheck"},
+        {"ranks"},
+        {"data", "optim", "job"},
+        {"config"},
+        {"display", "files"},
+        {"errors", "system", "counter_rng", "__init__"},
+    ),
+}
+"""By package, its rooms from the top to the bottom."""
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """The file of each module of the package, by dotted name; a folder's name stands for its __init__.py."""
+    found: dict[str, Path] = {}
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imports(file: Path, known: Mapping[str, Path]) -> Iterator[str]:
+    """The modules among `known` that the file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in known else node.module for name in inner]
+        else:
+            continue
+        yield from (name for name in names if name in known)
+
+
+def graph(package: Path) -> dict[str, set[str]]:
+    """Module -> the modules of the same package that it imports."""
+    known = modules(package)
+    return {name: set(imports(file, known)) for name, file in known.items()}
+
+
+def upward(package: Path, layers: tuple[set[str], ...]) -> list[str]:
+    """Each import that does not lead to a lower layer, as `module imports module`."""
+    depth = {room: number for number, rooms in enumerate(layers) for room in rooms}
+    return [
+        f"{name} imports {other}"
+        for name, others in graph(package).items()
+        for other in sorted(others)
+        if room_of(name) != room_of(other) and depth[room_of(name)] >= depth[room_of(other)]
+    ]
+
+
+def cycle(package: Path) -> list[str]:
+    """The modules of one circle of imports, or none."""
+    try:
+        TopologicalSorter(graph(package)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def room_of(module: str) -> str:
+    """`training` for distrib.training.run; `__init__` for the package's own file."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_room_has_its_place(package: str) -> None:
+    placed = [room for rooms in LAYERS[package] for room in rooms]
+    assert sorted(placed) == sorted({room_of(name) for name in modules(ROOT / package)})
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_nothing_imports_upward(package: str) -> None:
+    assert upward(ROOT / package, LAYERS[package]) == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_imports_go_in_a_circle(package: str) -> None:
+    assert cycle(ROOT / package) == []
+
+
+def test_the_trainer_imports_of_the_cross_check_the_recorder_only() -> None:
+    known = modules(ROOT / "crosscheck")
+    assert {name for file in modules(ROOT / "distrib").values() for name in imports(file, known)} == {
+        "crosscheck.recorder"
+    }
+
+
+def test_what_breaks_the_rules_is_found(tmp_path: Path) -> None:
+    """A lower room that imports a higher one inside a function, one of its own layer, and a circle within a room."""
+    package = tmp_path / "house"
+    files = {
+        "__init__.py": "",
+        "roof.py": "import house.cellar.coal\n",
+        "kitchen.py": "from house import cellar, parlour\n",
+        "parlour.py": "from house.cellar.wine import BOTTLES\n",
+        "cellar/__init__.py": "",
+        "cellar/coal.py": "from house.cellar import wine\n",
+        "cellar/wine.py": "def fetch():\n    from house.roof import TILES\n",
+    }
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    layers = ({"roof"}, {"kitchen", "parlour"}, {"cellar", "__init__"})
+    assert upward(package, layers) == ["house.cellar.wine imports house.roof", "house.kitchen imports house.parlour"]
+    assert set(cycle(package)) == {"house.roof", "house.cellar.coal", "house.cellar.wine"}
