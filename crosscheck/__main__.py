@@ -15,7 +15,7 @@ from pathlib import Path
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.files import write_whole
-from crosscheck.report import CHECKS, EXIT_CODES
+from crosscheck.report.report import CHECKS, EXIT_CODES
 from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2

@@ -23,7 +23,7 @@ import torch
 from crosscheck.float64 import float64
 from crosscheck.judge import one_step
 from crosscheck.recorder.subject import CLASSES
-from crosscheck.report import Verdict, strict_json
+from crosscheck.report.report import Verdict, strict_json
 from crosscheck.rules import RULES
 from crosscheck.rules.stock import stock
 from crosscheck.testing import REGIMES, observe

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from crosscheck.batches import WIDTH, Origin
 from crosscheck.judge import Judged
-from crosscheck.report import Finding
+from crosscheck.report.report import Finding
 from crosscheck.rows import TensorBlock
 from crosscheck.rules.rule import Rule
 from crosscheck.structure import position

@@ -18,9 +18,9 @@ from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.findings import Spread, check_of, describe, disagreement, never_written, order, step_counts
 from crosscheck.float64 import float64
-from crosscheck.held import Held, spans
 from crosscheck.judge import Inputs, Judged, judge
-from crosscheck.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
+from crosscheck.report.coverage import Held, spans
+from crosscheck.report.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
 from crosscheck.rows import complete_options, tensor_blocks
 from crosscheck.rules import RULES
 from crosscheck.rules.average import MOVING_AVERAGE
@@ -38,7 +38,7 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
     chain of the trace's rule; see `crosscheck.judge` for the criterion and `crosscheck.tolerance` for the
     thresholds. One part is in memory at a time. `path` is a trace, or a run's folder with `trace/` in it.
 
-    `require` names checks (see `crosscheck.report.CHECKS`) that the record must be able to answer.
+    `require` names checks (see `crosscheck.report.report.CHECKS`) that the record must be able to answer.
 
     Raises:
         TraceError: Not a trace, a damaged one, or one without what a required check needs.

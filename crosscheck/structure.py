@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.report import Finding
+from crosscheck.report.report import Finding
 from crosscheck.rows import Quantity, TensorBlock
 from crosscheck.trace.format import AVERAGE, PARAM, Option, Step
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from crosscheck.errors import MathMismatch
 from crosscheck.recorder import Recorder
 from crosscheck.replayer import replay
-from crosscheck.report import Report, Verdict
+from crosscheck.report.report import Report, Verdict
 
 
 def gradient(regime: str, size: int, dtype: torch.dtype, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from crosscheck.around.learning_rate import RateUsed, check_learning_rates
 from crosscheck.around.loss_scale import ScaleUsed, check_loss_scale
-from crosscheck.report import Finding
+from crosscheck.report.report import Finding
 from crosscheck.trace.format import Claims, Header, Option, Part
 
 

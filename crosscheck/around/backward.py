@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crosscheck.errors import TraceError
-from crosscheck.report import Finding
+from crosscheck.report.report import Finding
 from crosscheck.trace.format import GRAD, Pass
 from crosscheck.trace.reader import LoadedPass
 from crosscheck.twin.compare import Comparison, compare

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.report import Finding
+from crosscheck.report.report import Finding
 from crosscheck.rules.schedules import factors
 from crosscheck.tolerance import roundoffs
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crosscheck.report import Finding
+from crosscheck.report.report import Finding
 from crosscheck.tolerance import roundoffs
 from crosscheck.trace.format import Scaler
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from crosscheck.report import Finding
+from crosscheck.report.report import Finding
 from crosscheck.trace.format import Option, Step, TensorInfo
 
 Options = Mapping[str, Option]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from crosscheck.report import Finding
+from crosscheck.report.report import Finding
 from crosscheck.rows import Quantity, TensorBlock
 from crosscheck.rules.gradient import norm_error
 from crosscheck.rules.rule import number

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosscheck import Recorder, Report, Verdict, replay
-from crosscheck.held import Held, spans
+from crosscheck.report.coverage import Held, spans
 from tests.crosscheck.recording import feed, make_parameters, parts_of
 
 
