@@ -22,7 +22,7 @@ import torch
 
 from crosscheck.float64 import float64
 from crosscheck.judge import one_step
-from crosscheck.recorder.subject import CLASSES
+from crosscheck.recorder.optimizer_info import CLASSES
 from crosscheck.report.report import Verdict, strict_json
 from crosscheck.rules import RULES
 from crosscheck.rules.stock import stock

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
 from crosscheck.judge import Inputs
-from crosscheck.rows import Floats, Quantity, TensorBlock
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FORMATS, Format, Profile, profile_of, trial_error
 from crosscheck.trace.format import AVERAGE, GRAD, PARAM, Option
+from crosscheck.trace.tensors import Floats, Quantity, TensorBlock
 
 ROWS, WIDTH = 512, 256  # 131,072 elements: a MiB an array
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from crosscheck.batches import WIDTH, Origin
 from crosscheck.judge import Judged
 from crosscheck.report.report import Finding
-from crosscheck.rows import TensorBlock
 from crosscheck.rules.rule import Rule
 from crosscheck.structure import position
 from crosscheck.trace.format import AVERAGE, GRAD, PARAM
+from crosscheck.trace.tensors import TensorBlock
 
 
 @dataclass(slots=True)

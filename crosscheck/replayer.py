@@ -21,7 +21,6 @@ from crosscheck.float64 import float64
 from crosscheck.judge import Inputs, Judged, judge
 from crosscheck.report.coverage import Held, spans
 from crosscheck.report.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
-from crosscheck.rows import complete_options, tensor_blocks
 from crosscheck.rules import RULES
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.rules.gradient import GRADIENT
@@ -29,6 +28,7 @@ from crosscheck.rules.rule import Flags, Rule
 from crosscheck.structure import Left, Structure
 from crosscheck.tolerance import FAIL, WARN
 from crosscheck.trace.reader import LoadedPart, Segment, open_trace
+from crosscheck.trace.tensors import complete_options, tensor_blocks
 
 
 def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.report.report import Finding
-from crosscheck.rows import Quantity, TensorBlock
 from crosscheck.trace.format import AVERAGE, PARAM, Option, Step
+from crosscheck.trace.tensors import Quantity, TensorBlock
 
 _Bits = NDArray[np.bool_]
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from crosscheck.report.report import Finding
-from crosscheck.rows import Quantity, TensorBlock
 from crosscheck.rules.gradient import norm_error
 from crosscheck.rules.rule import number
 from crosscheck.tolerance import FAIL, FORMATS, Profile
 from crosscheck.trace.format import AVERAGE, GRAD, Claims, Option, Part, Step
+from crosscheck.trace.tensors import Quantity, TensorBlock
 
 _ROUNDOFF = FORMATS["float32"].unit_roundoff  # what `norm_error` counts in
 PLAIN = Profile("plain")

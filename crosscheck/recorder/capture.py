@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.subject import DTYPES
+from crosscheck.recorder.optimizer_info import DTYPES
 from crosscheck.trace.format import RESERVED_SLOTS, TensorInfo
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from crosscheck.recorder.rows import RowBlock
+from crosscheck.recorder.row_blocks import RowBlock
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
 _PART_STEPS = 128  # a part is committed after so many steps,

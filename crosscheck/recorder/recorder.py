@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.recorder import capture, subject
+from crosscheck.recorder import capture, optimizer_info
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.pending import Attempt, Pending
 from crosscheck.trace.format import AVERAGE, Claims, Header, Option, Pass, TensorInfo
@@ -109,8 +109,8 @@ class Recorder:
             UnsupportedOptimizer: No rule covers this optimizer or one of its tensors.
             TraceError: The folder cannot be written, or holds a trace.
         """
-        self.optimizer = subject.unwrap(optimizer)
-        chosen = subject.choose_rule(self.optimizer, rule)
+        self.optimizer = optimizer_info.unwrap(optimizer)
+        chosen = optimizer_info.choose_rule(self.optimizer, rule)
         if isinstance(steps, str) and steps not in ("sampled", "all"):
             raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
         if coordinates < 1:
@@ -118,7 +118,7 @@ class Recorder:
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
         self._coordinates, self._scaler = coordinates, scaler
         self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
-        self._names = subject.named_by_id(named_parameters)
+        self._names = optimizer_info.named_by_id(named_parameters)
         self._average = {id(parameter): averaged for parameter, averaged in average}
         self.step = first_step - 1
         """The number of the last step that was recorded."""
@@ -139,8 +139,8 @@ class Recorder:
             rank=rank,
             seed=seed,
             claims=claims,
-            scaler=subject.scaler_of(scaler),
-            versions=subject.versions(),
+            scaler=optimizer_info.scaler_of(scaler),
+            versions=optimizer_info.versions(),
         )
         self._writer = SegmentWriter(Path(path), header, append=append)
         self._hooks = [
@@ -246,7 +246,7 @@ class Recorder:
             self._commit()
         known = {id(parameter) for parameter, _ in self._tensors}
         # Tensors keep their numbers: new ones go to the end, whatever group they joined.
-        found = subject.tensors_of(self.optimizer, self._names)
+        found = optimizer_info.tensors_of(self.optimizer, self._names)
         self._tensors += [(parameter, info) for parameter, info in found if id(parameter) not in known]
         for number, (parameter, info) in enumerate(self._tensors):
             if number not in self._where:
@@ -280,7 +280,7 @@ class Recorder:
             backward_norm=None if backward is None else backward.norm,
             scale=self._loss_scale(scale),
             options=tuple(
-                subject.options_of(group) | ({"compiled": True} if compiled else {})
+                optimizer_info.options_of(group) | ({"compiled": True} if compiled else {})
                 for group in self.optimizer.param_groups
             ),
         )

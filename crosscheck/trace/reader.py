@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from crosscheck.errors import TraceError
 from crosscheck.text import shown
-from crosscheck.trace.checks import check_part
-from crosscheck.trace.files import LARGEST_JSON, Model, brief, expect_file, parse, readable, text_of, validate
+from crosscheck.trace.consistency import check_part
 from crosscheck.trace.format import (
     FORMAT,
     METADATA_KEY,
@@ -32,6 +31,7 @@ from crosscheck.trace.format import (
     Pass,
     key,
 )
+from crosscheck.trace.parsing import LARGEST_JSON, Model, brief, expect_file, parse, readable, text_of, validate
 
 _DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
     "F64": "float64",

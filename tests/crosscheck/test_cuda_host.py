@@ -16,10 +16,10 @@ from torch.nn import Parameter
 from crosscheck import Recorder, Report, Verdict, replay
 from crosscheck.testing import gradient
 from crosscheck.tolerance import WARN
-from tests.crosscheck import trace_files
 from tests.crosscheck.cuda_host.kernel import Alteration, Arguments, Kernel, build, put_in_place
 from tests.crosscheck.recording import overflowing_steps
-from tests.crosscheck.trace_files import Meta
+from tests.crosscheck.trace import trace_files
+from tests.crosscheck.trace.trace_files import Meta
 
 WORST = 3.0
 """Nothing right stands above this eta."""

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from crosscheck import TraceError, Verdict, replay
 from crosscheck.recorder import Claims, Pass, Recorder, Winners
 from distrib.models import article
-from tests.crosscheck.trace_files import Change, read_part, run, write_bytes
+from tests.crosscheck.trace.trace_files import Change, read_part, run, write_bytes
 
 
 @pytest.fixture(scope="module")

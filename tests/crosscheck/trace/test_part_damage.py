@@ -15,7 +15,7 @@ from crosscheck import Report, TraceError, UnsupportedOptimizer, replay
 from crosscheck.diagnose import causes
 from crosscheck.judge import Inputs
 from crosscheck.rules.rule import Flags, Rule
-from tests.crosscheck.trace_files import (
+from tests.crosscheck.trace.trace_files import (
     Arrays,
     Change,
     Meta,

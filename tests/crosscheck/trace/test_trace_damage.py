@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from crosscheck import TraceError, UnsupportedOptimizer, replay
-from tests.crosscheck import trace_files
-from tests.crosscheck.trace_files import (
+from tests.crosscheck.trace import trace_files
+from tests.crosscheck.trace.trace_files import (
     adam,
     copy,
     part_file,

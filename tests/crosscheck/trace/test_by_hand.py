@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crosscheck import TraceError, replay
-from tests.crosscheck.trace_files import Arrays, write_part
+from tests.crosscheck.trace.trace_files import Arrays, write_part
 
 LR, MOMENTUM, DECAY = 0.25, 0.5, 0.125
 """Powers of two and small integers below: SGD's steps on them are exact, so eta is zero unless something is wrong."""
