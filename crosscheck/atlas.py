@@ -20,8 +20,8 @@ import numpy as np
 import optax
 import torch
 
+from crosscheck.criterion.elementwise import one_step
 from crosscheck.float64 import float64
-from crosscheck.judge import one_step
 from crosscheck.recorder.optimizer_info import CLASSES
 from crosscheck.report.report import Verdict, strict_json
 from crosscheck.rules import RULES

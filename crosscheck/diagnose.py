@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.judge import Compared, Inputs, compare, one_step
+from crosscheck.criterion.elementwise import Compared, Inputs, compare, one_step
 from crosscheck.rules.mistakes import mistakes
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.suspects import suspects

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from crosscheck.batches import WIDTH, Origin
-from crosscheck.judge import Judged
+from crosscheck.criterion.batches import WIDTH, Origin
+from crosscheck.criterion.elementwise import Judged
 from crosscheck.report.report import Finding
 from crosscheck.rules.rule import Rule
 from crosscheck.structure import position

@@ -13,12 +13,12 @@ from crosscheck.around.attempts import Attempts
 from crosscheck.around.backward import check_pass
 from crosscheck.around.options import OptionsCheck
 from crosscheck.around.views import NORMED, PLAIN, Views
-from crosscheck.batches import Batch, Batcher
+from crosscheck.criterion.batches import Batch, Batcher
+from crosscheck.criterion.elementwise import Inputs, Judged, judge
 from crosscheck.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.findings import Spread, check_of, describe, disagreement, never_written, order, step_counts
 from crosscheck.float64 import float64
-from crosscheck.judge import Inputs, Judged, judge
 from crosscheck.report.coverage import Held, spans
 from crosscheck.report.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
 from crosscheck.rules import RULES
@@ -35,7 +35,7 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
     """Hold every recorded step against its formula.
 
     Each step starts from the recorded parameters, gradients and state and is computed in float64 by the Optax
-    chain of the trace's rule; see `crosscheck.judge` for the criterion and `crosscheck.tolerance` for the
+    chain of the trace's rule; see `crosscheck.criterion.elementwise` for the criterion and `crosscheck.tolerance` for the
     thresholds. One part is in memory at a time. `path` is a trace, or a run's folder with `trace/` in it.
 
     `require` names checks (see `crosscheck.report.report.CHECKS`) that the record must be able to answer.

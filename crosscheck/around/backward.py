@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crosscheck.criterion.stochastic import Comparison, compare
 from crosscheck.errors import TraceError
 from crosscheck.report.report import Finding
 from crosscheck.trace.format import GRAD, Pass
 from crosscheck.trace.reader import LoadedPass
-from crosscheck.twin.compare import Comparison, compare
-from crosscheck.twin.gradient import Twin, recompute
 from crosscheck.twin.network import CONVOLUTIONS, LINEAR, POOLINGS
-from crosscheck.twin.record import Pass as TwinPass
-from crosscheck.twin.winners import WRONG
+from crosscheck.twin.network_inputs import Pass as TwinPass
+from crosscheck.twin.pooling import WRONG
+from crosscheck.twin.recompute import Twin, recompute
 
 _SHAPES: dict[str, tuple[int | None, ...]] = {
     **{f"{name}.weight": (None, None, 5, 5) for name in CONVOLUTIONS},

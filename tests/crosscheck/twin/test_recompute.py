@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from crosscheck.criterion.stochastic import Comparison, compare
 from crosscheck.trace.format import DType
-from crosscheck.twin.compare import Comparison, compare
-from crosscheck.twin.gradient import Twin, recompute
-from crosscheck.twin.record import Pass
+from crosscheck.twin.network_inputs import Pass
+from crosscheck.twin.recompute import Twin, recompute
 from distrib.data import synthetic
 from distrib.models import article
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crosscheck import Recorder, Report, Verdict, replay
+from crosscheck.criterion.elementwise import Inputs, Judged, compare, judge
 from crosscheck.float64 import float64
-from crosscheck.judge import Inputs, Judged, compare, judge
 from crosscheck.rules import RULES
 from crosscheck.rules.rule import Flags
 from crosscheck.tolerance import FAIL, FORMATS, WARN

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.twin.gradient import Expected, Twin
+from crosscheck.twin.recompute import Expected, Twin
 
 ELEMENT = 32.0
 """Beyond this an element is wrong. Correct kernels showed at most 7 (float16 on a CPU), 2.5 in bfloat16, 1.4 in float32."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from crosscheck.float64 import float64
 from crosscheck.twin.network import POOLINGS, Images, differentiate
-from crosscheck.twin.record import ROUNDOFF, STORED, Pass
-from crosscheck.twin.winners import Pooling
+from crosscheck.twin.network_inputs import ROUNDOFF, STORED, Pass
+from crosscheck.twin.pooling import Pooling
 
 Floats = NDArray[np.float64]
 
