@@ -15,7 +15,7 @@ from crosscheck.around.options import OptionsCheck
 from crosscheck.around.views import NORMED, PLAIN, Views
 from crosscheck.criterion.batches import Batch, Batcher
 from crosscheck.criterion.elementwise import Inputs, Judged, judge
-from crosscheck.diagnose import causes, take_rows
+from crosscheck.diagnosis.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.findings import Spread, check_of, describe, disagreement, never_written, order, step_counts
 from crosscheck.float64 import float64

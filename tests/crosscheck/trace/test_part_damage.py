@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from crosscheck import Report, TraceError, UnsupportedOptimizer, replay
 from crosscheck.criterion.elementwise import Inputs
-from crosscheck.diagnose import causes
+from crosscheck.diagnosis.diagnose import causes
 from crosscheck.rules.rule import Flags, Rule
 from tests.crosscheck.trace.trace_files import (
     Arrays,

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.criterion.elementwise import Compared, Inputs, compare, one_step
-from crosscheck.rules.mistakes import mistakes
+from crosscheck.diagnosis.mistakes import mistakes
+from crosscheck.diagnosis.suspects import suspects
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.suspects import suspects
 from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import PARAM
 

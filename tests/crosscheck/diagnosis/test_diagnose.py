@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from crosscheck import Finding, Report, Verdict
+from crosscheck.diagnosis.mistakes import mistakes
 from crosscheck.rules import RULES
-from crosscheck.rules.mistakes import mistakes
 from crosscheck.rules.rule import Flags
 from tests.crosscheck.planted import COARSE, COUPLED, FINE, PLANTED, RIGHT, Planted, adamw
 from tests.crosscheck.test_planted import BFLOAT16, FLOAT64, sampled
