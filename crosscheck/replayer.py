@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscheck.around.attempts import Attempts
-from crosscheck.around.backward import check_pass
-from crosscheck.around.options import OptionsCheck
-from crosscheck.around.views import NORMED, PLAIN, Views
+from crosscheck.checks.attempts import Attempts
+from crosscheck.checks.backward import check_pass
+from crosscheck.checks.continuity import Left, Structure
+from crosscheck.checks.findings import Spread, check_of, describe, disagreement, never_written, order, step_counts
+from crosscheck.checks.options import OptionsCheck
+from crosscheck.checks.views import NORMED, PLAIN, Views
 from crosscheck.criterion.batches import Batch, Batcher
 from crosscheck.criterion.elementwise import Inputs, Judged, judge
 from crosscheck.diagnosis.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
-from crosscheck.findings import Spread, check_of, describe, disagreement, never_written, order, step_counts
 from crosscheck.float64 import float64
 from crosscheck.report.coverage import Held, spans
 from crosscheck.report.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
@@ -25,7 +26,6 @@ from crosscheck.rules import RULES
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.rules.gradient import GRADIENT
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.structure import Left, Structure
 from crosscheck.tolerance import FAIL, WARN
 from crosscheck.trace.reader import LoadedPart, Segment, open_trace
 from crosscheck.trace.tensors import complete_options, tensor_blocks

@@ -131,7 +131,7 @@ def build(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int)
 def claim(config: ScheduleConfig, *, total_updates: int, updates_per_epoch: int) -> dict[str, Any]:
     """The schedule that `build` makes of the same arguments, for the record: its name and its numbers.
 
-    All lengths are in applied updates, as `crosscheck.rules.schedules.factors` takes them; JSON can hold it.
+    All lengths are in applied updates, as `crosscheck.checks.schedules.factors` takes them; JSON can hold it.
     """
     match config:
         case Constant():

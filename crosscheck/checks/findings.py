@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from crosscheck.checks.continuity import position
 from crosscheck.criterion.batches import WIDTH, Origin
 from crosscheck.criterion.elementwise import Judged
 from crosscheck.report.report import Finding
 from crosscheck.rules.rule import Rule
-from crosscheck.structure import position
 from crosscheck.trace.format import AVERAGE, GRAD, PARAM
 from crosscheck.trace.tensors import TensorBlock
 

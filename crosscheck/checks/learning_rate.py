@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.checks.schedules import factors
 from crosscheck.report.report import Finding
-from crosscheck.rules.schedules import factors
 from crosscheck.tolerance import roundoffs
 
 _Floats = NDArray[np.float64]
@@ -39,7 +39,7 @@ def check_learning_rates(
     """A finding for each group whose learning rates are not its initial one times the schedule's factor.
 
     Args:
-        claim: The schedule, as `crosscheck.rules.schedules.factors` takes it.
+        claim: The schedule, as `crosscheck.checks.schedules.factors` takes it.
         initial_lr: By parameter group.
         attempts: Every attempt in its order. Where one lacks a group, that group is not judged.
         applied_before: Updates applied before the first of the attempts.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscheck import Finding
-from crosscheck.around.loss_scale import ScaleUsed, check_loss_scale
+from crosscheck.checks.loss_scale import ScaleUsed, check_loss_scale
 from crosscheck.trace.format import Scaler
 
 Skips = Sequence[int]

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from crosscheck.around.learning_rate import RateUsed, check_learning_rates
-from crosscheck.around.loss_scale import ScaleUsed, check_loss_scale
+from crosscheck.checks.learning_rate import RateUsed, check_learning_rates
+from crosscheck.checks.loss_scale import ScaleUsed, check_loss_scale
 from crosscheck.report.report import Finding
 from crosscheck.trace.format import Claims, Header, Option, Part
 

@@ -394,7 +394,7 @@ def test_gradients_captured_now_and_then(tmp_path: Path) -> None:
                 super().after_backward()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.crosscheck.test_around.Recorder", Forgetful)
+        patch.setattr("tests.crosscheck.checks.test_surroundings.Recorder", Forgetful)
         report = Trainer(tmp_path).run(steps=6)
     assert report.checks["gradient"] == "match"
     assert "gradients at the end of backward are on record for 3 of 6 applied steps" in report.notes

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.optim import lr_scheduler as twin
 
+from crosscheck.checks.schedules import factors
 from crosscheck.errors import TraceError
-from crosscheck.rules.schedules import factors
 from distrib.errors import BadInput
 from distrib.schedule import (
     Constant,

@@ -1,0 +1,1 @@
+"""The questions that a replay puts to a trace, one file each. Never imports torch."""
