@@ -20,11 +20,11 @@ import numpy as np
 import optax
 import torch
 
-from crosscheck.criterion.elementwise import one_step
 from crosscheck.float64 import float64
 from crosscheck.recorder.optimizer_info import CLASSES
 from crosscheck.report.report import Verdict, strict_json
 from crosscheck.rules import RULES
+from crosscheck.rules.inputs import one_step
 from crosscheck.rules.stock import stock
 from crosscheck.testing import REGIMES, observe
 from crosscheck.tolerance import WARN

@@ -16,7 +16,7 @@ from crosscheck.checks.findings import Spread, check_of, describe, disagreement,
 from crosscheck.checks.options import OptionsCheck
 from crosscheck.checks.views import NORMED, PLAIN, Views
 from crosscheck.criterion.batches import Batch, Batcher
-from crosscheck.criterion.elementwise import Inputs, Judged, judge
+from crosscheck.criterion.elementwise import Judged, judge
 from crosscheck.diagnosis.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.float64 import float64
@@ -25,6 +25,7 @@ from crosscheck.report.report import CHECKS, NOT_RECORDED, Finding, Report, Verd
 from crosscheck.rules import RULES
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.rules.gradient import GRADIENT
+from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL, WARN
 from crosscheck.trace.reader import LoadedPart, Segment, open_trace

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crosscheck.criterion.stochastic import Comparison, compare
+from crosscheck.criterion.stochastic import GradientComparison, compare_gradients
 from crosscheck.errors import TraceError
 from crosscheck.report.report import Finding
 from crosscheck.trace.format import GRAD, Pass
 from crosscheck.trace.reader import LoadedPass
 from crosscheck.twin.network import CONVOLUTIONS, LINEAR, POOLINGS
-from crosscheck.twin.network_inputs import Pass as TwinPass
+from crosscheck.twin.network_inputs import NetworkInputs
 from crosscheck.twin.pooling import WRONG
 from crosscheck.twin.recompute import Twin, recompute
 
@@ -41,7 +41,7 @@ def check_pass(loaded: LoadedPass) -> Checked:
     scale = described.loss_scale
     gradients = {name: np.asarray(loaded.arrays[f"gradient/{name}"], np.float64) / scale for name in record.parameters}
     twin = recompute(record)
-    comparison = compare(twin, gradients)
+    comparison = compare_gradients(twin.tensors, gradients)
     flips = sum(pooling.flips for pooling in twin.poolings)
     note = (
         f"gradient of step {described.step}: {len(record.labels)} images, {flips} of "
@@ -51,7 +51,7 @@ def check_pass(loaded: LoadedPass) -> Checked:
     return Checked(tuple(_findings(described, comparison, twin)), note)
 
 
-def _record(loaded: LoadedPass) -> TwinPass:
+def _record(loaded: LoadedPass) -> NetworkInputs:
     described = loaded.described
     images = loaded.array("images", "uint8", (None, None, None, None))
     size, height, width, channels = images.shape
@@ -73,7 +73,7 @@ def _record(loaded: LoadedPass) -> TwinPass:
     )
     if any(won.max() > 3 for won in winners):
         raise TraceError(f"{loaded.path}: winners are numbers from 0 to 3")
-    return TwinPass(
+    return NetworkInputs(
         images=images,
         labels=labels,
         parameters=parameters,
@@ -98,7 +98,7 @@ def _expect_layers(loaded: LoadedPass, parameters: dict[str, np.ndarray], channe
         inputs = len(bias)
 
 
-def _findings(described: Pass, comparison: Comparison, twin: Twin) -> Iterator[Finding]:
+def _findings(described: Pass, comparison: GradientComparison, twin: Twin) -> Iterator[Finding]:
     cause = _cause(described, comparison)
     for name, found in comparison.tensors.items():
         if found.wrong:
@@ -135,7 +135,7 @@ def _about(described: Pass, what: str, cause: str) -> Finding:
     )
 
 
-def _cause(described: Pass, comparison: Comparison) -> str:
+def _cause(described: Pass, comparison: GradientComparison) -> str:
     """A factor common to all tensors is named; what is no factor is another mixture."""
     world, parts, scale = float(described.world_size), float(described.accumulate), described.loss_scale
     known = [

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.criterion.elementwise import Inputs
 from crosscheck.errors import TraceError
+from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FORMATS, Format, Profile, profile_of, trial_error
 from crosscheck.trace.format import AVERAGE, GRAD, PARAM, Option

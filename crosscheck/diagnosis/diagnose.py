@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.criterion.elementwise import Compared, Inputs, compare, one_step
+from crosscheck.criterion.elementwise import Compared, compare
 from crosscheck.diagnosis.mistakes import mistakes
 from crosscheck.diagnosis.suspects import suspects
+from crosscheck.rules.inputs import Inputs, one_step
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import PARAM

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from crosscheck.criterion.elementwise import Inputs
+from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.format import AVERAGE, GRAD
 

@@ -36,7 +36,7 @@ CHUNK = 8  # images in memory at a time; one shape, so one compilation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pass:
+class NetworkInputs:
     """One forward and backward pass over a whole batch of B images, H by W pixels in C channels."""
 
     images: NDArray[np.uint8]  # (B, H, W, C)

@@ -1,10 +1,4 @@
-"""The gradient of a whole batch once more, in float64, and how far rounding can take it.
-
-How far is found by trying: the same network runs again with every stored number, on the way forward and on the way
-back, off by one roundoff up or down, at random (stochastic arithmetic; Vignes, *Mathematics and Computers in
-Simulation* 35, 1993). A bound that sums up absolute values instead would hold, too, but five layers of sums make it
-10^5 to 10^11 times the gradient, and it would let everything pass.
-"""
+"""The gradient of a whole batch once more, in float64, and the same again with every stored number off by a roundoff."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,26 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
+from crosscheck.criterion.stochastic import REPEATS, SAMPLES, Expected, estimate
 from crosscheck.float64 import float64
 from crosscheck.twin.network import POOLINGS, Images, differentiate
-from crosscheck.twin.network_inputs import ROUNDOFF, STORED, Pass
+from crosscheck.twin.network_inputs import ROUNDOFF, STORED, NetworkInputs
 from crosscheck.twin.pooling import Pooling
-
-Floats = NDArray[np.float64]
-
-REPEATS = 2  # perturbed passes over each chunk
-SAMPLES = 16  # sums of independent errors that are kept
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """One tensor's gradient, and its rounding error."""
-
-    gradient: Floats  # of the mean cross-entropy over the batch
-    deviation: Floats  # standard deviation by element
-    scale_deviation: float  # standard deviation of the factor that takes `gradient` closest to a rounded one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +22,13 @@ class Twin:
     poolings: tuple[Pooling, ...]
 
 
-def recompute(record: Pass) -> Twin:
+def recompute(record: NetworkInputs) -> Twin:
     """Gradients of the mean cross-entropy over the batch, with the winners of the record."""
     with float64(), np.errstate(all="ignore"):
         return _recompute(record)
 
 
-def _recompute(record: Pass) -> Twin:
+def _recompute(record: NetworkInputs) -> Twin:
     parameters = record.rounded_parameters()
     random = np.random.default_rng(0)
     gradients = {name: np.zeros(value.shape) for name, value in parameters.items()}
@@ -74,26 +54,6 @@ def _recompute(record: Pass) -> Twin:
         there = images.weights > 0
         for pooling, x, won, variance in zip(poolings, windows, images.winners, variances, strict=True):
             pooling.look(x[there], won[there], np.sqrt(variance), ROUNDOFF[record.compute])
-    return Twin({name: _expected(gradients[name], errors[name], record) for name in gradients}, poolings)
-
-
-def _expected(gradient: Floats, errors: Floats, record: Pass) -> Expected:
-    # Errors of different images are independent, so those of REPEATS runs add up to REPEATS times the variance of one.
-    variance = _smoothed(np.sum(errors**2, axis=0) / REPEATS)
     roundoff, floor, _ = record.arithmetic
-    variance += (roundoff * gradient) ** 2 + floor**2  # the result is stored as well
-    along = errors.reshape(SAMPLES, -1) @ gradient.ravel()
-    # A few samples may happen to be small; independent errors of the elements would at least leave the second.
-    scale = max(float(np.sum(along**2)) / REPEATS, float(np.sum(variance * gradient**2)))
-    square = float(np.sum(gradient**2))
-    return Expected(gradient, np.sqrt(variance), np.sqrt(scale) / square if square else np.inf)
-
-
-def _smoothed(variance: Floats) -> Floats:
-    """Few samples an element, so by output and input: the gradient of a weight is a sum of products of one of each."""
-    mean = float(variance.mean())
-    if variance.ndim == 1 or not mean > 0.0:
-        return np.full_like(variance, mean)
-    outputs = variance.mean(axis=tuple(range(1, variance.ndim)), keepdims=True)
-    inputs = variance.mean(axis=(0, *range(2, variance.ndim)), keepdims=True)
-    return np.broadcast_to(outputs * inputs / mean, variance.shape).copy()
+    tensors = {name: estimate(gradients[name], errors[name], roundoff, floor) for name in gradients}
+    return Twin(tensors, poolings)

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crosscheck import Recorder, Report, Verdict, replay
-from crosscheck.criterion.elementwise import Inputs, Judged, compare, judge
+from crosscheck.criterion.elementwise import Judged, compare, judge
 from crosscheck.float64 import float64
 from crosscheck.rules import RULES
+from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags
 from crosscheck.tolerance import FAIL, FORMATS, WARN
 from crosscheck.trace.format import DType

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscheck import Report, TraceError, UnsupportedOptimizer, replay
-from crosscheck.criterion.elementwise import Inputs
 from crosscheck.diagnosis.diagnose import causes
+from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from tests.crosscheck.trace.trace_files import (
     Arrays,

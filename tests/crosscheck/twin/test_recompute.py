@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from crosscheck.criterion.stochastic import Comparison, compare
+from crosscheck.criterion.stochastic import GradientComparison, compare_gradients
 from crosscheck.trace.format import DType
-from crosscheck.twin.network_inputs import Pass
+from crosscheck.twin.network_inputs import NetworkInputs
 from crosscheck.twin.recompute import Twin, recompute
 from distrib.data import synthetic
 from distrib.models import article
@@ -49,10 +49,10 @@ def network(seed: int = 0, updates: int = 0) -> nn.Sequential:
     return model
 
 
-def record(model: nn.Module, size: int = 32, compute: DType = "float32") -> Pass:
+def record(model: nn.Module, size: int = 32, compute: DType = "float32") -> NetworkInputs:
     images, labels = batch(size)
     mean, std = moments(size)
-    return Pass(
+    return NetworkInputs(
         images=images,
         labels=labels,
         parameters={name: p.detach().numpy().copy() for name, p in model.named_parameters()},
@@ -65,7 +65,7 @@ def record(model: nn.Module, size: int = 32, compute: DType = "float32") -> Pass
 
 
 def torch_gradients(
-    model: nn.Sequential, of: Pass, weights: NDArray[Any] | None = None, *, contiguous: bool = False
+    model: nn.Sequential, of: NetworkInputs, weights: NDArray[Any] | None = None, *, contiguous: bool = False
 ) -> tuple[Gradients, tuple[NDArray[np.uint8], ...]]:
     """What torch makes of the pass, by default of the mean, and the winners."""
     dtype = torch.float64 if of.compute == "float64" else torch.float32
@@ -98,11 +98,11 @@ def correct(compute: DType, updates: int = 0) -> tuple[Twin, Gradients]:
     return recompute(replace(record(model, compute=compute), winners=winners)), gradients
 
 
-def wrong(result: Comparison) -> list[str]:
+def wrong(result: GradientComparison) -> list[str]:
     return [name for name, found in result.tensors.items() if found.wrong]
 
 
-def part(of: Pass, images: Sequence[int] | slice) -> Pass:
+def part(of: NetworkInputs, images: Sequence[int] | slice) -> NetworkInputs:
     return replace(of, images=of.images[images], labels=of.labels[images])
 
 
@@ -119,7 +119,7 @@ def test_float64_is_torch_in_float64(own_winners: bool) -> None:
     for name, expected in twin.tensors.items():
         error = np.linalg.norm(gradients[name] - expected.gradient) / np.linalg.norm(expected.gradient)
         assert error < 1e-12, name
-    assert not wrong(compare(twin, gradients))
+    assert not wrong(compare_gradients(twin.tensors, gradients))
     assert [pooling.flips for pooling in twin.poolings] == [0, 0, 0]
     assert [pooling.windows for pooling in twin.poolings] == [winner.size for winner in winners]
 
@@ -128,7 +128,7 @@ def test_float64_is_torch_in_float64(own_winners: bool) -> None:
 @pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
 def test_correct_kernels_pass(compute: DType, updates: int) -> None:
     twin, gradients = correct(compute, updates)
-    result = compare(twin, gradients)
+    result = compare_gradients(twin.tensors, gradients)
     assert not wrong(result), result
     assert sum(pooling.wrong for pooling in twin.poolings) == 0
     assert abs(result.scale - 1.0) < result.power
@@ -149,7 +149,7 @@ def test_correct_kernels_pass_with_small_and_large_weights(compute: DType, facto
     of = record(model, size=128, compute=compute)
     gradients, winners = torch_gradients(model, of, contiguous=True)
     twin = recompute(replace(of, winners=winners))
-    assert not wrong(compare(twin, gradients))
+    assert not wrong(compare_gradients(twin.tensors, gradients))
 
 
 def test_gradients_that_are_zero_pass() -> None:
@@ -158,8 +158,8 @@ def test_gradients_that_are_zero_pass() -> None:
     gradients, winners = torch_gradients(model, record(model))
     twin = recompute(replace(record(model), winners=winners))
     assert not np.any(gradients["0.weight"])
-    assert not wrong(compare(twin, gradients))
-    assert wrong(compare(twin, gradients | {"0.bias": np.full(32, 1e-3)})) == ["0.bias"]
+    assert not wrong(compare_gradients(twin.tensors, gradients))
+    assert wrong(compare_gradients(twin.tensors, gradients | {"0.bias": np.full(32, 1e-3)})) == ["0.bias"]
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
@@ -175,7 +175,7 @@ def test_ranks_parts_and_fillers_make_the_same_batch(compute: DType) -> None:
         gradients.append(found)
         winners.append(tuple(x[:real] for x in won))
     whole = replace(of, winners=tuple(np.concatenate(both) for both in zip(*winners, strict=True)))
-    assert not wrong(compare(recompute(whole), mixed((1.0, gradients[0]), (1.0, gradients[1]))))
+    assert not wrong(compare_gradients(recompute(whole).tensors, mixed((1.0, gradients[0]), (1.0, gradients[1]))))
 
 
 def test_a_wrong_winner_is_told_from_a_tie() -> None:
@@ -197,7 +197,7 @@ def faults(compute: DType) -> dict[str, Gradients]:
     model = network()
     of = record(model, compute=compute)
 
-    def made(changed: Pass) -> Gradients:
+    def made(changed: NetworkInputs) -> Gradients:
         return torch_gradients(model, changed)[0]
 
     whole, first, second = made(of), made(part(of, slice(SPLIT))), made(part(of, slice(SPLIT, None)))
@@ -220,13 +220,15 @@ def faults(compute: DType) -> dict[str, Gradients]:
 @pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
 def test_every_planted_fault_is_caught(compute: DType) -> None:
     twin, _ = correct(compute)
-    passed = [fault for fault, gradients in faults(compute).items() if not wrong(compare(twin, gradients))]
+    passed = [
+        fault for fault, gradients in faults(compute).items() if not wrong(compare_gradients(twin.tensors, gradients))
+    ]
     assert not passed
 
 
 def test_a_factor_is_named() -> None:
     twin, gradients = correct("bfloat16")
-    result = compare(twin, mixed((2.0, gradients)))
+    result = compare_gradients(twin.tensors, mixed((2.0, gradients)))
     assert result.scale == pytest.approx(2.0, rel=1e-2)
     assert all(found.scale == pytest.approx(2.0, rel=3e-2) for found in result.tensors.values())
 
@@ -235,10 +237,10 @@ def test_a_factor_is_named() -> None:
 def test_power_is_what_shows(compute: DType) -> None:
     twin, _ = correct(compute)
     exact = {name: expected.gradient for name, expected in twin.tensors.items()}
-    power = compare(twin, exact).power
+    power = compare_gradients(twin.tensors, exact).power
     assert power < {"float32": 1e-4, "bfloat16": 1e-2, "float16": 2e-3}[compute]
-    assert not wrong(compare(twin, mixed((1.0 + 0.9 * power, exact))))
-    assert wrong(compare(twin, mixed((1.0 + 1.1 * power, exact))))
+    assert not wrong(compare_gradients(twin.tensors, mixed((1.0 + 0.9 * power, exact))))
+    assert wrong(compare_gradients(twin.tensors, mixed((1.0 + 1.1 * power, exact))))
 
 
 @pytest.mark.parametrize("value", [None, np.nan, np.inf])
@@ -246,7 +248,7 @@ def test_a_single_wrong_element_is_found(value: float | None) -> None:
     twin, gradients = correct("float32")
     changed = gradients["7.weight"].copy()
     changed[5, 77] = changed[5, 77] + 0.01 * changed.std() if value is None else value
-    result = compare(twin, gradients | {"7.weight": changed})
+    result = compare_gradients(twin.tensors, gradients | {"7.weight": changed})
     found = result.tensors["7.weight"]
     assert wrong(result) == ["7.weight"]
     assert (found.index, found.over) == ((5, 77), 1)
