@@ -20,7 +20,7 @@ from crosscheck.criterion.elementwise import Judged, judge
 from crosscheck.diagnosis.diagnose import causes, take_rows
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.float64 import float64
-from crosscheck.report.coverage import Held, spans
+from crosscheck.report.coverage import Coverage, spans
 from crosscheck.report.report import CHECKS, NOT_RECORDED, Finding, Report, Verdict
 from crosscheck.rules import RULES
 from crosscheck.rules.average import MOVING_AVERAGE
@@ -80,7 +80,7 @@ class _Replay:
         self.settled: list[Finding] = []  # findings that are whole as they are
         self.causes: dict[Rule, list[str]] = {}
         self.notes: list[str] = []
-        self.held = Held()
+        self.coverage = Coverage()
         self.before_joins: set[int] = set()  # steps
         self.ends: dict[int, dict[int, Left]] = {}  # what those left of each tensor
         self.seen: set[str] = set()  # checks that had something to look at
@@ -90,7 +90,7 @@ class _Replay:
         for segment in segments:
             self._segment(segment, joined=segment is not segments[0])
         for batcher in (self.batcher, self.of_gradients, self.of_averages):
-            for batch in batcher.rest():
+            for batch in batcher.flush():
                 self._judge(batch)
         while self.waiting:
             self._take_in(*self.waiting.popleft())
@@ -124,7 +124,7 @@ class _Replay:
             self.notes.append(checked.note)
             for finding in checked.findings:
                 self._note_finding(finding)
-        twice = self.held.add(range(first_step, last_step + 1))
+        twice = self.coverage.add(range(first_step, last_step + 1))
         if joined:
             self.notes.append(_join(segment, twice, len(structure.resumed)))
         if segment.end is None:
@@ -185,7 +185,7 @@ class _Replay:
 
     def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
         result = future.result()
-        rule, names = batch.rule, (batch.rule.subject, *batch.rule.slots(batch.flags))
+        rule, names = batch.rule, (batch.rule.moved, *batch.rule.slots(batch.flags))
         self.seen.add(check_of(rule))
         if rule is self.rule:
             self.elements += int(result.checked.sum())
@@ -231,7 +231,7 @@ class _Replay:
         warnings = [
             f"{name} comes within a factor of two of the limit: {call}" for name, (_, call) in self.close_calls.items()
         ]
-        missing = self.held.missing()
+        missing = self.coverage.missing()
         if missing:
             warnings.append(
                 f"no segment holds {spans(missing)}: the run took them, but was killed before they were committed, or did "

@@ -177,7 +177,7 @@ def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity]) -> list[int
     rows[1:] |= ~quiet[:-1]
     rows[0] = True
     for quantity in quantities.values():
-        rows |= quantity.news | ~quantity.there_before | ~quantity.there_after
+        rows |= quantity.changed | ~quantity.there_before | ~quantity.there_after
     return [int(row) for row in np.flatnonzero(rows)]
 
 

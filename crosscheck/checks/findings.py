@@ -48,7 +48,7 @@ def describe(origin: Origin, name: str, result: Judged, row: int, output: int) -
 
 def check_of(rule: Rule) -> str:
     """Which of the report's checks a rule stands for."""
-    return {GRAD: "gradient", AVERAGE: "average"}.get(rule.subject, "optimizer")
+    return {GRAD: "gradient", AVERAGE: "average"}.get(rule.moved, "optimizer")
 
 
 def disagreement(origin: Origin, name: str, rule: Rule, result: Judged, row: int, output: int) -> Finding:

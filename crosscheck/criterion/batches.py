@@ -69,7 +69,7 @@ class Batcher:
         for flags, rows in by_flags.items():
             yield from self._add_rows(block, flags, np.array(rows, np.int64))
 
-    def rest(self) -> Iterator[Batch]:
+    def flush(self) -> Iterator[Batch]:
         """The batches that did not become full."""
         for flags, filling in self._filling.items():
             if filling.origins:

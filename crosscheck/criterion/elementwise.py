@@ -68,7 +68,7 @@ def compare(rule: Rule, flags: Flags, inputs: Inputs) -> Compared:
             # sqrt has no derivative at zero; but a zero, perturbed by a factor, stays zero: it contributes none.
             reach[output] = reach[output] + jnp.where(jnp.isnan(moved), 0.0, jnp.abs(moved))
     bound = {name: _column(inputs.roundoff[:, i]) * reach[name] + floor[name] for i, name in enumerate(names)}
-    hopeless = jnp.zeros(values[PARAM].shape, bool)
+    undetermined = jnp.zeros(values[PARAM].shape, bool)
     h, count = jax.tree.map(_column, (inputs.hyperparameters, inputs.count))
     if rule.correction_error is not None:
         update = jnp.abs(exact[PARAM] - values[PARAM])
@@ -77,8 +77,8 @@ def compare(rule: Rule, flags: Flags, inputs: Inputs) -> Compared:
     if rule.underflow is not None:
         lost = jnp.where(_column(inputs.rounds_between), rule.underflow(h, count, exact, floor), 0.0)
         bound[PARAM] += lost
-        hopeless = jnp.isinf(lost)
-    return _classify(names, inputs, exact, bound, hopeless)
+        undetermined = jnp.isinf(lost)
+    return _classify(names, inputs, exact, bound, undetermined)
 
 
 def _column(numbers: Any) -> Any:
@@ -87,10 +87,10 @@ def _column(numbers: Any) -> Any:
 
 
 def _classify(
-    names: tuple[str, ...], inputs: Inputs, exact: Mapping[str, Array], bound: Mapping[str, Any], hopeless: Array
+    names: tuple[str, ...], inputs: Inputs, exact: Mapping[str, Array], bound: Mapping[str, Any], undetermined: Array
 ) -> Compared:
-    """eta from the bound, with what is infinite, overflows or underflows set apart. `hopeless`: no parameter survives."""
-    real = jnp.arange(hopeless.shape[1])[None, :] < _column(inputs.width)
+    """eta from the bound, with what is infinite, overflows or underflows set apart. `undetermined`: no parameter survives."""
+    real = jnp.arange(undetermined.shape[1])[None, :] < _column(inputs.width)
     # Two spellings of one formula, p (1 - lr wd) and p - lr wd p, part at infinity: from there on any
     # number that is not finite will do.
     unusual = sum((~jnp.isfinite(x) for x in inputs.values.values()), jnp.zeros(real.shape, bool))
@@ -107,7 +107,7 @@ def _classify(
         beyond = jnp.isfinite(right) & (jnp.abs(right) > _column(inputs.largest[:, i]))
         # What a format cannot hold overflows, and takes with it what the same element computes from it.
         overflowed |= there[name] & beyond & ~jnp.isfinite(recorded)
-    out = {name: there[name] & (overflowed | hopeless if name == PARAM else overflowed) for name in names}
+    out = {name: there[name] & (overflowed | undetermined if name == PARAM else overflowed) for name in names}
     judged = {name: there[name] & ~out[name] for name in names}
     return Compared({name: jnp.where(judged[name], eta[name], 0.0) for name in names}, exact, judged, out)
 

@@ -16,9 +16,9 @@ Suspect = tuple[str, Flags, Inputs]
 
 def suspects(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[Suspect]:
     """Every mistake of this kind that the inputs leave room for."""
-    of_subject = {GRAD: _of_gradients, AVERAGE: _of_averages}
-    if rule.subject in of_subject:
-        yield from of_subject[rule.subject](flags, inputs)
+    of_moved = {GRAD: _of_gradients, AVERAGE: _of_averages}
+    if rule.moved in of_moved:
+        yield from of_moved[rule.moved](flags, inputs)
     else:
         yield from _of_steps(rule, flags, inputs)
 

@@ -76,7 +76,7 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
     described: list[Step] = []
     last: tuple[dict[str, Option], ...] = ()
     for attempt in attempts:
-        news = tuple(
+        changed = tuple(
             {
                 name: value
                 for name, value in group.items()
@@ -92,7 +92,7 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
                 loss_scale=None if attempt.scale is None else float(attempt.scale),
                 grad_norm=float(attempt.norm),
                 backward_norm=None if attempt.backward_norm is None else float(attempt.backward_norm),
-                options=news,
+                options=changed,
                 state_loaded=attempt.loaded,
             )
         )

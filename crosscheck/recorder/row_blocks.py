@@ -40,7 +40,7 @@ class RowBlock:
             grads = [row.grad for row in rows if row.grad is not None]
             if grads:
                 arrays[key(number, tensor, "grad")] = _stack(grads)
-            backward = _news(rows)
+            backward = _changed(rows)
             if backward:
                 arrays[key(number, tensor, "backward")] = _stack([rows[r].backward for r in backward])
             where = coordinates.get(tensor)
@@ -67,20 +67,20 @@ class RowBlock:
         return Block(full=self.full, steps=tuple(self.steps), tensors=tuple(tensors)), arrays
 
 
-def _news(rows: Sequence[_Row]) -> tuple[int, ...]:
+def _changed(rows: Sequence[_Row]) -> tuple[int, ...]:
     """Rows whose gradient at the end of backward is not the one that was consumed."""
     both = [r for r, row in enumerate(rows) if row.backward is not None and row.grad is not None]
-    news = {r for r, row in enumerate(rows) if row.backward is not None and row.grad is None}
+    changed = {r for r, row in enumerate(rows) if row.backward is not None and row.grad is None}
     if both:
         same = _bitwise_equal(_stack([rows[r].backward for r in both]), _stack([rows[r].grad for r in both]))
-        news |= {r for k, r in enumerate(both) if not same[k]}
-    return tuple(sorted(news))
+        changed |= {r for k, r in enumerate(both) if not same[k]}
+    return tuple(sorted(changed))
 
 
 def _values(
     arrays: dict[str, Tensor], prefix: str, old: Sequence[Tensor | None], new: Sequence[Tensor | None]
 ) -> tuple[int, ...]:
-    """Put the values after each row, and those before where they are news, into `arrays`; the rows of the latter."""
+    """Put the values after each row, and those before where they changed in between, into `arrays`; the rows of the latter."""
     unlike = [row for row, value in enumerate(old) if value is not None and (row == 0 or new[row - 1] is None)]
     pairs = [row for row in range(1, len(old)) if old[row] is not None and new[row - 1] is not None]
     if pairs:

@@ -49,7 +49,7 @@ class Rule:
     slots: Callable[[Flags], dict[str, str]] = _no_slots
     own: Callable[[Flags, Mapping[str, float]], tuple[str, ...]] = _nothing_own  # pieces that are ours, not Optax's
     counts: bool = False  # whether the state has torch's `step`
-    subject: str = PARAM  # what reports call the thing that moves
+    moved: str = PARAM  # what reports call the thing that moves
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
     extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may
     correction_error: Callable[[Hyperparameters, Array, Array, Array], Any] | None = None

@@ -22,7 +22,7 @@ class Quantity:
     after: NDArray[Any]
     there_before: NDArray[np.bool_]  # (rows,)
     there_after: NDArray[np.bool_]
-    news: NDArray[np.bool_]  # (rows,) stored anew before the step: it is not what the row before left
+    changed: NDArray[np.bool_]  # (rows,) stored anew before the step: it is not what the row before left
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
     complete: list[list[dict[str, Option]]] = []
     for step in steps:
         last = complete[-1] if complete else []
-        complete.append([{**(last[k] if k < len(last) else {}), **news} for k, news in enumerate(step.options)])
+        complete.append([{**(last[k] if k < len(last) else {}), **changed} for k, changed in enumerate(step.options)])
     return complete
 
 
@@ -107,11 +107,11 @@ def _load(
     has_backward = has_grad & np.array([step.backward_norm is not None for step in steps])
     backward = grad
     if entry.backward:
-        news = _mask(rows, entry.backward)
+        changed = _mask(rows, entry.backward)
         stored = _stored(part, number, entry.tensor, "backward", len(entry.backward), columns, dtypes)
         backward = grad.astype(np.promote_types(grad.dtype, stored.dtype))
-        backward[news] = stored
-        has_backward |= news
+        backward[changed] = stored
+        has_backward |= changed
     loaded = TensorBlock(
         info=info,
         number=entry.tensor,
@@ -146,8 +146,8 @@ def _quantity(
         _mask(rows, description.absent_before) ^ True,
         _mask(rows, description.absent_after) ^ True,
     )
-    news = _mask(rows, description.before)
-    carried = there_before & ~news
+    changed = _mask(rows, description.before)
+    carried = there_before & ~changed
     if carried[0] or (carried[1:] & ~there_after[:-1]).any():
         name = prefix.rstrip(".") or "parameter"
         raise TraceError(
@@ -155,7 +155,7 @@ def _quantity(
             "nor left by the row before"
         )
     stored: dict[str, NDArray[Any]] = {}
-    for moment, there in (("after", there_after), ("before", news)):
+    for moment, there in (("after", there_after), ("before", changed)):
         if there.any():
             array = _stored(part, block, tensor, f"{prefix}{moment}", int(there.sum()), columns, dtypes)
             stored[moment], dtypes = array, (array.dtype.name,)
@@ -163,9 +163,9 @@ def _quantity(
     after, before = np.zeros((rows, columns), dtype), np.zeros((rows, columns), dtype)
     after[there_after] = stored.get("after", 0)
     before[1:] = after[:-1]
-    before[news] = stored.get("before", 0)
+    before[changed] = stored.get("before", 0)
     before[~there_before] = 0
-    return Quantity(before, after, there_before, there_after, news)
+    return Quantity(before, after, there_before, there_after, changed)
 
 
 def _stored(

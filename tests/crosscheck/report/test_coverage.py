@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosscheck import Recorder, Report, Verdict, replay
-from crosscheck.report.coverage import Held, spans
+from crosscheck.report.coverage import Coverage, spans
 from tests.crosscheck.recording import feed, make_parameters, parts_of
 
 
@@ -218,7 +218,7 @@ def test_other_coordinates_cannot_be_held_against_each_other(tmp_path: Path) -> 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 8)), max_size=6))
 def test_ranges_are_as_sets(starts: list[tuple[int, int]]) -> None:
-    held, ranges = set[int](), Held()
+    held, ranges = set[int](), Coverage()
     for first, count in starts:
         now = set(range(first, first + count))
         assert {step for twice in ranges.add(range(first, first + count)) for step in twice} == held & now
