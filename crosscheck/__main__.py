@@ -13,9 +13,10 @@ import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+from crosscheck.checks import CHECKS
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.files import write_whole
-from crosscheck.report.report import CHECKS, EXIT_CODES
+from crosscheck.report.report import EXIT_CODES
 from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2

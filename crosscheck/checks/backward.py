@@ -1,10 +1,10 @@
-"""Recorded passes held against their twins: is the gradient that of the whole global batch?"""
+"""Is the gradient that backward left that of the whole global batch, recomputed by the same network in JAX?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
+from crosscheck.checks.check import Check
 from crosscheck.criterion.stochastic import GradientComparison, compare_gradients
 from crosscheck.errors import TraceError
 from crosscheck.report.report import Finding
@@ -22,36 +22,39 @@ _SHAPES: dict[str, tuple[int | None, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What became of one pass."""
+class Backward(Check):
+    """Recomputes the gradient of each recorded pass."""
 
-    findings: tuple[Finding, ...]
-    note: str
+    def finish(self) -> None:
+        for loaded in self.segment.passes():
+            self.answered = True
+            self._check_pass(loaded)
 
-
-def check_pass(loaded: LoadedPass) -> Checked:
-    """Recompute the gradient of one recorded pass. Raises TraceError for a pass that no twin can take."""
-    described = loaded.described
-    if described.network != "article":
-        raise TraceError(
-            f"{loaded.path}: there is no twin of the network {described.network!r}; there is one of 'article'"
+    def _check_pass(self, loaded: LoadedPass) -> None:
+        """Recompute the gradient of one pass. Raises TraceError for a pass that no twin can take."""
+        described = loaded.described
+        if described.network != "article":
+            raise TraceError(
+                f"{loaded.path}: there is no twin of the network {described.network!r}; there is one of 'article'"
+            )
+        inputs = _inputs_of(loaded)
+        gradients = {
+            name: np.asarray(loaded.arrays[f"gradient/{name}"], np.float64) / described.loss_scale
+            for name in inputs.parameters
+        }
+        twin = recompute(inputs)
+        comparison = compare_gradients(twin.tensors, gradients)
+        flips = sum(pooling.flips for pooling in twin.poolings)
+        self.context.notes.append(
+            f"gradient of step {described.step}: {len(inputs.labels)} images, {flips} of "
+            f"{sum(pooling.windows for pooling in twin.poolings):,} pooling windows decided otherwise in float64 (near-ties); "
+            f"{comparison.power:.2g} of the gradient, missing or too much, would have shown"
         )
-    record = _record(loaded)
-    scale = described.loss_scale
-    gradients = {name: np.asarray(loaded.arrays[f"gradient/{name}"], np.float64) / scale for name in record.parameters}
-    twin = recompute(record)
-    comparison = compare_gradients(twin.tensors, gradients)
-    flips = sum(pooling.flips for pooling in twin.poolings)
-    note = (
-        f"gradient of step {described.step}: {len(record.labels)} images, {flips} of "
-        f"{sum(pooling.windows for pooling in twin.poolings):,} pooling windows decided otherwise in float64 (near-ties); "
-        f"{comparison.power:.2g} of the gradient, missing or too much, would have shown"
-    )
-    return Checked(tuple(_findings(described, comparison, twin)), note)
+        for finding in _findings(described, comparison, twin):
+            self.context.findings.add(finding)
 
 
-def _record(loaded: LoadedPass) -> NetworkInputs:
+def _inputs_of(loaded: LoadedPass) -> NetworkInputs:
     described = loaded.described
     images = loaded.array("images", "uint8", (None, None, None, None))
     size, height, width, channels = images.shape

@@ -1,33 +1,26 @@
-"""What one step at a time cannot see: state changed between steps, on skipped steps, or without a gradient."""
+"""Does each step begin where the last one ended? State must not change between steps, on skipped steps, or without a
+gradient, and a run that was resumed must go on from what it had left.
+"""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.checks.check import Check, Context
+from crosscheck.report.coverage import spans
 from crosscheck.report.report import Finding
-from crosscheck.trace.format import AVERAGE, PARAM, Option, Step
+from crosscheck.trace.format import AVERAGE, PARAM, Option, Part, Step
+from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
 _Bits = NDArray[np.bool_]
 
 
-def _differ(a: NDArray[Any], b: NDArray[Any]) -> _Bits:
-    """By element, bit for bit: NaN equals itself, 0 differs from -0."""
-    if a.dtype != b.dtype:
-        return np.ones(a.shape, np.bool_)
-    unsigned = np.dtype(f"u{a.dtype.itemsize}")
-    return np.ascontiguousarray(a).view(unsigned) != np.ascontiguousarray(b).view(unsigned)
-
-
-def _all(values: NDArray[Any]) -> _Bits:
-    return np.ones(values.shape, np.bool_)
-
-
 @dataclass(slots=True)
-class Left:
+class _Left:
     """What a row of a tensor left behind."""
 
     step: int
@@ -36,74 +29,67 @@ class Left:
     of: tuple[str, bytes]  # the tensor's name and the positions that are followed
 
 
-@dataclass(slots=True)
-class Structure:
-    """Follows the tensors of one segment through its parts."""
+class Continuity(Check):
+    """Follows the tensors of a segment from row to row, and the steps of a run from segment to segment."""
 
-    zero_is_absent: bool
-    """Whether this rule's slots start from zero, so that a slot of zeros is as good as none."""
-    from_start: bool = False
-    """Whether the segment begins with the first step of the run."""
-    left: dict[int, Left] = field(default_factory=dict[int, Left])
-    """By number of the tensor: what its last row left; at first, what the step before the segment left, if it is known."""
-    resumed: set[str] = field(default_factory=set[str])
-    """Tensors whose first row was held against what an earlier segment left."""
-    _seen: set[int] = field(default_factory=set[int])
-    _last_options: tuple[Step, list[dict[str, Option]]] | None = None
+    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
+        super().__init__(segment, context, earlier)
+        self._first_step = segment.header.first_step
+        self._last_step = self._first_step - 1
+        self._joined = bool(earlier)
+        self._zero_is_absent = context.rule.counts  # Adam's moments start as zeros; SGD's buffer is its first gradient
+        # By number of the tensor: what its last row left. At first, what the step before the segment left, if known.
+        self._left: dict[int, _Left] = {}
+        for check in earlier:
+            self._left = dict(check._ends.get(self._last_step, self._left))
+        self._seen: set[int] = set()  # tensors
+        self._resumed: set[str] = set()  # tensors whose first row was held against what an earlier segment left
+        self._joins = {later.header.first_step - 1 for later in context.segments[1:]}  # steps before a segment
+        self._ends: dict[int, dict[int, _Left]] = {}  # by such a step: what it left of each tensor
 
-    def look(self, block: TensorBlock) -> Iterator[Finding]:
-        """Findings in one tensor's rows."""
-        quantities = {PARAM: block.param, **block.slots}
+    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
+        del options
+        self._keep_end()
+        self._last_step = part.steps[-1].step
+
+    def tensor(self, tensor: TensorBlock) -> None:
+        quantities = {PARAM: tensor.param, **tensor.slots}
         for name, quantity in quantities.items():
-            yield from self._unmoved(block, name, quantity)
-        if not block.full:
-            yield from self._joined(block, quantities)
+            for finding in _unmoved(tensor, name, quantity):
+                self.context.findings.add(finding)
+        if not tensor.full:
+            for finding in self._followed(tensor, quantities):
+                self.context.findings.add(finding)
 
-    def look_at_options(self, steps: tuple[Step, ...], options: list[list[dict[str, Option]]]) -> Iterator[Finding]:
-        """A step that was skipped must leave the learning rate where it was: the next attempt is the same step."""
-        for step, groups in zip(steps, options, strict=True):
-            last, self._last_options = self._last_options, (step, groups)
-            if last is None or last[0].applied:
-                continue
-            for number, (before, now) in enumerate(zip(last[1], groups, strict=False)):
-                lr, expected = now.get("lr"), before.get("lr")
-                if lr != expected and isinstance(lr, int | float) and isinstance(expected, int | float):
-                    yield Finding(
-                        step=step.step,
-                        tensor=f"group {number}",
-                        slot="lr",
-                        recorded=float(lr),
-                        expected=float(expected),
-                        cause=f"the schedule advanced on a skipped step: step {last[0].step} was skipped, yet lr went on",
-                        check="learning rate",
-                    )
+    def finish(self) -> None:
+        """Note how the segment joins those before it, and whether it was closed."""
+        self._keep_end()
+        twice = self.context.coverage.add(range(self._first_step, self._last_step + 1))
+        if self._joined:
+            self.context.notes.append(_join(self.segment, twice, len(self._resumed)))
+        if self.segment.end is None:
+            self.context.notes.append(
+                f"{self.segment.folder.name} ends at step {self._last_step} without being closed: the run was killed or "
+                "is still going on; steps that were not committed are not in it"
+            )
 
-    def _unmoved(self, block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Finding]:
-        """Rows that must not move anything: skipped steps, tensors without a gradient."""
-        for row, step in enumerate(block.steps):
-            if step.applied and (block.has_grad[row] or name == AVERAGE):  # which follows any parameter
-                continue
-            why = "on a skipped step" if not step.applied else "although it had no gradient"
-            if not (quantity.there_before[row] and quantity.there_after[row]):
-                continue
-            moved = _differ(quantity.before[row], quantity.after[row])
-            if moved.any():
-                cause = f"{name} changed {why}"
-                yield _finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
+    def _keep_end(self) -> None:
+        if self._last_step in self._joins:
+            self._ends[self._last_step] = dict(self._left)
 
-    def _joined(self, block: TensorBlock, quantities: dict[str, Quantity]) -> Iterator[Finding]:
-        last, of = self.left.get(block.number), (block.info.name, block.coordinates.tobytes())
+    def _followed(self, block: TensorBlock, quantities: dict[str, Quantity]) -> Iterator[Finding]:
+        last, of = self._left.get(block.number), (block.info.name, block.coordinates.tobytes())
         if last is not None and last.of != of:  # another run's, or other positions
             last = None
         if last is not None and block.number not in self._seen:
-            self.resumed.add(block.info.name)
+            self._resumed.add(block.info.name)
         self._seen.add(block.number)
         unwritten = {} if last is None else dict(last.unwritten)
         for row in _noteworthy(block, quantities):
             step = block.steps[row]
             if row:
-                last = Left(block.steps[row - 1].step, _values_after(quantities, row - 1), unwritten, of)
-            if last is None and self.from_start and not self.zero_is_absent:
+                last = _Left(block.steps[row - 1].step, _values_after(quantities, row - 1), unwritten, of)
+            if last is None and self._first_step == 1 and not self._zero_is_absent:
                 yield from _started_from_zero(block, row, quantities)
             if last is not None:
                 for name in {**dict.fromkeys(last.values), **quantities}:
@@ -113,9 +99,9 @@ class Structure:
                     unwritten.pop(name, None)
                 elif step.applied or quantity.there_before[row] or not quantity.there_after[row]:
                     continue
-                elif not self.zero_is_absent or quantity.after[row].any():
+                elif not self._zero_is_absent or quantity.after[row].any():
                     unwritten[name] = step.step
-        self.left[block.number] = Left(block.steps[-1].step, _values_after(quantities, -1), unwritten, of)
+        self._left[block.number] = _Left(block.steps[-1].step, _values_after(quantities, -1), unwritten, of)
 
     def _join(
         self,
@@ -124,7 +110,7 @@ class Structure:
         step: Step,
         name: str,
         quantity: Quantity | None,
-        left: Left,
+        left: _Left,
         unwritten: dict[str, int],
     ) -> Iterator[Finding]:
         """The values before this row against those after the row before."""
@@ -146,12 +132,26 @@ class Structure:
                 cause = f"{name} was changed {between}, outside the optimizer's step"
                 yield _finding(block, row, name, before, after, moved, cause)
         elif before is not None:
-            if before.any() or not self.zero_is_absent:
+            if before.any() or not self._zero_is_absent:
                 cause = f"{name} appeared {between}"
                 yield _finding(block, row, name, before, np.zeros_like(before), _all(before), cause)
-        elif after is not None and (after.any() or not self.zero_is_absent):
+        elif after is not None and (after.any() or not self._zero_is_absent):
             cause = f"{name} was dropped {between}"
             yield _finding(block, row, name, np.zeros_like(after), after, _all(after), cause)
+
+
+def _unmoved(block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Finding]:
+    """Rows that must not move anything: skipped steps, tensors without a gradient."""
+    for row, step in enumerate(block.steps):
+        if step.applied and (block.has_grad[row] or name == AVERAGE):  # which follows any parameter
+            continue
+        why = "on a skipped step" if not step.applied else "although it had no gradient"
+        if not (quantity.there_before[row] and quantity.there_after[row]):
+            continue
+        moved = _differ(quantity.before[row], quantity.after[row])
+        if moved.any():
+            cause = f"{name} changed {why}"
+            yield _finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
 
 
 def _started_from_zero(block: TensorBlock, row: int, quantities: dict[str, Quantity]) -> Iterator[Finding]:
@@ -190,7 +190,7 @@ def _finding(
         step=block.steps[row].step,
         tensor=block.info.name,
         slot=name,
-        index=None if scalar else position(block, at),
+        index=None if scalar else block.position(at),
         recorded=float(recorded[at]),
         expected=float(expected[at]),
         cause=cause,
@@ -199,6 +199,26 @@ def _finding(
     )
 
 
-def position(block: TensorBlock, column: int) -> tuple[int, ...]:
-    """The element of the tensor that a column holds."""
-    return tuple(map(int, np.unravel_index(int(block.coordinates[column]), block.info.shape)))
+def _differ(a: NDArray[Any], b: NDArray[Any]) -> _Bits:
+    """By element, bit for bit: NaN equals itself, 0 differs from -0."""
+    if a.dtype != b.dtype:
+        return np.ones(a.shape, np.bool_)
+    unsigned = np.dtype(f"u{a.dtype.itemsize}")
+    return np.ascontiguousarray(a).view(unsigned) != np.ascontiguousarray(b).view(unsigned)
+
+
+def _all(values: NDArray[Any]) -> _Bits:
+    return np.ones(values.shape, np.bool_)
+
+
+def _join(segment: Segment, twice: list[range], compared: int) -> str:
+    """Say how a segment joins those before it. `compared`: tensors whose state was held against what was left."""
+    step = segment.header.first_step
+    said = f"a run resumed here, at step {step}, recorded {segment.folder.name}; "
+    if step == 1:
+        said += "from the beginning again"
+    elif compared:
+        said += f"its {compared} tensors and their slots were held, bit for bit, against what step {step - 1} left"
+    else:
+        said += f"what step {step - 1} left is not on record, so nothing says whether the run went on from there"
+    return f"{said}; {spans(twice)} recorded before as well, and judged both times" if twice else said

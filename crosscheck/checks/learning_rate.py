@@ -1,14 +1,17 @@
-"""Is each learning rate that was used the one that the claimed schedule gives? Never imports torch."""
+"""Is each learning rate that was used the one that the claimed schedule gives?"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.checks.check import Check, Context
 from crosscheck.checks.schedules import factors
 from crosscheck.report.report import Finding
 from crosscheck.tolerance import roundoffs
+from crosscheck.trace.format import Claims, Option, Part, Step
+from crosscheck.trace.reader import Segment
 
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int64]
@@ -26,6 +29,76 @@ class RateUsed(NamedTuple):
     step: int  # counted from 1, skipped ones included
     applied: bool
     lr: tuple[float, ...]  # by parameter group
+
+
+class LearningRate(Check):
+    """Gathers the learning rates of every step of a segment, and then holds them against the schedule.
+
+    Where no schedule is claimed, one thing can be asked all the same: a step that was skipped must leave the learning
+    rate where it was, because the next attempt is the same step.
+    """
+
+    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
+        super().__init__(segment, context, earlier)
+        self._claims = segment.header.claims or Claims()
+        self._initial: list[float] | None = None  # by group
+        self._rates: list[RateUsed] = []
+        self._last: tuple[Step, list[dict[str, Option]]] | None = None
+
+    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
+        if self._initial is None:
+            self._initial = self._initial_rates(part, options[0])
+        self.answered = self._claims.schedule is not None and self._initial is not None
+        for step, groups in zip(part.steps, options, strict=True):
+            rates = [group.get("lr") for group in groups]
+            self._rates.append(RateUsed(step.step, step.applied, tuple(map(_number, rates))))
+            if not self.answered and self._last is not None and not self._last[0].applied:
+                for finding in _moved_on(self._last[0], self._last[1], step, groups):
+                    self.context.findings.add(finding)
+            self._last = step, groups
+
+    def finish(self) -> None:
+        schedule, initial = self._claims.schedule, self._initial
+        if schedule is None or initial is None:
+            return
+        applied, world_size = self._claims.applied, self.segment.header.world_size
+        for finding in check_learning_rates(
+            schedule, initial, self._rates, applied_before=applied, world_size=world_size
+        ):
+            self.context.findings.add_complete(finding)
+
+    def _initial_rates(self, part: Part, groups: list[dict[str, Option]]) -> list[float] | None:
+        """Return what each group starts from: as claimed for a tensor of it, else as torch's schedulers keep it.
+
+        None if nobody says.
+        """
+        claimed = {t.group: (self._claims.options or {}).get(t.name, {}).get("lr") for t in reversed(part.tensors)}
+        rates = [claimed.get(number, group.get("initial_lr")) for number, group in enumerate(groups)]
+        if any(isinstance(rate, bool) or not isinstance(rate, int | float) for rate in rates):
+            return None
+        return [_number(rate) for rate in rates]
+
+
+def _number(value: Option) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _moved_on(
+    skipped: Step, before: list[dict[str, Option]], step: Step, now: list[dict[str, Option]]
+) -> Iterator[Finding]:
+    """Yield a finding for each group whose learning rate is another after a skipped step."""
+    for number, (old, new) in enumerate(zip(before, now, strict=False)):
+        lr, expected = new.get("lr"), old.get("lr")
+        if lr != expected and isinstance(lr, int | float) and isinstance(expected, int | float):
+            yield Finding(
+                step=step.step,
+                tensor=f"group {number}",
+                slot="lr",
+                recorded=float(lr),
+                expected=float(expected),
+                cause=f"the schedule advanced on a skipped step: step {skipped.step} was skipped, yet lr went on",
+                check="learning rate",
+            )
 
 
 def check_learning_rates(

@@ -1,15 +1,17 @@
-"""Is each loss scale the one that torch.amp.GradScaler makes of the steps that were applied? Never imports torch."""
+"""Is each loss scale the one that torch.amp.GradScaler makes of the steps that were applied?"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
+from crosscheck.checks.check import Check, Context
 from crosscheck.report.report import Finding
 from crosscheck.tolerance import roundoffs
-from crosscheck.trace.format import Scaler
+from crosscheck.trace.format import Option, Part, Scaler
+from crosscheck.trace.reader import Segment
 
 
 class ScaleUsed(NamedTuple):
@@ -18,6 +20,29 @@ class ScaleUsed(NamedTuple):
     step: int  # counted from 1, skipped ones included
     applied: bool
     loss_scale: float
+
+
+class LossScale(Check):
+    """Gathers the loss scale of every step of a segment, and then walks along them."""
+
+    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
+        super().__init__(segment, context, earlier)
+        self._steps = 0
+        self._scales: list[ScaleUsed] = []
+
+    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
+        del options
+        self._steps += len(part.steps)
+        for step in part.steps:
+            if step.loss_scale is not None:
+                self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale))
+
+    def finish(self) -> None:
+        scaler = self.segment.header.scaler
+        self.answered = scaler is not None and len(self._scales) == self._steps > 0
+        if scaler is not None and self.answered:
+            for finding in check_loss_scale(scaler, self._scales):
+                self.context.findings.add_complete(finding)
 
 
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:

@@ -1,61 +1,61 @@
-"""Whether each parameter was stepped with the options that were claimed for it."""
+"""Was each parameter stepped with the options that were claimed for it?"""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 
+from crosscheck.checks.check import Check, Context
 from crosscheck.report.report import Finding
-from crosscheck.trace.format import Option, Step, TensorInfo
+from crosscheck.trace.format import Option, Part
+from crosscheck.trace.reader import Segment
 
-Options = Mapping[str, Option]
 
+class GroupOptions(Check):
+    """Compares the options of each tensor's group; the learning rate's schedule is another check's."""
 
-class OptionsCheck:
-    """Follows the options of one segment's groups; the learning rate's schedule is another check's."""
+    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
+        super().__init__(segment, context, earlier)
+        claims = segment.header.claims
+        self._claims = (claims and claims.options) or {}
+        self._last: dict[str, dict[str, Option]] = {}  # by tensor: what it was stepped with last
 
-    def __init__(self, claims: Mapping[str, Options] | None) -> None:
-        self.claims = claims or {}
-        self.compared = False
-        self._last: dict[str, dict[str, Option]] = {}  # by tensor, as looked at last
+    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
+        for step, groups in zip(part.steps, options, strict=True):
+            for tensor in part.tensors:
+                if tensor.name in self._claims:
+                    for finding in self._tensor(step.step, tensor.name, groups[tensor.group]):
+                        self.context.findings.add(finding)
 
-    def look(
-        self, tensors: tuple[TensorInfo, ...], steps: tuple[Step, ...], options: list[list[dict[str, Option]]]
-    ) -> Iterator[Finding]:
-        """Findings in the steps of one part. `options`: complete, by step and group."""
-        for step, groups in zip(steps, options, strict=True):
-            for tensor in tensors:
-                if tensor.name in self.claims:
-                    yield from self._tensor(step.step, tensor.name, groups[tensor.group])
-
-    def _tensor(self, step: int, name: str, used: Options) -> Iterator[Finding]:
-        found = {option: used.get(_name_of(option)) for option in self.claims[name] if _name_of(option) in used}
-        self.compared |= bool(found)
+    def _tensor(self, step: int, name: str, used: Mapping[str, Option]) -> Iterator[Finding]:
+        """Yield a finding for each option that is not as claimed, where the options changed since the last look."""
+        found = {option: used.get(_name_of(option)) for option in self._claims[name] if _name_of(option) in used}
+        self.answered |= bool(found)
         if self._last.get(name) == found:
             return
         self._last[name] = found
-        wrong = {option for option, value in found.items() if not _equal(value, self.claims[name][option])}
+        wrong = {option for option, value in found.items() if not _equal(value, self._claims[name][option])}
         for option in sorted(wrong):
             yield Finding(
                 step=step,
                 tensor=name,
                 slot=option,
                 recorded=_as_number(found[option]),
-                expected=_as_number(self.claims[name][option]),
-                cause=f"{option} is {found[option]!r}, claimed is {self.claims[name][option]!r}{self._whose(found)}",
+                expected=_as_number(self._claims[name][option]),
+                cause=f"{option} is {found[option]!r}, claimed is {self._claims[name][option]!r}{self._whose(found)}",
                 check="options",
             )
 
     def _whose(self, found: Mapping[str, Option]) -> str:
-        """Options that are right, but of another parameter, were swapped."""
-        for name, claimed in self.claims.items():
+        """Name the parameter whose claimed options these are, if there is one: then the groups were swapped."""
+        for name, claimed in self._claims.items():
             if all(_equal(value, claimed.get(option)) for option, value in found.items()):
                 return f": all its options are those claimed for {name}"
         return ""
 
 
 def _name_of(option: str) -> str:
-    """lr follows the schedule; torch keeps what it starts from as initial_lr."""
+    """Return where torch keeps an option: lr follows the schedule, and what it starts from is initial_lr."""
     return "initial_lr" if option == "lr" else option
 
 

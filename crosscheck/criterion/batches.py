@@ -25,6 +25,10 @@ class Origin:
     row: int
     column: int  # of the block; the first of the row
 
+    @property
+    def step(self) -> int:
+        return self.block.steps[self.row].step
+
 
 @dataclass(slots=True)
 class Batch:
@@ -34,6 +38,11 @@ class Batch:
     flags: Flags
     inputs: Inputs
     origins: list[Origin]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the rule makes, by the names that a report gives it: the thing that moves, then the slots."""
+        return (self.rule.moved, *self.rule.slots(self.flags))
 
 
 @dataclass(slots=True)
@@ -45,7 +54,7 @@ class _Filling:
 
 
 class Batcher:
-    """Takes tensors of a trace, gives batches."""
+    """Gathers the rows of tensors into batches."""
 
     def __init__(self, rule: Rule, profile: Profile | None = None) -> None:
         """`profile`: of all tensors, whatever implementation stepped them."""
@@ -54,6 +63,8 @@ class Batcher:
         self.own: dict[str, None] = {}
         self.used: dict[str, None] = {}
         """Hyperparameters that were in use, that is, not zero."""
+        self.rows = 0
+        """Rows taken in: one for each applied step of a tensor."""
         self.off_by = 0.01
         """The largest fraction by which a hyperparameter was tried wrong."""
         self._filling: dict[Flags, _Filling] = {}
@@ -61,8 +72,12 @@ class Batcher:
         self._settings: dict[int, tuple[dict[str, Option], Flags, dict[str, float]]] = {}
 
     def add(self, block: TensorBlock) -> Iterator[Batch]:
-        """Batches that became full. Raises TraceError if the rule misses something."""
+        """Take in the applied steps of a tensor and yield the batches that became full.
+
+        Raises TraceError if the rule misses something.
+        """
         moving = [row for row, step in enumerate(block.steps) if step.applied and block.has_grad[row]]
+        self.rows += len(moving)
         by_flags: dict[Flags, list[int]] = {}
         for row in moving:
             by_flags.setdefault(self._settings_of(block.options[row])[0], []).append(row)
@@ -70,7 +85,7 @@ class Batcher:
             yield from self._add_rows(block, flags, np.array(rows, np.int64))
 
     def flush(self) -> Iterator[Batch]:
-        """The batches that did not become full."""
+        """Yield the batches that did not become full, and start anew."""
         for flags, filling in self._filling.items():
             if filling.origins:
                 yield Batch(self.rule, flags, filling.inputs, filling.origins)

@@ -31,8 +31,8 @@ def take_rows(inputs: Inputs, rows: Any) -> Inputs:
     return jax.tree.map(fill, inputs)
 
 
-def causes(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
-    """Sentences, each of which explains all these rows on its own: the simplest kind of mistake that does."""
+def diagnose(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
+    """Return the mistakes, as sentences, each of which explains all these rows: those of the simplest kind that does."""
     # A fitted number can pass for another formula where the format is coarse: these two stand side by side.
     for kinds in ((_wrong_inputs,), (_wrong_formula, _wrong_number)):
         with np.errstate(all="ignore"):  # whatever was recorded may be infinite

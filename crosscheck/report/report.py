@@ -17,10 +17,6 @@ class Verdict(StrEnum):
     VACUOUS = "vacuous"  # nothing moved, nothing recorded, or nothing that could have failed
 
 
-CHECKS = ("optimizer", "gradient", "average", "learning rate", "loss scale", "options", "backward")
-"""What a record can be held to: each step; the gradient's way from backward to the optimizer; the moving average of
-the parameters; the schedule; the loss scale; the options of each group; and the gradient itself, recomputed."""
-
 NOT_RECORDED = "not recorded"
 
 EXIT_CODES = {Verdict.MATCH: 0, Verdict.MISMATCH: 1, Verdict.VACUOUS: 3}
@@ -53,7 +49,7 @@ class Finding:
     last_step: int = 0
     """The last of them; left out, the first."""
     check: str = "optimizer"
-    """Which of `CHECKS` found it."""
+    """Which of `crosscheck.checks.CHECKS` found it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "last_step", self.last_step or self.step)

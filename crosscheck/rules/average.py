@@ -40,6 +40,7 @@ def _matters(flags: Flags) -> tuple[str, ...]:
 
 MOVING_AVERAGE = Rule(
     name="average",
+    check="average",
     moved=AVERAGE,
     complaint="the moving average is not what its decay makes of the new parameters",
     extras=("previous",),  # the parameter before the step

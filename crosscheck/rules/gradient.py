@@ -59,6 +59,7 @@ def norm_error(elements: int, unit_roundoff: float) -> float:
 
 GRADIENT = Rule(
     name="gradient",
+    check="gradient",
     moved=GRAD,
     complaint="the gradient consumed is not the one that backward left, unscaled and clipped as claimed",
     flags=_flags,

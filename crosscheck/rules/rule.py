@@ -49,6 +49,7 @@ class Rule:
     slots: Callable[[Flags], dict[str, str]] = _no_slots
     own: Callable[[Flags, Mapping[str, float]], tuple[str, ...]] = _nothing_own  # pieces that are ours, not Optax's
     counts: bool = False  # whether the state has torch's `step`
+    check: str = "optimizer"  # the check of a report that the rule answers
     moved: str = PARAM  # what reports call the thing that moves
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
     extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may

@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import RESERVED_SLOTS, Block, Part, TensorRows
+from crosscheck.trace.format import RESERVED_SLOTS, Block, Part, TensorInfo, TensorRows
 
 
 def check_part(path: Path, part: Part) -> None:
@@ -61,3 +61,16 @@ def _check_ascent(whose: str, steps: tuple[int, ...]) -> None:
     for earlier, later in itertools.pairwise(steps):
         if later <= earlier:
             raise TraceError(f"{whose} steps do not ascend: {later} comes after {earlier}")
+
+
+def check_tensors(path: Path, before: tuple[TensorInfo, ...], now: tuple[TensorInfo, ...]) -> None:
+    """Raises TraceError for a tensor of the part before that is gone, or has another name, shape or dtype by now."""
+    for number, earlier in enumerate(before):
+        old = _identity(earlier)
+        new = _identity(now[number]) if number < len(now) else None
+        if old != new:
+            raise TraceError(f"{path}: tensor {number} was {old} in the part before and is {new} here")
+
+
+def _identity(tensor: TensorInfo) -> tuple[str, tuple[int, ...], str]:
+    return tensor.name, tensor.shape, tensor.dtype

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from crosscheck.errors import TraceError
 from crosscheck.text import shown
-from crosscheck.trace.consistency import check_part
+from crosscheck.trace.consistency import check_part, check_tensors
 from crosscheck.trace.format import (
     FORMAT,
     METADATA_KEY,
@@ -29,6 +29,7 @@ from crosscheck.trace.format import (
     Header,
     Part,
     Pass,
+    TensorInfo,
     key,
 )
 from crosscheck.trace.parsing import LARGEST_JSON, Model, brief, expect_file, parse, readable, text_of, validate
@@ -57,6 +58,7 @@ class Segment:
         """Each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
         last_step = self.header.first_step - 1
         coordinates: dict[int, bytes | None] = {}
+        tensors: tuple[TensorInfo, ...] = ()
         for path in self.part_files:
             with _open_part(path) as part:
                 first_step = part.meta.steps[0].step
@@ -66,6 +68,8 @@ class Segment:
                         f"step {last_step + 1} is the first that can come"
                     )
                 last_step = part.meta.steps[-1].step
+                check_tensors(path, tensors, part.meta.tensors)
+                tensors = part.meta.tensors
                 _expect_the_same(part, coordinates)
                 yield part
         if self.end is not None and self.end.last_step != last_step:

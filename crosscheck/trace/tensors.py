@@ -44,6 +44,10 @@ class TensorBlock:
     slots: dict[str, Quantity] = field(default_factory=dict[str, Quantity])
     extras: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])  # the same, elementwise
 
+    def position(self, column: int) -> tuple[int, ...]:
+        """Return the index of the tensor's element that a column holds."""
+        return tuple(map(int, np.unravel_index(int(self.coordinates[column]), self.info.shape)))
+
 
 def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
     """Options by step and group, those that a step leaves out taken over from the step before."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscheck import Report, TraceError, UnsupportedOptimizer, replay
-from crosscheck.diagnosis.diagnose import causes
+from crosscheck.diagnosis.diagnose import diagnose
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from tests.crosscheck.trace.trace_files import (
@@ -46,10 +46,10 @@ def no_causes_for_adam() -> Iterator[None]:
     """What explains a mismatch is looked for under SGD alone: compiling Adam's mistakes one by one takes ten seconds."""
 
     def of_sgd(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
-        return [] if rule.counts else causes(rule, flags, inputs)
+        return [] if rule.counts else diagnose(rule, flags, inputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crosscheck.replayer.causes", of_sgd)
+        patch.setattr("crosscheck.checks.judge.diagnose", of_sgd)
         yield
 
 
