@@ -25,7 +25,6 @@ from crosscheck.recorder.optimizer_info import CLASSES
 from crosscheck.report.report import Verdict, strict_json
 from crosscheck.rules import RULES
 from crosscheck.rules.inputs import one_step
-from crosscheck.rules.stock import stock
 from crosscheck.testing import REGIMES, observe
 from crosscheck.tolerance import WARN
 from crosscheck.trace.format import PARAM
@@ -236,7 +235,8 @@ def _difference(combination: Combination, follow: Callable[[Combination, Any, An
 
 def _follow_stock(combination: Combination, params: Any, gradients: Any) -> Any:
     rule = RULES[combination.rule]
-    chain = stock(combination.rule, rule.flags(combination.options), combination.options)
+    assert rule.stock is not None
+    chain = rule.stock(rule.flags(combination.options), combination.options)
 
     def step(carry: Any, gradient: Any) -> tuple[Any, None]:
         params, state = carry
@@ -252,9 +252,11 @@ def _scan_rule(name: str, flags: Any, h: Any, params: Any, gradients: Any) -> An
 
     def step(carry: Any, gradient: Any) -> tuple[Any, None]:
         values, count = carry
-        return (one_step(rule, flags, h, count, count == 0, {**values, "grad": gradient}), count + 1), None
+        counts = dict.fromkeys(rule.counts(flags), count)
+        absent = dict.fromkeys(rule.absent_at_first(flags), count == 0)
+        return (one_step(rule, flags, h, counts, absent, {**values, "grad": gradient}), count + 1), None
 
-    values = {PARAM: params, **{slot: jnp.zeros_like(params) for slot in rule.slots(flags)}}
+    values = {PARAM: params, **{slot: jnp.zeros_like(params) for slot in rule.elementwise(flags)}}
     (values, _), _ = jax.lax.scan(step, (values, jnp.zeros((), jnp.int32)), gradients)
     return values[PARAM]
 

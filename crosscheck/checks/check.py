@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from crosscheck.checks.judge import Judge
 from crosscheck.report.coverage import Coverage
@@ -17,7 +17,7 @@ from crosscheck.trace.tensors import TensorBlock
 class Context:
     """What all checks of a replay share: what they are told, and where they write what they find."""
 
-    rule: Rule
+    rule: Rule[Any]
     segments: tuple[Segment, ...]
     judge: Judge
     findings: Findings

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from crosscheck.checks.check import Check, Context
 from crosscheck.report.coverage import spans
 from crosscheck.report.report import Finding
+from crosscheck.rules.rule import Absent, Rule
 from crosscheck.trace.format import AVERAGE, PARAM, Option, Part, Step
 from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import Quantity, TensorBlock
@@ -37,7 +38,6 @@ class Continuity(Check):
         self._first_step = segment.header.first_step
         self._last_step = self._first_step - 1
         self._joined = bool(earlier)
-        self._zero_is_absent = context.rule.counts  # Adam's moments start as zeros; SGD's buffer is its first gradient
         # By number of the tensor: what its last row left. At first, what the step before the segment left, if known.
         self._left: dict[int, _Left] = {}
         for check in earlier:
@@ -89,8 +89,8 @@ class Continuity(Check):
             step = block.steps[row]
             if row:
                 last = _Left(block.steps[row - 1].step, _values_after(quantities, row - 1), unwritten, of)
-            if last is None and self._first_step == 1 and not self._zero_is_absent:
-                yield from _started_from_zero(block, row, quantities)
+            if last is None and self._first_step == 1:
+                yield from _started_from_zero(self.context.rule, block, row, quantities)
             if last is not None:
                 for name in {**dict.fromkeys(last.values), **quantities}:
                     yield from self._join(block, row, step, name, quantities.get(name), last, unwritten)
@@ -99,7 +99,7 @@ class Continuity(Check):
                     unwritten.pop(name, None)
                 elif step.applied or quantity.there_before[row] or not quantity.there_after[row]:
                     continue
-                elif not self._zero_is_absent or quantity.after[row].any():
+                elif not self.context.rule.starts_from_zero(name) or quantity.after[row].any():
                     unwritten[name] = step.step
         self._left[block.number] = _Left(block.steps[-1].step, _values_after(quantities, -1), unwritten, of)
 
@@ -132,10 +132,10 @@ class Continuity(Check):
                 cause = f"{name} was changed {between}, outside the optimizer's step"
                 yield _finding(block, row, name, before, after, moved, cause)
         elif before is not None:
-            if before.any() or not self._zero_is_absent:
+            if before.any() or not self.context.rule.starts_from_zero(name):
                 cause = f"{name} appeared {between}"
                 yield _finding(block, row, name, before, np.zeros_like(before), _all(before), cause)
-        elif after is not None and (after.any() or not self._zero_is_absent):
+        elif after is not None and (after.any() or not self.context.rule.starts_from_zero(name)):
             cause = f"{name} was dropped {between}"
             yield _finding(block, row, name, np.zeros_like(after), after, _all(after), cause)
 
@@ -154,15 +154,20 @@ def _unmoved(block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Find
             yield _finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
 
 
-def _started_from_zero(block: TensorBlock, row: int, quantities: dict[str, Quantity]) -> Iterator[Finding]:
-    """torch starts the buffer with the first gradient, whole; a buffer of zeros makes that (1 - dampening) of it."""
-    buffer = quantities.get("momentum_buffer")
-    if buffer is None or not buffer.there_before[row] or buffer.before[row].any() or not block.has_grad[row]:
-        return
-    if block.options[row].get("dampening") and not block.steps[row].state_loaded:
-        before = buffer.before[row]
-        cause = "momentum_buffer was there before the first gradient, as zeros: dampening then takes a part of that gradient"
-        yield _finding(block, row, "momentum_buffer", before, before, _all(before), cause)
+def _started_from_zero(
+    rule: Rule[Any], block: TensorBlock, row: int, quantities: dict[str, Quantity]
+) -> Iterator[Finding]:
+    """Yield a finding for each slot that torch would make in this first step, but that is there as zeros already."""
+    for name, slot in rule.slots.items():
+        start, found = slot.start, quantities.get(name)
+        if not isinstance(start, Absent) or found is None:
+            continue
+        if not found.there_before[row] or found.before[row].any() or not block.has_grad[row]:
+            continue
+        if block.options[row].get(start.matters) and not block.steps[row].state_loaded:
+            before = found.before[row]
+            cause = f"{name} was there before the first gradient, as zeros: {start.otherwise}"
+            yield _finding(block, row, name, before, before, _all(before), cause)
 
 
 def _values_after(quantities: dict[str, Quantity], row: int) -> dict[str, NDArray[Any] | None]:

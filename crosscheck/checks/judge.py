@@ -2,6 +2,7 @@
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -32,13 +33,15 @@ class Judge:
         self._worker, self._findings = worker, findings
         self._batchers: dict[str, Batcher] = {}
         self._waiting: deque[tuple[Batch, Future[Judged]]] = deque()
-        self._samples: dict[tuple[Rule, Flags], Inputs] = {}  # rows that disagree, from the first batch that has any
+        self._samples: dict[
+            tuple[Rule[Any], Flags], Inputs
+        ] = {}  # rows that disagree, from the first batch that has any
 
-    def batcher(self, rule: Rule, profile: Profile | None = None) -> Batcher:
+    def batcher(self, rule: Rule[Any], profile: Profile | None = None) -> Batcher:
         """Return what gathers rows for a rule. `profile`: of all tensors, whatever implementation stepped them."""
         return self._batchers.setdefault(rule.name, Batcher(rule, profile))
 
-    def add(self, rule: Rule, tensor: TensorBlock) -> None:
+    def add(self, rule: Rule[Any], tensor: TensorBlock) -> None:
         """Have the applied steps of a tensor judged by a rule. Raises TraceError if the rule misses something."""
         for batch in self._batchers[rule.name].add(tensor):
             self._submit(batch)

@@ -1,11 +1,11 @@
 """Is each step of the optimizer the one that its rule makes of the recorded inputs?"""
 
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 from crosscheck.checks.check import Check, Context
 from crosscheck.report.report import Finding
-from crosscheck.rules.rule import Rule
+from crosscheck.rules.rule import Rule, one_count
 from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import TensorBlock
 
@@ -24,19 +24,19 @@ class Optimizer(Check):
         self.answered = self._batcher.rows > 0
 
 
-def _step_counts(rule: Rule, tensor: TensorBlock) -> Iterator[Finding]:
+def _step_counts(rule: Rule[Any], tensor: TensorBlock) -> Iterator[Finding]:
     """Yield a finding for each applied step that does not add exactly 1 to the tensor's own count of steps."""
-    count = tensor.slots.get("step")
-    if not rule.counts or count is None:
-        return
-    for row, step in enumerate(tensor.steps):
-        before, after = float(count.before[row, 0]), float(count.after[row, 0])
-        if step.applied and tensor.has_grad[row] and after != before + 1:
-            yield Finding(
-                step=step.step,
-                tensor=tensor.info.name,
-                slot="step",
-                recorded=after,
-                expected=before + 1,
-                cause=f"step went from {before:g} to {after:g}; every applied step adds 1",
-            )
+    for name, count in tensor.slots.items():
+        if name not in rule.slots or rule.slots[name].shape is not one_count:
+            continue
+        for row, step in enumerate(tensor.steps):
+            before, after = float(count.before[row, 0]), float(count.after[row, 0])
+            if step.applied and tensor.has_grad[row] and after != before + 1:
+                yield Finding(
+                    step=step.step,
+                    tensor=tensor.info.name,
+                    slot=name,
+                    recorded=after,
+                    expected=before + 1,
+                    cause=f"{name} went from {before:g} to {after:g}; every applied step adds 1",
+                )

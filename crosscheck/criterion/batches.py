@@ -34,7 +34,7 @@ class Origin:
 class Batch:
     """Rows of one rule and its flags."""
 
-    rule: Rule
+    rule: Rule[Any]
     flags: Flags
     inputs: Inputs
     origins: list[Origin]
@@ -42,7 +42,7 @@ class Batch:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What the rule makes, by the names that a report gives it: the thing that moves, then the slots."""
-        return (self.rule.moved, *self.rule.slots(self.flags))
+        return (self.rule.moved, *self.rule.elementwise(self.flags))
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class _Filling:
 class Batcher:
     """Gathers the rows of tensors into batches."""
 
-    def __init__(self, rule: Rule, profile: Profile | None = None) -> None:
+    def __init__(self, rule: Rule[Any], profile: Profile | None = None) -> None:
         """`profile`: of all tensors, whatever implementation stepped them."""
         self.rule, self.profile = rule, profile
         self.profiles: dict[str, None] = {}
@@ -104,7 +104,10 @@ class Batcher:
 
     def _add_rows(self, block: TensorBlock, flags: Flags, rows: NDArray[np.int64]) -> Iterator[Batch]:
         outputs = {PARAM: block.param, **self._slots(block, flags)}
-        per_row, hyperparameters = self._numbers(block, outputs, rows)
+        per_row = self._numbers(block, outputs, rows)
+        hyperparameters = self._hyperparameters(block, rows)
+        counts = {name: _counts(block, name, rows) for name in self.rule.counts(flags)}
+        absent = {name: ~outputs[name].there_before[rows] for name in self.rule.absent_at_first(flags)}
         columns = len(block.coordinates)
         for column in range(0, columns, WIDTH):
             width, done = min(WIDTH, columns - column), 0
@@ -123,52 +126,60 @@ class Batcher:
                     for name in self.rule.extras:
                         into.values[name][here, :width] = block.extras[name][cut]
                 into.width[here] = width
-                for name, values in per_row.items():
-                    getattr(into, name)[here] = values[some]
-                for name, values in hyperparameters.items():
-                    into.hyperparameters[name][here] = values[some]
+                for name, numbers in per_row.items():
+                    getattr(into, name)[here] = numbers[some]
+                for name, numbers in hyperparameters.items():
+                    into.hyperparameters[name][here] = numbers[some]
+                for name, numbers in counts.items():
+                    into.counts[name][here] = numbers[some]
+                for name, numbers in absent.items():
+                    into.absent[name][here] = numbers[some]
                 filling.origins += [Origin(block, int(row), column) for row in rows[some]]
                 done += taken
                 if len(filling.origins) == ROWS:
                     yield Batch(self.rule, flags, into, filling.origins)
                     del self._filling[flags]
 
-    def _numbers(
-        self, block: TensorBlock, outputs: Mapping[str, Quantity], rows: NDArray[np.int64]
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, Floats]]:
-        """What is one number a row: fields of `Inputs`, and the hyperparameters."""
-        options = [block.options[int(row)] for row in rows]
-        settings = [self._settings_of(group)[1] for group in options]
+    def _hyperparameters(self, block: TensorBlock, rows: NDArray[np.int64]) -> dict[str, Floats]:
+        """Return the hyperparameters as the recorded implementation reads them, one number a row each."""
+        settings = [self._settings_of(block.options[int(row)])[1] for row in rows]
         hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
         hyperparameters |= {name: values[rows] for name, values in block.context.items()}
-        profile = self.profile or profile_of(block.info, options[0])
-        self.profiles[profile.name] = None
-        if profile.rounds_hyperparameters:
+        if self._profile_of(block, rows).rounds_hyperparameters:
             with np.errstate(over="ignore"):
-                hyperparameters = {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
+                return {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
+        return hyperparameters
+
+    def _numbers(
+        self, block: TensorBlock, outputs: Mapping[str, Quantity], rows: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
+        """Return the fields of `Inputs` that are about the arithmetic and the outputs of each row."""
+        profile, count = self._profile_of(block, rows), len(rows)
+        self.profiles[profile.name] = None
         formats = [_format(quantity) for quantity in outputs.values()]
         self.off_by = max(self.off_by, float(trial_error(formats[0].unit_roundoff)))
-        count, buffer = len(rows), outputs.get("momentum_buffer")
         return {
             "judged": np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1),
-            "count": _counts(block, rows) if self.rule.counts else np.zeros(count, np.int32),
-            "first": np.zeros(count, np.bool_) if buffer is None else ~buffer.there_before[rows],
             "roundoff": np.tile([f.unit_roundoff for f in formats], (count, 1)),
             "floor": np.tile([f.floor for f in formats], (count, 1)),
             "largest": np.tile([f.largest for f in formats], (count, 1)),
             "scalar_error": np.full(count, profile.scalar_error),
             "beta_error": np.full(count, profile.beta_error),
             "rounds_between": np.full(count, profile.rounds_between),
-        }, hyperparameters
+        }
+
+    def _profile_of(self, block: TensorBlock, rows: NDArray[np.int64]) -> Profile:
+        return self.profile or profile_of(block.info, block.options[int(rows[0])])
 
     def _slots(self, block: TensorBlock, flags: Flags) -> dict[str, Quantity]:
-        """The elementwise slots that the rule reads. A slot that never existed is one of absent rows."""
+        """Return the elementwise slots that the rule reads. One that torch never made is one of absent rows."""
         found: dict[str, Quantity] = {}
-        for name in self.rule.slots(flags):
+        wanted, absent = self.rule.elementwise(flags), self.rule.absent_at_first(flags)
+        for name in wanted:
             quantity = block.slots.get(name)
             if quantity is None or quantity.after.shape != block.param.after.shape:
-                others = sorted(set(block.slots) - {AVERAGE, *self.rule.slots(flags)})
-                if others or quantity is not None or self.rule.counts:
+                others = sorted(set(block.slots) - {AVERAGE, *wanted})
+                if others or quantity is not None or name not in absent:
                     raise TraceError(
                         f"{block.info.name} has no slot {name!r} of its shape, which the rule {self.rule.name} needs; the record has "
                         f"{', '.join(block.slots) or 'none'}: if it goes by another name there, record with slots={{{name!r}: …}}"
@@ -184,22 +195,24 @@ def _format(quantity: Quantity) -> Format:
     return FORMATS[quantity.after.dtype.name]  # pyright: ignore[reportArgumentType]
 
 
-def _counts(block: TensorBlock, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-    step = block.slots.get("step")
-    if step is None:
+def _counts(block: TensorBlock, name: str, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the steps that a slot has counted before each row. Raises TraceError if it holds something else."""
+    slot = block.slots.get(name)
+    if slot is None:
         raise TraceError(
-            f"{block.info.name} has no slot 'step', which the rule needs; the record has {', '.join(block.slots) or 'none'}: "
-            "if it goes by another name there, record with slots={'step': …}"
+            f"{block.info.name} has no slot {name!r}, which the rule needs; the record has {', '.join(block.slots) or 'none'}: "
+            f"if it goes by another name there, record with slots={{{name!r}: …}}"
         )
-    counts: Floats = step.before[rows, 0].astype(np.float64)
+    counts: Floats = slot.before[rows, 0].astype(np.float64)
     odd = ~((counts >= 0) & (counts < 2**31 - 1)) | (counts != np.floor(counts))
     if odd.any():
-        raise TraceError(f"the slot 'step' of {block.info.name} holds {counts[odd][0]}: not a number of steps")
+        raise TraceError(f"the slot {name!r} of {block.info.name} holds {counts[odd][0]}: not a number of steps")
     return counts.astype(np.int32)
 
 
-def _empty(rule: Rule, flags: Flags, hyperparameters: Iterable[str]) -> _Filling:
-    slots, outputs = rule.slots(flags), len(rule.slots(flags)) + 1
+def _empty(rule: Rule[Any], flags: Flags, hyperparameters: Iterable[str]) -> _Filling:
+    slots = rule.elementwise(flags)
+    outputs = len(slots) + 1
 
     def zeros() -> Floats:
         return np.zeros((ROWS, WIDTH))
@@ -211,8 +224,8 @@ def _empty(rule: Rule, flags: Flags, hyperparameters: Iterable[str]) -> _Filling
             width=np.zeros(ROWS, np.int32),
             judged=np.zeros((ROWS, outputs), np.bool_),
             hyperparameters={name: np.zeros(ROWS) for name in hyperparameters},
-            count=np.zeros(ROWS, np.int32),
-            first=np.zeros(ROWS, np.bool_),
+            counts={name: np.zeros(ROWS, np.int32) for name in rule.counts(flags)},
+            absent={name: np.zeros(ROWS, np.bool_) for name in rule.absent_at_first(flags)},
             roundoff=np.zeros((ROWS, outputs)),
             floor=np.zeros((ROWS, outputs)),
             largest=np.zeros((ROWS, outputs)),

@@ -47,16 +47,16 @@ class Judged(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def compare(rule: Rule, flags: Flags, inputs: Inputs) -> Compared:
+def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
     """Compare a batch of recorded rows with the rule; compiled once for each rule, flags and shape."""
-    names = (PARAM, *rule.slots(flags))
+    names = (PARAM, *rule.elementwise(flags))
     values, floor = inputs.values, {name: _column(inputs.floor[:, i]) for i, name in enumerate(names)}
 
     def step(values: Any) -> dict[str, Any]:
-        def row(h: Any, count: Any, first: Any, values: Any) -> dict[str, Any]:
-            return one_step(rule, flags, h, count, first, values)
+        def row(h: Any, counts: Any, absent: Any, values: Any) -> dict[str, Any]:
+            return one_step(rule, flags, h, counts, absent, values)
 
-        return jax.vmap(row)(inputs.hyperparameters, inputs.count, inputs.first, values)
+        return jax.vmap(row)(inputs.hyperparameters, inputs.counts, inputs.absent, values)
 
     exact: dict[str, Any]
     derivative: Callable[[dict[str, Any]], dict[str, Any]]
@@ -69,13 +69,13 @@ def compare(rule: Rule, flags: Flags, inputs: Inputs) -> Compared:
             reach[output] = reach[output] + jnp.where(jnp.isnan(moved), 0.0, jnp.abs(moved))
     bound = {name: _column(inputs.roundoff[:, i]) * reach[name] + floor[name] for i, name in enumerate(names)}
     undetermined = jnp.zeros(values[PARAM].shape, bool)
-    h, count = jax.tree.map(_column, (inputs.hyperparameters, inputs.count))
+    h, counts = jax.tree.map(_column, (inputs.hyperparameters, inputs.counts))
     if rule.correction_error is not None:
         update = jnp.abs(exact[PARAM] - values[PARAM])
         scalar, beta = _column(inputs.scalar_error), _column(inputs.beta_error)
-        bound[PARAM] += rule.correction_error(h, count, scalar, beta) * update
+        bound[PARAM] += rule.correction_error(h, counts, scalar, beta) * update
     if rule.underflow is not None:
-        lost = jnp.where(_column(inputs.rounds_between), rule.underflow(h, count, exact, floor), 0.0)
+        lost = jnp.where(_column(inputs.rounds_between), rule.underflow(h, counts, exact, floor), 0.0)
         bound[PARAM] += lost
         undetermined = jnp.isinf(lost)
     return _classify(names, inputs, exact, bound, undetermined)
@@ -112,7 +112,7 @@ def _classify(
     return Compared({name: jnp.where(judged[name], eta[name], 0.0) for name in names}, exact, judged, out)
 
 
-def judge(rule: Rule, flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -> Judged:
+def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -> Judged:
     """Compare a batch of recorded rows with the rule; what each row comes to, and the power of what is `tried`.
 
     The summing up is NumPy's: every reduction that XLA has to compile costs more than it saves.
@@ -122,7 +122,7 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -
         rule = replace(rule, correction_error=None)
     if not np.any(inputs.rounds_between):
         rule = replace(rule, underflow=None)
-    names = (PARAM, *rule.slots(flags))
+    names = (PARAM, *rule.elementwise(flags))
     found: Compared = jax.device_get(compare(rule, flags, inputs))
     element = {name: np.argmax(found.eta[name], axis=1) for name in names}
 
@@ -144,7 +144,7 @@ def judge(rule: Rule, flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -
     )
 
 
-def _power(rule: Rule, flags: Flags, inputs: Inputs, found: Compared, name: str) -> float:
+def _power(rule: Rule[Any], flags: Flags, inputs: Inputs, found: Compared, name: str) -> float:
     """The largest eta of what the formula makes with the true hyperparameter, held against it with a wrong one."""
     mistaken = inputs.hyperparameters[name] * (1 - trial_error(inputs.roundoff[:, 0]))
     wrong = inputs._replace(hyperparameters={**inputs.hyperparameters, name: mistaken}, recorded=found.exact)

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.criterion.elementwise import Compared, compare
-from crosscheck.diagnosis.mistakes import mistakes
-from crosscheck.diagnosis.suspects import suspects
+from crosscheck.diagnosis.catalogue import CATALOGUE
 from crosscheck.rules.inputs import Inputs, one_step
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL
@@ -31,7 +30,7 @@ def take_rows(inputs: Inputs, rows: Any) -> Inputs:
     return jax.tree.map(fill, inputs)
 
 
-def diagnose(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
+def diagnose(rule: Rule[Any], flags: Flags, inputs: Inputs) -> list[str]:
     """Return the mistakes, as sentences, each of which explains all these rows: those of the simplest kind that does."""
     # A fitted number can pass for another formula where the format is coarse: these two stand side by side.
     for kinds in ((_wrong_inputs,), (_wrong_formula, _wrong_number)):
@@ -42,20 +41,20 @@ def diagnose(rule: Rule, flags: Flags, inputs: Inputs) -> list[str]:
     return []
 
 
-def _explains(rule: Rule, flags: Flags, inputs: Inputs) -> bool:
+def _explains(rule: Rule[Any], flags: Flags, inputs: Inputs) -> bool:
     result: Compared = jax.device_get(compare(rule, flags, inputs))
     agrees = all(bool(np.all(eta <= FAIL)) for eta in result.eta.values())
     return agrees and any(bool(np.any(judged)) for judged in result.judged.values())
 
 
-def _wrong_inputs(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
+def _wrong_inputs(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[str]:
     """The formula is right, something that goes into it is not."""
-    for sentence, its_flags, its_inputs in suspects(rule, flags, inputs):
+    for sentence, its_flags, its_inputs in CATALOGUE[rule.name].inputs(flags, inputs):
         if _explains(rule, its_flags, its_inputs):
             yield sentence
 
 
-def _wrong_number(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
+def _wrong_number(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[str]:
     """A hyperparameter acts as if it were another number: least squares say which."""
     for name in rule.matters(flags):
         here = inputs.hyperparameters[name]
@@ -74,14 +73,15 @@ def _wrong_number(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
             )
 
 
-def _wrong_formula(rule: Rule, flags: Flags, inputs: Inputs) -> Iterator[str]:
-    for sentence, mistaken in mistakes(rule, flags):
+def _wrong_formula(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[str]:
+    """Something else is taken for the formula."""
+    for sentence, mistaken in CATALOGUE[rule.name].rules(rule, flags):
         if _explains(mistaken, flags, inputs):
             yield sentence
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _fit(rule: Rule, flags: Flags, name: str, inputs: Inputs) -> Any:
+def _fit(rule: Rule[Any], flags: Flags, name: str, inputs: Inputs) -> Any:
     """The factor that `name` seems to be multiplied by: least squares by Gauss and Newton from 1."""
 
     def improve(_: Any, factor: Any) -> Any:
@@ -90,17 +90,17 @@ def _fit(rule: Rule, flags: Flags, name: str, inputs: Inputs) -> Any:
     return jax.lax.fori_loop(0, _ITERATIONS, improve, jnp.ones(()))  # pyright: ignore[reportUnknownVariableType]
 
 
-def _newton_step(rule: Rule, flags: Flags, name: str, inputs: Inputs, factor: Any) -> Any:
+def _newton_step(rule: Rule[Any], flags: Flags, name: str, inputs: Inputs, factor: Any) -> Any:
     """The change of the factor that least squares ask for, residuals in roundoffs."""
 
     def outcome(factor: Any) -> Any:
-        def row(values: Any, h: Any, count: Any, first: Any) -> Any:
-            after = one_step(rule, flags, {**h, name: h[name] * factor}, count, first, values)
+        def row(values: Any, h: Any, counts: Any, absent: Any) -> Any:
+            after = one_step(rule, flags, {**h, name: h[name] * factor}, counts, absent, values)
             return jnp.stack([after[n] for n in names])
 
-        return jax.vmap(row)(inputs.values, inputs.hyperparameters, inputs.count, inputs.first)
+        return jax.vmap(row)(inputs.values, inputs.hyperparameters, inputs.counts, inputs.absent)
 
-    names = (PARAM, *rule.slots(flags))
+    names = (PARAM, *rule.elementwise(flags))
     move: Callable[[Any], Any]
     exact, move = jax.linearize(outcome, factor)  # pyright: ignore[reportUnknownVariableType]
     recorded = jnp.stack([jnp.asarray(inputs.recorded[n]) for n in names], axis=1)

@@ -17,8 +17,8 @@ class Inputs(NamedTuple):
     width: Any  # (R,) elements that are real; the rest is padding
     judged: Any  # (R, S) bool: outputs that the record holds
     hyperparameters: Mapping[str, Any]  # (R,) float64 each
-    count: Any  # (R,) int32: steps of the tensor so far
-    first: Any  # (R,) bool: no gradient has been seen so far
+    counts: Mapping[str, Any]  # each slot that counts steps, before this one: (R,) int32
+    absent: Mapping[str, Any]  # each slot that torch makes in the first step: (R,) bool, whether it is yet to be made
     roundoff: Any  # (R, S) float64: u of the output's format
     floor: Any  # (R, S) float64
     largest: Any  # (R, S) float64: largest finite number of the format
@@ -28,18 +28,21 @@ class Inputs(NamedTuple):
 
 
 def one_step(
-    rule: Rule, flags: Flags, h: Hyperparameters, count: Any, first: Any, values: Mapping[str, Any]
+    rule: Rule[Any],
+    flags: Flags,
+    h: Hyperparameters,
+    counts: Mapping[str, Any],
+    absent: Mapping[str, Any],
+    values: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The parameter and every slot after one step of the Optax chain."""
-    slots = rule.slots(flags)
+    """Return the parameter and every elementwise slot after one step of the Optax chain. See `Inputs` for the rest."""
+    slots = rule.elementwise(flags)
     chain = rule.chain(flags, h)
     state = chain.init(values[PARAM])
-    fields = {field: values[slot] for slot, field in slots.items()}
-    if rule.counts:
-        fields["count"] = count
-    elif slots:
-        fields["first"] = first
+    fields = {slot.field: values[name] for name, slot in slots.items()}
+    fields |= {slot.field: counts[name] for name, slot in rule.counts(flags).items()}
+    fields |= {start.field: absent[name] for name, start in rule.absent_at_first(flags).items()}
     state = optax.tree.set(state, **fields) if fields else state
     updates, state = chain.update(values[GRAD], state, values[PARAM])
     after: dict[str, Any] = {PARAM: optax.apply_updates(values[PARAM], updates)}
-    return after | {slot: optax.tree.get(state, field) for slot, field in slots.items()}
+    return after | {name: optax.tree.get(state, slot.field) for name, slot in slots.items()}

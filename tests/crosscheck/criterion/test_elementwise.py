@@ -21,15 +21,17 @@ from crosscheck import Recorder, Report, Verdict, replay
 from crosscheck.criterion.elementwise import Judged, compare, judge
 from crosscheck.float64 import float64
 from crosscheck.rules import RULES
+from crosscheck.rules.adam import AdamFlags
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags
+from crosscheck.rules.sgd import SGDFlags
 from crosscheck.tolerance import FAIL, FORMATS, WARN
 from crosscheck.trace.format import DType
 
 Floats = NDArray[np.float64]
 ROWS, WIDTH = 4, 32
 SGD, ADAM = RULES["sgd"], RULES["adam"]
-MOMENTUM, DECAYED, PLAIN = Flags("momentum", "none"), Flags("momentum", "coupled"), Flags("plain", "none")
+MOMENTUM, DECAYED, PLAIN = SGDFlags(momentum=True), SGDFlags(momentum=True, decay=True), SGDFlags()
 BUFFER = "momentum_buffer"
 SGD_H = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "sign": 1.0}
 ADAM_H = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "sign": 1.0}
@@ -57,8 +59,8 @@ def batch(
         width=np.full(ROWS, WIDTH, np.int32),
         judged=np.ones((ROWS, outputs), np.bool_),
         hyperparameters={name: np.full(ROWS, value) for name, value in h.items()},
-        count=np.zeros(ROWS, np.int32),
-        first=np.zeros(ROWS, np.bool_),
+        counts={"step": np.zeros(ROWS, np.int32)} if "exp_avg" in before else {},
+        absent={BUFFER: np.zeros(ROWS, np.bool_)} if BUFFER in before else {},
         roundoff=np.full((ROWS, outputs), format_.unit_roundoff),
         floor=np.full((ROWS, outputs), format_.floor),
         largest=np.full((ROWS, outputs), format_.largest),
@@ -205,7 +207,7 @@ ADAM_ZERO = {"param": 1.5, "grad": 0.0, "exp_avg": 0.0, "exp_avg_sq": 0.0}
 def test_zeros_give_no_nan() -> None:
     """The root has no derivative at zero, and 0 / eps is zero."""
     still = {"param": 1.5, "exp_avg": 0.0, "exp_avg_sq": 0.0}
-    flags = Flags("plain", "none")
+    flags = AdamFlags()
     result = judged(flags, batch(ADAM_ZERO, still, ADAM_H))
     assert (result.eta == 0).all()
     assert all(np.isfinite(float(power)) for power in result.power.values())
@@ -237,7 +239,7 @@ def test_a_second_moment_twice_too_large_is_caught_above_the_floor(v: float, cau
     """
     before = {**ADAM_ZERO, "exp_avg_sq": v}
     after = {"param": 1.5, "exp_avg": 0.0, "exp_avg_sq": 0.999 * v}
-    flags = Flags("plain", "none")
+    flags = AdamFlags()
     assert passes(judged(flags, batch(before, after, ADAM_H)))
     result = judged(flags, batch(before, {**after, "exp_avg_sq": 2 * 0.999 * v}, ADAM_H))
     assert passes(result) == (not caught)
@@ -326,13 +328,13 @@ USED: dict[str, tuple[Flags, dict[str, float], dict[str, float], set[str]]] = {
     "sgd, b = 0": (DECAYED, {**SGD_H, "dampening": 0.4, "weight_decay": 0.05}, {**BEFORE, BUFFER: 0.0}, {"momentum"}),
     "sgd, first gradient": (DECAYED, {**SGD_H, "dampening": 0.4, "weight_decay": 0.05}, BEFORE, {"dampening"}),
     "adam": (
-        Flags("plain", "coupled"),
+        AdamFlags(decay="coupled"),
         {**ADAM_H, "weight_decay": 0.05, "eps": 1.0},
         {"param": 0.1, "grad": 0.25, "exp_avg": 0.1, "exp_avg_sq": 0.01},
         set(),
     ),
     "adam, nothing but g": (
-        Flags("plain", "coupled"),
+        AdamFlags(decay="coupled"),
         {**ADAM_H, "weight_decay": 0.05},
         {"param": 0.0, "grad": 0.25, "exp_avg": 0.0, "exp_avg_sq": 0.0},
         {"weight_decay", "eps"},
@@ -346,9 +348,11 @@ def test_power_tells_which_hyperparameter_would_show(
 ) -> None:
     """Each in use moves eta beyond the limit when 1 % off; one that the row does not read leaves it where it is."""
     rule = ADAM if "exp_avg" in before else SGD
-    first = np.full(ROWS, idle == {"dampening"})
     after = {name: value for name, value in before.items() if name != "grad"}
-    result = judged(flags, batch(before, after, h, first=first, count=np.full(ROWS, 2, np.int32)))
+    more: dict[str, Any] = {"counts": {"step": np.full(ROWS, 2, np.int32)}}
+    if rule is SGD:
+        more = {"absent": {BUFFER: np.full(ROWS, idle == {"dampening"})}}
+    result = judged(flags, batch(before, after, h, **more))
     assert set(result.power) == set(rule.matters(flags))
     for name, power in result.power.items():
         assert (float(power) > FAIL) == (name not in idle), name

@@ -6,14 +6,16 @@ lies outside the catalogue; then no mistake may be named, for a wrong name costs
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from crosscheck import Finding, Report, Verdict
-from crosscheck.diagnosis.mistakes import mistakes
+from crosscheck.diagnosis.catalogue import CATALOGUE
 from crosscheck.rules import RULES
-from crosscheck.rules.rule import Flags
+from crosscheck.rules.adam import AdamFlags, Decay
+from crosscheck.rules.sgd import SGDFlags
 from tests.crosscheck.planted import COARSE, COUPLED, FINE, PLANTED, RIGHT, Planted, adamw
 from tests.crosscheck.test_planted import BFLOAT16, FLOAT64, sampled
 
@@ -174,14 +176,11 @@ def first(report: Report) -> Finding:
 
 def sentences() -> set[str]:
     """Every sentence of the catalogue of formulas."""
-    variants = {"sgd": ("plain", "momentum", "nesterov"), "adam": ("plain", "amsgrad")}
-    return {
-        sentence
-        for rule, its in variants.items()
-        for variant in its
-        for decay in ("none", "coupled", "decoupled")
-        for sentence, _ in mistakes(RULES[rule], Flags(variant, decay))
-    }
+    sgd_flags = [SGDFlags(momentum, False, decay) for momentum in (False, True) for decay in (False, True)]
+    sgd_flags += [SGDFlags(True, True, decay) for decay in (False, True)]
+    adam_flags = [AdamFlags(amsgrad, decay) for amsgrad in (False, True) for decay in get_args(Decay)]
+    every = [("sgd", flags) for flags in sgd_flags] + [("adam", flags) for flags in adam_flags]
+    return {sentence for name, flags in every for sentence, _ in CATALOGUE[name].rules(RULES[name], flags)}
 
 
 def test_every_planted_error_is_in_one_of_the_tables() -> None:

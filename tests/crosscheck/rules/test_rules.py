@@ -224,7 +224,7 @@ BLOCKED = """
 import sys
 sys.modules["torch"] = None  # an import of it raises
 from crosscheck import replay
-from crosscheck.rules import RULES, adam, compose, own, rule, sgd, stock
+from crosscheck.rules import RULES, adam, compose, own, rule, sgd
 from crosscheck.rules.compose import compose
 compose(RULES["adam"], [{"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}], {"a": 0})
 print(*RULES)
