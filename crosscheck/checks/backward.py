@@ -90,7 +90,7 @@ def _inputs_of(loaded: LoadedPass) -> NetworkInputs:
 
 
 def _expect_layers(loaded: LoadedPass, parameters: dict[str, np.ndarray], channels: int, size: int) -> None:
-    """Each layer takes what the one before gives. Raises TraceError."""
+    """Check that each layer takes what the one before gives. Raises TraceError."""
     inputs = channels
     for name in (*CONVOLUTIONS, *LINEAR):
         weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
@@ -139,7 +139,7 @@ def _about(described: Pass, what: str, cause: str) -> Finding:
 
 
 def _cause(described: Pass, comparison: GradientComparison) -> str:
-    """A factor common to all tensors is named; what is no factor is another mixture."""
+    """Return what explains the difference: a factor if all tensors have the same one, otherwise another mixture of images."""
     world, parts, scale = float(described.world_size), float(described.accumulate), described.loss_scale
     known = [
         (world, world, "summed over the ranks instead of averaged"),

@@ -113,7 +113,7 @@ class Continuity(Check):
         left: _Left,
         unwritten: dict[str, int],
     ) -> Iterator[Finding]:
-        """The values before this row against those after the row before."""
+        """Compare the values before this row with those after the row before, and yield what changed in between."""
         before = None if quantity is None or not quantity.there_before[row] else quantity.before[row]
         after, between = left.values.get(name), f"between steps {left.step} and {step.step}"
         allocated = unwritten.get(name)
@@ -141,7 +141,7 @@ class Continuity(Check):
 
 
 def _unmoved(block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Finding]:
-    """Rows that must not move anything: skipped steps, tensors without a gradient."""
+    """Yield a finding for each row that moved something and must not: a skipped step, or a tensor without a gradient."""
     for row, step in enumerate(block.steps):
         if step.applied and (block.has_grad[row] or name == AVERAGE):  # which follows any parameter
             continue
@@ -175,7 +175,7 @@ def _values_after(quantities: dict[str, Quantity], row: int) -> dict[str, NDArra
 
 
 def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity]) -> list[int]:
-    """Rows at which a value before the step may be other than what the row before left."""
+    """Return the rows whose values before the step may be others than the row before left."""
     applied = np.array([step.applied for step in block.steps])
     quiet = applied & block.has_grad
     rows = ~quiet
@@ -205,7 +205,7 @@ def _finding(
 
 
 def _differ(a: NDArray[Any], b: NDArray[Any]) -> _Bits:
-    """By element, bit for bit: NaN equals itself, 0 differs from -0."""
+    """Compare element by element and bit for bit: NaN equals itself, and 0 differs from -0."""
     if a.dtype != b.dtype:
         return np.ones(a.shape, np.bool_)
     unsigned = np.dtype(f"u{a.dtype.itemsize}")

@@ -84,7 +84,7 @@ class Gradient(Check):
 
 
 def _leaves_alone(options: dict[str, Option]) -> bool:
-    """Whether neither a loss scale nor clipping is to change the gradient."""
+    """Return whether neither a loss scale nor clipping is to change the gradient."""
     if options["loss_scale"] != 1.0 or "clip_value" in options:
         return False
     if "clip_norm" not in options:
@@ -94,7 +94,7 @@ def _leaves_alone(options: dict[str, Option]) -> bool:
 
 
 def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, elements: int) -> Iterator[Finding]:
-    """The norm of all elements, for those that were not sampled. Clamping leaves no such relation."""
+    """Compare the norms over all elements, sampled or not. Clamping leaves no relation between them, so it is not checked."""
     if step.backward_norm is None or not step.applied or "clip_value" in options:
         return
     h = {name: number(options, name) for name in options}

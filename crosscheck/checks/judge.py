@@ -56,7 +56,7 @@ class Judge:
 
     @property
     def used(self) -> list[str]:
-        """The hyperparameters that were in use."""
+        """Return the hyperparameters that were in use."""
         return list(dict.fromkeys(name for batcher in self._batchers.values() for name in batcher.used))
 
     def explain(self, rule: str) -> list[str]:

@@ -109,7 +109,7 @@ def check_learning_rates(
     applied_before: int = 0,
     world_size: int = 1,
 ) -> list[Finding]:
-    """A finding for each group whose learning rates are not its initial one times the schedule's factor.
+    """Return a finding for each group whose learning rates are not its initial one times the schedule's factor.
 
     Args:
         claim: The schedule, as `crosscheck.checks.schedules.factors` takes it.
@@ -141,7 +141,7 @@ def check_learning_rates(
 def _mistaken_counts(
     counts: _Counts, steps: _Counts, applied_before: int, world_size: int
 ) -> Iterator[tuple[str, _Counts]]:
-    """What a schedule counts when it does not count the applied updates."""
+    """Yield what a schedule may count instead of the applied updates: a sentence and the counts."""
     attempted = steps - 1
     once_a_rank = f"the schedule steps once per rank, {world_size} times an update"
     if world_size > 1:
@@ -195,7 +195,7 @@ class _Rates(NamedTuple):
         return np.where(np.isfinite(expected), close, same)
 
     def causes(self, wrong: _Bits, mistakes: list[_Mistake]) -> list[str]:
-        """Sentences, each of which explains all these rates on its own: the simplest kind of mistake that does."""
+        """Return the mistakes, as sentences, each of which explains all these rates: those of the simplest kind that does."""
         found: list[str] = []
         if np.all(self.used == self.used[0]) and not np.all(self.expected == self.expected[0]):
             found.append(f"it stays at {self.used[0]:.6g}, as if the schedule never stepped")

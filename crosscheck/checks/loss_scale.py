@@ -46,7 +46,7 @@ class LossScale(Check):
 
 
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:
-    """One finding for each way in which the scale moved otherwise than torch.amp.GradScaler moves it.
+    """Return a finding for each way in which the scale moved otherwise than torch.amp.GradScaler moves it.
 
     The rule (`_amp_update_scale_`): a skipped step multiplies the scale by backoff_factor and sets the tracker to
     0. An applied one adds 1 to the tracker; when that is growth_interval, the scale is multiplied by growth_factor,

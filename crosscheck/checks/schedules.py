@@ -27,7 +27,7 @@ _MOST = 1e300  # the reciprocal of a larger number is subnormal, and XLA takes i
 
 
 def factors(claim: Claim, applied: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The factors of the updates that follow so many applied ones, in float64.
+    """Return the factors of the updates that follow so many applied ones, in float64.
 
     In float32 Optax's schedules are inaccurate: a cosine over 5,000 updates is 2 % off at its end.
 
@@ -54,13 +54,13 @@ def _constant(claim: Claim) -> Schedule:
 
 
 def _staircase(claim: Claim) -> Schedule:
-    """gamma^floor(t / size): StepLR, and ExponentialLR with so many updates to its epoch."""
+    """Return gamma^floor(t / size): StepLR, and ExponentialLR where an epoch has `size` updates."""
     size, level = _count(claim, "size", 1), _levels(claim)
     return lambda applied: level(applied // size)
 
 
 def _multistep(claim: Claim) -> Schedule:
-    """gamma^(number of milestones <= t): MultiStepLR.
+    """Return gamma^(number of milestones <= t): MultiStepLR.
 
     Optax's `piecewise_constant_schedule` cannot have a milestone twice, and makes NaN of an infinite factor.
     """
@@ -74,7 +74,7 @@ def _multistep(claim: Claim) -> Schedule:
 
 
 def _levels(claim: Claim) -> Schedule:
-    """gamma^n for whole n, which are counted here and not by Optax.
+    """Return gamma^n for whole n, which are counted here and not by Optax.
 
     Of the t / size of its `exponential_decay` XLA makes t times 1 / size when it compiles: with a size of 49 most
     plateaus then last an update too long.
@@ -83,7 +83,7 @@ def _levels(claim: Claim) -> Schedule:
 
 
 def _cosine(claim: Claim) -> Schedule:
-    """Linear from start_factor to 1 in `warmup` updates, then half a cosine to end_factor, which stays.
+    """Go from start_factor to 1 in a line of `warmup` updates, then in half a cosine to end_factor, and stay there.
 
     LinearLR, then CosineAnnealingLR; only that one rises again after its T_max.
     """
@@ -96,7 +96,7 @@ def _cosine(claim: Claim) -> Schedule:
 
 
 def _onecycle(claim: Claim) -> Schedule:
-    """OneCycleLR with cosine annealing; torch's phases end at pct_start T - 1 and T - 1, and its last value stays.
+    """Return OneCycleLR with cosine annealing: its phases end at pct_start T - 1 and T - 1, and its last value stays.
 
     `optax.cosine_onecycle_schedule` ends elsewhere and is 31 times off at the last update.
     """

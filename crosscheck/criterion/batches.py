@@ -41,7 +41,7 @@ class Batch:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the rule makes, by the names that a report gives it: the thing that moves, then the slots."""
+        """Return the names of what the rule makes, as a report gives them: the thing that moves, then the slots."""
         return (self.rule.moved, *self.rule.elementwise(self.flags))
 
 

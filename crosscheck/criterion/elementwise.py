@@ -82,14 +82,17 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
 
 
 def _column(numbers: Any) -> Any:
-    """One number a row, to go with every element of it."""
+    """Return one number a row as a column, so that it goes with every element of the row."""
     return jnp.asarray(numbers)[:, None]
 
 
 def _classify(
     names: tuple[str, ...], inputs: Inputs, exact: Mapping[str, Array], bound: Mapping[str, Any], undetermined: Array
 ) -> Compared:
-    """eta from the bound, with what is infinite, overflows or underflows set apart. `undetermined`: no parameter survives."""
+    """Compute eta from the bound, and set apart what is infinite, overflows or underflows.
+
+    `undetermined`: elements whose parameter nothing can be said about, because all of the update may be lost.
+    """
     real = jnp.arange(undetermined.shape[1])[None, :] < _column(inputs.width)
     # Two spellings of one formula, p (1 - lr wd) and p - lr wd p, part at infinity: from there on any
     # number that is not finite will do.
@@ -145,7 +148,7 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, tried: Iterable[str] = 
 
 
 def _power(rule: Rule[Any], flags: Flags, inputs: Inputs, found: Compared, name: str) -> float:
-    """The largest eta of what the formula makes with the true hyperparameter, held against it with a wrong one."""
+    """Return the largest eta between what the formula makes with the true hyperparameter and with a wrong one."""
     mistaken = inputs.hyperparameters[name] * (1 - trial_error(inputs.roundoff[:, 0]))
     wrong = inputs._replace(hyperparameters={**inputs.hyperparameters, name: mistaken}, recorded=found.exact)
     against: Compared = jax.device_get(compare(rule, flags, wrong))

@@ -124,7 +124,10 @@ def _no_nan(eta: Any) -> Any:
 
 
 def _smoothed(variance: Floats) -> Floats:
-    """Few samples an element, so by output and input: the gradient of a weight is a sum of products of one of each."""
+    """Average the variances by output and by input, because there are few samples of each element.
+
+    The gradient of a weight is a sum of products, each of a number of its output and one of its input.
+    """
     mean = float(variance.mean())
     if variance.ndim == 1 or not mean > 0.0:
         return np.full_like(variance, mean)

@@ -62,7 +62,7 @@ def _amsgrad_corrected_first(flags: AdamFlags, h: Hyperparameters) -> optax.Grad
 
 
 def _amsgrad_unused(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    """The maximum is kept, the divisor is plain Adam's."""
+    """Keep the maximum, and divide as plain Adam does."""
     kept = own.scale_by_torch_amsgrad(h["beta1"], h["beta2"], h["eps"])
     plain = optax.scale_by_adam(h["beta1"], h["beta2"], h["eps"])
 
@@ -82,7 +82,7 @@ class _Correction(NamedTuple):
 
 
 def _correction(kind: _Correction) -> Chain:
-    """Optax's moments without their corrections, and then only some of these."""
+    """Take Optax's moments without their corrections, and make only some of these."""
 
     def chain(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
         def at(count: Any) -> tuple[optax.GradientTransformation, Any]:
@@ -103,7 +103,7 @@ def _correction(kind: _Correction) -> Chain:
 
 
 def _uncorrected(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
-    """m / (sqrt(v) + eps)."""
+    """Return m / (sqrt(v) + eps)."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params

@@ -22,7 +22,7 @@ _ITERATIONS = 8  # of Gauss and Newton; the formulas are nearly linear in each h
 
 
 def take_rows(inputs: Inputs, rows: Any) -> Inputs:
-    """The first few of these rows; repeated to one size, so that what is compiled for it serves again."""
+    """Return the first of these rows, repeated up to one size, so that what is compiled for it serves again."""
 
     def fill(array: NDArray[Any]) -> NDArray[Any]:
         return np.resize(array[rows], (_SAMPLE, *array.shape[1:]))
@@ -48,14 +48,14 @@ def _explains(rule: Rule[Any], flags: Flags, inputs: Inputs) -> bool:
 
 
 def _wrong_inputs(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[str]:
-    """The formula is right, something that goes into it is not."""
+    """Yield the mistakes that leave the formula right: something that goes into it is wrong."""
     for sentence, its_flags, its_inputs in CATALOGUE[rule.name].inputs(flags, inputs):
         if _explains(rule, its_flags, its_inputs):
             yield sentence
 
 
 def _wrong_number(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[str]:
-    """A hyperparameter acts as if it were another number: least squares say which."""
+    """Yield the hyperparameters that act as if they were another number, which least squares find."""
     for name in rule.matters(flags):
         here = inputs.hyperparameters[name]
         if not here.any():
@@ -74,7 +74,7 @@ def _wrong_number(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[str
 
 
 def _wrong_formula(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[str]:
-    """Something else is taken for the formula."""
+    """Yield the wrong formulas that may have been taken for the right one."""
     for sentence, mistaken in CATALOGUE[rule.name].rules(rule, flags):
         if _explains(mistaken, flags, inputs):
             yield sentence
@@ -82,7 +82,7 @@ def _wrong_formula(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[st
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(rule: Rule[Any], flags: Flags, name: str, inputs: Inputs) -> Any:
-    """The factor that `name` seems to be multiplied by: least squares by Gauss and Newton from 1."""
+    """Return the factor that `name` seems to be multiplied by: least squares by Gauss and Newton, from 1 on."""
 
     def improve(_: Any, factor: Any) -> Any:
         return factor + _newton_step(rule, flags, name, inputs, factor)
@@ -91,7 +91,7 @@ def _fit(rule: Rule[Any], flags: Flags, name: str, inputs: Inputs) -> Any:
 
 
 def _newton_step(rule: Rule[Any], flags: Flags, name: str, inputs: Inputs, factor: Any) -> Any:
-    """The change of the factor that least squares ask for, residuals in roundoffs."""
+    """Return the change of the factor that least squares ask for, with residuals in roundoffs."""
 
     def outcome(factor: Any) -> Any:
         def row(values: Any, h: Any, counts: Any, absent: Any) -> Any:

@@ -38,7 +38,7 @@ class Mistakes(NamedTuple):
 
 
 def no_formulas(flags: Flags) -> Iterator[WrongFormula]:
-    """For a rule of which no wrong formula is known."""
+    """Yield nothing: for a rule of which no wrong formula is known."""
     del flags
     yield from ()
 

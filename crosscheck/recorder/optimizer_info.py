@@ -26,7 +26,7 @@ _SHARDED = {"DTensor", "FlatParameter", "ShardedTensor", "ZeroRedundancyOptimize
 
 
 def unwrap(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside Accelerate's wrapper, which has no hooks of its own. Raises UnsupportedOptimizer."""
+    """Return the torch optimizer inside Accelerate's wrapper, which has no hooks of its own. Raises UnsupportedOptimizer."""
     inner = optimizer
     while type(inner).__module__.startswith("accelerate."):
         inner = inner.optimizer
@@ -41,7 +41,7 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def choose_rule(optimizer: torch.optim.Optimizer, rule: str) -> str:
-    """The name of the claimed formula; `auto` goes by the class. Raises UnsupportedOptimizer."""
+    """Return the name of the claimed formula; `auto` goes by the class. Raises UnsupportedOptimizer."""
     if rule in CLASSES:
         return rule
     accepted = ", ".join(CLASSES)
@@ -70,7 +70,10 @@ def check_tensor(name: str, parameter: Tensor) -> None:
 
 
 def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[int, str]) -> list[tuple[Tensor, TensorInfo]]:
-    """All parameters in the order of the groups. Names: `given` (by id), else the group's own, else the position."""
+    """Return all parameters in the order of the groups.
+
+    They are called by the names `given` (by id), otherwise by the group's own, otherwise by their position.
+    """
     found: list[tuple[Tensor, TensorInfo]] = []
     names: dict[str, int] = {}
     for number, group in enumerate(optimizer.param_groups):
@@ -102,7 +105,7 @@ def _implementation(group: Mapping[str, Any], parameter: Tensor) -> Implementati
 
 
 def options_of(group: Mapping[str, Any]) -> dict[str, Option]:
-    """Every option of a parameter group that is a number, a flag or a few numbers; reading a CUDA tensor waits."""
+    """Return every option of a parameter group that is a number, a flag or a few numbers; reading a CUDA tensor waits."""
     found: dict[str, Option] = {}
     for name, value in group.items():
         if name in ("params", "param_names"):
@@ -123,7 +126,7 @@ def _number(value: Any) -> bool | int | float | None:
 
 
 def scaler_of(scaler: torch.amp.GradScaler | None) -> Scaler | None:
-    """A loss scaler's settings and where it stands; None if there is none or it is switched off."""
+    """Return a loss scaler's settings and where it stands; None if there is none or it is switched off."""
     if scaler is None or not scaler.is_enabled():
         return None
     state = scaler.state_dict()

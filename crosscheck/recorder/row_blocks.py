@@ -33,7 +33,7 @@ class RowBlock:
         self.num_bytes += sum(t.nbytes for t in (*moments, grad, backward) if t is not None)
 
     def lay_out(self, number: int, coordinates: dict[int, Tensor | None]) -> tuple[Block, dict[str, Tensor]]:
-        """The block's description and its arrays; `number` is its position in the part."""
+        """Return the block's description and its arrays; `number` is its position in the part."""
         arrays: dict[str, Tensor] = {}
         tensors: list[TensorRows] = []
         for tensor, rows in self.rows.items():
@@ -68,7 +68,7 @@ class RowBlock:
 
 
 def _changed(rows: Sequence[_Row]) -> tuple[int, ...]:
-    """Rows whose gradient at the end of backward is not the one that was consumed."""
+    """Return the rows whose gradient at the end of backward is not the one that was consumed."""
     both = [r for r, row in enumerate(rows) if row.backward is not None and row.grad is not None]
     changed = {r for r, row in enumerate(rows) if row.backward is not None and row.grad is None}
     if both:
@@ -80,7 +80,10 @@ def _changed(rows: Sequence[_Row]) -> tuple[int, ...]:
 def _values(
     arrays: dict[str, Tensor], prefix: str, old: Sequence[Tensor | None], new: Sequence[Tensor | None]
 ) -> tuple[int, ...]:
-    """Put the values after each row, and those before where they changed in between, into `arrays`; the rows of the latter."""
+    """Put the values after each row into `arrays`, and those before it where they are not what the row before left.
+
+    Returns the rows of the latter.
+    """
     unlike = [row for row, value in enumerate(old) if value is not None and (row == 0 or new[row - 1] is None)]
     pairs = [row for row in range(1, len(old)) if old[row] is not None and new[row - 1] is not None]
     if pairs:
@@ -99,7 +102,7 @@ def _stack(values: Iterable[Tensor | None]) -> Tensor:
 
 
 def _bitwise_equal(a: Tensor, b: Tensor) -> Tensor:
-    """By row; NaN equals itself and 0 differs from -0."""
+    """Compare row by row and bit for bit: NaN equals itself, and 0 differs from -0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return torch.zeros(len(a), dtype=torch.bool)
     return (a.view(torch.uint8) == b.view(torch.uint8)).all(dim=1)

@@ -103,11 +103,11 @@ class Report:
     """Elements left out because their format cannot represent the result."""
 
     def to_json(self) -> str:
-        """Strict JSON; infinities and NaN are the strings inf, -inf and nan."""
+        """Return strict JSON, in which infinities and NaN are the strings inf, -inf and nan."""
         return strict_json(asdict(self))
 
     def _headline(self) -> str:
-        """The verdict in one line."""
+        """Return the verdict in one line."""
         what = f"{self.optimizer.rpartition('.')[2]} ({', '.join(self.profiles) or 'no step'})"
         seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors"
         if self.verdict is Verdict.MATCH:
@@ -154,7 +154,7 @@ def _lines_of(finding: Finding) -> list[str]:
 
 
 def strict_json(value: Any) -> str:
-    """JSON has no infinities and no NaN: they are written as the strings inf, -inf and nan."""
+    """Write a value as JSON, which has no infinities and no NaN: they become the strings inf, -inf and nan."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 

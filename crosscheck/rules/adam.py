@@ -37,7 +37,7 @@ def adam(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
 def adam_around(
     moments: optax.GradientTransformation, flags: AdamFlags, h: Hyperparameters
 ) -> optax.GradientTransformation:
-    """What stands before and behind the moments: sign, weight decay, learning rate."""
+    """Put around the moments what stands before and behind them: sign, weight decay, learning rate."""
     decay = [optax.add_decayed_weights(h["weight_decay"])]
     return optax.chain(
         optax.scale(h["sign"]),
@@ -86,7 +86,9 @@ def _own(flags: AdamFlags, h: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _correction_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_error: Any, beta_error: Any) -> Any:
-    """b^t off by e of itself (beta off by e: t times that) moves 1 - b^t by e b^t / (1 - b^t) of itself; v's under a root.
+    """Return the relative error of the update from its bias corrections.
+
+    b^t off by e of itself (beta off by e: t times that) moves 1 - b^t by e b^t / (1 - b^t) of itself; v's under a root.
 
     What follows, a difference, a root and two quotients, adds four errors.
     """
@@ -98,7 +100,7 @@ def _correction_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_erro
 def _underflow(
     h: Hyperparameters, counts: Mapping[str, Any], after: Mapping[str, Any], floor: Mapping[str, Any]
 ) -> Any:
-    """Two roundings each of m, v and the divisor, every one off by the floor of its format.
+    """Return what the parameter may lose by two roundings each of m, v and the divisor, all off by their formats' floors.
 
     In float16 this is everyday: (1 - beta2) g² is below 2^-25 for g = 1e-3, eps = 1e-8 is zero.
     """
@@ -116,7 +118,7 @@ def _underflow(
 
 
 def _stock(flags: AdamFlags, options: Options) -> optax.GradientTransformation:
-    """The alias of the same name, ascent as a negative learning rate and coupled decay in front of it.
+    """Return the alias of the same name, with ascent as a negative learning rate and coupled decay in front of it.
 
     torch's order in AMSGrad has no argument.
     """

@@ -25,7 +25,7 @@ def average(flags: None, h: Hyperparameters) -> optax.GradientTransformation:
 
 
 def _flags(options: Options) -> None:
-    """The formula has one shape only."""
+    """Return no flags: the formula has one shape only."""
     del options
 
 

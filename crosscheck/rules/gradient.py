@@ -47,7 +47,7 @@ def _matters(flags: ClipFlags) -> tuple[str, ...]:
 
 
 def _norm_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_error: Any, beta_error: Any) -> Any:
-    """torch sums the squares in the format of the gradients; see `norm_error`."""
+    """Return the relative error of a norm that torch took, where it clips; see `norm_error`."""
     del counts, beta_error
     if "norm_error" not in h:
         return jnp.zeros(())
@@ -55,7 +55,7 @@ def _norm_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_error: Any
 
 
 def norm_error(elements: int, unit_roundoff: float) -> float:
-    """How far torch's norm may be off, in roundoffs of float32, by the size of the largest tensor.
+    """Return how far torch's norm may be off, in roundoffs of float32, by the size of the largest tensor.
 
     On a CPU each of a few lanes adds its squares one after the other in float32, so the error grows with the
     number of elements: measured 6 roundoffs for the 65,536 of this project's largest tensor, 5,900 for 10

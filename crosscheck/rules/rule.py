@@ -20,12 +20,12 @@ Shape = tuple[int, ...]
 
 
 def like_parameter(shape: Shape) -> Shape:
-    """The shape of a slot that has a number for each element of the parameter."""
+    """Return the shape of a slot that has a number for each element of the parameter."""
     return shape
 
 
 def one_count(shape: Shape) -> Shape:
-    """The shape of a slot that is one number a tensor: how many steps it has taken."""
+    """Return the shape of a slot that is one number a tensor: how many steps it has taken."""
     del shape
     return ()
 

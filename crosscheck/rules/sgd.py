@@ -62,7 +62,7 @@ def _own(flags: SGDFlags, h: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _stock(flags: SGDFlags, options: Options) -> optax.GradientTransformation:
-    """`optax.sgd`, ascent as a negative learning rate and decay in front of it; it has no argument for dampening."""
+    """Return `optax.sgd`, with ascent as a negative learning rate and decay in front; it has no argument for dampening."""
     lr = number(options, "lr") * (-1 if flag(options, "maximize") else 1)
     before = [optax.add_decayed_weights(number(options, "weight_decay"))] if flags.decay else []
     return optax.chain(*before, optax.sgd(lr, number(options, "momentum") or None, nesterov=flags.nesterov))

@@ -26,7 +26,7 @@ def readable(path: Path) -> Generator[None]:
 
 
 def expect_file(path: Path) -> int:
-    """The size in bytes. Raises TraceError for a pipe, a device or a folder: those may be read without end, or not at all."""
+    """Return the size in bytes. Raises TraceError for a pipe, a device or a folder, which may be read without end or not at all."""
     with readable(path):
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -45,7 +45,7 @@ def text_of(path: Path) -> str:
 
 
 def parse(path: Path, text: str) -> Any:
-    """The JSON in `text`, which is of `path`. Unlike the standard library: no lone surrogates, and a bounded depth."""
+    """Parse the JSON in `text`, which is of `path`. Unlike the standard library: no lone surrogates, and a bounded depth."""
     try:
         return from_json(text)
     except ValueError as error:
@@ -53,7 +53,7 @@ def parse(path: Path, text: str) -> Any:
 
 
 def validate(path: Path, values: Any, model: type[Model]) -> Model:
-    """`values`, which are of `path`, as what they should be."""
+    """Return `values`, which are of `path`, as what they should be. Raises TraceError."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -63,5 +63,5 @@ def validate(path: Path, values: Any, model: type[Model]) -> Model:
 
 
 def brief(text: str) -> str:
-    """The start of a text of others, fit to be shown."""
+    """Return the start of a text of others, fit to be shown."""
     return shown(text if len(text) <= 300 else f"{text[:300]}…")

@@ -50,7 +50,7 @@ class TensorBlock:
 
 
 def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
-    """Options by step and group, those that a step leaves out taken over from the step before."""
+    """Return the options by step and group; those that a step leaves out are taken over from the step before."""
     complete: list[list[dict[str, Option]]] = []
     for step in steps:
         last = complete[-1] if complete else []
@@ -59,7 +59,7 @@ def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
 
 
 def tensor_blocks(part: LoadedPart, options: list[list[dict[str, Option]]]) -> Iterator[TensorBlock]:
-    """Every tensor of every block, one at a time, with its part's `complete_options`. Raises TraceError."""
+    """Load every tensor of every block, one at a time, with its part's `complete_options`. Raises TraceError."""
     position = {step.step: k for k, step in enumerate(part.meta.steps)}
     for number, block in enumerate(part.meta.blocks):
         picked = [position[step] for step in block.steps]
@@ -175,7 +175,7 @@ def _quantity(
 def _stored(
     part: LoadedPart, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: tuple[str, ...]
 ) -> NDArray[Any]:
-    """An array of floats whose NaNs are all the quiet one: NumPy warns whenever it converts a signalling one."""
+    """Load an array of floats and make all its NaNs the quiet one: NumPy warns whenever it converts a signalling one."""
     array = part.array(block, tensor, quantity, rows, columns, dtypes)
     with np.errstate(invalid="ignore"):
         array[np.isnan(array)] = np.nan

@@ -63,11 +63,11 @@ class NetworkInputs:
         return len(self.parameters[f"{LINEAR[-1]}.bias"])
 
     def rounded_parameters(self) -> dict[str, NDArray[np.float64]]:
-        """As the first operation reads them."""
+        """Return the parameters as the first operation reads them."""
         return {name: self._rounded(np.asarray(value)) for name, value in self.parameters.items()}
 
     def chunks(self) -> Iterator[Images]:
-        """The batch in pieces of CHUNK images, nothing perturbed; images that fill up the last have no weight."""
+        """Yield the batch in pieces of CHUNK images, nothing perturbed; images that fill up the last have no weight."""
         size = len(self.labels)
         targets = np.full((size, self.classes), self.label_smoothing / self.classes)
         targets[np.arange(size), self.labels] += 1.0 - self.label_smoothing
@@ -85,7 +85,7 @@ class NetworkInputs:
             )
 
     def perturbed(self, images: Images, random: np.random.Generator) -> Images:
-        """The same with every number off by one roundoff, up or down."""
+        """Return the images with every number off by one roundoff, up or down."""
         there = images.weights > 0
 
         def signs(shape: tuple[int, ...]) -> NDArray[np.int8]:
@@ -102,11 +102,11 @@ class NetworkInputs:
         )
 
     def _rounded(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Autocast rounds before the first operation, and how is certain."""
+        """Round values as autocast does before the first operation."""
         return values.astype(_NUMPY.get(self.compute, np.float64)).astype(np.float64)
 
     def _stored(self) -> list[tuple[int, ...]]:
-        """The shape of what each layer stores of an image, behind its pooling where it has one."""
+        """Return the shape of what each layer stores of an image, behind its pooling where it has one."""
         _, height, width, _ = self.images.shape
         convolutions = [len(self.parameters[f"{name}.bias"]) for name in CONVOLUTIONS]
         pooled = [(height >> i, width >> i, channels) for i, channels in enumerate(convolutions, 1)]
@@ -114,5 +114,5 @@ class NetworkInputs:
 
 
 def _filled(x: NDArray[Any]) -> NDArray[Any]:
-    """With zeros up to CHUNK."""
+    """Fill up an array with zeros to CHUNK images."""
     return np.pad(x, [(0, CHUNK - len(x)), *[(0, 0)] * (x.ndim - 1)])

@@ -23,7 +23,7 @@ class Twin:
 
 
 def recompute(record: NetworkInputs) -> Twin:
-    """Gradients of the mean cross-entropy over the batch, with the winners of the record."""
+    """Compute the gradients of the mean cross-entropy over the batch, with the winners of the record."""
     with float64(), np.errstate(all="ignore"):
         return _recompute(record)
 
