@@ -14,7 +14,7 @@ from crosscheck.errors import MathMismatch, TraceError, UnsupportedOptimizer
 if TYPE_CHECKING:
     from crosscheck.recorder import Recorder
     from crosscheck.replayer import replay
-    from crosscheck.report import Finding, Report, Verdict
+    from crosscheck.report.report import Finding, Report, Verdict
     from crosscheck.testing import check_optimizer
     from crosscheck.trace.format import Claims
 
@@ -36,9 +36,9 @@ _HOMES = {
     "Recorder": "crosscheck.recorder",
     "replay": "crosscheck.replayer",
     "check_optimizer": "crosscheck.testing",
-    "Finding": "crosscheck.report",
-    "Report": "crosscheck.report",
-    "Verdict": "crosscheck.report",
+    "Finding": "crosscheck.report.report",
+    "Report": "crosscheck.report.report",
+    "Verdict": "crosscheck.report.report",
 }
 
 

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+from crosscheck.checks import CHECKS
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.files import write_whole
-from crosscheck.report import CHECKS, EXIT_CODES
+from crosscheck.report.report import EXIT_CODES
 from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2
@@ -77,7 +78,7 @@ def _replay(trace: Path, require: Sequence[str], to: str | None) -> int:
 
 @contextlib.contextmanager
 def _few_collections() -> Generator[None]:
-    """Modules live as long as the process: going through JAX's for garbage takes a quarter of the time to import it."""
+    """Import without garbage collection: going through JAX's modules takes a quarter of the time to import it."""
     gc.disable()
     try:
         yield
@@ -87,7 +88,7 @@ def _few_collections() -> Generator[None]:
 
 
 def _say(result: object) -> None:
-    """Whoever reads only the first lines (`| head -1`) still gets the exit code."""
+    """Print the result. If the reader closes the pipe early (`| head -1`), the exit code stays the same."""
     try:
         print(result, flush=True)
     except BrokenPipeError:
@@ -106,7 +107,7 @@ def _atlas(to: str | None) -> int:
 
 @contextlib.contextmanager
 def _writing(to: str) -> Generator[Path]:
-    """The path of `to`; an OSError becomes a refusal that calls it what the user called it."""
+    """Yield the path of `to`, and turn an OSError into _Unwritable, which names the file as the user did."""
     try:
         yield Path(to)
     except OSError as error:
@@ -114,7 +115,7 @@ def _writing(to: str) -> Generator[Path]:
 
 
 def _expect_writable(to: str) -> None:
-    """What can be known before the work should not be said after it. Raises _Unwritable."""
+    """Check before the work whether the file can be written. Raises _Unwritable."""
     with _writing(to) as path:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is no regular file")
@@ -123,7 +124,7 @@ def _expect_writable(to: str) -> None:
 
 
 def _write(to: str, text: str) -> None:
-    """The old file stays until the new one is complete. Raises _Unwritable."""
+    """Write the file; an old one stays until the new one is complete. Raises _Unwritable."""
     with _writing(to) as path:
         write_whole(path, text.encode())
 

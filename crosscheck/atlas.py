@@ -21,11 +21,10 @@ import optax
 import torch
 
 from crosscheck.float64 import float64
-from crosscheck.judge import one_step
-from crosscheck.recorder.subject import CLASSES
-from crosscheck.report import Verdict, strict_json
+from crosscheck.recorder.optimizer_info import CLASSES
+from crosscheck.report.report import Verdict, strict_json
 from crosscheck.rules import RULES
-from crosscheck.rules.stock import stock
+from crosscheck.rules.inputs import one_step
 from crosscheck.testing import REGIMES, observe
 from crosscheck.tolerance import WARN
 from crosscheck.trace.format import PARAM
@@ -107,11 +106,11 @@ class Atlas:
 
     @property
     def agrees(self) -> bool:
-        """Whether our compositions and every implementation of torch agree; the stock aliases need not."""
+        """Return whether our compositions and every implementation of torch agree; the stock aliases need not."""
         return all(row.agrees for row in self.rows)
 
     def to_json(self) -> str:
-        """Strict JSON, with the options of each combination."""
+        """Return the table as strict JSON, with the options of each combination."""
         rows = [
             asdict(row) | {"stock_agrees": row.stock_agrees, "composition_agrees": row.composition_agrees}
             for row in self.rows
@@ -144,7 +143,7 @@ class Atlas:
 
 
 def combinations() -> Iterator[Combination]:
-    """28 of SGD, 48 of Adam and AdamW: every legal product of their flags, eps and betas."""
+    """Yield every legal product of flags, eps and betas: 28 of SGD, 48 of Adam and AdamW."""
     for maximize, decay in itertools.product((False, True), (0.0, 0.02)):
         for momentum, dampening, nesterov in itertools.product((0.0, 0.9), (0.0, 0.1, 0.9), (False, True)):
             if nesterov and (not momentum or dampening):
@@ -213,7 +212,7 @@ def _cell(combination: Combination, implementation: str, dtype: str) -> Cell:
 
 
 def _free_running(size: int = 256, steps: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and gradients, float64; the gradients span six decades."""
+    """Return a start and gradients in float64; the gradients span six decades."""
     generator = torch.Generator().manual_seed(7)
     start = torch.randn(size, generator=generator, dtype=torch.float64)
     decades = torch.rand(steps, size, generator=generator, dtype=torch.float64) * 6 - 5
@@ -221,7 +220,7 @@ def _free_running(size: int = 256, steps: int = 40) -> tuple[torch.Tensor, torch
 
 
 def _difference(combination: Combination, follow: Callable[[Combination, Any, Any], Any]) -> float:
-    """max |p_torch - p_optax| / max |p_torch - p_0| after all steps, each from its own last."""
+    """Return max |p_torch - p_optax| / max |p_torch - p_0| after all steps, where each goes on from its own last step."""
     start, gradients = _free_running()
     parameter = torch.nn.Parameter(start.clone())
     optimizer = CLASSES[combination.rule]([parameter], **combination.options)
@@ -236,7 +235,8 @@ def _difference(combination: Combination, follow: Callable[[Combination, Any, An
 
 def _follow_stock(combination: Combination, params: Any, gradients: Any) -> Any:
     rule = RULES[combination.rule]
-    chain = stock(combination.rule, rule.flags(combination.options), combination.options)
+    assert rule.stock is not None
+    chain = rule.stock(rule.flags(combination.options), combination.options)
 
     def step(carry: Any, gradient: Any) -> tuple[Any, None]:
         params, state = carry
@@ -252,9 +252,11 @@ def _scan_rule(name: str, flags: Any, h: Any, params: Any, gradients: Any) -> An
 
     def step(carry: Any, gradient: Any) -> tuple[Any, None]:
         values, count = carry
-        return (one_step(rule, flags, h, count, count == 0, {**values, "grad": gradient}), count + 1), None
+        counts = dict.fromkeys(rule.counts(flags), count)
+        absent = dict.fromkeys(rule.absent_at_first(flags), count == 0)
+        return (one_step(rule, flags, h, counts, absent, {**values, "grad": gradient}), count + 1), None
 
-    values = {PARAM: params, **{slot: jnp.zeros_like(params) for slot in rule.slots(flags)}}
+    values = {PARAM: params, **{slot: jnp.zeros_like(params) for slot in rule.elementwise(flags)}}
     (values, _), _ = jax.lax.scan(step, (values, jnp.zeros((), jnp.int32)), gradients)
     return values[PARAM]
 

@@ -8,6 +8,9 @@ import jax
 
 @contextmanager
 def float64() -> Generator[None]:
-    """Not jax.config: a library must not change the arithmetic of its user's process. Holds for one thread."""
+    """Let JAX compute in float64 on the CPU, in this thread.
+
+    `jax.config` would change the arithmetic of the user's whole process, which a library must not do.
+    """
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         yield

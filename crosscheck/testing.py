@@ -12,11 +12,11 @@ from torch import Tensor
 from crosscheck.errors import MathMismatch
 from crosscheck.recorder import Recorder
 from crosscheck.replayer import replay
-from crosscheck.report import Report, Verdict
+from crosscheck.report.report import Report, Verdict
 
 
 def gradient(regime: str, size: int, dtype: torch.dtype, seed: int) -> Tensor:
-    """A vector of gradients of one regime, 5 % of them zero. Values spread over four decades of either sign.
+    """Return a vector of gradients of one regime, 5 % of them zero. Values spread over four decades of either sign.
 
     Regimes: `typical` (around 1e-2), `tiny` (1e-6), `denormal` (squares below the normal numbers of the
     format), `huge` (squares near its upper end).

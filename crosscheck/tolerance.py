@@ -34,14 +34,14 @@ FORMATS: dict[DType, Format] = {
 
 
 def roundoffs(recorded: float, expected: float) -> float:
-    """Relative distance of a float64 number from what it should be, in roundoffs; infinite where there is none."""
+    """Return how far a float64 number is from what it should be, in roundoffs of that; infinite if that is not a number."""
     with np.errstate(all="ignore"):
         eta = float(np.abs(np.float64(recorded) - expected) / np.abs(np.float64(expected))) * 2.0**53
     return float("inf") if np.isnan(eta) else eta
 
 
 def trial_error(unit_roundoff: Any) -> Any:
-    """How wrong a hyperparameter is made to see whether it would show: 1 %, or what the format can tell apart.
+    """Return how wrong a hyperparameter is made to see whether it would show: 1 %, or what the format can tell apart.
 
     A parameter and its change both count as inputs, so an error must exceed 2 FAIL roundoffs of the change to
     show: 25 % in bfloat16, 3 % in float16. Twice that is tried there.
@@ -61,7 +61,7 @@ class Profile:
 
 
 def profile_of(tensor: TensorInfo, options: Mapping[str, object]) -> Profile:
-    """The arithmetic that was recorded. Sources: torch/optim/adam.py and ATen's fused_adam_utils.cuh.
+    """Return the arithmetic that was recorded. Sources: torch/optim/adam.py and ATen's fused_adam_utils.cuh.
 
     The fused kernels on a GPU compute in float64 for float64 tensors and in float32 for all others; hyperparameters
     are cast to that before use, so 1 - beta2 for 0.999 is off by 1.3e-5 against the formula as written, and exact

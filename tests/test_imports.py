@@ -21,7 +21,16 @@ for name in {modules!r}:
         (["crosscheck"], (*JAX, *TORCH), False),
         (["crosscheck.recorder", "crosscheck.trace.writer"], (*JAX, "distrib"), True),
         (
-            ["crosscheck.rules", "crosscheck.twin", "crosscheck.replayer", "crosscheck.__main__"],
+            [
+                "crosscheck.checks",
+                "crosscheck.criterion",
+                "crosscheck.diagnosis",
+                "crosscheck.report",
+                "crosscheck.rules",
+                "crosscheck.twin",
+                "crosscheck.replayer",
+                "crosscheck.__main__",
+            ],
             (*TORCH, "distrib"),
             True,
         ),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.subject import DTYPES
+from crosscheck.recorder.optimizer_info import DTYPES
 from crosscheck.trace.format import RESERVED_SLOTS, TensorInfo
 
 
@@ -28,14 +28,14 @@ class Moment:
 
 
 def coordinates_of(info: TensorInfo, count: int) -> Tensor | None:
-    """Fixed positions (ascending, in C order) drawn by the tensor's name; None where all of them fit."""
+    """Draw fixed positions by the tensor's name, ascending in C order; None if there are no more than `count`."""
     if info.numel <= count:
         return None
     return torch.tensor(sorted(random.Random(info.name).sample(range(info.numel), count)))  # noqa: S311 (no secret)
 
 
 def pick(tensor: Tensor, where: Tensor | None, *, to_host: bool = False) -> Tensor:
-    """A copy of the chosen elements (all of them if `where` is None) in C order, as a vector."""
+    """Return a copy of the chosen elements (all of them if `where` is None) in C order, as a vector."""
     flat = tensor.detach().reshape(-1) if where is None else torch.take(tensor.detach(), where)
     if to_host and flat.device.type != "cpu":
         return flat.cpu()
@@ -50,7 +50,10 @@ def take_moment(
     *,
     to_host: bool = False,
 ) -> Moment:
-    """The parameter and every slot that is one number, or floating and of its shape. `names`: state key -> slot name."""
+    """Copy the parameter, and every slot that is one number or is floating and of its shape.
+
+    `names`: the slot's name of each key of the state, where they differ.
+    """
     moment = Moment(pick(parameter, where, to_host=to_host))
     for key, value in state.items():
         slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
@@ -66,7 +69,7 @@ def take_moment(
 
 
 def consumed(gradient: Tensor, scale: Tensor | None, where: Tensor | None, *, to_host: bool = False) -> Tensor:
-    """The gradient as a fused kernel consumes it: divided by the loss scale, in float32 if it is a half."""
+    """Return the gradient as a fused kernel consumes it: divided by the loss scale, in float32 if it is a half."""
     picked = pick(gradient, where, to_host=to_host)
     if scale is None:
         return picked
@@ -75,7 +78,7 @@ def consumed(gradient: Tensor, scale: Tensor | None, where: Tensor | None, *, to
 
 
 def norm(gradients: list[Tensor], scale: Tensor | None) -> Tensor:
-    """Euclidean norm over all gradients, accumulated in float64, on their device (nothing waits for it)."""
+    """Return the Euclidean norm over all gradients, accumulated in float64, on their device (nothing waits for it)."""
     if not gradients:
         return torch.zeros((), dtype=torch.float64)
     device = gradients[0].device

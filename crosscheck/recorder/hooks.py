@@ -63,7 +63,7 @@ class _Steps:
 
 
 def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Result]) -> Callable[..., Result]:
-    """A hook that a compiled `step` runs as it is, on real tensors; it is told that the step is compiled."""
+    """Return a hook that runs outside of a compiled `step`, on real tensors, and is told whether the step is compiled."""
     eager = cast(Callable[..., Result], torch.compiler.disable(look))
 
     def hook(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
@@ -74,7 +74,7 @@ def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Resu
 
 
 def _frames() -> Iterator[FrameType]:
-    """The call stack, innermost first."""
+    """Yield the frames of the call stack, innermost first."""
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect's own, without its file reading)
     while frame is not None:
         yield frame

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from crosscheck.recorder.rows import RowBlock
+from crosscheck.recorder.row_blocks import RowBlock
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
 _PART_STEPS = 128  # a part is committed after so many steps,
@@ -36,7 +36,7 @@ class Pending:
         self._committed_at = time.monotonic()
 
     def block(self, step: int, *, full: bool) -> RowBlock:
-        """The block that the rows of a step go to."""
+        """Return the block that the rows of a step go to."""
         block = self._sampled
         if full:
             block = RowBlock(full=True)
@@ -46,7 +46,7 @@ class Pending:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to commit."""
+        """Return whether it is time to commit."""
         return (
             len(self.attempts) >= _PART_STEPS
             or self._sampled.num_bytes + sum(block.num_bytes for block in self._full) >= _PART_BYTES
@@ -56,7 +56,7 @@ class Pending:
     def take(
         self, tensors: tuple[TensorInfo, ...], coordinates: dict[int, Tensor | None]
     ) -> tuple[Part, dict[str, Tensor]] | None:
-        """The part that waits and its arrays, after which nothing waits; None if nothing does now."""
+        """Return the part that waits with its arrays, and start anew; None if nothing waits."""
         self._committed_at = time.monotonic()
         if not self.attempts:
             return None
@@ -72,11 +72,11 @@ class Pending:
 
 
 def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
-    """Options that did not change since the step before are left out."""
+    """Describe the attempts; options that did not change since the step before are left out."""
     described: list[Step] = []
     last: tuple[dict[str, Option], ...] = ()
     for attempt in attempts:
-        news = tuple(
+        changed = tuple(
             {
                 name: value
                 for name, value in group.items()
@@ -92,7 +92,7 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
                 loss_scale=None if attempt.scale is None else float(attempt.scale),
                 grad_norm=float(attempt.norm),
                 backward_norm=None if attempt.backward_norm is None else float(attempt.backward_norm),
-                options=news,
+                options=changed,
                 state_loaded=attempt.loaded,
             )
         )

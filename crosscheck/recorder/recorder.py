@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.recorder import capture, subject
+from crosscheck.recorder import capture, optimizer_info
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.pending import Attempt, Pending
 from crosscheck.trace.format import AVERAGE, Claims, Header, Option, Pass, TensorInfo
@@ -109,8 +109,8 @@ class Recorder:
             UnsupportedOptimizer: No rule covers this optimizer or one of its tensors.
             TraceError: The folder cannot be written, or holds a trace.
         """
-        self.optimizer = subject.unwrap(optimizer)
-        chosen = subject.choose_rule(self.optimizer, rule)
+        self.optimizer = optimizer_info.unwrap(optimizer)
+        chosen = optimizer_info.choose_rule(self.optimizer, rule)
         if isinstance(steps, str) and steps not in ("sampled", "all"):
             raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
         if coordinates < 1:
@@ -118,7 +118,7 @@ class Recorder:
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
         self._coordinates, self._scaler = coordinates, scaler
         self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
-        self._names = subject.named_by_id(named_parameters)
+        self._names = optimizer_info.named_by_id(named_parameters)
         self._average = {id(parameter): averaged for parameter, averaged in average}
         self.step = first_step - 1
         """The number of the last step that was recorded."""
@@ -139,8 +139,8 @@ class Recorder:
             rank=rank,
             seed=seed,
             claims=claims,
-            scaler=subject.scaler_of(scaler),
-            versions=subject.versions(),
+            scaler=optimizer_info.scaler_of(scaler),
+            versions=optimizer_info.versions(),
         )
         self._writer = SegmentWriter(Path(path), header, append=append)
         self._hooks = [
@@ -188,7 +188,7 @@ class Recorder:
         self._look_at_tensors()
         grads = self._grads()
         self._backward = _Backward(
-            looks=[_Look(full, self._averages(full), self._pick_each(grads, full)) for full in self._views()],
+            looks=[_Look(full, self._averages(full), self._pick_each(grads, full)) for full in self._fullness()],
             norm=capture.norm([grad for grad in grads if grad is not None], None),
         )
 
@@ -246,7 +246,7 @@ class Recorder:
             self._commit()
         known = {id(parameter) for parameter, _ in self._tensors}
         # Tensors keep their numbers: new ones go to the end, whatever group they joined.
-        found = subject.tensors_of(self.optimizer, self._names)
+        found = optimizer_info.tensors_of(self.optimizer, self._names)
         self._tensors += [(parameter, info) for parameter, info in found if id(parameter) not in known]
         for number, (parameter, info) in enumerate(self._tensors):
             if number not in self._where:
@@ -262,11 +262,11 @@ class Recorder:
             if grad is not None and (grad.is_sparse or grad.is_complex()):
                 kind = "sparse" if grad.is_sparse else "complex"
                 raise UnsupportedOptimizer(f"the gradient of {info.name} is {kind}: the rules are for dense real ones")
-        backward, views = self._backward, self._views(skipped=skipped)
+        backward, wanted = self._backward, self._fullness(skipped=skipped)
         if backward is None:
-            looks = [_Look(full, self._averages(full), [None] * len(grads)) for full in views]
+            looks = [_Look(full, self._averages(full), [None] * len(grads)) for full in wanted]
         else:
-            looks = [look for look in backward.looks if look.full in views]
+            looks = [look for look in backward.looks if look.full in wanted]
         for look in looks:
             look.before = self._moments(look.full)
             _set_averages(look.before, look.averages)
@@ -280,7 +280,7 @@ class Recorder:
             backward_norm=None if backward is None else backward.norm,
             scale=self._loss_scale(scale),
             options=tuple(
-                subject.options_of(group) | ({"compiled": True} if compiled else {})
+                optimizer_info.options_of(group) | ({"compiled": True} if compiled else {})
                 for group in self.optimizer.param_groups
             ),
         )
@@ -316,8 +316,8 @@ class Recorder:
         if to_commit or self._pending.due:
             self._commit()
 
-    def _views(self, *, skipped: bool = False) -> tuple[bool, ...]:
-        """The looks that the coming step gets: full or not, one after the other."""
+    def _fullness(self, *, skipped: bool = False) -> tuple[bool, ...]:
+        """Return how the coming step is looked at: by samples, and if it is to be recorded in full, by all elements as well."""
         return (False, True) if self._is_full(self.step + 1) and not skipped else (False,)
 
     def _is_full(self, step: int) -> bool:
@@ -326,14 +326,14 @@ class Recorder:
         return self._steps == "all" or step <= 3 or step % 100 == 0 or self._after_skip
 
     def _at(self, number: int, full: bool) -> Tensor | None:
-        """The positions of a tensor that are looked at; None for all."""
+        """Return the positions of a tensor that are looked at; None for all."""
         return None if full else self._where[number]
 
     def _grads(self) -> list[Tensor | None]:
         return [parameter.grad for parameter, _ in self._tensors]
 
     def _moments(self, full: bool) -> list[capture.Moment]:
-        """Of all tensors, now, without their averages."""
+        """Return what all tensors are now, without their averages."""
         return [
             capture.take_moment(
                 parameter,
@@ -346,11 +346,11 @@ class Recorder:
         ]
 
     def _averages(self, full: bool) -> list[Tensor | None]:
-        """By tensor, where there are any."""
+        """Return the moving average of each tensor, where there is one."""
         return self._pick_each([self._average.get(id(parameter)) for parameter, _ in self._tensors], full)
 
     def _pick_each(self, tensors: Sequence[Tensor | None], full: bool) -> list[Tensor | None]:
-        """Of each tensor all elements, or those sampled of the parameter in its place."""
+        """Return of each tensor all elements, or those at the positions sampled of the parameter."""
         return [
             None if tensor is None else capture.pick(tensor, self._at(number, full), to_host=full)
             for number, tensor in enumerate(tensors)

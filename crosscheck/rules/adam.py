@@ -1,34 +1,43 @@
 """torch.optim.Adam and torch.optim.AdamW."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
-from jax import Array
 
 from crosscheck.errors import TraceError
 from crosscheck.rules import own
-from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, flag, number
+from crosscheck.rules.rule import Hyperparameters, Options, Rule, Slot, flag, number, one_count
 from crosscheck.trace.format import PARAM
 
+Decay = Literal["none", "coupled", "decoupled"]
 
-def adam(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
+
+@dataclass(frozen=True, slots=True)
+class AdamFlags:
+    """What selects the shape of Adam's formula."""
+
+    amsgrad: bool = False
+    decay: Decay = "none"
+
+
+def adam(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
     """p <- p - lr m̂ / (sqrt(v̂) + eps), with m and v moving averages of g and g², corrected for their start.
 
     Under `maximize` the sign of g turns first. Coupled weight decay adds wd p to g; decoupled decay subtracts
     lr wd p from p beside the step (AdamW). AMSGrad puts the running maximum of v in the place of v.
     Sources: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019; the algorithm in torch.optim.Adam's documentation.
     """
-    scale_by = own.scale_by_torch_amsgrad if flags.variant == "amsgrad" else optax.scale_by_adam
+    scale_by = own.scale_by_torch_amsgrad if flags.amsgrad else optax.scale_by_adam
     return adam_around(scale_by(h["beta1"], h["beta2"], h["eps"]), flags, h)
 
 
 def adam_around(
-    moments: optax.GradientTransformation, flags: Flags, h: Hyperparameters
+    moments: optax.GradientTransformation, flags: AdamFlags, h: Hyperparameters
 ) -> optax.GradientTransformation:
-    """What stands before and behind the moments: sign, weight decay, learning rate."""
+    """Put around the moments what stands before and behind them: sign, weight decay, learning rate."""
     decay = [optax.add_decayed_weights(h["weight_decay"])]
     return optax.chain(
         optax.scale(h["sign"]),
@@ -39,14 +48,12 @@ def adam_around(
     )
 
 
-def _flags(options: Options) -> Flags:
-    decay = "decoupled" if flag(options, "decoupled_weight_decay") else "coupled"
-    return Flags(
-        "amsgrad" if flag(options, "amsgrad") else "plain", decay if number(options, "weight_decay") != 0 else "none"
-    )
+def _flags(options: Options) -> AdamFlags:
+    decay: Decay = "decoupled" if flag(options, "decoupled_weight_decay") else "coupled"
+    return AdamFlags(flag(options, "amsgrad"), decay if number(options, "weight_decay") != 0 else "none")
 
 
-def _decoupled_flags(options: Options) -> Flags:
+def _decoupled_flags(options: Options) -> AdamFlags:
     return _flags({**options, "decoupled_weight_decay": True})
 
 
@@ -65,35 +72,39 @@ def _hyperparameters(options: Options) -> dict[str, float]:
     }
 
 
-def _slots(flags: Flags) -> dict[str, str]:
-    return {"exp_avg": "mu", "exp_avg_sq": "nu"} | ({"max_exp_avg_sq": "nu_max"} if flags.variant == "amsgrad" else {})
-
-
-def _matters(flags: Flags) -> tuple[str, ...]:
+def _matters(flags: AdamFlags) -> tuple[str, ...]:
     return ("lr", "beta1", "beta2", "eps", *(("weight_decay",) if flags.decay != "none" else ()))
 
 
-def _own(flags: Flags, h: Mapping[str, Any]) -> tuple[str, ...]:
+def _unused(flags: AdamFlags) -> tuple[str, ...]:
+    return () if flags.amsgrad else ("max_exp_avg_sq",)
+
+
+def _own(flags: AdamFlags, h: Mapping[str, Any]) -> tuple[str, ...]:
     del h
-    return ("scale_by_torch_amsgrad",) if flags.variant == "amsgrad" else ()
+    return ("scale_by_torch_amsgrad",) if flags.amsgrad else ()
 
 
-def _correction_error(h: Hyperparameters, count: Array, scalar_error: Array, beta_error: Array) -> Any:
-    """b^t off by e of itself (beta off by e: t times that) moves 1 - b^t by e b^t / (1 - b^t) of itself; v's under a root.
+def _correction_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_error: Any, beta_error: Any) -> Any:
+    """Return the relative error of the update from its bias corrections.
+
+    b^t off by e of itself (beta off by e: t times that) moves 1 - b^t by e b^t / (1 - b^t) of itself; v's under a root.
 
     What follows, a difference, a root and two quotients, adds four errors.
     """
-    t = count + 1
+    t = counts["step"] + 1
     first, second = h["beta1"] ** t, h["beta2"] ** t
     return (scalar_error + t * beta_error) * (first / (1 - first) + 0.5 * second / (1 - second)) + 4 * scalar_error
 
 
-def _underflow(h: Hyperparameters, count: Array, after: Mapping[str, Any], floor: Mapping[str, Any]) -> Any:
-    """Two roundings each of m, v and the divisor, every one off by the floor of its format.
+def _underflow(
+    h: Hyperparameters, counts: Mapping[str, Any], after: Mapping[str, Any], floor: Mapping[str, Any]
+) -> Any:
+    """Return what the parameter may lose by two roundings each of m, v and the divisor, all off by their formats' floors.
 
     In float16 this is everyday: (1 - beta2) g² is below 2^-25 for g = 1e-3, eps = 1e-8 is zero.
     """
-    t = count + 1
+    t = counts["step"] + 1
     root = jnp.sqrt(1 - h["beta2"] ** t)
     name = "max_exp_avg_sq" if "max_exp_avg_sq" in after else "exp_avg_sq"
     v, m = after[name], jnp.abs(after["exp_avg"])
@@ -106,16 +117,42 @@ def _underflow(h: Hyperparameters, count: Array, after: Mapping[str, Any], floor
     return jnp.where(regular & ~jnp.isnan(lost), lost, 0.0)
 
 
+def _stock(flags: AdamFlags, options: Options) -> optax.GradientTransformation:
+    """Return the alias of the same name, with ascent as a negative learning rate and coupled decay in front of it.
+
+    torch's order in AMSGrad has no argument.
+    """
+    lr = number(options, "lr") * (-1 if flag(options, "maximize") else 1)
+    decay = number(options, "weight_decay")
+    (b1, b2), eps = options["betas"], number(options, "eps")
+    before = [optax.add_decayed_weights(decay)] if flags.decay == "coupled" else []
+    if not flags.amsgrad:
+        if flags.decay == "decoupled":
+            return optax.adamw(lr, b1, b2, eps, weight_decay=decay)
+        return optax.chain(*before, optax.adam(lr, b1, b2, eps))
+    if flags.decay == "decoupled":  # there is no alias; this is adamw's definition with amsgrad inside
+        return optax.chain(
+            optax.scale_by_amsgrad(b1, b2, eps), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(lr)
+        )
+    return optax.chain(*before, optax.amsgrad(lr, b1, b2, eps))
+
+
 ADAM = Rule(
     name="adam",
     flags=_flags,
     hyperparameters=_hyperparameters,
-    slots=_slots,
+    slots={
+        "exp_avg": Slot("mu"),
+        "exp_avg_sq": Slot("nu"),
+        "max_exp_avg_sq": Slot("nu_max"),
+        "step": Slot("count", one_count),
+    },
+    unused=_unused,
     chain=adam,
     own=_own,
     matters=_matters,
-    counts=True,
     correction_error=_correction_error,
     underflow=_underflow,
+    stock=_stock,
 )
 ADAMW = replace(ADAM, name="adamw", flags=_decoupled_flags)

@@ -5,11 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, number
+from crosscheck.rules.rule import Hyperparameters, Options, Rule, number
 from crosscheck.trace.format import AVERAGE
 
 
-def average(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
+def average(flags: None, h: Hyperparameters) -> optax.GradientTransformation:
     """a <- decay a + (1 - decay) p; the first update copies: a <- p.
 
     Here the average stands in the place of the parameter, and the new parameters in that of the gradient.
@@ -24,23 +24,24 @@ def average(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
     return optax.stateless(move)
 
 
-def _flags(options: Options) -> Flags:
+def _flags(options: Options) -> None:
+    """Return no flags: the formula has one shape only."""
     del options
-    return Flags("plain", "none")
 
 
 def _hyperparameters(options: Options) -> dict[str, float]:
     return {name: number(options, name) for name in ("decay", "seen")}
 
 
-def _matters(flags: Flags) -> tuple[str, ...]:
+def _matters(flags: None) -> tuple[str, ...]:
     del flags
     return ("decay",)
 
 
 MOVING_AVERAGE = Rule(
     name="average",
-    subject=AVERAGE,
+    check="average",
+    moved=AVERAGE,
     complaint="the moving average is not what its decay makes of the new parameters",
     extras=("previous",),  # the parameter before the step
     flags=_flags,

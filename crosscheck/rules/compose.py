@@ -10,9 +10,9 @@ from crosscheck.rules.rule import Options, Rule
 
 
 def compose(
-    rule: Rule, groups: Sequence[Options], group_of: Mapping[str, int]
+    rule: Rule[Any], groups: Sequence[Options], group_of: Mapping[str, int]
 ) -> optax.GradientTransformationExtraArgs:
-    """The Optax transformation over `{name: array}` that steps as torch does, in the arithmetic of its inputs.
+    """Return the Optax transformation over `{name: array}` that steps as torch does, in the arithmetic of its inputs.
 
     Args:
         rule: One of `crosscheck.rules.RULES`.

@@ -1,54 +1,61 @@
 """From the gradient that backward left to the one that the optimizer consumed: unscaled, clipped."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
-from jax import Array
 
-from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, number
+from crosscheck.rules.rule import Hyperparameters, Options, Rule, number
 from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import GRAD
 
 
-def gradient(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
+@dataclass(frozen=True, slots=True)
+class ClipFlags:
+    """What the gradient is clipped by."""
+
+    by: Literal["nothing", "norm", "value"] = "nothing"
+
+
+def gradient(flags: ClipFlags, h: Hyperparameters) -> optax.GradientTransformation:
     """g <- g / loss_scale; then times min(1, clip_norm / (norm + 1e-6)), or clamped at ± clip_value.
 
     The norm is not elementwise: it is given, that of all unscaled gradients. Sources: torch.amp.GradScaler,
     torch.nn.utils.clip_grad_norm_ (whose 1e-6 `optax.clip_by_global_norm` lacks) and clip_grad_value_.
     """
     parts = [optax.scale(1 / h["loss_scale"])]
-    if flags.variant == "norm":
+    if flags.by == "norm":
         parts.append(optax.scale(jnp.minimum(1.0, h["clip_norm"] / (h["norm"] + h["norm_eps"]))))
-    if flags.variant == "value":
+    if flags.by == "value":
         parts.append(optax.clip(h["clip_value"]))
     return optax.chain(*parts)
 
 
-def _flags(options: Options) -> Flags:
-    variant = "norm" if "clip_norm" in options else "value" if "clip_value" in options else "plain"
-    return Flags(variant, "none")
+def _flags(options: Options) -> ClipFlags:
+    return ClipFlags("norm" if "clip_norm" in options else "value" if "clip_value" in options else "nothing")
 
 
 def _hyperparameters(options: Options) -> dict[str, float]:
-    names = {"plain": (), "norm": ("clip_norm", "norm", "norm_eps", "norm_error"), "value": ("clip_value",)}
-    return {name: number(options, name) for name in ("loss_scale", "world_size", *names[_flags(options).variant])}
+    names = {"nothing": (), "norm": ("clip_norm", "norm", "norm_eps", "norm_error"), "value": ("clip_value",)}
+    return {name: number(options, name) for name in ("loss_scale", "world_size", *names[_flags(options).by])}
 
 
-def _matters(flags: Flags) -> tuple[str, ...]:
-    return {"plain": (), "norm": ("clip_norm",), "value": ("clip_value",)}[flags.variant]
+def _matters(flags: ClipFlags) -> tuple[str, ...]:
+    return {"nothing": (), "norm": ("clip_norm",), "value": ("clip_value",)}[flags.by]
 
 
-def _norm_error(h: Hyperparameters, count: Array, scalar_error: Array, beta_error: Array) -> Any:
-    """torch sums the squares in the format of the gradients; see `norm_error`."""
-    del count, beta_error
+def _norm_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_error: Any, beta_error: Any) -> Any:
+    """Return the relative error of a norm that torch took, where it clips; see `norm_error`."""
+    del counts, beta_error
     if "norm_error" not in h:
         return jnp.zeros(())
     return jnp.where(h["norm"] > h["clip_norm"], h["norm_error"] * scalar_error, 0.0)
 
 
 def norm_error(elements: int, unit_roundoff: float) -> float:
-    """How far torch's norm may be off, in roundoffs of float32, by the size of the largest tensor.
+    """Return how far torch's norm may be off, in roundoffs of float32, by the size of the largest tensor.
 
     On a CPU each of a few lanes adds its squares one after the other in float32, so the error grows with the
     number of elements: measured 6 roundoffs for the 65,536 of this project's largest tensor, 5,900 for 10
@@ -59,7 +66,8 @@ def norm_error(elements: int, unit_roundoff: float) -> float:
 
 GRADIENT = Rule(
     name="gradient",
-    subject=GRAD,
+    check="gradient",
+    moved=GRAD,
     complaint="the gradient consumed is not the one that backward left, unscaled and clipped as claimed",
     flags=_flags,
     hyperparameters=_hyperparameters,

@@ -47,7 +47,7 @@ def scale_by_torch_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransfor
 
 
 def by_count(at: Callable[[Any], tuple[optax.GradientTransformation, Any]]) -> optax.GradientTransformation:
-    """A transformation and a factor on its result, both of which depend on the step: `at(t)`, t from 1.
+    """Return a transformation that depends on the step: `at(t)` is what it is at step t, from 1, and a factor on its result.
 
     The state, with the count in it, is the transformation's own.
     """

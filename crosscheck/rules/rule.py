@@ -1,11 +1,10 @@
-"""What a rule is."""
+"""What a rule is: the formula of a torch optimizer as an Optax chain, and where its state lives on either side."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import optax
-from jax import Array
 
 from crosscheck.errors import TraceError
 from crosscheck.trace.format import PARAM
@@ -14,58 +13,110 @@ Options = Mapping[str, Any]
 """The options of a torch parameter group at one step."""
 Hyperparameters = Mapping[str, Any]
 """Numbers or traced scalars, by name; what a compiled step takes as input."""
+Flags = Any
+"""What selects the shape of a formula, as opposed to its numbers: each rule has a frozen type of its own."""
+F = TypeVar("F")
+Shape = tuple[int, ...]
 
 
-class Flags(NamedTuple):
-    """What selects the shape of a formula, as opposed to its numbers; one compilation each."""
-
-    variant: str  # of SGD: plain, momentum, nesterov; of Adam: plain, amsgrad
-    decay: str  # none, coupled, decoupled
+def like_parameter(shape: Shape) -> Shape:
+    """Return the shape of a slot that has a number for each element of the parameter."""
+    return shape
 
 
-def _no_slots(flags: Flags) -> dict[str, str]:
+def one_count(shape: Shape) -> Shape:
+    """Return the shape of a slot that is one number a tensor: how many steps it has taken."""
+    del shape
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The start of a slot that torch makes in a tensor's first step: before it there is none."""
+
+    field: str
+    """Of the Optax state: it is true until the first step."""
+    matters: str
+    """An option of torch: while it is zero, a slot of zeros is as good as none."""
+    otherwise: str
+    """What becomes of the first step where a slot of zeros is there and the option is not zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A part of torch's state: where Optax keeps the same numbers, of what shape they are, and what they start from."""
+
+    field: str
+    """Of the Optax state."""
+    shape: Callable[[Shape], Shape] = like_parameter
+    """From the shape of the parameter to that of the slot."""
+    start: float | Absent = 0.0
+
+
+def _nothing(flags: Any) -> tuple[str, ...]:
     del flags
-    return {}
+    return ()
 
 
-def _nothing_own(flags: Flags, h: Mapping[str, float]) -> tuple[str, ...]:
+def _nothing_own(flags: Any, h: Mapping[str, float]) -> tuple[str, ...]:
     del flags, h
     return ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
-    """One torch optimizer as an Optax chain.
-
-    `slots` maps torch's names of elementwise state to the fields of the Optax state that hold the same
-    numbers, for given flags.
-    """
+class Rule(Generic[F]):
+    """One torch optimizer as an Optax chain. `F` is the type of its flags."""
 
     name: str
-    flags: Callable[[Options], Flags]
+    flags: Callable[[Options], F]
     hyperparameters: Callable[[Options], dict[str, float]]
-    chain: Callable[[Flags, Hyperparameters], optax.GradientTransformation]
-    matters: Callable[[Flags], tuple[str, ...]]  # hyperparameters that the formula reads
-    slots: Callable[[Flags], dict[str, str]] = _no_slots
-    own: Callable[[Flags, Mapping[str, float]], tuple[str, ...]] = _nothing_own  # pieces that are ours, not Optax's
-    counts: bool = False  # whether the state has torch's `step`
-    subject: str = PARAM  # what reports call the thing that moves
+    chain: Callable[[F, Hyperparameters], optax.GradientTransformation]
+    matters: Callable[[F], tuple[str, ...]]  # hyperparameters that the formula reads
+    slots: Mapping[str, Slot] = field(default_factory=dict[str, Slot], hash=False)  # by torch's name
+    unused: Callable[[F], Collection[str]] = _nothing  # slots that torch does not have under these flags
+    own: Callable[[F, Mapping[str, float]], tuple[str, ...]] = _nothing_own  # pieces that are ours, not Optax's
+    stock: Callable[[F, Options], optax.GradientTransformation] | None = None
+    """What one would take from Optax at first sight: the alias of the same name, with the arguments that it has."""
+    check: str = "optimizer"  # the check of a report that the rule answers
+    moved: str = PARAM  # what reports call the thing that moves
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
     extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may
-    correction_error: Callable[[Hyperparameters, Array, Array, Array], Any] | None = None
+    correction_error: Callable[[Hyperparameters, Mapping[str, Any], Any, Any], Any] | None = None
     """Relative error of the update from what is computed once a tensor: Adam's bias corrections, a clipping norm.
 
-    Takes hyperparameters, count, and the relative errors of such a number (a power of beta, the norm) and of beta itself.
+    Takes hyperparameters, counts, and the relative errors of such a number (a power of beta, the norm) and of beta itself.
     """
-    underflow: Callable[[Hyperparameters, Array, Mapping[str, Any], Mapping[str, Any]], Any] | None = None
+    underflow: Callable[[Hyperparameters, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Any] | None = None
     """Absolute error of the parameter when state and divisor lose what lies below their formats' floors.
 
-    Takes hyperparameters, count, exact state after the step and the floors; infinite where all may be lost.
+    Takes hyperparameters, counts, exact state after the step and the floors; infinite where all may be lost.
     """
+
+    def state(self, flags: F) -> dict[str, Slot]:
+        """Return the slots that torch has under these flags."""
+        unused = self.unused(flags)
+        return {name: slot for name, slot in self.slots.items() if name not in unused}
+
+    def elementwise(self, flags: F) -> dict[str, Slot]:
+        """Return those that are judged element by element."""
+        return {name: slot for name, slot in self.state(flags).items() if slot.shape is not one_count}
+
+    def counts(self, flags: F) -> dict[str, Slot]:
+        """Return those that count steps."""
+        return {name: slot for name, slot in self.state(flags).items() if slot.shape is one_count}
+
+    def absent_at_first(self, flags: F) -> dict[str, Absent]:
+        """Return how those start that torch makes in the first step."""
+        return {name: slot.start for name, slot in self.state(flags).items() if isinstance(slot.start, Absent)}
+
+    def starts_from_zero(self, name: str) -> bool:
+        """Return whether a slot of zeros is as good as none. One that the rule does not know starts as its others do."""
+        known = [self.slots[name]] if name in self.slots else self.slots.values()
+        return all(slot.start == 0 for slot in known)
 
 
 def number(options: Options, name: str) -> float:
-    """An option as float64. Raises TraceError if it is not there."""
+    """Return an option as float64. Raises TraceError if it is not there."""
     value = options.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TraceError(f"the option {name!r} of a parameter group is {value!r}; the rule needs a number")
@@ -76,5 +127,5 @@ def number(options: Options, name: str) -> float:
 
 
 def flag(options: Options, name: str) -> bool:
-    """An option that is on or off; torch versions without it mean off."""
+    """Return an option that is on or off; torch versions without it mean off."""
     return bool(options.get(name, False))

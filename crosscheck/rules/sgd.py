@@ -1,32 +1,43 @@
 """torch.optim.SGD."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optax
 
 from crosscheck.rules import own
-from crosscheck.rules.rule import Flags, Hyperparameters, Options, Rule, flag, number
+from crosscheck.rules.rule import Absent, Hyperparameters, Options, Rule, Slot, flag, number
 
 
-def sgd(flags: Flags, h: Hyperparameters) -> optax.GradientTransformation:
+@dataclass(frozen=True, slots=True)
+class SGDFlags:
+    """What selects the shape of SGD's formula."""
+
+    momentum: bool = False
+    nesterov: bool = False  # only with momentum
+    decay: bool = False
+
+
+def sgd(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
     """b <- mu b + (1 - tau) g (b <- g the first time); p <- p - lr (b, or g + mu b with Nesterov).
 
     Under `maximize` the sign of g turns first; then weight decay adds wd p to it. Without momentum there is
     no buffer. Source: the algorithm in torch.optim.SGD's documentation (Sutskever et al. 2013).
     """
     parts = [optax.scale(h["sign"])]
-    if flags.decay == "coupled":
+    if flags.decay:
         parts.append(optax.add_decayed_weights(h["weight_decay"]))
-    if flags.variant != "plain":
+    if flags.momentum:
         parts.append(own.dampen(h["dampening"]))
-        parts.append(optax.trace(h["momentum"], nesterov=flags.variant == "nesterov"))
+        parts.append(optax.trace(h["momentum"], nesterov=flags.nesterov))
     return optax.chain(*parts, optax.scale_by_learning_rate(h["lr"]))
 
 
-def _flags(options: Options) -> Flags:
-    variant = "plain" if number(options, "momentum") == 0 else "nesterov" if flag(options, "nesterov") else "momentum"
-    return Flags(variant, "coupled" if number(options, "weight_decay") != 0 else "none")
+def _flags(options: Options) -> SGDFlags:
+    momentum = number(options, "momentum") != 0
+    nesterov = momentum and flag(options, "nesterov")
+    return SGDFlags(momentum, nesterov, number(options, "weight_decay") != 0)
 
 
 def _hyperparameters(options: Options) -> dict[str, float]:
@@ -34,28 +45,41 @@ def _hyperparameters(options: Options) -> dict[str, float]:
     return {name: number(options, name) for name in names} | {"sign": -1.0 if flag(options, "maximize") else 1.0}
 
 
-def _slots(flags: Flags) -> dict[str, str]:
-    return {} if flags.variant == "plain" else {"momentum_buffer": "trace"}
-
-
-def _matters(flags: Flags) -> tuple[str, ...]:
+def _matters(flags: SGDFlags) -> tuple[str, ...]:
     return (
         "lr",
-        *(("weight_decay",) if flags.decay != "none" else ()),
-        *(("momentum", "dampening") if flags.variant != "plain" else ()),
+        *(("weight_decay",) if flags.decay else ()),
+        *(("momentum", "dampening") if flags.momentum else ()),
     )
 
 
-def _own(flags: Flags, h: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("dampen",) if flags.variant != "plain" and h["dampening"] else ()
+def _unused(flags: SGDFlags) -> tuple[str, ...]:
+    return () if flags.momentum else ("momentum_buffer",)
+
+
+def _own(flags: SGDFlags, h: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("dampen",) if flags.momentum and h["dampening"] else ()
+
+
+def _stock(flags: SGDFlags, options: Options) -> optax.GradientTransformation:
+    """Return `optax.sgd`, with ascent as a negative learning rate and decay in front; it has no argument for dampening."""
+    lr = number(options, "lr") * (-1 if flag(options, "maximize") else 1)
+    before = [optax.add_decayed_weights(number(options, "weight_decay"))] if flags.decay else []
+    return optax.chain(*before, optax.sgd(lr, number(options, "momentum") or None, nesterov=flags.nesterov))
 
 
 SGD = Rule(
     name="sgd",
     flags=_flags,
     hyperparameters=_hyperparameters,
-    slots=_slots,
+    slots={
+        "momentum_buffer": Slot(
+            "trace", start=Absent("first", "dampening", "dampening then takes a part of that gradient")
+        )
+    },
+    unused=_unused,
     chain=sgd,
     own=_own,
     matters=_matters,
+    stock=_stock,
 )

@@ -172,5 +172,8 @@ class End(_Strict):
 
 
 def key(block: int, tensor: int, quantity: str) -> str:
-    """The name of an array in the safetensors file. Quantities: coordinates, grad, backward, before, after, SLOT.before, SLOT.after."""
+    """Return the name of an array in the safetensors file.
+
+    Quantities are coordinates, grad, backward, before, after, SLOT.before and SLOT.after.
+    """
     return f"{block}/{tensor}/{quantity}"

@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from crosscheck.errors import TraceError
 from crosscheck.text import shown
-from crosscheck.trace.checks import check_part
-from crosscheck.trace.files import LARGEST_JSON, Model, brief, expect_file, parse, readable, text_of, validate
+from crosscheck.trace.consistency import check_part, check_tensors
 from crosscheck.trace.format import (
     FORMAT,
     METADATA_KEY,
@@ -30,8 +29,10 @@ from crosscheck.trace.format import (
     Header,
     Part,
     Pass,
+    TensorInfo,
     key,
 )
+from crosscheck.trace.parsing import LARGEST_JSON, Model, brief, expect_file, parse, readable, text_of, validate
 
 _DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
     "F64": "float64",
@@ -54,9 +55,10 @@ class Segment:
     end: End | None
 
     def parts(self) -> Iterator["LoadedPart"]:
-        """Each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
+        """Yield each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
         last_step = self.header.first_step - 1
         coordinates: dict[int, bytes | None] = {}
+        tensors: tuple[TensorInfo, ...] = ()
         for path in self.part_files:
             with _open_part(path) as part:
                 first_step = part.meta.steps[0].step
@@ -66,6 +68,8 @@ class Segment:
                         f"step {last_step + 1} is the first that can come"
                     )
                 last_step = part.meta.steps[-1].step
+                check_tensors(path, tensors, part.meta.tensors)
+                tensors = part.meta.tensors
                 _expect_the_same(part, coordinates)
                 yield part
         if self.end is not None and self.end.last_step != last_step:
@@ -74,7 +78,7 @@ class Segment:
             )
 
     def passes(self) -> Iterator["LoadedPass"]:
-        """Each recorded pass, verified. Raises TraceError."""
+        """Yield each recorded pass, verified. Raises TraceError."""
         for path in self.pass_files:
             with _open_verified(path, PASS_NAME, Pass) as (described, file):
                 yield LoadedPass(path, described, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
@@ -89,7 +93,7 @@ class LoadedPass:
     arrays: dict[str, NDArray[Any]]
 
     def array(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """An array of this type and shape, where None is any length. Raises TraceError."""
+        """Return an array of this type and shape, where None is any length. Raises TraceError."""
         found = self.arrays.get(name)
         if found is None:
             raise TraceError(f"{self.path}: {name} is missing")
@@ -107,7 +111,7 @@ class LoadedPart:
         self._names = frozenset(file.keys())
 
     def holds(self, block: int, tensor: int, quantity: str) -> bool:
-        """Whether the array is there; the coordinates of a tensor recorded whole are not."""
+        """Return whether the array is there; the coordinates of a tensor recorded whole are not."""
         return key(block, tensor, quantity) in self._names
 
     def expect(
@@ -132,11 +136,11 @@ class LoadedPart:
     def array(
         self, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: Collection[str] = ()
     ) -> NDArray[Any]:
-        """Shape (rows, columns). Raises TraceError as `expect` does."""
+        """Load an array of shape (rows, columns). Raises TraceError as `expect` does."""
         return self._file.get_tensor(self.expect(block, tensor, quantity, rows, columns, dtypes))
 
     def coordinates(self, block: int, tensor: int) -> NDArray[np.int64] | None:
-        """The positions that were sampled, in C order; None for a tensor recorded whole. Raises TraceError."""
+        """Return the positions that were sampled, in C order; None for a tensor recorded whole. Raises TraceError."""
         if self.meta.blocks[block].full or not self.holds(block, tensor, "coordinates"):
             return None
         shape: list[int] = self._file.get_slice(key(block, tensor, "coordinates")).get_shape()
@@ -150,7 +154,7 @@ class LoadedPart:
 
 
 def open_trace(path: Path) -> tuple[Segment, ...]:
-    """The segments of a trace; `path` may also be a run's folder with a trace/ in it. Raises TraceError."""
+    """Return the segments of a trace; `path` may also be a run's folder with a trace/ in it. Raises TraceError."""
     with readable(path):
         if not path.is_dir():
             raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
@@ -207,7 +211,7 @@ def _open_part(path: Path) -> Generator[LoadedPart]:
 
 @contextlib.contextmanager
 def _open_verified(path: Path, pattern: str, model: type[Model]) -> Generator[tuple[Model, Any]]:
-    """What the file says of itself, and the open file, whose name promises its content."""
+    """Open a file whose name promises its content; yield what it says of itself, and the file. Raises TraceError."""
     match = re.fullmatch(pattern, path.name)
     assert match is not None
     expect_file(path)
@@ -228,7 +232,10 @@ def _open_verified(path: Path, pattern: str, model: type[Model]) -> Generator[tu
 
 
 def _expect_the_same(part: LoadedPart, coordinates: dict[int, bytes | None]) -> None:
-    """The sampled positions of a tensor are those of its first block; `coordinates` remembers them, by tensor."""
+    """Check that the sampled positions of each tensor are those of its first block, which `coordinates` remembers.
+
+    Raises TraceError.
+    """
     for number, block in enumerate(part.meta.blocks):
         for entry in block.tensors if not block.full else ():
             found = part.coordinates(number, entry.tensor)

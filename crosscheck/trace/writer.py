@@ -40,7 +40,7 @@ class SegmentWriter:
         self.parts += 1
 
     def write_pass(self, described: Pass, arrays: dict[str, torch.Tensor]) -> None:
-        """One forward and backward pass, in a file of its own. Raises OSError."""
+        """Write one forward and backward pass to a file of its own. Raises OSError."""
         self._write(f"pass-{described.step:08}", described, arrays)
 
     def _write(self, name: str, described: BaseModel, arrays: dict[str, torch.Tensor]) -> None:

@@ -44,7 +44,7 @@ class Stored(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _store(x: Array, loss_scale: Any, stored: Stored) -> Array:
-    """Rounded, and its gradient as well.
+    """Round a number, and on the way back its gradient.
 
     No model of random errors would do: while weights are small, all images of a class have nearly the same gradient at
     their logits and so the same rounding error, which adds up.
@@ -76,7 +76,7 @@ _store.defvjp(_store_forward, _store_backward)
 def differentiate(
     parameters: Mapping[str, Any], images: Images, arithmetic: Arithmetic, format_: Stored, given: Any
 ) -> tuple[Mapping[str, Array], list[Array]]:
-    """Gradients of the weighted sum of cross-entropies, and what each pooling chooses from: (n, H/2, W/2, 4, C).
+    """Return the gradients of the weighted sum of cross-entropies, and what each pooling chooses from: (n, H/2, W/2, 4, C).
 
     `parameters` have torch's names and layouts. Stored numbers are rounded to the format and off by `arithmetic`,
     forward and backward alike, as `images.signs` says. With `given` false, for tests of the twin itself,
@@ -114,7 +114,7 @@ def _convolve(x: Array, weight: Any) -> Array:
 
 
 def _windows(x: Array) -> Array:
-    """(n, H, W, C) -> (n, H/2, W/2, 4, C)."""
+    """Cut images into the windows of a pooling: (n, H, W, C) -> (n, H/2, W/2, 4, C)."""
     n, height, width, channels = x.shape
     x = x.reshape(n, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
     return x.reshape(n, height // 2, width // 2, 4, channels)

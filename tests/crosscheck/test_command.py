@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from crosscheck import Recorder, replay
-from tests.crosscheck.trace_files import adam, part_file, record, rewrite, run, segment, sgd
+from tests.crosscheck.trace.trace_files import adam, part_file, record, rewrite, run, segment, sgd
 from tests.support import JAX, ROOT, TORCH, largest_file, run_without
 
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]

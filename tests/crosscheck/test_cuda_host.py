@@ -16,10 +16,10 @@ from torch.nn import Parameter
 from crosscheck import Recorder, Report, Verdict, replay
 from crosscheck.testing import gradient
 from crosscheck.tolerance import WARN
-from tests.crosscheck import trace_files
 from tests.crosscheck.cuda_host.kernel import Alteration, Arguments, Kernel, build, put_in_place
 from tests.crosscheck.recording import overflowing_steps
-from tests.crosscheck.trace_files import Meta
+from tests.crosscheck.trace import trace_files
+from tests.crosscheck.trace.trace_files import Meta
 
 WORST = 3.0
 """Nothing right stands above this eta."""
@@ -149,7 +149,7 @@ def test_each_profile_refuses_the_arithmetic_of_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, kind: Any
 ) -> None:
     """So what the profile explains is not what its tolerance swallows."""
-    monkeypatch.setattr("crosscheck.replayer.causes", no_cause)
+    monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
     run(tmp_path / "cpu", kind)
     put_in_place(monkeypatch, plain)
     run(tmp_path / "cuda", kind)
@@ -209,7 +209,7 @@ PLANTED = [
 def test_a_planted_error_is_a_mismatch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, kind: Any, fault: str, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr("crosscheck.replayer.causes", no_cause)
+    monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
     put_in_place(monkeypatch, plain, FAULTS[fault])
     run(tmp_path, kind, dtype)
     report = replay_on("cuda", tmp_path)
@@ -219,7 +219,7 @@ def test_a_planted_error_is_a_mismatch(
 
 def test_the_known_beta_is_given_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel) -> None:
     """Were bias corrections allowed what a beta off by one roundoff costs, this would stand at 270."""
-    monkeypatch.setattr("crosscheck.replayer.causes", no_cause)
+    monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
     put_in_place(monkeypatch, plain, FAULTS["lr 0.1 % off"])
     run(tmp_path)
     assert replay_on("cuda", tmp_path).max_eta > 1000
@@ -267,7 +267,7 @@ SCALED: dict[str, Alteration] = {
 def test_a_scale_or_an_overflow_ignored_is_a_mismatch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, fault: str
 ) -> None:
-    monkeypatch.setattr("crosscheck.replayer.causes", no_cause)
+    monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
     put_in_place(monkeypatch, plain, SCALED[fault])
     moved = run_scaled(tmp_path)
     assert bool(moved) == (fault == "overflow ignored")

@@ -1,0 +1,28 @@
+"""The questions that a replay puts to a trace, one file each; a new one needs its file and a line here. No torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crosscheck.checks.check import Check
+
+_KINDS = (
+    ("optimizer", "crosscheck.checks.optimizer", "Optimizer"),
+    ("gradient", "crosscheck.checks.gradient", "Gradient"),
+    ("average", "crosscheck.checks.average", "Average"),
+    ("learning rate", "crosscheck.checks.learning_rate", "LearningRate"),
+    ("loss scale", "crosscheck.checks.loss_scale", "LossScale"),
+    ("options", "crosscheck.checks.options", "GroupOptions"),
+    ("backward", "crosscheck.checks.backward", "Backward"),
+    ("optimizer", "crosscheck.checks.continuity", "Continuity"),
+)
+"""What a report calls the check, and the class that makes it; in the order in which a replay asks them."""
+
+CHECKS = tuple(dict.fromkeys(name for name, _, _ in _KINDS))
+"""What a record can be held to: each step; the gradient's way from backward to the optimizer; the moving average of
+the parameters; the schedule; the loss scale; the options of each group; and the gradient itself, recomputed."""
+
+
+def load_checks() -> tuple[tuple[str, "type[Check]"], ...]:
+    """Import the classes of all checks, which takes JAX, and return each with the name that a report gives it."""
+    return tuple((name, getattr(import_module(module), kind)) for name, module, kind in _KINDS)

@@ -1,0 +1,50 @@
+"""What every check of a trace looks like to the replay."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from crosscheck.checks.judge import Judge
+from crosscheck.report.coverage import Coverage
+from crosscheck.report.findings import Findings
+from crosscheck.rules.rule import Rule
+from crosscheck.trace.format import Option, Part
+from crosscheck.trace.reader import Segment
+from crosscheck.trace.tensors import TensorBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all checks of a replay share: what they are told, and where they write what they find."""
+
+    rule: Rule[Any]
+    segments: tuple[Segment, ...]
+    judge: Judge
+    findings: Findings
+    coverage: Coverage = field(default_factory=Coverage)
+    notes: list[str] = field(default_factory=list[str])
+
+
+class Check:
+    """One question about one segment of a trace.
+
+    A replay makes one of each kind for every segment, hands it each part and then each tensor of that part, and calls
+    `finish` when the segment is over. A check takes what it needs of that and leaves the rest.
+    """
+
+    answered: bool = False
+    """Whether the record held enough to answer the question."""
+
+    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
+        """`earlier`: the checks of the same kind that saw the segments before this one."""
+        self.segment, self.context = segment, context
+        del earlier
+
+    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
+        """Take in the steps of the next part. `options`: of each step and parameter group, complete."""
+
+    def tensor(self, tensor: TensorBlock) -> None:
+        """Take in the rows of a tensor in that part. Raises TraceError if they lack what the check needs."""
+
+    def finish(self) -> None:
+        """Draw the conclusions that need the whole segment. Raises TraceError if what it claims is not usable."""

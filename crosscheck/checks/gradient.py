@@ -1,0 +1,119 @@
+"""Is the gradient that the optimizer consumed the one that backward left, unscaled and clipped as claimed?"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+
+from crosscheck.checks.check import Check, Context
+from crosscheck.report.report import Finding
+from crosscheck.rules.gradient import GRADIENT, norm_error
+from crosscheck.rules.rule import number
+from crosscheck.tolerance import FAIL, FORMATS, Profile
+from crosscheck.trace.format import GRAD, Claims, Option, Part, Step
+from crosscheck.trace.reader import Segment
+from crosscheck.trace.tensors import Quantity, TensorBlock
+
+_ROUNDOFF = FORMATS["float32"].unit_roundoff  # what `norm_error` counts in
+_NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
+
+
+class Gradient(Check):
+    """Judges the way from backward to the optimizer as if it were a step. Without claims nobody says what it should be."""
+
+    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
+        super().__init__(segment, context, earlier)
+        self._silent, self._claims = segment.header.claims is None, segment.header.claims or Claims()
+        self._applied = self._with_backward = 0  # steps
+        self._options: dict[int, dict[str, Option]] = {}  # by step of the part
+        context.judge.batcher(GRADIENT, _NORMED)
+
+    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
+        """Hold the norms against each other, which covers the elements that were not sampled."""
+        del options
+        largest = max((tensor.numel for tensor in part.tensors), default=0)
+        unit_roundoff = max((FORMATS[tensor.dtype].unit_roundoff for tensor in part.tensors), default=0.0)
+        elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff)
+        self._options = {step.step: self._options_of(step, error) for step in part.steps}
+        for step in part.steps:
+            self._applied += step.applied
+            self._with_backward += step.applied and step.backward_norm is not None
+            if not self._silent:
+                for finding in _check_norm(step, self._options[step.step], unit_roundoff, elements):
+                    self.context.findings.add(finding)
+
+    def tensor(self, tensor: TensorBlock) -> None:
+        if self._silent or not tensor.has_backward.any():
+            return
+        there, zeros = tensor.has_backward, np.zeros_like(tensor.grad)
+        options = [self._options[step.step] for step in tensor.steps]
+        # What nothing should happen to, and nothing happened to, is right without arithmetic.
+        untouched = np.array([_leaves_alone(each) for each in options])
+        if tensor.backward is not tensor.grad:
+            untouched &= np.all(tensor.backward == tensor.grad, axis=1)
+        as_step = replace(
+            tensor,
+            param=Quantity(zeros, tensor.grad, there, there, there),
+            grad=tensor.backward,
+            has_grad=there & ~untouched,
+            options=options,
+            context={},
+            slots={},
+        )
+        self.answered = True
+        self.context.judge.add(GRADIENT, as_step)
+
+    def finish(self) -> None:
+        """Note whether the gradients of some steps only are on record."""
+        if not self._silent and self._with_backward not in (0, self._applied):
+            self.context.notes.append(
+                f"gradients at the end of backward are on record for {self._with_backward} of {self._applied} applied steps"
+            )
+
+    def _options_of(self, step: Step, error: float) -> dict[str, Option]:
+        scale, claims = step.loss_scale or 1.0, self._claims
+        options: dict[str, Option] = {"loss_scale": scale, "world_size": float(self.segment.header.world_size)}
+        if claims.clip_norm is not None and step.backward_norm is not None:
+            norm = step.backward_norm / scale
+            options |= {"clip_norm": claims.clip_norm, "norm": norm, "norm_eps": 1e-6, "norm_error": error}
+        if claims.clip_value is not None:
+            options["clip_value"] = claims.clip_value
+        return options
+
+
+def _leaves_alone(options: dict[str, Option]) -> bool:
+    """Return whether neither a loss scale nor clipping is to change the gradient."""
+    if options["loss_scale"] != 1.0 or "clip_value" in options:
+        return False
+    if "clip_norm" not in options:
+        return True
+    h = {name: number(options, name) for name in ("norm", "norm_eps", "norm_error", "clip_norm")}
+    return (h["norm"] + h["norm_eps"]) * (1 + h["norm_error"] * _ROUNDOFF) < h["clip_norm"]
+
+
+def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, elements: int) -> Iterator[Finding]:
+    """Compare the norms over all elements, sampled or not. Clamping leaves no relation between them, so it is not checked."""
+    if step.backward_norm is None or not step.applied or "clip_value" in options:
+        return
+    h = {name: number(options, name) for name in options}
+    expected, error = step.backward_norm / h["loss_scale"], 4 * unit_roundoff
+    if "clip_norm" in h:
+        error += h["norm_error"] * _ROUNDOFF if expected > h["clip_norm"] else 0.0
+        expected *= min(1.0, h["clip_norm"] / (expected + h["norm_eps"]))
+    if not math.isfinite(expected) and not math.isfinite(step.grad_norm):
+        return
+    distance = abs(step.grad_norm - expected)
+    floor = math.sqrt(elements) * (2.0**-25 if unit_roundoff == FORMATS["float16"].unit_roundoff else 2.0**-126)
+    if not distance <= FAIL * (error * expected + floor):
+        yield Finding(
+            step=step.step,
+            tensor="all tensors",
+            slot=GRAD,
+            recorded=step.grad_norm,
+            expected=expected,
+            eta=distance / (error * expected + floor),
+            check="gradient",
+            cause="the norm of the gradients consumed is not that of the gradients at the end of backward, unscaled and clipped",
+        )

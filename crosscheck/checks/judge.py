@@ -1,0 +1,91 @@
+"""Elementwise judging for all checks that need it: in batches, in a worker, while reading goes on."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from crosscheck.checks.tally import Tally, disagreements, never_written
+from crosscheck.criterion.batches import Batch, Batcher
+from crosscheck.criterion.elementwise import Judged, judge
+from crosscheck.diagnosis.diagnose import diagnose, take_rows
+from crosscheck.float64 import float64
+from crosscheck.report.findings import Findings
+from crosscheck.rules.inputs import Inputs
+from crosscheck.rules.rule import Flags, Rule
+from crosscheck.tolerance import FAIL, Profile
+from crosscheck.trace.tensors import TensorBlock
+
+_AHEAD = 8  # batches that may wait to be judged, some 10 MiB each
+
+
+class Judge:
+    """Has tensors judged by rules and writes what is wrong to the findings.
+
+    While XLA compiles, reading goes on: a worker judges, and what it has finished is taken in by the reading thread.
+    """
+
+    def __init__(self, worker: ThreadPoolExecutor, findings: Findings) -> None:
+        self.tally = Tally()
+        self.power: dict[str, float] = {}
+        """By hyperparameter: the largest eta of being wrong. It is the worker's until `finish` is over."""
+        self._worker, self._findings = worker, findings
+        self._batchers: dict[str, Batcher] = {}
+        self._waiting: deque[tuple[Batch, Future[Judged]]] = deque()
+        self._samples: dict[
+            tuple[Rule[Any], Flags], Inputs
+        ] = {}  # rows that disagree, from the first batch that has any
+
+    def batcher(self, rule: Rule[Any], profile: Profile | None = None) -> Batcher:
+        """Return what gathers rows for a rule. `profile`: of all tensors, whatever implementation stepped them."""
+        return self._batchers.setdefault(rule.name, Batcher(rule, profile))
+
+    def add(self, rule: Rule[Any], tensor: TensorBlock) -> None:
+        """Have the applied steps of a tensor judged by a rule. Raises TraceError if the rule misses something."""
+        for batch in self._batchers[rule.name].add(tensor):
+            self._submit(batch)
+
+    def finish(self) -> None:
+        """Judge the batches that are not full, and wait for all."""
+        for batcher in self._batchers.values():
+            for batch in batcher.flush():
+                self._submit(batch)
+        while self._waiting:
+            self._take_in(*self._waiting.popleft())
+
+    @property
+    def used(self) -> list[str]:
+        """Return the hyperparameters that were in use."""
+        return list(dict.fromkeys(name for batcher in self._batchers.values() for name in batcher.used))
+
+    def explain(self, rule: str) -> list[str]:
+        """Return the mistakes, as sentences, that explain the rows that disagree with the rule of this name."""
+        each = [diagnose(its, flags, rows) for (its, flags), rows in self._samples.items() if its.name == rule]
+        return list(dict.fromkeys(sentence for found in each for sentence in found))
+
+    def _submit(self, batch: Batch) -> None:
+        """Hand a batch to the worker, and take in those that it has finished."""
+        self._waiting.append((batch, self._worker.submit(self._judged, batch)))
+        while self._waiting and (len(self._waiting) > _AHEAD or self._waiting[0][1].done()):
+            self._take_in(*self._waiting.popleft())
+
+    def _judged(self, batch: Batch) -> Judged:
+        """Judge a batch, in the worker. A hyperparameter whose error has been shown to show is not tried again."""
+        untold = [name for name in batch.rule.matters(batch.flags) if not self.power.get(name, 0.0) > FAIL]
+        with float64():
+            result = judge(batch.rule, batch.flags, batch.inputs, untold)
+        for name, eta in result.power.items():
+            self.power[name] = max(self.power.get(name, 0.0), eta)
+        return result
+
+    def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
+        judged = future.result()
+        self.tally.add(batch, judged)
+        wrong = np.flatnonzero(np.any(~(judged.eta[: len(batch.origins)] <= FAIL), axis=1))
+        if len(wrong) and (batch.rule, batch.flags) not in self._samples:
+            self._samples[batch.rule, batch.flags] = take_rows(batch.inputs, wrong)
+        for finding in never_written(batch):
+            self._findings.add(finding)
+        for finding in disagreements(batch, judged):
+            self._findings.add(finding, batch.rule.name)

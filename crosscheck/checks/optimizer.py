@@ -1,0 +1,42 @@
+"""Is each step of the optimizer the one that its rule makes of the recorded inputs?"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+from crosscheck.checks.check import Check, Context
+from crosscheck.report.report import Finding
+from crosscheck.rules.rule import Rule, one_count
+from crosscheck.trace.reader import Segment
+from crosscheck.trace.tensors import TensorBlock
+
+
+class Optimizer(Check):
+    """Has every element of every applied step judged by the rule that the trace claims."""
+
+    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
+        super().__init__(segment, context, earlier)
+        self._batcher = context.judge.batcher(context.rule)
+
+    def tensor(self, tensor: TensorBlock) -> None:
+        for finding in _step_counts(self.context.rule, tensor):
+            self.context.findings.add(finding)
+        self.context.judge.add(self.context.rule, tensor)
+        self.answered = self._batcher.rows > 0
+
+
+def _step_counts(rule: Rule[Any], tensor: TensorBlock) -> Iterator[Finding]:
+    """Yield a finding for each applied step that does not add exactly 1 to the tensor's own count of steps."""
+    for name, count in tensor.slots.items():
+        if name not in rule.slots or rule.slots[name].shape is not one_count:
+            continue
+        for row, step in enumerate(tensor.steps):
+            before, after = float(count.before[row, 0]), float(count.after[row, 0])
+            if step.applied and tensor.has_grad[row] and after != before + 1:
+                yield Finding(
+                    step=step.step,
+                    tensor=tensor.info.name,
+                    slot=name,
+                    recorded=after,
+                    expected=before + 1,
+                    cause=f"{name} went from {before:g} to {after:g}; every applied step adds 1",
+                )

@@ -1,0 +1,91 @@
+"""What the judged rows of a replay come to, and how what is wrong with them is put into words."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from crosscheck.criterion.batches import WIDTH, Batch, Origin
+from crosscheck.criterion.elementwise import Judged
+from crosscheck.report.report import Finding
+from crosscheck.tolerance import FAIL, WARN
+
+
+class Tally:
+    """Sums up the judged batches of all rules."""
+
+    def __init__(self) -> None:
+        self.elements: Counter[str] = Counter()
+        """Elements judged, by rule."""
+        self.out_of_range = 0
+        self.max_eta, self.worst = 0.0, "no element"
+        self.eta: dict[str, float] = {}
+        """The largest eta of each slot."""
+        self.close_calls: dict[str, tuple[float, str]] = {}
+        """By slot: the largest eta between WARN and FAIL, and a line about it."""
+
+    def add(self, batch: Batch, judged: Judged) -> None:
+        """Take in what became of a batch."""
+        self.elements[batch.rule.name] += int(judged.checked.sum())
+        self.out_of_range += int(judged.out_of_range.sum())
+        row, output = np.unravel_index(int(np.argmax(judged.eta)), judged.eta.shape)
+        if not judged.eta[row, output] <= self.max_eta and row < len(batch.origins):
+            self.max_eta = float(judged.eta[row, output])
+            self.worst = _describe(batch, judged, int(row), int(output))
+        etas = judged.eta[: len(batch.origins)]  # the other rows are padding
+        for output, name in enumerate(batch.outputs):
+            largest = float(np.max(etas[:, output], initial=0.0))
+            if not largest <= self.eta.get(name, -1.0):
+                self.eta[name] = largest
+            for row in np.flatnonzero((etas[:, output] > WARN) & (etas[:, output] <= FAIL)):
+                call = float(etas[row, output]), _describe(batch, judged, int(row), output)
+                self.close_calls[name] = max(self.close_calls.get(name, (0.0, "")), call)
+
+
+def never_written(batch: Batch) -> Iterator[Finding]:
+    """Yield a finding for each slot that an applied step should have left behind and did not."""
+    for output, name in enumerate(batch.outputs):
+        for row in np.flatnonzero(~batch.inputs.judged[: len(batch.origins), output]):
+            origin = batch.origins[row]
+            yield Finding(
+                step=origin.step,
+                tensor=origin.block.info.name,
+                slot=name,
+                cause=f"{name} was never written, though the step was applied",
+                elements=min(WIDTH, len(origin.block.coordinates) - origin.column),
+            )
+
+
+def disagreements(batch: Batch, judged: Judged) -> Iterator[Finding]:
+    """Yield the worst element of each row and output that is beyond the limit, without the mistake behind it."""
+    rule = batch.rule
+    for output, name in enumerate(batch.outputs):
+        for row in np.flatnonzero(~(judged.eta[: len(batch.origins), output] <= FAIL)):
+            origin = batch.origins[row]
+            yield Finding(
+                step=origin.step,
+                tensor=origin.block.info.name,
+                slot=name,
+                index=_index(origin, judged, int(row), output),
+                recorded=float(judged.recorded[row, output]),
+                expected=float(judged.expected[row, output]),
+                eta=float(judged.eta[row, output]),
+                cause=rule.complaint.format(output=name, rule=rule.name),
+                check=rule.check,
+                elements=int(judged.over[row, output]),
+            )
+
+
+def _describe(batch: Batch, judged: Judged, row: int, output: int) -> str:
+    """Return a line about the worst element of a row."""
+    origin = batch.origins[row]
+    where = list(_index(origin, judged, row, output))
+    return (
+        f"eta {float(judged.eta[row, output]):.3g} at step {origin.step}, {origin.block.info.name}{where}, "
+        f"{batch.outputs[output]}: recorded {float(judged.recorded[row, output]):.9g}, "
+        f"expected {float(judged.expected[row, output]):.9g}"
+    )
+
+
+def _index(origin: Origin, judged: Judged, row: int, output: int) -> tuple[int, ...]:
+    return origin.block.position(origin.column + int(judged.element[row, output]))

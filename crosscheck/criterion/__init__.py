@@ -1,0 +1,1 @@
+"""How far rounding may take a recorded number from the right one: element by element, or as found by trying. Never imports torch."""

@@ -1,0 +1,152 @@
+"""What is being recorded: the torch optimizer behind the wrappers, its rule, its tensors."""
+
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor
+
+from crosscheck.errors import UnsupportedOptimizer
+from crosscheck.trace.format import DType, Implementation, Option, Scaler, TensorInfo
+
+CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+"""The formulas that can be claimed, and whose they are."""
+
+DTYPES: Mapping[torch.dtype, DType] = {
+    torch.float64: "float64",
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+_FSDP_MARKS = ("_is_flat_param", "_fsdp_flattened")
+_SHARDED = {"DTensor", "FlatParameter", "ShardedTensor", "ZeroRedundancyOptimizer"}
+
+
+def unwrap(optimizer: Any) -> torch.optim.Optimizer:
+    """Return the torch optimizer inside Accelerate's wrapper, which has no hooks of its own. Raises UnsupportedOptimizer."""
+    inner = optimizer
+    while type(inner).__module__.startswith("accelerate."):
+        inner = inner.optimizer
+    if not isinstance(inner, torch.optim.Optimizer):
+        raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
+    kind = type(inner)
+    if any(base.__name__ in _SHARDED or base.__module__.startswith("deepspeed") for base in kind.__mro__):
+        raise UnsupportedOptimizer(
+            f"{kind.__name__} shards its state over ranks, so no rank holds a whole step; record the unsharded optimizer"
+        )
+    return inner
+
+
+def choose_rule(optimizer: torch.optim.Optimizer, rule: str) -> str:
+    """Return the name of the claimed formula; `auto` goes by the class. Raises UnsupportedOptimizer."""
+    if rule in CLASSES:
+        return rule
+    accepted = ", ".join(CLASSES)
+    if rule != "auto":
+        raise UnsupportedOptimizer(f"rule={rule!r}: there is no such rule; there are {accepted}")
+    for name in ("adamw", "adam", "sgd"):  # AdamW is a subclass of Adam
+        if isinstance(optimizer, CLASSES[name]):
+            return name
+    raise UnsupportedOptimizer(
+        f"there is no rule for {type(optimizer).__name__}; there are {accepted}. If it claims one of these formulas, "
+        "say which with rule="
+    )
+
+
+def check_tensor(name: str, parameter: Tensor) -> None:
+    """Raises UnsupportedOptimizer, by name, for what no elementwise rule in a real dtype covers."""
+    if type(parameter).__name__ in _SHARDED or any(getattr(parameter, mark, False) for mark in _FSDP_MARKS):
+        raise UnsupportedOptimizer(
+            f"{name} is a {type(parameter).__name__} (FSDP, tensor parallelism): no rank holds it whole; "
+            "record a run whose parameters are not sharded"
+        )
+    if parameter.is_complex():
+        raise UnsupportedOptimizer(f"{name} is complex ({parameter.dtype}): the rules are for real parameters")
+    if parameter.dtype not in DTYPES:
+        raise UnsupportedOptimizer(f"{name} is {parameter.dtype}: the rules are for {', '.join(DTYPES.values())}")
+
+
+def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[int, str]) -> list[tuple[Tensor, TensorInfo]]:
+    """Return all parameters in the order of the groups.
+
+    They are called by the names `given` (by id), otherwise by the group's own, otherwise by their position.
+    """
+    found: list[tuple[Tensor, TensorInfo]] = []
+    names: dict[str, int] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        own: list[str] = group.get("param_names") or [f"group{number}.{k}" for k in range(len(group["params"]))]
+        for name, parameter in zip(own, group["params"], strict=True):
+            name = given.get(id(parameter), name)
+            check_tensor(name, parameter)
+            names[name] = names.get(name, 0) + 1
+            name = name if names[name] == 1 else f"{name} ({names[name]})"
+            info = TensorInfo(
+                name=name,
+                shape=tuple(parameter.shape),
+                dtype=DTYPES[parameter.dtype],
+                device=parameter.device.type,
+                group=number,
+                implementation=_implementation(group, parameter),
+            )
+            found.append((parameter, info))
+    return found
+
+
+def _implementation(group: Mapping[str, Any], parameter: Tensor) -> Implementation:
+    if group.get("fused"):
+        return "fused"
+    foreach = group.get("foreach")
+    if foreach is None:  # torch's own default; a class that knows no foreach steps tensor by tensor
+        foreach = "foreach" in group and parameter.device.type == "cuda" and not group.get("differentiable")
+    return "foreach" if foreach else "single"
+
+
+def options_of(group: Mapping[str, Any]) -> dict[str, Option]:
+    """Return every option of a parameter group that is a number, a flag or a few numbers; reading a CUDA tensor waits."""
+    found: dict[str, Option] = {}
+    for name, value in group.items():
+        if name in ("params", "param_names"):
+            continue
+        if isinstance(value, list | tuple):
+            members = [_number(member) for member in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            if all(isinstance(member, int | float) for member in members):
+                found[name] = tuple(float(member) for member in members if member is not None)
+        elif value is None or isinstance(_number(value), bool | int | float):
+            found[name] = _number(value)
+    return found
+
+
+def _number(value: Any) -> bool | int | float | None:
+    if isinstance(value, Tensor):
+        return float(value.detach()) if value.numel() == 1 else None
+    return value if isinstance(value, bool | int | float) else None
+
+
+def scaler_of(scaler: torch.amp.GradScaler | None) -> Scaler | None:
+    """Return a loss scaler's settings and where it stands; None if there is none or it is switched off."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    state = scaler.state_dict()
+    return Scaler(
+        scale=state["scale"],
+        growth_factor=state["growth_factor"],
+        backoff_factor=state["backoff_factor"],
+        growth_interval=state["growth_interval"],
+        growth_tracker=state["_growth_tracker"],
+    )
+
+
+def versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def named_by_id(named_parameters: Iterable[tuple[str, Tensor]] | None) -> dict[int, str]:
+    return {id(parameter): name for name, parameter in named_parameters or ()}

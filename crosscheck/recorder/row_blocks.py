@@ -1,0 +1,108 @@
+"""Rows of one tensor, gathered step by step and laid out as the trace wants them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from crosscheck.recorder.capture import Moment
+from crosscheck.trace.format import Block, SlotRows, TensorRows, key
+
+
+@dataclass(slots=True)
+class _Row:
+    grad: Tensor | None
+    backward: Tensor | None
+    before: Moment
+    after: Moment
+
+
+@dataclass(slots=True)
+class RowBlock:
+    """A block in the making: the same tensors, or a single step of all elements."""
+
+    full: bool
+    steps: list[int] = field(default_factory=list[int])
+    rows: dict[int, list[_Row]] = field(default_factory=dict[int, list[_Row]])
+    num_bytes: int = 0
+
+    def add(self, tensor: int, grad: Tensor | None, backward: Tensor | None, before: Moment, after: Moment) -> None:
+        self.rows.setdefault(tensor, []).append(_Row(grad, backward, before, after))
+        moments = [t for moment in (before, after) for t in (moment.parameter, *moment.slots.values())]
+        self.num_bytes += sum(t.nbytes for t in (*moments, grad, backward) if t is not None)
+
+    def lay_out(self, number: int, coordinates: dict[int, Tensor | None]) -> tuple[Block, dict[str, Tensor]]:
+        """Return the block's description and its arrays; `number` is its position in the part."""
+        arrays: dict[str, Tensor] = {}
+        tensors: list[TensorRows] = []
+        for tensor, rows in self.rows.items():
+            grads = [row.grad for row in rows if row.grad is not None]
+            if grads:
+                arrays[key(number, tensor, "grad")] = _stack(grads)
+            backward = _changed(rows)
+            if backward:
+                arrays[key(number, tensor, "backward")] = _stack([rows[r].backward for r in backward])
+            where = coordinates.get(tensor)
+            if where is not None and not self.full:
+                arrays[key(number, tensor, "coordinates")] = where.cpu().reshape(1, -1)
+            before = _values(
+                arrays,
+                key(number, tensor, ""),
+                [row.before.parameter for row in rows],
+                [row.after.parameter for row in rows],
+            )
+            slots: dict[str, SlotRows] = {}
+            names = {slot: None for row in rows for moment in (row.before, row.after) for slot in moment.names()}
+            for slot in names:
+                old, new = [row.before.get(slot) for row in rows], [row.after.get(slot) for row in rows]
+                slots[slot] = SlotRows(
+                    scalar=any(slot in row.after.scalars or slot in row.before.scalars for row in rows),
+                    before=_values(arrays, key(number, tensor, f"{slot}."), old, new),
+                    absent_before=tuple(r for r, value in enumerate(old) if value is None),
+                    absent_after=tuple(r for r, value in enumerate(new) if value is None),
+                )
+            no_grad = tuple(r for r, row in enumerate(rows) if row.grad is None)
+            tensors.append(TensorRows(tensor=tensor, no_grad=no_grad, backward=backward, before=before, slots=slots))
+        return Block(full=self.full, steps=tuple(self.steps), tensors=tuple(tensors)), arrays
+
+
+def _changed(rows: Sequence[_Row]) -> tuple[int, ...]:
+    """Return the rows whose gradient at the end of backward is not the one that was consumed."""
+    both = [r for r, row in enumerate(rows) if row.backward is not None and row.grad is not None]
+    changed = {r for r, row in enumerate(rows) if row.backward is not None and row.grad is None}
+    if both:
+        same = _bitwise_equal(_stack([rows[r].backward for r in both]), _stack([rows[r].grad for r in both]))
+        changed |= {r for k, r in enumerate(both) if not same[k]}
+    return tuple(sorted(changed))
+
+
+def _values(
+    arrays: dict[str, Tensor], prefix: str, old: Sequence[Tensor | None], new: Sequence[Tensor | None]
+) -> tuple[int, ...]:
+    """Put the values after each row into `arrays`, and those before it where they are not what the row before left.
+
+    Returns the rows of the latter.
+    """
+    unlike = [row for row, value in enumerate(old) if value is not None and (row == 0 or new[row - 1] is None)]
+    pairs = [row for row in range(1, len(old)) if old[row] is not None and new[row - 1] is not None]
+    if pairs:
+        same = _bitwise_equal(_stack([old[row] for row in pairs]), _stack([new[row - 1] for row in pairs]))
+        unlike += [row for k, row in enumerate(pairs) if not same[k]]
+    stored = tuple(sorted(unlike))
+    if stored:
+        arrays[f"{prefix}before"] = _stack([old[row] for row in stored])
+    if any(value is not None for value in new):
+        arrays[f"{prefix}after"] = _stack(new)
+    return stored
+
+
+def _stack(values: Iterable[Tensor | None]) -> Tensor:
+    return torch.stack([value for value in values if value is not None]).cpu()
+
+
+def _bitwise_equal(a: Tensor, b: Tensor) -> Tensor:
+    """Compare row by row and bit for bit: NaN equals itself, and 0 differs from -0."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return torch.zeros(len(a), dtype=torch.bool)
+    return (a.view(torch.uint8) == b.view(torch.uint8)).all(dim=1)

@@ -1,0 +1,60 @@
+"""The findings of a replay, those of one kind as one."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from crosscheck.report.report import Finding
+from crosscheck.trace.format import PARAM
+
+
+@dataclass(slots=True)
+class _Kind:
+    """All findings of one kind."""
+
+    first: Finding
+    rule: str  # the rule that they disagree with; empty if they are about something else
+    elements: int = 0
+    steps: set[int] = field(default_factory=set[int])
+
+    def add(self, finding: Finding) -> None:
+        if (finding.step, -finding.eta) < (self.first.step, -self.first.eta):
+            self.first = finding
+        self.elements += finding.elements
+        self.steps.add(finding.step)
+
+    def as_one(self) -> Finding:
+        return replace(self.first, elements=self.elements, steps=len(self.steps), last_step=max(self.steps))
+
+
+class Findings:
+    """Collects findings. Two are of one kind if slot and cause are the same but for numbers, such as that of the step."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+        self._complete: list[Finding] = []
+
+    def add(self, finding: Finding, rule: str = "") -> None:
+        """Add a finding to those of its kind. `rule`: the name of the rule that it disagrees with."""
+        key = (finding.slot, re.sub(r"\d+", "N", finding.cause))
+        self._kinds.setdefault(key, _Kind(finding, rule)).add(finding)
+
+    def add_complete(self, finding: Finding) -> None:
+        """Add a finding that counts its own steps and stands for itself."""
+        self._complete.append(finding)
+
+    def in_order(self, explain: Callable[[str], list[str]]) -> list[Finding]:
+        """Return one finding a kind: by step, and at the same step the state before the parameter computed from it.
+
+        `explain` returns the mistakes that explain what disagrees with the rule of a name; a cause is told with them.
+        """
+        why: dict[str, str] = {}
+        for rule in {kind.rule: None for kind in self._kinds.values() if kind.rule}:
+            why[rule] = f": {' or '.join(explain(rule)) or 'no mistake of the catalogue explains it'}"
+        ranked = [(kind.as_one(), kind.rule) for kind in self._kinds.values()]
+        found = [
+            *(finding for finding, rule in ranked if not rule),
+            *(replace(finding, cause=finding.cause + why[rule]) for finding, rule in ranked if rule),
+            *self._complete,
+        ]
+        return sorted(found, key=lambda finding: (finding.step, finding.slot == PARAM, finding.slot))

@@ -1,0 +1,168 @@
+"""The verdict and everything that stands behind it."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from crosscheck.text import shown
+
+
+class Verdict(StrEnum):
+    """What a replay ends with."""
+
+    MATCH = "match"
+    MISMATCH = "mismatch"
+    VACUOUS = "vacuous"  # nothing moved, nothing recorded, or nothing that could have failed
+
+
+NOT_RECORDED = "not recorded"
+
+EXIT_CODES = {Verdict.MATCH: 0, Verdict.MISMATCH: 1, Verdict.VACUOUS: 3}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One kind of disagreement: where it showed first, its worst element there, and how far it spread."""
+
+    step: int
+    """The first step that shows it."""
+    tensor: str
+    """Name of the parameter tensor (or `group N` for an option of a parameter group)."""
+    slot: str
+    """`param`, a slot of the optimizer's state in torch's name, or an option such as `lr`."""
+    index: tuple[int, ...] | None = None
+    """Position of the element in the tensor; None where the finding is not about one element."""
+    recorded: float | None = None
+    """What the optimizer made of it."""
+    expected: float | None = None
+    """What the formula makes of the recorded inputs, in float64."""
+    eta: float = math.inf
+    """Distance in roundoffs; infinite where no rounding leads from one to the other."""
+    cause: str
+    """One sentence that names the slot and what is wrong with it."""
+    elements: int = 1
+    """Recorded elements of this slot that disagree, over all steps and tensors."""
+    steps: int = 1
+    """Steps at which the slot disagrees."""
+    last_step: int = 0
+    """The last of them; left out, the first."""
+    check: str = "optimizer"
+    """Which of `crosscheck.checks.CHECKS` found it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "last_step", self.last_step or self.step)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The result of a replay. `str(report)` is for people, `to_json()` for programs."""
+
+    verdict: Verdict
+    reason: str
+    """Why a vacuous record proves nothing; empty otherwise."""
+    optimizer: str
+    """The class that was recorded."""
+    rule: str
+    """The formula it was held against."""
+    profiles: tuple[str, ...]
+    """Implementations recorded, each with the arithmetic of its own."""
+    own: tuple[str, ...]
+    """Pieces of the rule that are this project's, not Optax's."""
+    max_eta: float
+    """The largest distance between a recorded element and its formula, in roundoffs."""
+    worst: str
+    """Where that is."""
+    findings: tuple[Finding, ...]
+    """What is wrong, first step first; empty unless the verdict is mismatch."""
+    warnings: tuple[str, ...]
+    """What is worth a look without being wrong."""
+    notes: tuple[str, ...]
+    """What the record is: where it ends, how it was joined."""
+    not_tested: tuple[str, ...]
+    """Hyperparameters in use whose being off by `off_by` this record would not have shown."""
+    checks: dict[str, str] = field(default_factory=dict[str, str])
+    """What each of `CHECKS` came to: match, mismatch or not recorded."""
+    eta: dict[str, float] = field(default_factory=dict[str, float])
+    """The largest eta of each slot that was held against a formula: `param`, those of the optimizer's state, and `grad`
+    and `average` where the gradient's way and the moving average were checked."""
+    off_by: float = 0.01
+    """The fraction by which hyperparameters were tried wrong: 1 %, or what the coarsest format here can tell apart."""
+    power: dict[str, float] = field(default_factory=dict[str, float])
+    """By hyperparameter in use: an eta beyond the limit that its being wrong by `off_by` would have caused, or the
+    largest there is where none is beyond."""
+    steps: int = 0
+    """Steps recorded, skipped ones included."""
+    skipped: int = 0
+    """Steps the loss scaler skipped."""
+    tensors: int = 0
+    elements: int = 0
+    """Elements (of parameters and slots) held against the formula."""
+    out_of_range: int = 0
+    """Elements left out because their format cannot represent the result."""
+
+    def to_json(self) -> str:
+        """Return strict JSON, in which infinities and NaN are the strings inf, -inf and nan."""
+        return strict_json(asdict(self))
+
+    def _headline(self) -> str:
+        """Return the verdict in one line."""
+        what = f"{self.optimizer.rpartition('.')[2]} ({', '.join(self.profiles) or 'no step'})"
+        seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors"
+        if self.verdict is Verdict.MATCH:
+            also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != "optimizer"]
+            around = f"; around it: {', '.join(also)} match" if also else ""
+            return f"match: {what} is {self.rule} as Optax computes it; {seen}, worst eta {self.max_eta:.2f}{around}"
+        if self.verdict is Verdict.VACUOUS:
+            return f"vacuous: {what}; {seen}: {self.reason}"
+        return f"mismatch: {what} is not {self.rule}; {seen}, {len(self.findings)} finding(s): {self.findings[0].cause}"
+
+    def __str__(self) -> str:
+        lines = [self._headline()]
+        for finding in self.findings:
+            lines += _lines_of(finding)
+        lines += [f"warning: {line}" for line in self.warnings]
+        if self.elements:
+            lines.append(f"worst: {self.worst}")
+        if self.power:
+            tried = ", ".join(f"{name} {eta:.3g}" for name, eta in self.power.items())
+            lines.append(f"power (eta if it were {self.off_by:.0%} off): {tried}")
+        if self.not_tested:
+            lines.append(f"not tested by this record (at {self.off_by:.0%} off): {', '.join(self.not_tested)}")
+        missing = [name for name, result in self.checks.items() if result == NOT_RECORDED]
+        if missing:
+            lines.append(f"not recorded: {', '.join(missing)}")
+        if self.own:
+            lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
+        if self.out_of_range:
+            lines.append(f"out of range: {self.out_of_range:,} elements whose format cannot hold the result")
+        lines += [f"note: {line}" for line in self.notes]
+        return "\n".join(map(shown, lines))  # names of a trace may hold anything, line breaks too
+
+
+def _lines_of(finding: Finding) -> list[str]:
+    where = "" if finding.index is None else str(list(finding.index))
+    lines = [f"- step {finding.step}, {finding.tensor}{where}, {finding.slot}: {finding.cause}"]
+    if finding.recorded is not None and finding.expected is not None:
+        lines.append(f"    recorded {finding.recorded:.9g}, expected {finding.expected:.9g}, eta {finding.eta:.4g}")
+    if finding.elements > 1 or finding.steps > 1:
+        lines.append(
+            f"    {finding.elements:,} elements at {finding.steps:,} step(s), {finding.step} to {finding.last_step}"
+        )
+    return lines
+
+
+def strict_json(value: Any) -> str:
+    """Write a value as JSON, which has no infinities and no NaN: they become the strings inf, -inf and nan."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(name): _plain(member) for name, member in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, list | tuple):
+        return [_plain(member) for member in value]  # pyright: ignore[reportUnknownVariableType]
+    return value

@@ -1,0 +1,76 @@
+"""What the types of a trace cannot say: every number of a step, row, tensor or group is one that exists."""
+
+import itertools
+from pathlib import Path
+
+from crosscheck.errors import TraceError
+from crosscheck.trace.format import RESERVED_SLOTS, Block, Part, TensorInfo, TensorRows
+
+
+def check_part(path: Path, part: Part) -> None:
+    """Raises TraceError for a part that contradicts itself."""
+    for number, tensor in enumerate(part.tensors):
+        if tensor.numel >= 2**63:
+            raise TraceError(f"{path}: tensor {number} has a shape of {tensor.numel} elements")
+    groups = max((tensor.group for tensor in part.tensors), default=-1) + 1
+    for step in part.steps:
+        if len(step.options) < groups:
+            raise TraceError(
+                f"{path}: step {step.step} has options of {len(step.options)} groups, tensors are in {groups}"
+            )
+    steps = tuple(step.step for step in part.steps)
+    _check_ascent(f"{path}: its", steps)
+    for number, block in enumerate(part.blocks):
+        _check_block(f"{path}: block {number}", block, frozenset(steps), len(part.tensors))
+    left_out = set(steps).difference(*(block.steps for block in part.blocks))
+    if left_out:
+        raise TraceError(f"{path}: no block holds step {min(left_out)}")
+
+
+def _check_block(where: str, block: Block, steps: frozenset[int], tensors: int) -> None:
+    _check_ascent(f"{where}: its", block.steps)
+    strange = set(block.steps) - steps
+    if strange:
+        raise TraceError(f"{where} has step {min(strange)}, which the part does not list")
+    if block.full and len(block.steps) != 1:
+        raise TraceError(f"{where} is full and has {len(block.steps)} steps; a full block has one")
+    if not block.tensors:
+        raise TraceError(f"{where} has no tensors")
+    seen: set[int] = set()
+    for entry in block.tensors:
+        _check_rows(f"{where}, tensor {entry.tensor}", entry, len(block.steps))
+        if entry.tensor >= tensors or entry.tensor in seen:
+            why = "it is there twice" if entry.tensor in seen else "a tensor that does not exist"
+            raise TraceError(f"{where}, tensor {entry.tensor}: {why}")
+        seen.add(entry.tensor)
+
+
+def _check_rows(where: str, entry: TensorRows, rows: int) -> None:
+    listed = [*entry.no_grad, *entry.backward, *entry.before]
+    for name, slot in entry.slots.items():
+        if name in RESERVED_SLOTS or "/" in name:
+            raise TraceError(f"{where}: no slot can be called {name!r}")
+        listed += [*slot.before, *slot.absent_before, *slot.absent_after]
+    if any(row >= rows for row in listed):
+        raise TraceError(f"{where}: row {max(listed)} of {rows}: a row that does not exist")
+    if 0 not in entry.before:
+        raise TraceError(f"{where}: the parameter before the first row is neither stored nor left by a row before")
+
+
+def _check_ascent(whose: str, steps: tuple[int, ...]) -> None:
+    for earlier, later in itertools.pairwise(steps):
+        if later <= earlier:
+            raise TraceError(f"{whose} steps do not ascend: {later} comes after {earlier}")
+
+
+def check_tensors(path: Path, before: tuple[TensorInfo, ...], now: tuple[TensorInfo, ...]) -> None:
+    """Raises TraceError for a tensor of the part before that is gone, or has another name, shape or dtype by now."""
+    for number, earlier in enumerate(before):
+        old = _identity(earlier)
+        new = _identity(now[number]) if number < len(now) else None
+        if old != new:
+            raise TraceError(f"{path}: tensor {number} was {old} in the part before and is {new} here")
+
+
+def _identity(tensor: TensorInfo) -> tuple[str, tuple[int, ...], str]:
+    return tensor.name, tensor.shape, tensor.dtype

@@ -1,0 +1,67 @@
+"""Reading files that may be anything: what is not as expected ends in a TraceError that names the file."""
+
+import contextlib
+import stat
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from crosscheck.errors import TraceError
+from crosscheck.text import shown
+
+Model = TypeVar("Model", bound=BaseModel)
+LARGEST_JSON = 64 * 2**20  # bytes; a part's description of ten thousand tensors is far below
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Generator[None]:
+    """Turns an OSError into a TraceError."""
+    try:
+        yield
+    except OSError as error:
+        raise TraceError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def expect_file(path: Path) -> int:
+    """Return the size in bytes. Raises TraceError for a pipe, a device or a folder, which may be read without end or not at all."""
+    with readable(path):
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise TraceError(f"{path} cannot be read (it is no regular file)")
+    return status.st_size
+
+
+def text_of(path: Path) -> str:
+    if expect_file(path) > LARGEST_JSON:
+        raise TraceError(f"{path} is larger than {LARGEST_JSON} bytes: this is not what a recorder wrote")
+    try:
+        with readable(path):
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise TraceError(f"{path} is not UTF-8 text") from None
+
+
+def parse(path: Path, text: str) -> Any:
+    """Parse the JSON in `text`, which is of `path`. Unlike the standard library: no lone surrogates, and a bounded depth."""
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise TraceError(f"{path}: not JSON ({error})") from None
+
+
+def validate(path: Path, values: Any, model: type[Model]) -> Model:
+    """Return `values`, which are of `path`, as what they should be. Raises TraceError."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = brief(".".join(map(str, first["loc"])) or "the whole")
+        raise TraceError(f"{path}: {where}: {brief(first['msg'])} ({error.error_count()} problem(s) in all)") from None
+
+
+def brief(text: str) -> str:
+    """Return the start of a text of others, fit to be shown."""
+    return shown(text if len(text) <= 300 else f"{text[:300]}…")

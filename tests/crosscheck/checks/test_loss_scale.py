@@ -1,0 +1,284 @@
+"""Every way in which a loss scale can go wrong, planted in the record of a real torch.amp.GradScaler."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crosscheck import Finding
+from crosscheck.checks.loss_scale import ScaleUsed, check_loss_scale
+from crosscheck.trace.format import Scaler
+
+Skips = Sequence[int]
+Update = Callable[[torch.amp.GradScaler, int, bool], None]
+"""Moves the scale after an attempt: scaler, step, applied."""
+
+CLAIMED = Scaler(scale=1024.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=4)
+
+
+def rightly(scaler: torch.amp.GradScaler, step: int, applied: bool) -> None:
+    del step, applied
+    scaler.update()
+
+
+def train(update: Update = rightly, *, skip: Skips = (), steps: int = 12, claimed: Scaler = CLAIMED) -> list[ScaleUsed]:
+    """A loop with a real scaler, whose gradients overflow in the steps to skip."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    scaler = torch.amp.GradScaler(
+        "cpu", claimed.scale, claimed.growth_factor, claimed.backoff_factor, claimed.growth_interval
+    )
+    record: list[ScaleUsed] = []
+    for step in range(1, steps + 1):
+        scaler.scale(weight.sum()).backward()  # pyright: ignore[reportUnknownMemberType]
+        if step in skip:
+            assert weight.grad is not None
+            weight.grad.fill_(math.inf)
+        before, scale = weight.detach().clone(), scaler.get_scale()
+        scaler.step(optimizer)
+        applied = not torch.equal(before, weight)
+        assert applied == (step not in skip)
+        record.append(ScaleUsed(step, applied, scale))
+        update(scaler, step, applied)
+        optimizer.zero_grad()
+    return record
+
+
+def only_finding(record: Sequence[ScaleUsed], claimed: Scaler = CLAIMED) -> Finding:
+    findings = check_loss_scale(claimed, record)
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+def set_to(factor: float, *, at: int) -> Update:
+    """One step after which the scale is multiplied by hand."""
+
+    def update(scaler: torch.amp.GradScaler, step: int, applied: bool) -> None:
+        del applied
+        scaler.update(scaler.get_scale() * factor if step == at else None)
+
+    return update
+
+
+def tracker_kept(scaler: torch.amp.GradScaler, step: int, applied: bool) -> None:
+    """A skipped step leaves the growth tracker where it was."""
+    del step
+    tracker = scaler.state_dict()["_growth_tracker"]
+    scaler.update()
+    if not applied:
+        scaler._growth_tracker.fill_(tracker)  # pyright: ignore
+
+
+@pytest.mark.parametrize("skip", [(), (1,), (1, 2, 3), (4,), (5,), (2, 7, 8), (12,), tuple(range(1, 13))], ids=str)
+def test_a_real_scaler_is_right(skip: Skips) -> None:
+    assert check_loss_scale(CLAIMED, train(skip=skip)) == []
+
+
+@pytest.mark.parametrize("start", [3e38, 1e-45, 0.1, 65536.1], ids=str)
+@pytest.mark.parametrize(("growth", "backoff"), [(2.0, 0.5), (1.1, 0.9), (1e30, 1e-30)])
+def test_a_real_scaler_is_right_where_float32_rounds_and_ends(start: float, growth: float, backoff: float) -> None:
+    claimed = Scaler(scale=start, growth_factor=growth, backoff_factor=backoff, growth_interval=2)
+    used = kernel(claimed, [True] * 9 + [False, False, True] * 4)
+    assert check_loss_scale(claimed, used) == []
+
+
+def kernel(claimed: Scaler, applied: Sequence[bool]) -> list[ScaleUsed]:
+    """The scales that torch's own kernel makes of a pattern of steps."""
+    scale = torch.full((), claimed.scale, dtype=torch.float32)
+    tracker = torch.full((), claimed.growth_tracker, dtype=torch.int32)
+    record: list[ScaleUsed] = []
+    for step, was_applied in enumerate(applied, 1):
+        record.append(ScaleUsed(step, was_applied, scale.item()))
+        torch._amp_update_scale_(  # pyright: ignore
+            scale,
+            tracker,
+            torch.full((), float(not was_applied)),
+            claimed.growth_factor,
+            claimed.backoff_factor,
+            claimed.growth_interval,
+        )
+    return record
+
+
+scalers = st.builds(
+    Scaler,
+    scale=st.floats(0, 3.4e38) | st.sampled_from([math.inf, math.nan, 65536.0, 1.0]),
+    growth_factor=st.floats(1.0001, 1e10),
+    backoff_factor=st.floats(1e-10, 0.9999),
+    growth_interval=st.integers(1, 5),
+    growth_tracker=st.integers(0, 7),  # beyond growth_interval it never comes back to it
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(claimed=scalers, applied=st.lists(st.booleans(), max_size=30))
+def test_whatever_torchs_kernel_does_is_right(claimed: Scaler, applied: list[bool]) -> None:
+    assert check_loss_scale(claimed, kernel(claimed, applied)) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    applied=st.lists(st.booleans(), min_size=1, max_size=30), at=st.integers(0, 29), factor=st.sampled_from([0.5, 3.0])
+)
+def test_whatever_else_happens_is_found_where_it_happens(applied: list[bool], at: int, factor: float) -> None:
+    at = min(at, len(applied) - 1)
+    record = kernel(CLAIMED, applied)
+    changed = [used._replace(loss_scale=used.loss_scale * (factor if used.step > at else 1.0)) for used in record]
+    findings = check_loss_scale(CLAIMED, changed)
+    assert findings
+    assert findings[0].step == at + 1
+    assert findings[0].recorded == changed[at].loss_scale
+    assert findings[0].expected == record[at].loss_scale
+
+
+def test_no_backoff_after_a_skip() -> None:
+    found = only_finding(train(set_to(1.0, at=6), skip=[6], steps=8))
+    assert (found.step, found.last_step, found.steps) == (7, 7, 1)
+    assert (found.recorded, found.expected, found.eta) == (2048.0, 1024.0, 2.0**53)
+    assert (found.tensor, found.slot) == ("loss scaler", "loss_scale")
+    assert found.cause == "the loss scale did not back off after step 6, which was skipped"
+
+
+def test_the_same_fault_many_times_is_one_finding() -> None:
+    def never_back_off(scaler: torch.amp.GradScaler, step: int, applied: bool) -> None:
+        del step
+        scale = scaler.get_scale()
+        scaler.update()
+        if not applied:
+            scaler._scale.fill_(scale)  # pyright: ignore
+
+    found = only_finding(train(never_back_off, skip=[2, 3, 5, 7], steps=9))
+    assert (found.step, found.last_step, found.steps, found.elements) == (3, 8, 4, 4)
+    assert found.cause == "the loss scale did not back off after step 2, which was skipped"
+
+
+def test_backoff_without_a_skip() -> None:
+    found = only_finding(train(set_to(0.5, at=2), steps=4))
+    assert (found.step, found.recorded, found.expected) == (3, 512.0, 1024.0)
+    assert found.cause == "the loss scale backed off after step 2, which was applied"
+
+
+def test_growth_too_early() -> None:
+    record = train(claimed=Scaler(scale=1024.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=3), skip=[2])
+    found = only_finding(record)  # the first growth alone would pass for a tracker that is not set back
+    assert (found.step, found.last_step, found.steps) == (6, 12, 3)  # grown after 3 to 5, 6 to 8, 9 to 11
+    assert found.cause == "the loss scale grew too early, after 3 applied steps in a row; growth_interval is 4"
+
+
+def test_growth_too_late() -> None:
+    record = train(claimed=Scaler(scale=1024.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=6), steps=14)
+    found = only_finding(record)
+    assert (found.step, found.last_step, found.steps) == (5, 12, 4)  # 5 and 6, 11 and 12
+    assert (found.recorded, found.expected) == (1024.0, 2048.0)
+    assert found.cause == "the loss scale grew too late, after 6 applied steps in a row; growth_interval is 4"
+
+
+@pytest.mark.parametrize("skip", [(), (8,)])
+def test_no_growth(skip: Skips) -> None:
+    record = train(claimed=Scaler(scale=1024.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=99), skip=skip)
+    found = only_finding(record)
+    assert (found.step, found.last_step, found.steps) == (5, 8 if skip else 12, 4 if skip else 8)
+    assert found.cause == "the loss scale did not grow after 4 applied steps in a row, which is growth_interval"
+
+
+def test_growth_missed_and_then_backed_off_without_a_skip_is_two_findings() -> None:
+    def update(scaler: torch.amp.GradScaler, step: int, applied: bool) -> None:
+        del applied
+        scaler.update({4: 1024.0, 6: 512.0}.get(step, 1024.0 if step < 6 else None))
+
+    causes = [(found.step, found.cause) for found in check_loss_scale(CLAIMED, train(update, steps=7))]
+    assert causes == [
+        (5, "the loss scale did not grow after 4 applied steps in a row, which is growth_interval"),
+        (7, "the loss scale backed off after step 6, which was applied"),
+    ]
+
+
+def test_growth_tracker_not_set_back_by_a_skip() -> None:
+    found = only_finding(train(tracker_kept, skip=[3], steps=8))
+    assert (found.step, found.recorded, found.expected) == (6, 1024.0, 512.0)
+    assert found.cause == (
+        "the growth tracker is not set back by a skipped step: the loss scale grew too early, after 2 applied steps in a row; "
+        "growth_interval is 4"
+    )
+
+
+def test_growth_tracker_that_grows_late_because_of_a_skip_is_told_from_one_that_is_not_set_back() -> None:
+    record = train(skip=[3], steps=8)
+    assert [used.loss_scale for used in record[3:]] == [512.0, 512.0, 512.0, 512.0, 1024.0]
+    assert check_loss_scale(CLAIMED, record) == []
+
+
+@pytest.mark.parametrize(
+    ("update", "skip", "step", "cause"),
+    [
+        (
+            set_to(4.0, at=4),
+            [],
+            5,
+            "from 1024 to 4096 after step 4, which was applied: torch.amp.GradScaler makes 2048",
+        ),
+        (
+            set_to(0.25, at=4),
+            [],
+            5,
+            "from 1024 to 256 after step 4, which was applied: torch.amp.GradScaler makes 2048",
+        ),
+        (
+            set_to(0.25, at=2),
+            [2],
+            3,
+            "from 1024 to 256 after step 2, which was skipped: torch.amp.GradScaler makes 512",
+        ),
+        (
+            set_to(2.0, at=2),
+            [2],
+            3,
+            "from 1024 to 2048 after step 2, which was skipped: torch.amp.GradScaler makes 512",
+        ),
+        (
+            set_to(1.5, at=2),
+            [],
+            3,
+            "from 1024 to 1536 after step 2, which was applied: torch.amp.GradScaler makes 1024",
+        ),
+    ],
+)
+def test_any_other_change(update: Update, skip: Skips, step: int, cause: str) -> None:
+    found = only_finding(train(update, skip=skip, steps=step))
+    assert found.step == step
+    assert found.cause == f"the loss scale went {cause} of it"
+
+
+@pytest.mark.parametrize("wild", [math.inf, -math.inf, math.nan, 0.0, -1024.0, 1e300])
+@pytest.mark.parametrize("skip", [(), (2,)])
+def test_wild_scales_are_found_where_they_appear(wild: float, skip: Skips) -> None:
+    record = train(skip=skip, steps=3)
+    found = only_finding([*record[:2], record[2]._replace(loss_scale=wild)])
+    assert found.step == 3
+    assert found.eta > 1e10
+    assert "torch.amp.GradScaler makes" in found.cause
+
+
+def test_a_run_that_does_not_start_at_the_scale_it_says() -> None:
+    record = train(steps=4)
+    found = only_finding(record, Scaler(scale=65536.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=4))
+    assert (found.step, found.recorded, found.expected) == (1, 1024.0, 65536.0)
+    assert found.cause == "the first loss scale is not the scaler's"
+
+
+def test_a_resumed_run_needs_the_tracker() -> None:
+    rest = train(skip=[2], steps=9)[4:]  # steps 3 and 4 were applied
+    tracker = Scaler(scale=512.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=4, growth_tracker=2)
+    assert check_loss_scale(tracker, rest) == []
+    lost = only_finding(rest, Scaler(scale=512.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=4))
+    assert (lost.step, lost.cause) == (
+        7,
+        "the loss scale grew too early, after 2 applied steps in a row; growth_interval is 4",
+    )
+
+
+def test_no_attempts_no_findings() -> None:
+    assert check_loss_scale(CLAIMED, []) == []
