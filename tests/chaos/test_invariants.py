@@ -93,9 +93,8 @@ def test_the_newest_checkpoint_is_not_one_that_a_fault_hit(tmp_path: Path) -> No
     (hit.path / "manifest.json").unlink()
     assert invariants.newest_valid(folder, {hit.inode}) == 40
     invariants.files_are_whole(folder, {hit.inode})
-    hit.path.rename(
-        hit.path.with_suffix(".old")
-    )  # as a run does that reaches the step again and replaces its checkpoint
+    # A run that reaches the step again renames its checkpoint so while it replaces it.
+    hit.path.rename(hit.path.with_suffix(".old"))
     assert invariants.newest_valid(folder, {hit.inode}) == 40
 
 

@@ -122,9 +122,8 @@ def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: 
     ranks = start([QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=3, plant=partial(deaf_after, 5))
     wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
     time.sleep(TIMEOUT + 1)
-    assert all(
-        process.is_alive() for process in ranks.processes
-    )  # a rank whose heartbeat counts on is alive, however long its main thread waits
+    # A rank whose heartbeat goes on is alive, however long its main thread waits.
+    assert all(process.is_alive() for process in ranks.processes)
     expect_the_others_to_leave(ranks, victim, number)
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 1, True)

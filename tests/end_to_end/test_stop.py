@@ -106,9 +106,8 @@ def test_at_a_step_before_an_evaluation(tmp_path: Path, undisturbed: Callable[[i
     assert result.code == 75
     assert read_json(tmp_path / "status.json")["step"] == update
     assert _epochs(tmp_path) == [1, 2][: update // 10 - 1]
-    for _ in range(
-        2
-    ):  # the second start finds a complete run, although the newest checkpoint still says that an evaluation is due
+    # The second start finds a complete run, although the newest checkpoint still says that an evaluation is due.
+    for _ in range(2):
         assert train(command)[0].code == 0
         assert _epochs(tmp_path) == [1, 2]
     assert "holds this run complete" in train(command)[0].out

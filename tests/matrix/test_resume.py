@@ -83,9 +83,8 @@ def run(cell: Cell, folder: Path, *options: str) -> dict[str, Any]:
 
 def recipe_of(cell: Cell) -> dict[str, dict[str, object]]:
     extra = EXTRAS[cell.extra]
-    batch = (
-        8 if cell.extra == "accumulate" else 4
-    )  # one image for each part of four ranks, since float16 is slow on a CPU
+    # Each part of four ranks gets one image only, since float16 is slow on a CPU.
+    batch = 8 if cell.extra == "accumulate" else 4
     return {
         "data": {"source": "synthetic", "train_images": batch * STEPS // 2, "test_images": 10},
         "training": {"epochs": 2, "batch_size": batch, "threads": 1, **extra.get("training", {})},

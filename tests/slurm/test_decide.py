@@ -58,11 +58,7 @@ def starts(*ends: Status | None, restarts: int = 2) -> list[Finish | QueueAgain]
         (Status(1, 7, retry=False), 1, Finish(1, "fault after step 7, as said above; the same would happen again")),
         (NOT_SAID, 137, QueueAgain(Lost(1, 0), "all ranks were lost; restart 1 of at most 2")),
         (NOT_SAID, 0, Finish(0, "done")),
-        (
-            NOT_SAID,
-            2,
-            Finish(2, "bad input, as said above"),
-        ),  # the disk is so full that the ranks could not write the status
+        (NOT_SAID, 2, Finish(2, "bad input, as said above")),  # the disk was too full for the ranks to write the status
         (Status(130, 4, retry=False), 1, QueueAgain(Lost(1, 0), "all ranks were lost; restart 1 of at most 2")),
     ],
 )
