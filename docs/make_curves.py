@@ -1,4 +1,4 @@
-"""Draws docs/curves.svg from the runs' own metrics.jsonl.
+"""Draws docs/curves.svg from the metrics.jsonl of three runs. The arguments are the folders of the runs.
 
 python docs/make_curves.py SGD_1_PROCESS SGD_2_PROCESSES ADAM_1_PROCESS
 """
@@ -15,11 +15,13 @@ BLUE, ORANGE, GREEN = "#2563eb", "#f97316", "#16a34a"
 
 
 def records(folder: str, kind: str) -> list[dict[str, Any]]:
+    """Return the run's records of this kind, "step" or "epoch"."""
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
 def main(sgd_one: str, sgd_two: str, adam_one: str) -> None:
+    """Draw the loss by step on the left and the accuracy by epoch on the right."""
     mpl.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "1"})
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
     for folder, color, width, label in ((sgd_one, BLUE, 2.6, "1 process"), (sgd_two, ORANGE, 1.0, "2 processes")):

@@ -19,7 +19,7 @@ DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 75
 """The exit codes of `distrib.errors`, which this file cannot import."""
 
 LONGEST_FILE = 1_000_000
-"""Characters that are read of a file; the trainer's own files are far shorter."""
+"""How many characters of a file are read at most; the trainer's own files are far shorter."""
 
 
 class Status(NamedTuple):
@@ -28,7 +28,7 @@ class Status(NamedTuple):
     exit_code: int
     step: int | None
     retry: bool
-    """Whether another start may well end better."""
+    """Whether another start may succeed."""
 
 
 class Lost(NamedTuple):
@@ -55,7 +55,7 @@ class QueueAgain(NamedTuple):
 def decide(
     status: Status | None, srun: int, *, stop_requested: bool, lost: Lost, max_restarts: int
 ) -> Finish | QueueAgain:
-    """Return what becomes of the job. `status` is None if the ranks could not say how the start ended."""
+    """Return what happens to the job. `status` is None if the ranks could not say how the start ended."""
 
     def again_after_a_loss(code: int, reason: str) -> Finish | QueueAgain:
         count = lost.starts + 1
@@ -76,7 +76,7 @@ def decide(
     if code == STOPPED:
         if step > lost.furthest:
             return QueueAgain(Lost(0, step), f"stopped on request{at}")
-        # A time limit that is too short for the first step would stop every start where it began.
+        # If the time limit is too short for a single step, every start is stopped where it began.
         return again_after_a_loss(STOPPED, f"stopped on request{at}, without a new step")
     if code == FAULT:
         if retry:
@@ -94,21 +94,21 @@ def read_status(path: Path) -> Status | None:
         code, step, retry = said["exit_code"], said["step"], said.get("retry")
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return None
-    if type(code) is not int or type(step) not in (int, type(None)):  # not isinstance: True is no step
+    if type(code) is not int or type(step) not in (int, type(None)):  # isinstance would accept True
         return None
     return Status(code, step, retry is True)
 
 
 def read_lost(path: Path) -> Lost:
-    """Return what the file says. No such file, and any other text than two whole numbers, is no lost start."""
+    """Return what the file says. A file that is missing or holds anything but two whole numbers means no lost starts."""
     found = re.fullmatch(r"([0-9]{1,18}) ([0-9]{1,18})\n?", _read(path))
     return Lost() if found is None else Lost(*map(int, found.groups()))
 
 
 def _read(path: Path) -> str:
-    """Return the text of a plain file, or nothing if it cannot be read."""
+    """Return the text of a plain file, or an empty text if it cannot be read."""
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would wait for a writer
             return ""
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(LONGEST_FILE)

@@ -1,4 +1,7 @@
-"""`python slurm/sweep_run.py FILE TASK`: the words of the TASK-th run of a sweep, each ended by a NUL; 2 for bad input."""
+"""`python slurm/sweep_run.py FILE TASK` prints the words of the TASK-th run of a sweep, each ended by a NUL.
+
+The exit code is 2 for bad input.
+"""
 
 import io
 import os
@@ -9,10 +12,10 @@ from pathlib import Path
 
 
 def words(line: str) -> Iterator[str]:
-    """The line's words as a shell would part them, without its comment. Raises ValueError for an open quote."""
+    """Yield the line's words as a shell would split them, without its comment. Raises ValueError for an open quote."""
     text = io.StringIO(line)
     lexer = shlex.shlex(text, posix=True)
-    lexer.whitespace_split, lexer.commenters = True, ""  # shlex takes the # within a word for a comment, too
+    lexer.whitespace_split, lexer.commenters = True, ""  # shlex would also take a # within a word for a comment
     while not line[text.tell() :].lstrip().startswith("#"):
         word = lexer.get_token()
         if word is None:
@@ -21,6 +24,7 @@ def words(line: str) -> Iterator[str]:
 
 
 def main(name: str, task: str) -> int:
+    """Print the run of this task and return the exit code."""
     runs: list[list[str]] = []
     for number, line in enumerate(Path(name).read_text(errors="surrogateescape").splitlines(), 1):
         try:
@@ -38,6 +42,7 @@ def main(name: str, task: str) -> int:
 
 
 def refuse(problem: str) -> int:
+    """Print the problem and return the exit code for bad input."""
     print(f"bad input: {problem}", file=sys.stderr)
     return 2
 

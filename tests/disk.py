@@ -1,4 +1,4 @@
-"""A disk that can be filled, and become read-only: a small tmpfs, where root may mount one."""
+"""A disk that tests can fill or make read-only: a small tmpfs, if this process may mount one."""
 
 import contextlib
 import shutil
@@ -8,14 +8,16 @@ from typing import Literal
 
 
 class Disk:
+    """A folder that is a small tmpfs, or a plain folder where none can be mounted."""
+
     def __init__(self, folder: Path, megabytes: int = 384) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.small = _succeeds("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder))
-        """Whether it is one, which can be filled without harm to anybody else."""
+        """Whether the folder is a small disk of its own, so that filling it harms nobody else."""
 
     def fill(self, leave: int = 0) -> None:
-        """To the last block, or to `leave` bytes before it."""
+        """Fill the disk to its last block, or leave `leave` bytes free."""
         with self._ballast.open("wb", buffering=0) as file:
             for size in (2**20, 512):
                 with contextlib.suppress(OSError):
@@ -24,15 +26,16 @@ class Disk:
             file.truncate(file.tell() - leave)
 
     def relieve(self) -> None:
+        """Free what `fill` took."""
         self._ballast.unlink(missing_ok=True)
 
     def become(self, access: Literal["ro", "rw"]) -> None:
-        """Read-only, as a kernel makes a disk that fails, or writable again."""
+        """Make the disk read-only, as a kernel does when a disk fails, or writable again. Raises OSError."""
         if not _succeeds("mount", "-o", f"remount,{access}", str(self.folder)):
             raise OSError(f"{self.folder} does not become {access}")
 
     def unmount(self) -> None:
-        """What is on it is gone."""
+        """Unmount the disk, which deletes everything on it."""
         if self.small:
             self.small = not _succeeds("umount", str(self.folder))
 

@@ -1,6 +1,6 @@
-"""Processes of this machine, found by what they were started with: a mark in their environment, a word of their command.
+"""Finds processes of this machine by a mark in their environment or by a word of their command.
 
-Read from /proc itself: psutil takes three times as long, and the chaos run asks every 20 ms.
+This reads /proc itself, because psutil takes three times as long and the chaos run asks every 20 ms.
 """
 
 import os
@@ -12,32 +12,33 @@ from pathlib import Path
 from tests.support import wait_until
 
 MARK = "TWINSTEP_TEST"
-"""In the environment of a process that a test starts, and so of all that descend from it, in whatever session."""
+"""The variable that marks a process that a test starts, and with it all of its descendants, in whatever session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A living one, as it was when it was found."""
+    """A process that was alive when it was found."""
 
     pid: int
     words: tuple[str, ...]
-    """Of its command."""
+    """The words of its command."""
     environment: dict[str, str]
 
     @property
     def program(self) -> str:
-        """The name it was started by."""
+        """The name by which the process was started."""
         return Path(self.words[0]).name
 
     def send(self, number: signal.Signals) -> None:
+        """Send a signal. If the process has already ended, nothing happens."""
         try:
             os.kill(self.pid, number)
         except ProcessLookupError:
-            return  # it left first
+            return
 
 
 def marked(prefix: str) -> list[Process]:
-    """Those whose mark begins so."""
+    """Return the living processes whose mark begins with the prefix."""
     start = b"\0" + os.fsencode(f"{MARK}={prefix}")
     environments = ((folder, _read(folder, "environ")) for folder in _folders())
     return [
@@ -48,7 +49,10 @@ def marked(prefix: str) -> list[Process]:
 
 
 def kill_marked(prefix: str) -> bool:
-    """Whether there was one left to kill; others may have been starting up meanwhile."""
+    """Kill the processes whose mark begins with the prefix, and return whether there were any.
+
+    Others may have been starting up meanwhile: call this until it returns False.
+    """
     left = marked(prefix)
     for process in left:
         process.send(signal.SIGKILL)
@@ -56,7 +60,7 @@ def kill_marked(prefix: str) -> bool:
 
 
 def that_name(path: Path) -> list[Process]:
-    """Those with this path as a word of their command."""
+    """Return the living processes that have this path as a word of their command."""
     word = b"\0" + os.fsencode(path) + b"\0"
     commands = ((folder, _read(folder, "cmdline")) for folder in _folders())
     return [
@@ -80,7 +84,7 @@ def _folders() -> Iterator[Path]:
 
 
 def _read(folder: Path, name: str) -> bytes:
-    """Empty if the process has left, or is somebody else's."""
+    """Return the bytes of a file of /proc. They are empty if the process has ended or belongs to somebody else."""
     try:
         return (folder / name).read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):

@@ -1,7 +1,7 @@
-"""Real processes for tests: ranks as a launcher would start them, without its seconds of start-up.
+"""Helpers of many tests, above all real ranks, started as a launcher would but without its seconds of start-up.
 
-Each rank is a process of its own with its own environment, standard output and signals. They are
-forked from a server that has imported torch once.
+Each rank is a process with its own environment, standard output and signals. All ranks are forked from a server that has
+imported torch once.
 """
 
 import atexit
@@ -37,7 +37,7 @@ SMALL = (
     "--training.threads=1",
     "--crosscheck.record=false",
 )
-"""Twenty steps in two epochs on one thread, not recorded; a second or two."""
+"""Options for twenty steps in two epochs on one thread, not recorded; this takes a second or two."""
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["distrib.train", "distrib.start"])
@@ -45,6 +45,8 @@ _context.set_forkserver_preload(["distrib.train", "distrib.start"])
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """The exit code of a process, and what it wrote to standard output and standard error."""
+
     code: int
     out: str
     err: str
@@ -52,7 +54,7 @@ class Result:
 
 @dataclass(slots=True)
 class Ranks:
-    """A world of running trainers."""
+    """The running trainers of one world."""
 
     processes: list[BaseProcess]
     outputs: Path
@@ -63,7 +65,10 @@ class Ranks:
         os.kill(pid, number)
 
     def wait(self, seconds: float = 120) -> list[Result]:
-        """Results by rank; a process that outlives the time is killed and fails the test."""
+        """Wait until all ranks have ended and return their results by rank.
+
+        If a rank still runs after `seconds`, all are killed and the test fails.
+        """
         deadline = time.monotonic() + seconds
         results: list[Result] = []
         for rank, process in enumerate(self.processes):
@@ -76,10 +81,11 @@ class Ranks:
         return results
 
     def wait_for_output(self, text: str) -> None:
-        """Until rank 0 has printed it."""
+        """Wait until rank 0 has printed the text."""
         wait_for(self.outputs / "0.out", text)
 
     def read(self, rank: int) -> tuple[str, str]:
+        """Return what the rank has written to standard output and to standard error so far."""
         return tuple((self.outputs / f"{rank}.{name}").read_text() for name in ("out", "err"))  # pyright: ignore[reportReturnType]
 
 
@@ -91,9 +97,10 @@ def start(
     file_limit: int = 0,
     plant: Callable[[int], None] | None = None,
 ) -> Ranks:
-    """Trainers of one world, running; `file_limit` bytes is the largest file they may write.
+    """Start the trainers of one world and return while they run.
 
-    Each rank calls `plant` (which must pickle) with its number before it trains, to put a fault in.
+    They may write files of at most `file_limit` bytes, or of any size if it is 0. To plant a fault, each rank calls `plant`
+    (which must pickle) with its number before it trains.
     """
     outputs = Path(tempfile.mkdtemp(dir=_outputs()))
     world = {"CUDA_VISIBLE_DEVICES": "", **(environment or {})}
@@ -116,7 +123,7 @@ def start(
 
 @functools.cache
 def _outputs() -> Path:
-    """For what ranks print, until this process ends."""
+    """Return a folder for what ranks print. It is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="ranks-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -130,7 +137,7 @@ def train(
     file_limit: int = 0,
     plant: Callable[[int], None] | None = None,
 ) -> list[Result]:
-    """Run to the end; results by rank."""
+    """Run the trainers of one world to their end and return their results by rank."""
     return start(arguments, world_size=world_size, environment=environment, file_limit=file_limit, plant=plant).wait()
 
 
@@ -141,30 +148,30 @@ def train_well(
     world_size: int = 1,
     plant: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run to a good end in `folder`; the summary."""
+    """Train in `folder`, expect every rank to exit with 0, and return the summary."""
     results = train([recipe, *arguments, "--output.dir", folder], world_size=world_size, plant=plant)
     assert [result.code for result in results] == [0] * world_size, results
     return read_json(folder / "summary.json")
 
 
 def steps(folder: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl says of each step."""
+    """Return the line of each step in metrics.jsonl."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["kind"] == "step"]
 
 
 def losses(folder: Path) -> list[float]:
-    """The global loss of each step."""
+    """Return the global loss of each step."""
     return [line["loss"] for line in steps(folder)]
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
-    """A run's checkpoint after this step."""
+    """Return the path of the run's checkpoint after this step."""
     return folder / "checkpoints" / f"step-{step:08d}"
 
 
 def tensor_bytes(checkpoint: Path) -> dict[str, bytes]:
-    """The files of weights, optimizer state and average, byte for byte."""
+    """Return the bytes of the checkpoint's files of weights, optimizer state and average, by file name."""
     return {file.name: file.read_bytes() for file in sorted(checkpoint.glob("*.safetensors"))}
 
 
@@ -179,7 +186,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
-    """Whether it came true in time."""
+    """Wait until the condition is true and return True, or return False after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -189,7 +196,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.0
 
 
 def wait_for(path: Path, text: str, seconds: float = 60) -> None:
-    """Until the file holds the text."""
+    """Wait until the file holds the text."""
     there = wait_until(lambda: path.exists() and text in path.read_text(), seconds)
     assert there, f"{path} never held {text!r}"
 
@@ -199,7 +206,7 @@ TORCH = ("torch", "torchvision", "accelerate")
 
 
 def run_without(packages: Sequence[str], script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own, on which these packages are not installed."""
+    """Run a script in a process to which these packages look as if they were not installed."""
     whole = f"{_NOT_INSTALLED.format(packages=tuple(packages))}\n{script}"
     command = [sys.executable, "-c", whole, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -219,7 +226,7 @@ sys.meta_path.insert(0, NotInstalled())
 
 @contextmanager
 def largest_file(size: int) -> Generator[None]:
-    """Writing beyond `size` bytes fails, as on a full disk."""
+    """Let writes to a file beyond `size` bytes fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -236,6 +243,7 @@ def _rank(
     file_limit: int,
     plant: Callable[[int], None] | None,
 ) -> None:
+    """Be a rank: train with these arguments and exit. Runs in the rank's process."""
     os.environ.update(environment)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(outputs) / f"{rank}.{name}", os.O_CREAT | os.O_WRONLY, 0o644), number)

@@ -1,4 +1,4 @@
-"""What the documents name exists."""
+"""Every link, path, recipe and key that the documents name exists."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who may import whom: a cluster without JAX records, a laptop without torch replays."""
+"""A cluster without JAX can train and record, and a laptop without torch can replay."""
 
 import pytest
 

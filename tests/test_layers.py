@@ -25,6 +25,20 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"display", "files"},
         {"errors", "system", "counter_rng", "__init__"},
     ),
+    "crosscheck": (
+        {"__init__"},  # it imports its public names, when they are asked for
+        {"__main__"},
+        {"atlas"},
+        {"testing"},
+        {"replayer"},
+        {"checks"},
+        {"diagnosis", "twin"},
+        {"criterion"},
+        {"rules", "recorder", "report"},
+        {"tolerance"},
+        {"trace"},
+        {"errors", "files", "float64", "text"},
+    ),
 }
 """By package, its rooms from the top to the bottom."""
 

@@ -1,4 +1,4 @@
-"""What tests wait with."""
+"""`wait_until`, with which tests wait, gives up in time."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""How the tests are shared out: a group that shares something costly, such as a cluster, is one worker's."""
+"""One worker of pytest-xdist runs all tests of a group, so that they can share something costly, such as a cluster."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def test_other(number):
 
 
 def test_a_group_is_one_workers(tmp_path: Path) -> None:
-    """With the options of the Makefile; versions of pytest and pytest-xdist that do not suit each other forget groups."""
+    """This holds with the options of the Makefile. Some pairs of versions of pytest and pytest-xdist ignore groups."""
     [options] = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("PYTEST :=")]
     assert "--dist loadgroup" in options
     (tmp_path / "test_it.py").write_text(GROUPED)

@@ -1,4 +1,4 @@
-"""For tests of schedules: the learning rates that torch itself gives, and configurations of every kind."""
+"""The learning rates of torch's own schedulers, and hypothesis strategies for every kind of schedule."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 
 def torch_rates(make: Callable[[torch.optim.Optimizer], Scheduler], updates: int, *, every: int = 1) -> list[float]:
-    """The learning rate that torch would use in each update; its scheduler steps after every so many."""
+    """Return the learning rate that torch uses in each update if its scheduler steps after every `every` updates."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
     scheduler = make(optimizer)
     rates: list[float] = []

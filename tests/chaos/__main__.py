@@ -1,6 +1,7 @@
-"""`python -m tests.chaos`: train under random faults, then compare with a run that had none.
+"""`python -m tests.chaos` trains under random faults and then compares with a run that had none.
 
-Exit codes: 0 every fault survived and the same bytes at the end, 1 a promise broken, 2 bad arguments.
+The exit code is 0 if the run survived every fault and ended with the same bytes, 1 if a promise was broken, and 2 for bad
+arguments.
 """
 
 import argparse
@@ -16,19 +17,21 @@ from typing import NoReturn
 from tests.chaos.rounds import Round, Size
 from tests.chaos.world import Violation
 
-_FAULTS = 20  # in a run, if nothing else is said; make chaos says as many
+_FAULTS = 20  # the default number of faults in a run; make chaos has the same
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser that reports bad arguments in one line."""
+
     def error(self, message: str) -> NoReturn:
         print(f"bad input: {message}", file=sys.stderr)
         sys.exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and return the exit code."""
+    """Do what the arguments say and return the exit code."""
     given = _parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up after, as after Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as Ctrl-C does
     folder = Path(tempfile.mkdtemp(prefix="twinstep-chaos-")) if given.folder is None else given.folder.resolve()
     size = Size(given.nodes, given.ranks_per_node)
     end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
@@ -61,12 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="python -m tests.chaos", description="Train under random faults.", allow_abbrev=False)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--faults", type=_positive, help=f"faults in one run ({_FAULTS} if nothing is said)")
-    length.add_argument("--minutes", type=float, help=f"runs with {_FAULTS} faults each until this time is over")
-    parser.add_argument("--seed", type=int, default=0, help="kinds, moments and victims follow from it")
-    parser.add_argument("--nodes", type=_positive, default=2, help="launchers")
+    length.add_argument("--faults", type=_positive, help=f"number of faults in one run (default {_FAULTS})")
+    length.add_argument("--minutes", type=float, help=f"start runs with {_FAULTS} faults each until this time is over")
+    parser.add_argument("--seed", type=int, default=0, help="from which kinds, moments and victims are drawn")
+    parser.add_argument("--nodes", type=_positive, default=2, help="number of nodes, with one launcher each")
     parser.add_argument("--ranks-per-node", type=_positive, default=1)
-    parser.add_argument("--folder", type=Path, help="kept; empty or new. None: a temporary one, kept if a check fails")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="an empty or new folder, which is kept; by default a temporary one, kept if a check fails",
+    )
     given = parser.parse_args(arguments)
     if given.minutes is not None and not given.minutes > 0:
         parser.error(f"--minutes {given.minutes}: a number above 0 is accepted")

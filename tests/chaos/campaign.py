@@ -1,4 +1,4 @@
-"""The part of the batch system: start, wait, read the status, start again; with faults in between."""
+"""Plays the batch system: it starts the job, waits, reads the status and starts again, with faults in between."""
 
 import signal
 import time
@@ -12,24 +12,24 @@ from tests.chaos.world import Job, Process, Start, Violation
 from tests.disk import Disk
 from tests.support import wait_until
 
-_REPLAY_SECONDS = 1.5  # of a replay in which faults strike; it takes longer
-_AT_MOST_SECONDS = 3600.0  # that a start without a fault may take
-_OTHERS_SECONDS = 5.0  # that nodes have, in a start-up, to notice by themselves that one is gone
+_REPLAY_SECONDS = 1.5  # faults strike within this time of a replay, which takes longer
+_AT_MOST_SECONDS = 3600.0  # a start without a fault may take as long
+_OTHERS_SECONDS = 5.0  # during start-up, nodes have as long to notice by themselves that another is gone
 
 
 class Campaign:
-    """A run under faults, and what is known about it from outside."""
+    """A run under faults, with what is known about it from outside."""
 
     def __init__(self, job: Job, disk: Disk, start_up_seconds: float = 0.0) -> None:
-        """`start_up_seconds`: where in a start-up a fault strikes is a share of it; measured by `finish`."""
+        """`start_up_seconds` is how long a start-up takes. `finish` measures it; faults strike after a share of it."""
         self.job, self.disk, self.start_up_seconds = job, disk, start_up_seconds
         self.starts = 0
         self.steps = 0
-        """Trained in all starts together."""
-        self._damaged: set[int] = set()  # inodes of checkpoints that a fault hit
+        """How many steps all starts together have trained."""
+        self._damaged: set[int] = set()  # inodes of checkpoints that a fault has damaged
 
     def finish(self) -> None:
-        """One start to a good end."""
+        """Start once, without a fault, and wait for a good end. Raises Violation."""
         start, expected = self._start()
         wait_until(lambda: start.trains() or not start.processes(), _AT_MOST_SECONDS)
         self.start_up_seconds = time.monotonic() - start.since
@@ -40,7 +40,7 @@ class Campaign:
             raise Violation(f"{start.name}, without a fault, ended as {start.word()}: {start.word().reason}")
 
     def disturbed(self, faults: Sequence[Fault], say: Callable[[Line], None]) -> None:
-        """One start for each fault. Raises Violation."""
+        """Start once for each fault and report the line of each. Raises Violation."""
         for fault in faults:
             try:
                 say(self._one(fault))
@@ -49,6 +49,7 @@ class Campaign:
                 raise Violation(f"{where}: {broken}") from None
 
     def _one(self, fault: Fault) -> Line:
+        """Start, strike, wait for the end and check it. Return the line of the report. Raises Violation."""
         kind = KINDS[fault.kind]
         first, expected = self._start()
         self._await(first, fault.moment, expected)
@@ -73,13 +74,13 @@ class Campaign:
         return Line(fault, start.name, victim, reached, str(start.word()), seconds)
 
     def _start(self) -> tuple[Start, int]:
-        """The next start, and the step that it has to continue from."""
+        """Start the job again. Return the start, and the step from which it has to continue."""
         self.starts += 1
         expected = invariants.newest_valid(self.job.folder, self._damaged)
         return self.job.start(f"start-{self.starts:03}"), expected
 
     def _await(self, start: Start, moment: Moment, resumed: int) -> None:
-        """Until the fault may strike. Raises Violation if the start does not live to see it."""
+        """Wait until the fault may strike. Raises Violation if the start ends before."""
 
         def reached() -> bool:
             match moment.phase:
@@ -105,10 +106,11 @@ class Campaign:
             raise Violation(f"{start.name} ended before its fault: {start.word()} {start.word().reason}")
 
     def _await_end(self, start: Start, struck: Struck, *, trained: bool) -> None:
-        """Until nothing of the start is left; its processes have to see to that themselves.
+        """Wait until no process of the start is left. Raises Violation if some stay.
 
-        Two things are the batch system's, as they are srun's with --kill-on-bad-exit: it ends the nodes
-        that still wait, in a start-up, for one that is gone, and the node on which a process hangs.
+        The processes have to end by themselves, except in two cases that are left to the batch system, as srun does with
+        --kill-on-bad-exit: it ends nodes that still wait during start-up for a node that is gone, and the node on which a
+        process hangs.
         """
         if (hung := struck.hung) is not None:
 
@@ -132,7 +134,7 @@ class Campaign:
         invariants.gone(start.processes(), LIMIT_SECONDS)
 
     def _look(self, start: Start, expected: int) -> int:
-        """What holds after every start; the last step it took."""
+        """Check what must hold after every start, and return its last step, or 0 if it did not train."""
         folder, trained = self.job.folder, start.trains()
         invariants.files_are_whole(folder, self._damaged)
         newer = [

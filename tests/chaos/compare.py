@@ -1,4 +1,4 @@
-"""Two runs that must have ended alike to the last bit."""
+"""Compares two runs that must have ended alike to the last bit."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ FACTS = ("weights_sha256", "test_accuracy", "test_loss", "train_loss", "steps", 
 
 
 def same_end(disturbed: Path, undisturbed: Path) -> None:
-    """Weights, checkpoints, metrics and the replay's verdict. Raises Violation."""
+    """Check that both runs ended with the same weights, checkpoints and metrics, and with a match. Raises Violation."""
     one, other = read_json(disturbed / "summary.json"), read_json(undisturbed / "summary.json")
     for fact in FACTS:
         if one[fact] != other[fact]:
@@ -33,21 +33,22 @@ def same_end(disturbed: Path, undisturbed: Path) -> None:
 
 
 def joins(folder: Path) -> int:
-    """How many resumed starts the replay went through."""
+    """Return how many times the run was resumed, as the replay notes it."""
     return sum("resumed" in note for note in read_json(folder / "crosscheck.json")["notes"])
 
 
 def recorded_steps(folder: Path) -> int:
-    """How many different steps of the run are on record."""
+    """Return how many different steps of the run were recorded."""
     segments = open_trace(folder / "trace")
     return len({row.step for segment in segments for part in segment.parts() for row in part.meta.steps})
 
 
 def _replayed(folder: Path) -> None:
+    """Check that the replay ended with a match, without a warning, and joined all segments. Raises Violation."""
     verdict = read_json(folder / "summary.json")["crosscheck"]["verdict"]
     if verdict != "match":
         raise Violation(f"the verdict of {folder} is {verdict}, not match")
-    warnings = read_json(folder / "crosscheck.json")["warnings"]  # of steps that are not on record, too
+    warnings = read_json(folder / "crosscheck.json")["warnings"]  # also warns of steps that were not recorded
     if warnings:
         raise Violation(f"the replay of {folder} warns: {warnings[0]}")
     segments = len(list((folder / "trace").iterdir()))

@@ -1,4 +1,4 @@
-"""What can happen to a start, and what may then be heard of it."""
+"""The faults that can happen to a start, and the endings that are right after each."""
 
 import random
 import signal
@@ -13,42 +13,48 @@ from tests.disk import Disk
 from tests.support import wait_until
 
 LIMIT_SECONDS = TIMEOUT_SECONDS + GRACE_SECONDS + 10
-"""After which nothing of a start is left, whatever struck it: the peers' time-out, the launchers' grace, and ten
-seconds for two busy cores. What the batch system has to end has them again from then on."""
+"""Within this time no process of a start may be left, whatever fault struck it.
+
+It is the time-out of the other ranks, the grace of the launchers, and ten seconds for two busy cores. Where the batch system
+has to end a node, the time starts again."""
 
 
-_LOST = frozenset({"failed 1", "stopped 75", "no word"})  # the same command may well succeed
+_LOST = frozenset({"failed 1", "stopped 75", "no word"})  # the same command may succeed if it is started again
 _STOPPED = frozenset({"stopped 75"})
 _BAD_INPUT = frozenset({"failed 2"})
 
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """A fault that has happened."""
+    """What a fault has done."""
 
     start: Start
-    """The one to wait for now."""
+    """The start whose end is waited for now."""
     victim: str
+    """What was hit, for the report."""
     dead: frozenset[int] = frozenset()
-    """Ranks of which the survivors, if there are any, name at least one."""
+    """The ranks that died. The survivors, if there are any, must name at least one of them."""
     hung: Process | None = None
-    """A process that has to be killed once the others have left it."""
+    """A process that hangs, and has to be killed once the others have exited."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
+    """A kind of fault."""
+
     strike: Callable[[Start, Fault, Disk], Struck]
     phases: tuple[Phase, ...]
+    """The phases in which it can strike."""
     endings: frozenset[str]
-    """What a start may end with that had begun to train."""
+    """The endings that are right if the start had begun to train."""
     early: frozenset[str] = _LOST
-    """What one may end with that had not."""
+    """The endings that are right if it had not."""
     aftermath: Callable[[Path, random.Random], str] | None = None
-    """What happens when nothing runs any more; what was hit."""
+    """What is done when no process runs any more. It returns what was hit."""
 
 
 def _rank(start: Start, fault: Fault) -> Process:
-    """Drawn from all ranks, or the one that replays; waited for while a start-up has not made it yet."""
+    """Return a rank drawn from all, or the one that replays. Waits until it has been started. Raises Violation."""
     rank = 0 if fault.moment.phase == "replay" else fault.random().randrange(start.job.world_size)
     if not wait_until(lambda: start.rank(rank) is not None, LIMIT_SECONDS):
         raise Violation(f"rank {rank} never came up")
@@ -59,6 +65,7 @@ def _rank(start: Start, fault: Fault) -> Process:
 
 
 def _node(start: Start, fault: Fault) -> int:
+    """Return a node drawn from all, or the one that replays."""
     return 0 if fault.moment.phase == "replay" else fault.random().randrange(start.job.nodes)
 
 
@@ -111,7 +118,7 @@ def _fill_disk(start: Start, _fault: Fault, disk: Disk) -> Struck:
 
 
 def _start_twice(start: Start, fault: Fault, disk: Disk) -> Struck:
-    """One of them, whichever comes second, is refused while the other goes on; that one is then stopped."""
+    """Start the job a second time. The start that comes second must be refused, and the other go on; that one is then stopped."""
     second = start.job.start(f"{start.name}b")
     both = (start, second)
     if not wait_until(lambda: any(not one.processes() for one in both), 4 * LIMIT_SECONDS):
@@ -125,7 +132,7 @@ def _start_twice(start: Start, fault: Fault, disk: Disk) -> Struck:
 
 
 def _damage(folder: Path, rng: random.Random) -> str:
-    """The newest checkpoint, in one of four ways."""
+    """Damage the newest checkpoint in one of four ways, and return which."""
     newest = record.checkpoints(folder)[0].path
     parts = sorted(newest.glob("*.safetensors"))
     part, way = rng.choice(parts), rng.choice(["truncated", "one bit flipped", "deleted", "manifest deleted"])
@@ -160,5 +167,6 @@ KINDS: Mapping[str, Kind] = {
     "disk full": Kind(_fill_disk, _WORK, _BAD_INPUT, early=_BAD_INPUT),
     "started twice": Kind(_start_twice, ("launch",), _STOPPED, early=_STOPPED),
 }
-"""Every kind of fault, by the name in the report."""
+"""Every kind of fault, by its name in the report."""
 NEEDS_SMALL_DISK = "disk full"
+"""The kind that can strike only where a small disk can be mounted."""

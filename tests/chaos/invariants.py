@@ -1,4 +1,4 @@
-"""What holds after every fault. Each check raises Violation."""
+"""The promises that hold after every fault. Each check raises Violation if its promise is broken."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ _CONTINUES = re.compile(r"continuing from .*step-(\d+)")
 
 
 def gone(processes: Collection[Process], seconds: float) -> None:
-    """Nothing of the start is left."""
+    """Check that no process of the start is left after so many seconds."""
     if processes:
         left = "; ".join(f"{process.pid} on node {process.node}: {process.command[:160]}" for process in processes)
         raise Violation(f"still there after {seconds:.0f} s: {left}")
 
 
 def ended_as_it_may(word: Word, accepted: Set[str]) -> None:
-    """And where the same command may well succeed, it says so."""
+    """Check that the ending is accepted, and that it asks for another start unless it ends with 2, bad input."""
     if str(word) not in accepted:
         raise Violation(f"ended as {word} ({word.reason}), where {' or '.join(sorted(accepted))} is right")
     if word.retry is (word.exit_code == 2):
@@ -29,7 +29,7 @@ def ended_as_it_may(word: Word, accepted: Set[str]) -> None:
 
 
 def files_are_whole(folder: Path, damaged: Collection[int]) -> None:
-    """Each file is as it was or as it should become. `damaged`: inodes of checkpoints that a fault hit."""
+    """Check that every file is whole. `damaged` has the inodes of checkpoints that a fault hit; these may be broken."""
     for name in ("status.json", "summary.json"):
         if (folder / name).exists():
             try:
@@ -49,28 +49,29 @@ def files_are_whole(folder: Path, damaged: Collection[int]) -> None:
 
 
 def newest_valid(folder: Path, damaged: Collection[int]) -> int:
-    """The step of the newest checkpoint that no fault hit; 0 if there is none."""
+    """Return the step of the newest checkpoint that no fault hit, or 0 if there is none."""
     return max((saved.step for saved in record.checkpoints(folder) if saved.inode not in damaged), default=0)
 
 
 def no_more_lost_than_the_interval(folder: Path, damaged: Collection[int]) -> None:
-    """After a start that trained: what it did since its last checkpoint is all that the next one repeats."""
+    """Check, after a start that trained, that the newest checkpoint is at most EVERY_STEPS behind the last step."""
     done, kept = record.last_step(folder), newest_valid(folder, damaged)
     if done - kept > EVERY_STEPS:
         raise Violation(f"step {done} was reached, but the newest checkpoint is of step {kept}")
 
 
 def nothing_lost(folder: Path, damaged: Collection[int]) -> None:
-    """After a start that trained and stopped on request."""
+    """Check, after a start that trained and stopped on request, that the newest checkpoint is of its last step."""
     done, kept = record.last_step(folder), newest_valid(folder, damaged)
     if done != kept:
         raise Violation(f"stopped on request after step {done}, but the newest checkpoint is of step {kept}")
 
 
 def resumed_from(output: str, expected: int, damaged: Collection[str], *, trained: bool) -> None:
-    """The newest checkpoint that no fault hit, and the newer ones are said to be skipped.
+    """Check that a start continued from the newest checkpoint that no fault hit, and said that it skipped newer ones.
 
-    `damaged`: names of those that a fault hit and that are newer. `trained`: the start came so far that it said so.
+    `expected` is the step of that checkpoint. `damaged` has the names of newer checkpoints that a fault hit. A start that has
+    not `trained` may have ended before it said from where it continues.
     """
     found = _CONTINUES.search(output)
     step = 0 if found is None else int(found[1])
@@ -84,7 +85,7 @@ def resumed_from(output: str, expected: int, damaged: Collection[str], *, traine
 
 
 def death_is_named(output: str, dead: Collection[int]) -> None:
-    """The survivors' message names a rank that died."""
+    """Check that the survivors named a rank that died."""
     faults = [line for line in output.splitlines() if line.startswith("fault: ")]
     if not any(re.search(rf"\brank {rank}\b", line) for line in faults for rank in dead):
         said = "; ".join(faults) or "nothing"
@@ -92,6 +93,7 @@ def death_is_named(output: str, dead: Collection[int]) -> None:
 
 
 def _verify(path: Path) -> None:
+    """Check the hashes of a checkpoint. Raises Violation."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         for name, facts in manifest["files"].items():

@@ -1,4 +1,4 @@
-"""Which faults come when: a function of the seed alone."""
+"""Plans which faults strike and when, as a function of the seed alone."""
 
 import random
 from collections.abc import Container, Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Literal
 Phase = Literal["launch", "start-up", "training", "checkpoint", "replay"]
 
 EVERY_STEPS = 15
-"""checkpoint.every_steps."""
-_MOST_STEPS = 40  # that a start is left before its fault
+"""The value of checkpoint.every_steps."""
+_MOST_STEPS = 40  # a start takes at most as many steps before its fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Moment:
 
     phase: Phase
     steps: int = 0
-    """Steps that this start takes first, in training and before the checkpoint that is waited for."""
+    """How many steps the start takes before the fault, or before the checkpoint that the fault waits for."""
     share: float = 0.0
-    """Of the time that a start-up or a replay takes."""
+    """How much of the time of a start-up or a replay passes before the fault, from 0 to 1."""
 
     def __str__(self) -> str:
         if self.phase in ("training", "checkpoint"):
@@ -30,20 +30,24 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
+    """A fault of the plan."""
+
     number: int
     kind: str
     moment: Moment
     seed: str
-    """Of what else is drawn: the victim, the byte."""
+    """The seed from which the rest is drawn: the victim, the byte."""
 
     def random(self) -> random.Random:
+        """Return a new generator, which draws the same at every call."""
         return random.Random(self.seed)  # noqa: S311 (faults, not secrets)
 
 
 def draw(seed: int, count: int, kinds: Mapping[str, Sequence[Phase]], impossible: Container[str] = ()) -> list[Fault]:
-    """`count` faults of the kinds, each about equally often, in the phases where it can strike.
+    """Return `count` faults, of each kind about equally many, in the phases in which that kind can strike.
 
-    The replay comes last in a run, so its faults do. `impossible` kinds are left out of what is drawn.
+    Faults of the replay come last, because the replay is the end of a run. `impossible` kinds are drawn and then left out, so
+    leaving them out does not change when the others strike.
     """
     rng = random.Random(seed)  # noqa: S311
     drawn: list[tuple[str, Moment]] = []
@@ -55,7 +59,7 @@ def draw(seed: int, count: int, kinds: Mapping[str, Sequence[Phase]], impossible
 
 
 def steps_needed(faults: Sequence[Fault]) -> int:
-    """Steps of a run in which all of them find their moment, if a start reacts within a second or so."""
+    """Return how many steps a run needs so that each fault finds its moment, if a start reacts within about a second."""
     reaction, of_two_starts = 40, 100
     return 2 * EVERY_STEPS + sum(
         fault.moment.steps + reaction + (of_two_starts if fault.kind == "started twice" else 0) for fault in faults

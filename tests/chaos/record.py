@@ -1,4 +1,4 @@
-"""What a run's folder holds, read without the trainer's own reader."""
+"""Reads a run's folder without the trainer's own reader."""
 
 import json
 import re
@@ -11,16 +11,16 @@ _NAME = re.compile(r"step-(\d+)(\.old)?")
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A checkpoint folder under a name that only a complete one has."""
+    """A checkpoint folder with a name that only complete checkpoints have."""
 
     step: int
     inode: int
-    """Tells a checkpoint from another one of the same step, under whatever name."""
+    """Identifies the checkpoint, among others of the same step and after a change of its name."""
     path: Path
 
 
 def checkpoints(folder: Path) -> list[Saved]:
-    """Newest first."""
+    """Return the checkpoints of a run, the newest first."""
     found: list[Saved] = []
     for path in (folder / "checkpoints").glob("step-*"):
         named = _NAME.fullmatch(path.name)
@@ -30,7 +30,7 @@ def checkpoints(folder: Path) -> list[Saved]:
 
 
 def last_step(folder: Path) -> int:
-    """Of metrics.jsonl, whose last line may still be being written; 0 if there is none."""
+    """Return the last step in metrics.jsonl, or 0 if there is none. A last line that is not complete yet does not count."""
     try:
         with (folder / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
@@ -42,7 +42,7 @@ def last_step(folder: Path) -> int:
 
 
 def steps(folder: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl says of each step; a last line that was cut short says nothing. Raises ValueError."""
+    """Return the line of each step in metrics.jsonl, except a last line that was cut short. Raises ValueError."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
     whole = [json.loads(line) for line in lines[:-1]]
     return [line for line in whole if line["kind"] == "step"]

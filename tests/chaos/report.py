@@ -1,4 +1,4 @@
-"""What is printed: one line a fault, and a table at the end."""
+"""Prints a line for each fault, and a table at the end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Line:
     start: str
     victim: str
     step: int
-    """Reached by the start; 0 if it took none."""
+    """The last step of the start, or 0 if it took none."""
     ending: str
     seconds: float
-    """From the fault until nothing of the start was left."""
+    """The time from the fault until no process of the start was left."""
 
     def __str__(self) -> str:
         return (
@@ -32,7 +32,7 @@ class Line:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """How often each kind came, and how long a start took to be gone."""
+    """Return a table of how often each kind struck, and how long the start then took to end."""
     rows = [f"{'kind':<24} {'faults':>6} {'median s':>9} {'worst s':>8}"]
     for kind in sorted({line.fault.kind for line in lines}):
         seconds = [line.seconds for line in lines if line.fault.kind == kind]

@@ -1,4 +1,4 @@
-"""A run under faults and its undisturbed twin, from the plan to the comparison."""
+"""A round: a run under faults and an undisturbed run of the same job, from the plan to the comparison."""
 
 import shutil
 import time
@@ -20,17 +20,21 @@ _STEPS_PER_EPOCH, _BATCH = 50, 16
 
 @dataclass(frozen=True, slots=True)
 class Size:
+    """The number of nodes, and of ranks on each."""
+
     nodes: int
     ranks_per_node: int
 
 
 class Round:
+    """A run of one seed under `count` faults, and the undisturbed run that it is compared with."""
+
     def __init__(self, seed: int, count: int, size: Size, folder: Path) -> None:
         self.seed, self.count, self.size, self.folder = seed, count, size, folder
         self.disk = Disk(folder / "disk")
 
     def run(self) -> None:
-        """Print the faults as they come and the table at the end. Raises Violation."""
+        """Run both, compare them, and print each fault when it is over and a table at the end. Raises Violation."""
         began = time.monotonic()
         impossible = () if self.disk.small else (NEEDS_SMALL_DISK,)
         if impossible:
@@ -68,19 +72,19 @@ class Round:
         )
 
     def end(self) -> None:
-        """No process and no mount stays."""
+        """Kill all processes of the round and unmount its disk."""
         wait_until(lambda: not kill_marked(f"{self.folder}/"), 10)
         self.disk.unmount()
 
     def keep(self) -> None:
-        """What is on the small disk, for a look after it is gone."""
+        """Copy what is on the small disk, so that it can be looked at after the disk is gone."""
         if self.disk.small:
             kill_marked(f"{self.folder}/")
             self.disk.relieve()
             shutil.copytree(self.disk.folder, self.folder / "kept", ignore_dangling_symlinks=True)
 
     def _job(self, folder: Path, epochs: int) -> Job:
-        """Adam under one cycle, with parts of a batch and a moving average, recorded and replayed."""
+        """Return a job with Adam, a one-cycle schedule, accumulation and a moving average, recorded and replayed."""
         options = (
             *(str(RECIPES / "adam-onecycle.toml"), "--data.source=synthetic"),
             *(f"--data.train_images={_STEPS_PER_EPOCH * _BATCH}", "--data.test_images=50"),

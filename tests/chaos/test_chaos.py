@@ -1,4 +1,4 @@
-"""The chaos run itself: a short one, its plan and its bad arguments."""
+"""Tests of the chaos run itself: a short run, the plan, and bad arguments."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ PHASES = {name: kind.phases for name, kind in KINDS.items()}
 
 @pytest.mark.timeout(600)  # a minute on two idle cores
 def test_two_faults(tmp_path: Path) -> None:
-    """The newest checkpoint damaged after a stop, and rank 0 killed while it replays."""
+    """Damage the newest checkpoint after a stop, and kill rank 0 while it replays."""
     folder = tmp_path / "with a space"
     command = [sys.executable, "-m", "tests.chaos", "--faults", "2", "--seed", "285", "--folder", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -35,7 +35,7 @@ def test_a_broken_promise_ends_with_the_command_that_repeats_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def breaks(one: Round) -> None:
-        """A process that stays, a full disk, and a file for a look."""
+        """Leave a process, a full disk, and a file to look at; then break a promise."""
         mark = {MARK: f"{one.folder}/logs:start-001:0"}
         sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
         sleepers.append(subprocess.Popen(sleeps, env={**os.environ, **mark}))

@@ -1,4 +1,4 @@
-"""Each promise that the chaos run holds the trainer to, broken on purpose."""
+"""Every promise that the chaos run checks is broken on purpose, and the check notices."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ LAST = 60
 
 
 def a_run(folder: Path, last: int = LAST, saved: tuple[int, ...] = (20, 40, 60)) -> Path:
-    """The folder of a run of `last` steps, complete and replayed."""
+    """Make the folder of a complete and replayed run of `last` steps, with checkpoints of the steps `saved`."""
     folder.mkdir()
     lines = [{"kind": "step", "step": step, "loss": 1 / step} for step in range(1, last + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -93,7 +93,8 @@ def test_the_newest_checkpoint_is_not_one_that_a_fault_hit(tmp_path: Path) -> No
     (hit.path / "manifest.json").unlink()
     assert invariants.newest_valid(folder, {hit.inode}) == 40
     invariants.files_are_whole(folder, {hit.inode})
-    hit.path.rename(hit.path.with_suffix(".old"))  # while the run that reached the step again replaces it
+    # A run that reaches the step again renames its checkpoint so while it replaces it.
+    hit.path.rename(hit.path.with_suffix(".old"))
     assert invariants.newest_valid(folder, {hit.inode}) == 40
 
 
@@ -147,7 +148,7 @@ def test_an_orphan_is_found_though_its_parent_is_gone(tmp_path: Path) -> None:
     assert (orphan.node, orphan.rank) == (1, None)
     with pytest.raises(Violation, match=f"still there after 3 s: {orphan.pid} on node 1"):
         invariants.gone(start.processes(), 3)
-    assert marked(f"{tmp_path}:start-0015:") == []  # another start's
+    assert marked(f"{tmp_path}:start-0015:") == []  # the mark of another start
     start.cut_power(0)
     assert start.processes() == [orphan]
     start.cut_power(1)

@@ -1,4 +1,4 @@
-"""One start of a run: a launcher and its ranks on each node, all of them processes of this machine."""
+"""One start of a run. Each node is a launcher and its ranks, and all of them are processes of this machine."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from tests.processes import MARK
 from tests.support import ROOT, free_port
 
 TIMEOUT_SECONDS = 10
-"""training.timeout_seconds: a rank that does not answer for so long is dead."""
+"""The value of training.timeout_seconds: a rank that does not answer for so long counts as dead."""
 GRACE_SECONDS = 15
-"""What a launcher that is told to stop leaves its ranks before it kills them."""
+"""How long a launcher that is told to stop waits for its ranks before it kills them."""
 
 
 class Violation(AssertionError):
@@ -28,11 +28,12 @@ class Process(processes.Process):
 
     @property
     def node(self) -> int:
+        """The number of the node that it belongs to."""
         return int(self.environment[MARK].rsplit(":", 1)[1])
 
     @property
     def rank(self) -> int | None:
-        """None: a launcher, or the replay."""
+        """The rank, or None for a launcher or the replay."""
         rank = self.environment.get("RANK") if "distrib.train" in self.command else None
         return None if rank is None else int(rank)
 
@@ -42,16 +43,18 @@ class Process(processes.Process):
 
     @property
     def launches(self) -> bool:
+        """Whether it is a launcher."""
         return "accelerate.commands.launch" in self.command and self.rank is None
 
     @property
     def replays(self) -> bool:
+        """Whether it is the replay of the cross-check."""
         return "crosscheck replay" in self.command
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What a start said last, or that it said nothing before it was gone."""
+    """How a start says that it ended; the default is for one that ended without saying so."""
 
     state: str = "no word"
     exit_code: int | None = None
@@ -64,7 +67,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a batch system is told: a command, the nodes it runs on, and where its output goes."""
+    """What is submitted to a batch system: a command, the nodes it runs on, and where its output goes."""
 
     folder: Path
     """The run's folder."""
@@ -79,7 +82,7 @@ class Job:
         return self.nodes * self.ranks_per_node
 
     def start(self, name: str) -> "Start":
-        """A launcher on each node; returns while they start up."""
+        """Start a launcher on each node and return while they start up."""
         self.logs.mkdir(parents=True, exist_ok=True)
         start = Start(self, name)
         size = ("--num_machines", str(self.nodes), "--num_processes", str(self.world_size))
@@ -91,7 +94,7 @@ class Job:
                 *("--training.world_size", str(self.world_size), "--output.dir", str(self.folder)),
             ]
             with start.log(node).open("wb") as log:
-                # A session of its own: Ctrl-C is for this program, which then ends the start.
+                # Each launcher has a session of its own, so that Ctrl-C reaches only this program, which then ends the start.
                 start.launchers.append(
                     subprocess.Popen(
                         command,
@@ -106,7 +109,7 @@ class Job:
 
 
 class Start:
-    """The processes of one start, found by their environment: a rank is in a session of its own."""
+    """One start. Its processes are found by a mark in their environment, since each rank is in a session of its own."""
 
     def __init__(self, job: Job, name: str) -> None:
         self.job, self.name = job, name
@@ -121,7 +124,7 @@ class Start:
 
     def environment(self, node: int) -> dict[str, str]:
         return {
-            MARK: f"{self.job.logs}:{self.name}:{node}",  # where the logs are, start, node
+            MARK: f"{self.job.logs}:{self.name}:{node}",  # the folder of the logs, the start, the node
             "TWINSTEP_STATUS": str(self._status),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
@@ -131,30 +134,33 @@ class Start:
         }
 
     def processes(self) -> list[Process]:
-        """Those alive: launchers, ranks, and whatever they started."""
+        """Return its living processes: launchers, ranks, and whatever they started."""
         for launcher in self.launchers:
-            launcher.poll()  # no zombies
+            launcher.poll()  # reaps it if it has ended
         found = processes.marked(f"{self.job.logs}:{self.name}:")
         return [Process(process.pid, process.words, process.environment) for process in found]
 
     def rank(self, rank: int) -> Process | None:
+        """Return the process of the rank, if it is alive."""
         return next((process for process in self.processes() if process.rank == rank), None)
 
     def launcher(self, node: int) -> Process | None:
+        """Return the launcher of the node, if it is alive."""
         return next((process for process in self.processes() if process.launches and process.node == node), None)
 
     def cut_power(self, node: int) -> None:
-        """Every process of the node dies, those included that were being started meanwhile."""
+        """Kill every process of the node, including those that are being started meanwhile."""
         while lost := [process for process in self.processes() if process.node == node]:
             for process in lost:
                 process.send(signal.SIGKILL)
             time.sleep(0.01)
 
     def output(self) -> str:
-        """What all launchers and ranks wrote."""
+        """Return what all launchers and ranks wrote."""
         return "\n".join(self.log(node).read_text(errors="replace") for node in range(self.job.nodes))
 
     def word(self) -> Word:
+        """Return how the start says that it ended."""
         try:
             status = json.loads(self._status.read_text())
         except FileNotFoundError:
@@ -164,7 +170,7 @@ class Start:
         return Word(status["state"], status["exit_code"], status["reason"], status["retry"])
 
     def trains(self) -> bool:
-        """Whether start-up is over: metrics.jsonl was replaced by this start's."""
+        """Whether the start has begun to train, which is when it replaces metrics.jsonl."""
         return _inode(self.job.folder / "metrics.jsonl") != self._metrics
 
     def saves(self) -> bool:
@@ -172,6 +178,7 @@ class Start:
         return bool(self._building() - self._leftovers)
 
     def _building(self) -> set[str]:
+        """Return the names of the checkpoints that are not complete."""
         try:
             return {entry.name for entry in os.scandir(self.job.folder / "checkpoints") if entry.name.startswith(".")}
         except FileNotFoundError:

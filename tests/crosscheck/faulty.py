@@ -1,8 +1,8 @@
-"""SGD and Adam in plain torch, each with a choice of one deliberate error.
+"""SGD and Adam in plain torch, each with one deliberate error to choose.
 
-Without an error they are the formulas of torch.optim, with its names of options and state, one operation a
-line. `fault` names the error; `since` is the first step that has it, `only` the number of the one tensor
-that has it. A fault is one short branch: what the line beside it does right, it does wrong.
+Without an error they follow the formulas of torch.optim, one operation a line, with its names of options and state.
+`fault` names the error, `since` is the first step that has it, and `only` is the number of the one tensor that has it. Each
+error is a short branch beside the line that does the same correctly.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 SCALE = 1024.0
-"""The loss scale of those who unscale once too often or not at all."""
+"""The loss scale for the errors that unscale twice or not at all."""
 
 
 class Faulty(torch.optim.Optimizer):
-    """What both have in common: the loop over tensors, and errors that befall a gradient, a rate or an element."""
+    """The common part of both: the loop over tensors, and the errors of a gradient, a rate or an element."""
 
-    start: ClassVar[dict[str, Any]]  # options and their defaults
+    start: ClassVar[dict[str, Any]]  # the options with their defaults
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class Faulty(torch.optim.Optimizer):
         super().__init__(params, {**self.start, **options})
         self.fault, self.since, self.only = fault, since, only
         self.taken = 0
-        self.counted = 0  # by everyone, for the fault "one counter for all"
+        self.counted = 0  # the steps of all tensors together, for the fault "one counter for all"
         self.last_lr: dict[Tensor, float] = {}
         self.last_gradients: dict[Tensor, Tensor] = {}
-        if scaled:  # as torch's GradScaler tells an optimizer that unscales by itself
+        if scaled:  # this is how torch's GradScaler tells the scale to an optimizer that unscales by itself
             self.grad_scale = torch.tensor(SCALE)
         if fault == "buffer allocated beforehand":
             for p in (p for group in self.param_groups for p in group["params"]):
@@ -61,7 +61,7 @@ class Faulty(torch.optim.Optimizer):
             self.last_lr[p] = group["lr"]
 
     def move(self, p: Tensor, g: Tensor, state: Any, group: Any, lr: float, fault: str) -> None:
-        """One step of one tensor."""
+        """Take one step of one tensor."""
         raise NotImplementedError
 
     def gradient(self, p: Any, fault: str) -> Tensor:
@@ -90,7 +90,7 @@ class Faulty(torch.optim.Optimizer):
 
 
 class FaultySGD(Faulty):
-    """torch.optim.SGD: b <- mu b + (1 - tau) (g + wd p), but g + wd p the first time; p <- p - lr b."""
+    """SGD as torch.optim has it: b <- mu b + (1 - tau) (g + wd p), the first time b <- g + wd p; p <- p - lr b."""
 
     start: ClassVar[dict[str, Any]] = {
         "lr": 0.1,
@@ -131,7 +131,7 @@ class FaultySGD(Faulty):
         if fault == "momentum 0.1 % off":
             mu = mu * 1.001
         if fault == "lr inside the buffer" and old is not None:
-            old = old * (self.last_lr[p] / lr)  # what mu v + lr g makes of v = lr b
+            old = old * (self.last_lr[p] / lr)  # mu v + lr g with v = lr b
         if fault == "buffer from zero" and old is None:
             old = torch.zeros_like(g)
         if fault == "buffer times lr":
@@ -169,7 +169,10 @@ class FaultySGD(Faulty):
 
 
 class FaultyAdam(Faulty):
-    """torch.optim.Adam: m, v averages of g, g²; p <- p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)."""
+    """Adam as torch.optim has it: p <- p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+
+    m and v are the moving averages of g and g².
+    """
 
     start: ClassVar[dict[str, Any]] = {
         "lr": 1e-2,

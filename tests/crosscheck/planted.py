@@ -1,4 +1,4 @@
-"""The library: which error goes into which optimizer, and what a replay must make of it."""
+"""The library of planted errors: which error goes into which optimizer, and what a replay must find."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ STEPS = 6
 
 @dataclass(frozen=True)
 class Planted:
-    """An error and what a replay must make of it."""
+    """A planted error, and what a replay must find."""
 
     rule: str
     fault: str
     options: Mapping[str, Any]
-    step: int = 1  # the first that shows it
-    slot: str = "param"  # the first there: state comes before the parameter that is computed from it
+    step: int = 1  # the first step that shows it
+    slot: str = "param"  # the first slot that shows it; the state comes before the parameter, which is computed from it
     since: int = 1
     only: int | None = None
     tensor: str | None = None
@@ -165,7 +165,7 @@ ADAM = (
 
 PLANTED = (*SGD, *ADAM)
 
-# Float64 shows what float32 rounds away.
+# Float64 shows errors that float32 rounds away.
 FINE = (
     sgd("lr rounded", MOMENTUM),
     sgd("lr inside the buffer", MOMENTUM, 2, BUFFER),
@@ -182,7 +182,7 @@ FINE = (
     adamw("decay on new parameters", {**COUPLED, "lr": 1e-5}),
     adamw("decay missing", {**COUPLED, "lr": 1e-6}, 4, since=4, only=1, tensor="bias"),
 )
-# bfloat16 keeps 8 bits: FAIL roundoffs are an eighth of the number itself, so only gross errors show.
+# bfloat16 keeps 8 bits, so FAIL roundoffs are an eighth of the number itself and only gross errors show.
 COARSE = (
     sgd("nesterov missing", {**NESTEROV, "lr": 1.0}),
     sgd("dampening missing", DAMPENED, 2, BUFFER),
@@ -215,7 +215,8 @@ RIGHT = (
     adam("", {**COUPLED, "scaled": True}),
     adamw("", UP),
 )
-# Errors in what is off or does not change, errors still to come, and other ways to write the same formula.
+# These must stay silent: errors in an option that is off or does not change, errors that begin after the last step, and other
+# ways to write the same formula.
 SILENT = (
     sgd("lr one step late", MOMENTUM, schedule=False),
     sgd("lr inside the buffer", MOMENTUM, schedule=False),

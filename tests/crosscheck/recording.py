@@ -1,4 +1,4 @@
-"""Short recordings for tests. Never imports JAX: rank processes import this module."""
+"""Short recordings for tests. The processes of ranks import this module, so it must not import JAX."""
 
 import itertools
 import os
@@ -26,13 +26,16 @@ IMPLEMENTATIONS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "
 
 
 def make_parameters(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Parameter]:
-    """The same numbers every time."""
+    """Return parameters with the same random numbers every time."""
     generator = torch.Generator().manual_seed(len(shapes))
     return [Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
 
 
 def feed(parameters: Iterable[Tensor], step: int, size: float = 1.0) -> None:
-    """Gradients that depend on the step and the position only, laid out in memory as autograd would: like the parameter."""
+    """Give each parameter a gradient that depends only on the step and the position of the parameter.
+
+    Its layout in memory is that of the parameter, as with autograd.
+    """
     for position, parameter in enumerate(parameters):
         generator = torch.Generator().manual_seed(1000 * step + position)
         values = torch.randn(parameter.shape, generator=generator) * size
@@ -54,12 +57,13 @@ def parts_of(trace: Path) -> list[Part]:
 
 
 def full_steps(trace: Path) -> list[int]:
-    """The steps that were recorded in full."""
+    """Return the steps that were recorded in full."""
     blocks = itertools.chain.from_iterable(part.blocks for part in parts_of(trace))
     return [step for block in blocks if block.full for step in block.steps]
 
 
 def applied(trace: Path) -> list[bool]:
+    """Return for each recorded step whether it was applied."""
     return [step.applied for part in parts_of(trace) for step in part.steps]
 
 
@@ -73,7 +77,10 @@ def overflowing_steps(
     skip: Iterable[int],
     after: Callable[[int, bool], None] = nothing_more,
 ) -> None:
-    """Steps under a loss scaler, with true gradients of 3; those in `skip` overflow. `after`: step, applied?"""
+    """Take steps under a loss scaler. The true gradients are 3, and those of the steps in `skip` overflow.
+
+    `after` is called after each step with its number and whether it was applied.
+    """
     for step in range(1, steps + 1):
         optimizer.zero_grad()
         slope = torch.full_like(weight, 3.0)
@@ -82,14 +89,14 @@ def overflowing_steps(
         scaler.scale((weight * slope).sum()).backward()
         last = recorder.step
         scaler.step(optimizer)
-        if recorder.step == last:  # the scaler did not even call the optimizer
+        if recorder.step == last:  # the scaler did not call the optimizer
             recorder.skipped()
         scaler.update()
         after(step, step not in skip)
 
 
 def record_as_rank(rank: int, world_size: int, folder: Path) -> None:
-    """One rank of a data-parallel run whose gradient is rank + 1 everywhere, so 1.5 on average over two."""
+    """Be one rank of a data-parallel run. Each gradient is rank + 1, so the mean over two ranks is 1.5. Rank 0 records."""
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.distributed.init_process_group(

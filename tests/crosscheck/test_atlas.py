@@ -1,4 +1,4 @@
-"""The atlas: torch.optim against Optax as a table, produced by the tool."""
+"""The atlas is the tool's table that compares torch.optim with Optax."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def strict(text: str) -> dict[str, Any]:
 
 
 def check(table: Atlas) -> None:
-    """Everything agrees but what the stock aliases cannot do."""
+    """Check that everything agrees except what the stock aliases cannot do."""
     wrong = [
         f"{row.label}, {cell.implementation}, {cell.dtype}: {cell.verdict}, eta {cell.max_eta}"
         for row in table.rows
@@ -60,7 +60,7 @@ def test_a_few_combinations_agree(few: Atlas) -> None:
 
 @pytest.mark.timeout(600)
 def test_all_of_it_agrees() -> None:
-    """28 and 48 combinations, 3 implementations, 4 dtypes, 4 regimes of gradients: no false alarm."""
+    """28 and 48 combinations, 3 implementations, 4 dtypes and 4 regimes of gradients give no false alarm."""
     table = draw()
     assert len(table.rows) == len(list(combinations())) == 28 + 48
     check(table)
@@ -133,7 +133,7 @@ def broken(row: Row) -> Iterator[tuple[str, Row]]:
 
 @pytest.mark.parametrize("where", ["eta", "difference"])
 def test_a_table_with_infinities_is_strict_json_too(few: Atlas, where: str) -> None:
-    """An optimizer that makes NaN is what one wants to read about."""
+    """A table of an optimizer that makes NaN must be readable too."""
     table = Atlas((dict(broken(few.rows[0]))[where],))
     assert not table.agrees
     assert strict(table.to_json())["agrees"] is False
@@ -141,7 +141,7 @@ def test_a_table_with_infinities_is_strict_json_too(few: Atlas, where: str) -> N
 
 
 class Scaled(torch.optim.SGD):
-    """Gradients 1 % too large."""
+    """An SGD whose gradients are 1 % too large."""
 
     def step(self, closure: Any = None) -> Any:
         del closure
@@ -151,7 +151,7 @@ class Scaled(torch.optim.SGD):
 
 
 class ScaledIfFused(Scaled):
-    """Right in the implementation that runs freely, wrong in one of those that are recorded."""
+    """An SGD that is correct in the implementation that runs freely and wrong in a recorded one."""
 
     def step(self, closure: Any = None) -> Any:
         del closure
@@ -174,7 +174,7 @@ def test_a_wrong_optimizer_is_seen_in_every_column(monkeypatch: pytest.MonkeyPat
     assert not row.composition_agrees
     assert [cell.verdict for cell in row.cells] == ["mismatch"] * 3
     line = str(table).splitlines()[1].split()
-    assert line.count("NO") == 2  # the stock alias and the composition
+    assert line.count("NO") == 2  # once for the stock alias and once for the composition
     assert line[-3:] == ["mismatch"] * 3
 
 

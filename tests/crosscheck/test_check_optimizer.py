@@ -1,4 +1,4 @@
-"""`check_optimizer`, the cross-check for test suites, and the gradients it makes up."""
+"""`check_optimizer`, the cross-check for test suites, and the gradients that it generates."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -60,7 +60,7 @@ WRONG: dict[str, tuple[Make, str, str, str]] = {
 def test_a_wrong_one_raises_with_the_cause_and_the_report(make: Make, rule: str, slot: str, cause: str) -> None:
     with pytest.raises(MathMismatch) as caught:
         check_optimizer(make, rule=rule, steps=4, size=64)
-    assert isinstance(caught.value, AssertionError)  # so that a test suite counts a failure, not an error
+    assert isinstance(caught.value, AssertionError)  # test suites count this as a failure, not as an error
     report = caught.value.report
     assert isinstance(report, Report)
     assert report.verdict is Verdict.MISMATCH
@@ -71,7 +71,7 @@ def test_a_wrong_one_raises_with_the_cause_and_the_report(make: Make, rule: str,
 
 
 class Renamed(torch.optim.Optimizer):
-    """Adam with names of its own, written down from the paper."""
+    """Adam written from the paper, with its own names of state."""
 
     def __init__(self, params: Iterable[Parameter], flaw: float = 1.0) -> None:
         self.flaw = flaw
@@ -123,7 +123,7 @@ def test_a_rule_that_is_none_is_refused() -> None:
 
 
 class Idle(torch.optim.SGD):
-    """Takes the gradients and does nothing."""
+    """An optimizer that does nothing."""
 
     def step(self, closure: Any = None) -> Any:
         del closure
@@ -201,7 +201,7 @@ def test_five_percent_are_zero_and_the_signs_are_even(regime: str, dtype: torch.
     assert values.dtype == dtype
     assert bool(values.isfinite().all())
     zeros = float((values == 0).double().mean())
-    if dtype is not torch.float16:  # whose small numbers are zero beside
+    if dtype is not torch.float16:  # float16 rounds small numbers to zero too
         assert zeros == pytest.approx(0.05, abs=0.01)
     assert zeros > 0.04
     moving = values[values != 0]
@@ -249,7 +249,7 @@ def test_the_same_seed_gives_the_same_gradients() -> None:
     assert not torch.equal(gradient("typical", 100, torch.float32, 1), gradient("typical", 100, torch.float32, 2))
     state = torch.get_rng_state()
     sample("tiny", torch.float32)
-    assert torch.equal(state, torch.get_rng_state())  # the user's own random numbers stay what they were
+    assert torch.equal(state, torch.get_rng_state())  # the user's own random numbers do not change
 
 
 def test_an_unknown_regime_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""`python -m crosscheck replay`: exit codes, the report as JSON, what it says of records that prove little."""
+"""`python -m crosscheck replay`: its exit codes, its report as JSON, and what it says of records that prove little."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def trace(recorded: Path, tmp_path: Path) -> Path:
 
 
 def harm(trace: Path, value: float = 7.0, at: tuple[int, int] = (1, 1)) -> None:
-    """The parameter after step 4 was something else."""
+    """Change an element of the parameter after step 4."""
 
     def change(meta: object, arrays: dict[str, Any]) -> None:
         del meta
@@ -40,7 +40,7 @@ def harm(trace: Path, value: float = 7.0, at: tuple[int, int] = (1, 1)) -> None:
 
 
 def strict(path: Path) -> dict[str, Any]:
-    """The file as JSON without NaN and Infinity, which most programs do not take."""
+    """Read the file as JSON and fail at NaN and Infinity, which most programs do not accept."""
 
     def refuse(constant: str) -> NoReturn:
         raise AssertionError(f"{constant} is not JSON")
@@ -171,14 +171,14 @@ def test_json_that_cannot_be_written_exits_2(
 def test_json_that_cannot_be_written_is_said_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The trace, which is none, is not even looked at."""
+    """The folder holds no trace either, but the report is refused before anything looks for one."""
     code, out, err = run(capsys, "replay", tmp_path, "--json", "/missing/./report.json")
     assert (code, out) == (2, "")
     assert err == "bad input: --json /missing/./report.json cannot be written (there is no such folder)\n"
 
 
 def test_an_older_report_outlives_a_failure(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As on a full disk: half of the new one is written, the old one stays, the half goes away."""
+    """On a full disk half of the new report is written. The half is removed and the old report stays."""
     path = tmp_path / "report.json"
     path.write_text("old")
     with largest_file(20):
@@ -200,7 +200,7 @@ def test_bad_input_leaves_an_older_report_alone(tmp_path: Path, capsys: pytest.C
 def test_a_killed_recording_replays_and_says_where_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The folder as it was before the recorder was closed: five steps were taken, two parts of two committed."""
+    """The trace is as it was before the recorder closed: five steps were taken, and two parts of two were committed."""
     monkeypatch.setattr("crosscheck.recorder.pending._PART_STEPS", 2)
     parameter = torch.nn.Parameter(torch.randn(8, generator=torch.Generator().manual_seed(0)))
     optimizer = sgd([parameter])
@@ -226,7 +226,7 @@ def test_a_recording_killed_before_its_first_part_is_vacuous(trace: Path, capsys
 
 
 def test_a_part_half_written_is_not_part_of_a_killed_recording(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The recorder writes under a hidden name first."""
+    """The recorder first writes a part under a hidden name."""
     last = part_file(trace, 3)
     last.with_name(f".{last.name}").write_bytes(last.read_bytes()[:100])
     last.unlink()
@@ -325,7 +325,7 @@ def test_without_torch_it_replays(trace: Path) -> None:
 
 
 def test_as_a_program_with_an_odd_terminal(trace: Path) -> None:
-    """A name that the terminal's encoding does not have is no reason to fall over."""
+    """A name that the terminal cannot encode does not stop the command."""
 
     def rename(meta: dict[str, Any], arrays: object) -> None:
         del arrays

@@ -1,6 +1,6 @@
-"""The profile "fused on cuda" held against torch's own CUDA kernel of Adam, compiled for the CPU.
+"""The profile "fused on cuda" is compared with torch's own CUDA kernel of Adam, compiled for the CPU.
 
-Evidence, not proof: nvcc compiles the same source with a power function and contractions of its own.
+This is evidence, not proof: nvcc compiles the same source with its own power function and contractions.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,10 +22,10 @@ from tests.crosscheck.trace import trace_files
 from tests.crosscheck.trace.trace_files import Meta
 
 WORST = 3.0
-"""Nothing right stands above this eta."""
+"""No correct record has a larger eta."""
 WEAKEST = 50.0
-"""No planted error stands below this over its whole record. The weakest: decoupled weight decay 1 % off, at 83 in
-float32; bias corrections one step ahead, at 65 in bfloat16."""
+"""Every planted error has a larger eta over its whole record. The weakest are decoupled weight decay 1 % off, with 83 in
+float32, and bias corrections one step ahead, with 65 in bfloat16."""
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 KINDS = (torch.optim.Adam, torch.optim.AdamW)
 DECAY = {"weight_decay": 0.05}
@@ -35,7 +35,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     "maximize": {**DECAY, "maximize": True},
     "amsgrad": {**DECAY, "amsgrad": True, "betas": (0.8, 0.99), "eps": 1e-7},
 }
-SIZES = {"typical": 512, "tiny": 301}  # the kernel loads four elements at once where they come in fours
+SIZES = {"typical": 512, "tiny": 301}  # the kernel loads four elements at once if their number is a multiple of four
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,7 @@ def run(
     groups: Iterable[str] = GROUPS,
     steps: int = 8,
 ) -> tuple[dict[str, Parameter], torch.optim.Optimizer]:
-    """Record a few steps of a fused optimizer with these parameter groups; the tensors by group and regime."""
+    """Record a few steps of a fused optimizer with these parameter groups. Return its tensors by group and regime."""
     generator = torch.Generator().manual_seed(0)
     named = {
         f"{group}.{regime}": Parameter(torch.randn(size, generator=generator, dtype=torch.float64).to(dtype))
@@ -79,7 +79,7 @@ def run(
 
 
 def replay_on(device: str, trace: Path) -> Report:
-    """Replay as if the tensors had been there; the record names the CPU that the kernel was compiled for."""
+    """Replay as if the tensors had been on this device. The record has the CPU, for which the kernel was compiled."""
 
     def move(meta: Meta, _: object) -> None:
         for tensor in meta["tensors"]:
@@ -120,7 +120,7 @@ def test_bias_corrections_match_far_from_the_start(
 def test_weight_decay_is_all_that_contraction_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, contracted: Kernel
 ) -> None:
-    """The header writes its averages as fused operations itself; what is left to a compiler is param times decay."""
+    """The header itself writes its averages as fused operations and leaves only param times decay to the compiler."""
     ends: list[dict[str, Parameter]] = []
     for name, kernel in (("plain", plain), ("contracted", contracted)):
         put_in_place(monkeypatch, kernel)
@@ -132,7 +132,7 @@ def test_weight_decay_is_all_that_contraction_changes(
 def test_the_second_moment_shows_that_beta2_is_rounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel
 ) -> None:
-    """1 - beta2 in float32 is 1.3e-5 smaller than 0.001, and so is the first v: that, and nothing else, is the difference."""
+    """In float32, 1 - beta2 is smaller than 0.001 by a relative 1.3e-5. So is the first v, and by nothing else."""
     moments: list[Tensor] = []
     for name in ("cpu", "cuda"):
         named, optimizer = run(tmp_path / name, groups=["plain"], steps=1)
@@ -148,7 +148,7 @@ def test_the_second_moment_shows_that_beta2_is_rounded(
 def test_each_profile_refuses_the_arithmetic_of_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, kind: Any
 ) -> None:
-    """So what the profile explains is not what its tolerance swallows."""
+    """So the profile explains the difference, and not merely a wide tolerance."""
     monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
     run(tmp_path / "cpu", kind)
     put_in_place(monkeypatch, plain)
@@ -162,12 +162,12 @@ def test_each_profile_refuses_the_arithmetic_of_the_other(
 
 
 def no_cause(*_: object) -> list[str]:
-    """To name a cause takes a minute of compiling and is tested elsewhere."""
+    """Name no cause: that takes a minute of compiling and is tested elsewhere."""
     return []
 
 
 def told(**numbers: Callable[[Arguments], Any]) -> Alteration:
-    """The kernel is told something else than the optimizer says."""
+    """Return an alteration that gives the kernel other arguments than the optimizer does."""
     return lambda arguments: {**arguments, **{name: wrong(arguments) for name, wrong in numbers.items()}}
 
 
@@ -187,7 +187,7 @@ COARSE: dict[str, Alteration] = {
     "eps ten times": times(10, "eps"),
     "beta2 0.1 % off": times(0.999, "beta2"),
 }
-"""Shows in bfloat16 as well."""
+"""Planted errors that show in bfloat16 as well."""
 FAULTS = {
     **COARSE,
     "lr 1 % off": times(1.01, "lr"),
@@ -218,7 +218,7 @@ def test_a_planted_error_is_a_mismatch(
 
 
 def test_the_known_beta_is_given_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel) -> None:
-    """Were bias corrections allowed what a beta off by one roundoff costs, this would stand at 270."""
+    """If the bound allowed bias corrections a beta that is off by one roundoff, eta would only be 270 here."""
     monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
     put_in_place(monkeypatch, plain, FAULTS["lr 0.1 % off"])
     run(tmp_path)
@@ -226,7 +226,7 @@ def test_the_known_beta_is_given_no_room(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def run_scaled(trace: Path, dtype: torch.dtype = torch.float32) -> list[str]:
-    """Eight steps under torch's own loss scaler, of which the first and the fifth overflow; what these two moved."""
+    """Take eight steps under torch's own loss scaler. Steps 1 and 5 overflow; return the names of what these two moved."""
     weight = Parameter(torch.linspace(-1, 1, 302).to(dtype))
     optimizer = torch.optim.AdamW([weight], lr=0.01, weight_decay=0.05, amsgrad=True, fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=1000.0)

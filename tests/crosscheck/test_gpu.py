@@ -1,4 +1,4 @@
-"""The recorder and the arithmetic profiles on a CUDA device."""
+"""The recorder and the arithmetic profiles are tested on a CUDA device."""
 
 from pathlib import Path
 from typing import Any

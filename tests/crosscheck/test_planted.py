@@ -1,6 +1,7 @@
-"""Deliberate errors, recorded from real optimizers: every one is caught, at its first step and in its slot.
+"""Every planted error is caught at its first step and in its slot.
 
-The optimizers are in `faulty`, the library of errors in `planted`. An error that changes nothing stays silent.
+The errors are recorded from the optimizers of `faulty`; `planted` is their library. An error that changes nothing is not
+reported.
 """
 
 from pathlib import Path
@@ -29,14 +30,15 @@ from tests.crosscheck.planted import (
     sgd,
 )
 
-SHAPES = {"weight": (12, 25), "bias": (40,), "gain": (130,)}  # `bias` is recorded whole even where others are sampled
+# `bias` has few enough elements to be recorded whole where others are sampled.
+SHAPES = {"weight": (12, 25), "bias": (40,), "gain": (130,)}
 REGIMES = {"weight": "typical", "bias": "typical", "gain": "tiny"}
 RECORDINGS: dict[str, dict[str, Any]] = {
     "full": {"steps": "all", "coordinates": 1},
     "sampled": {"steps": [], "coordinates": 64},
 }
 WEAKEST = 100.0
-"""The weakest error of the library in float32 stands above this at the first step that shows it."""
+"""In float32 every error of the library has a larger eta at the first step that shows it."""
 FLOAT64, BFLOAT16 = torch.float64, torch.bfloat16
 
 
@@ -69,7 +71,10 @@ _REPORTS: dict[str, Report] = {}
 
 
 def sampled(planted: Planted, trace: Path, dtype: torch.dtype = torch.float32) -> Report:
-    """`run` with the sampled recording, once in a process: the tests of the causes look at the same reports."""
+    """Return the report of `run` with the sampled recording.
+
+    Each is made once in a process, because the tests of the causes look at the same reports.
+    """
     name = f"{planted!r} {dtype}"
     if name not in _REPORTS:
         _REPORTS[name] = run(planted, trace, dtype, **RECORDINGS["sampled"])
@@ -82,7 +87,7 @@ def check(report: Report, planted: Planted) -> None:
     assert (first.step, first.slot) == (planted.step, planted.slot), str(report)
     assert planted.tensor in (None, first.tensor), str(report)
     assert not first.eta <= FAIL
-    if planted.slot == "param":  # then the state is right, at later steps as well
+    if planted.slot == "param":  # the state is then correct, also at later steps
         assert {finding.slot for finding in report.findings} == {"param"}, str(report)
 
 
@@ -147,14 +152,14 @@ def test_one_flipped_bit_is_named_by_its_position(rule: str, recording: str, tmp
 def test_what_a_record_cannot_show_it_does_not_claim(
     planted: Planted, dtype: torch.dtype, hyperparameter: str, tmp_path: Path
 ) -> None:
-    """An error that the format rounds away is no finding; its hyperparameter is then among those not tested."""
+    """An error that the format rounds away gives no finding, and its hyperparameter is listed as not tested."""
     report = run(planted, tmp_path / "trace", dtype, **RECORDINGS["sampled"])
     assert report.verdict is not Verdict.MISMATCH, str(report)
     assert hyperparameter in report.not_tested
 
 
 def test_the_report_says_by_how_much_a_hyperparameter_was_tried_wrong(tmp_path: Path) -> None:
-    """In bfloat16 nothing shows an error of 1 %, so more is tried; that must not be printed as 1 %."""
+    """In bfloat16 an error of 1 % never shows, so a larger one is tried, which must not be printed as 1 %."""
     planted = adam("beta1 1 % off", {})
     report = run(planted, tmp_path / "trace", BFLOAT16, **RECORDINGS["sampled"])
     assert report.verdict is Verdict.MATCH
@@ -162,6 +167,6 @@ def test_the_report_says_by_how_much_a_hyperparameter_was_tried_wrong(tmp_path: 
 
 
 def test_a_buffer_of_zeros_from_before_the_first_step_is_not_torch_s(tmp_path: Path) -> None:
-    """torch starts the buffer with the bare gradient; one allocated as zeros takes (1 - dampening) of it."""
+    """torch starts the buffer with the whole gradient. A buffer of zeros would take (1 - dampening) of it."""
     planted = sgd("buffer allocated beforehand", DAMPENED, 1, "momentum_buffer")
     check(run(planted, tmp_path / "trace", **RECORDINGS["sampled"]), planted)

@@ -1,4 +1,7 @@
-"""Faults that a test plants in a rank's own process. Rank processes import this module: no JAX."""
+"""Faults that a test plants in the process of a rank. The ranks import this module, so it must not import JAX.
+
+Each function takes the number of its rank last and is called before the rank trains.
+"""
 
 import os
 import signal
@@ -16,13 +19,13 @@ NOBODY = 65534
 
 
 def killed_after(step: int, rank: int) -> None:
-    """kill -9 when this step has been taken, before anything is written after it."""
+    """Kill the rank (SIGKILL) right after this step, before the next one begins."""
     del rank
     _after(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def killed_in_save(number: int, seconds: float, rank: int) -> None:
-    """kill -9 so long after the number-th save of a checkpoint began, be it over by then or not."""
+    """Kill the rank (SIGKILL) so many seconds after it began its `number`-th save, whether this is over by then or not."""
     del rank
     save, begun = store.save, [0]
 
@@ -36,29 +39,34 @@ def killed_in_save(number: int, seconds: float, rank: int) -> None:
 
 
 def read_only_after(step: int, disk: Disk, rank: int) -> None:
+    """Make the disk read-only after this step."""
     del rank
     _after(step, lambda: disk.become("ro"))
 
 
 def as_nobody(rank: int) -> None:
-    """Root ignores permissions."""
+    """Make the rank another user than root, whom permissions would not stop."""
     del rank
     os.seteuid(NOBODY)
 
 
 def killed_as_nobody(step: int, rank: int) -> None:
+    """Let the rank run as nobody, and kill it after this step."""
     as_nobody(rank)
     killed_after(step, rank)
 
 
 def deaf_after(step: int, rank: int) -> None:
-    """Waits for ever, as for a GPU that waits for a peer: no error reaches the main thread, and no signal wakes it."""
+    """Let the main thread wait for ever after this step, as it does for a GPU that waits for another rank.
+
+    No error reaches it, and no signal wakes it.
+    """
     del rank
     _after(step, threading.Event().wait)
 
 
 def fails_after(step: int, victim: int, error: Exception, rank: int) -> None:
-    """Raised in the main thread of one rank."""
+    """Raise the error in the main thread of the rank `victim` after this step."""
 
     def fail() -> None:
         raise error
@@ -68,13 +76,14 @@ def fails_after(step: int, victim: int, error: Exception, rank: int) -> None:
 
 
 def flip(file: Path) -> None:
-    """One bit, in the middle."""
+    """Change one bit in the middle of the file."""
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
 def _after(step: int, act: Callable[[], object]) -> None:
+    """Let the rank do `act` after this step."""
     after_step: Any = Observers.after_step
 
     def acting(self: Observers, number: int, *arguments: Any, **others: Any) -> None:

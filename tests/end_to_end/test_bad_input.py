@@ -1,4 +1,4 @@
-"""What a user can get wrong: exit code 2 and one paragraph that names the key and the fix."""
+"""A mistake of the user ends with exit code 2 and one paragraph that names the key and the fix."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ SMALL_IMAGES = ("--training.batch_size=4", "--training.epochs=1")
 
 
 def refused(*arguments: str | Path, world_size: int = 1, file_limit: int = 0) -> str:
-    """The paragraph that rank 0 prints; the others say nothing."""
+    """Run, expect every rank to exit with 2, and return the paragraph that rank 0 prints. The others must print nothing."""
     results = train(arguments, world_size=world_size, file_limit=file_limit)
     assert [result.code for result in results] == [2] * world_size, results
     said = results[0].err
@@ -27,7 +27,7 @@ def refused(*arguments: str | Path, world_size: int = 1, file_limit: int = 0) ->
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder data set: two classes, four pictures each for training, two for testing."""
+    """A folder of images with two classes, each with four images for training and two for testing."""
     root = tmp_path / "images"
     for split, count in (("train", 4), ("test", 2)):
         for number, name in enumerate(("cats", "dogs")):

@@ -1,4 +1,4 @@
-"""Checkpoints, and the disk they are on, under attack: the run says what it met, and ends with the same bytes."""
+"""Checkpoints and their disk are damaged. The run says what it found, and ends with the same bytes."""
 
 import os
 import random
@@ -37,12 +37,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, *options: str, plant: Plant | None = None) -> Result:
+    """Train in the folder and return the result."""
     [result] = train([QUICKSTART, *SMALL, *options, "--output.dir", folder], plant=plant)
     return result
 
 
 def refused(result: Result, *words: str | Path) -> None:
-    """One paragraph that holds the words, and no traceback."""
+    """Check that the start was refused with one paragraph that has the words, and no traceback."""
     assert result.code == 2, result
     assert result.err.startswith("bad input: ")
     assert result.err.count("\n") == 1, result.err
@@ -51,12 +52,13 @@ def refused(result: Result, *words: str | Path) -> None:
 
 
 def killed(folder: Path, step: int, *options: str, nobody: bool = False) -> None:
+    """Train in the folder until the run is killed after this step."""
     plant = partial(killed_after, step) if not nobody else partial(killed_as_nobody, step)
     assert start(folder, *options, plant=plant).code == -signal.SIGKILL
 
 
 def assert_ends_as(undisturbed: Path, folder: Path, result: Result) -> dict[str, Any]:
-    """In the same bytes, and with every step in the metrics once."""
+    """Check that the run ended with the same bytes and has every step once in its metrics. Return its summary."""
     assert (result.code, result.err) == (0, "")
     assert tensor_bytes(checkpoint_of(folder, END)) == tensor_bytes(checkpoint_of(undisturbed, END))
     found, wanted = read_json(folder / "summary.json"), read_json(undisturbed / "summary.json")
@@ -67,7 +69,7 @@ def assert_ends_as(undisturbed: Path, folder: Path, result: Result) -> dict[str,
 
 
 def test_damaged_checkpoints_are_named_and_passed_over(tmp_path: Path, undisturbed: Path) -> None:
-    """Every kind of damage, newest first, beside what killed saves leave and a line of metrics cut short."""
+    """Checkpoints are damaged in every way, beside the remains of killed saves and a line of metrics that was cut short."""
     folder = tmp_path / "run"
     options = ("--checkpoint.every_steps=2", "--checkpoint.keep=9")
     killed(folder, 13, *options)
@@ -99,7 +101,7 @@ def test_damaged_checkpoints_are_named_and_passed_over(tmp_path: Path, undisturb
 
 
 def test_killed_at_any_moment_of_a_save(tmp_path: Path, undisturbed: Path) -> None:
-    """A save of this size takes ten to twenty milliseconds; some kills come after it."""
+    """A save of this size takes ten to twenty milliseconds, so some kills come after it."""
     folder, moments = tmp_path / "run", random.Random(5)  # noqa: S311
     options = ("--checkpoint.every_steps=1", "--crosscheck.record", "--crosscheck.gradient_steps=[]")
     options += ("--crosscheck.replay=false",)
@@ -117,7 +119,7 @@ def test_killed_at_any_moment_of_a_save(tmp_path: Path, undisturbed: Path) -> No
 
 @pytest.fixture
 def mount() -> Iterator[Callable[[Path, int], Disk]]:
-    """Makes a disk of so many megabytes there."""
+    """A function that mounts a disk of so many megabytes on a folder."""
     mounted: list[Disk] = []
 
     def mount(folder: Path, megabytes: int) -> Disk:
@@ -135,7 +137,7 @@ def mount() -> Iterator[Callable[[Path, int], Disk]]:
 
 @pytest.mark.parametrize("fills", ["a checkpoint", "the trace"])
 def test_a_full_disk(tmp_path: Path, undisturbed: Path, mount: Callable[[Path, int], Disk], fills: str) -> None:
-    """One checkpoint fits, a second one or what is recorded until then does not."""
+    """One checkpoint fits on the disk, but a second one, or what is recorded until then, does not."""
     disk = mount(tmp_path / "disk", 64)
     folder = disk.folder / "run"
     options = ("--checkpoint.every_steps=6",)
@@ -178,7 +180,7 @@ def test_a_disk_that_is_read_only(tmp_path: Path, mount: Callable[[Path, int], D
 
 @pytest.fixture
 def of_nobody() -> Iterator[Path]:
-    """A folder that nobody owns and everybody may enter."""
+    """A folder that the user nobody owns and that every user may enter."""
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
     with tempfile.TemporaryDirectory() as name:

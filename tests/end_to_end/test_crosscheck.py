@@ -1,4 +1,4 @@
-"""The trainer records, replays and closes with the verdict."""
+"""The trainer records its steps, replays them, and closes with the verdict."""
 
 import errno
 import json
@@ -57,7 +57,7 @@ def test_recording_changes_no_bit_of_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fused", ["true", "false"])
 def test_steps_that_the_loss_scaler_skips_are_in_the_record(tmp_path: Path, fused: str) -> None:
-    """At this scale the first steps overflow, whether or not the scaler calls the optimizer for them."""
+    """At this loss scale the first steps overflow. The scaler calls a fused optimizer for them, and no other."""
     overflowing = ("--precision.mode=fp16", "--precision.force=true", "--precision.init_scale=1e9")
     summary = train_well(tmp_path, *RECORDED, *overflowing, f"--optimizer.fused={fused}")
     assert summary["skipped_steps"] > 0
@@ -93,7 +93,7 @@ def test_a_resumed_run_continues_its_trace(tmp_path: Path) -> None:
 
 
 def test_a_mismatch_fails_the_run(tmp_path: Path) -> None:
-    """The trace of a faulty optimizer in the place of the run's own, as if the replay had been interrupted."""
+    """A run finds the trace of a faulty optimizer in the place of its own, as if its replay had been interrupted."""
     arguments = [QUICKSTART, *RECORDED, "--crosscheck.replay=false", "--output.dir", tmp_path]
     assert train(arguments)[0].code == 0
     shutil.rmtree(tmp_path / "trace")

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 def train_on_gpu(folder: Path, *arguments: str | Path, recipe: Path = QUICKSTART) -> dict[str, object]:
-    """A process of its own: CUDA does not survive the fork that other tests start ranks with."""
+    """Train in a new process and return the summary. CUDA does not survive the fork with which other tests start ranks."""
     command = [sys.executable, "-m", "distrib.train", recipe, *arguments, "--output.dir", folder]
     result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
     assert result.returncode == 0, result.stderr
@@ -50,7 +50,7 @@ def test_a_resumed_run_is_bit_identical_in_deterministic_mode(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("recipe", "mode", "kernels", "clip"),
-    [  # every pair of values
+    [  # every pair of values occurs
         ("sgd-onecycle", "no", "fused", True),
         ("sgd-onecycle", "bf16", "foreach", False),
         ("sgd-onecycle", "fp16", "fused", False),
@@ -62,7 +62,7 @@ def test_a_resumed_run_is_bit_identical_in_deterministic_mode(tmp_path: Path) ->
 def test_the_cross_check_finds_nothing_around_the_update(
     tmp_path: Path, recipe: str, mode: str, kernels: str, clip: bool
 ) -> None:
-    """Loss scaling, clipping, accumulation, moving average, schedule and the gradient itself; overflows under fp16."""
+    """It checks loss scaling, clipping, accumulation, moving average, schedule and the gradient itself; fp16 overflows."""
     options = (
         *SMALL,
         "--crosscheck.record=true",

@@ -1,4 +1,4 @@
-"""The gradient twin on real runs: DDP over ranks, accumulation, short batches; and what goes wrong there."""
+"""The gradient twin on real runs with several ranks, accumulation and short batches, and with faults planted there."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,7 +30,7 @@ def recorded(folder: Path, *options: str, world_size: int = 1, plant: Any = None
     [
         (1, ()),
         (2, ("--training.accumulate=3", "--training.label_smoothing=0.1")),
-        (4, ("--training.last_batch=mask",)),  # 10 images for the last step, 3 or 2 a rank
+        (4, ("--training.last_batch=mask",)),  # the last step has 10 images, 3 or 2 for each rank
         (1, ("--precision.mode=bf16", "--precision.force=true")),
         (2, ("--precision.mode=fp16", "--precision.force=true", "--optimizer.lr=0.001")),
     ],
@@ -48,7 +48,7 @@ def test_gradient_of_the_whole_batch(world_size: int, options: tuple[str, ...], 
 
 
 def mean_of_means(rank: int) -> None:
-    """Each rank takes the mean over its own images."""
+    """Let each rank take the mean over its own images, although ranks have different numbers of them."""
     del rank
     from distrib.data.batches import Plan
 
@@ -63,7 +63,7 @@ def mean_of_means(rank: int) -> None:
 
 
 def last_part_by_another_count(rank: int) -> None:
-    """The last of the accumulated parts is divided by the images of the parts before it."""
+    """Divide the last of the accumulated parts by the number of images of the parts before it."""
     del rank
     from distrib.data.batches import Plan
 
@@ -89,7 +89,7 @@ def summed(rank: int) -> None:
 
 
 def same_data(rank: int) -> None:
-    """The second rank trains on the images of the first."""
+    """Let the second rank train on the images of the first."""
     del rank
     from distrib.data import batches
 
@@ -103,7 +103,7 @@ def same_data(rank: int) -> None:
 
 
 def synchronised_always(rank: int) -> None:
-    """`no_sync` forgotten."""
+    """Forget `no_sync`: ranks synchronise after every part."""
     del rank
     from accelerate import Accelerator
 
@@ -115,7 +115,7 @@ def synchronised_always(rank: int) -> None:
 
 
 def synchronised_never(rank: int) -> None:
-    """Every part runs as if under `no_sync`: each rank goes by its own share."""
+    """Run every part under `no_sync`, so that each rank uses the gradient of its own share."""
     del rank
     from torch.nn.parallel import DistributedDataParallel
 
@@ -164,7 +164,7 @@ FAULTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "last part divided by another count": (last_part_by_another_count, ("--training.accumulate=3",), ANOTHER_MIXTURE),
     "summed over ranks": (summed, (), "summed over the ranks"),
     "one rank's data twice": (same_data, (), ANOTHER_MIXTURE),
-    # The ranks' weights part, too, which would end the run first.
+    # The weights of the ranks come apart too. The comparison of the ranks would end the run first, so it is off.
     "never synchronised": (synchronised_never, ("--training.check_ranks_every=none",), ANOTHER_MIXTURE),
     "evaluation mode": (evaluation_mode, (), "evaluation mode"),
     "channels swapped": (swapped_channels, (), ANOTHER_MIXTURE),
@@ -176,13 +176,14 @@ def test_fault_is_caught(fault: str, tmp_path: Path) -> None:
     plant, options, cause = FAULTS[fault]
     report = recorded(tmp_path, "--crosscheck.gradient_steps=[2]", *options, world_size=2, plant=plant)
     assert report.verdict is Verdict.MISMATCH
-    assert {finding.check for finding in report.findings} == {"backward"}  # the optimizer did right by what it got
+    # The optimizer correctly used the wrong gradients that it got, so only the check of the gradient fails.
+    assert {finding.check for finding in report.findings} == {"backward"}
     assert {finding.step for finding in report.findings} == {2}
     assert cause in str(report), str(report)
 
 
 def test_missing_no_sync_costs_time_only(tmp_path: Path) -> None:
-    """The mean over ranks of what is already their mean is the same: DDP's gradients are right without it."""
+    """Without `no_sync` the gradients are right, since the mean over ranks of what is already their mean is the same."""
     options = ("--training.accumulate=3", "--crosscheck.gradient_steps=[2]")
     report = recorded(tmp_path, *options, world_size=2, plant=synchronised_always)
     assert report.verdict is Verdict.MATCH, str(report)

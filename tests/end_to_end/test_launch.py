@@ -1,4 +1,4 @@
-"""The commands of the launch files, through the real `accelerate launch`."""
+"""The commands of the launch files run with the real `accelerate launch`."""
 
 import os
 import signal
@@ -20,7 +20,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    """Starts a launcher. What is left when the test is over is ended: ranks are in sessions of their own."""
+    """A function that starts a launcher.
+
+    After the test all processes that are left are killed, ranks too, although they are in sessions of their own.
+    """
 
     def start(*arguments: str | Path, **environment: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
@@ -40,7 +43,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 
 @pytest.fixture
 def run(launch: Launch) -> Run:
-    """Launches and waits: exit code, output, errors."""
+    """A function that launches, waits, and returns the exit code, standard output and standard error."""
 
     def to_its_end(*arguments: str | Path) -> tuple[int, str, str]:
         process = launch(*arguments)
@@ -69,7 +72,7 @@ def test_the_launch_that_silently_starts_one_process_is_refused(tmp_path: Path, 
 
 
 def test_two_machines_join_one_world(tmp_path: Path, launch: Launch) -> None:
-    """launch/multi-node.yaml with its numbers made small and both machines on this one."""
+    """Run launch/multi-node.yaml with smaller numbers and with both machines on this one."""
     size = ("--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1")
     port = ("--main_process_port", str(free_port()))
     options = (QUICKSTART, *SMALL, "--training.world_size=2", "--output.dir", tmp_path)
@@ -94,7 +97,7 @@ def test_bad_input_under_the_launcher_is_said_once(tmp_path: Path, run: Run) -> 
 
 
 def test_a_killed_rank_is_started_again_with_the_others(tmp_path: Path, launch: Launch) -> None:
-    """--max_restarts on one machine; the weights are those of a run that nobody disturbed."""
+    """With --max_restarts on one machine the weights are those of an undisturbed run."""
     options = (*SMALL, "--checkpoint.every_steps=2", "--training.epochs=10", "--training.world_size=2")
     straight = train_well(tmp_path / "straight", *options, world_size=2)
     command = ("-q", "--config_file", "launch/cpu-2.yaml", "--max_restarts", "1", "-m", "distrib.train", QUICKSTART)
@@ -116,7 +119,7 @@ def test_what_was_stopped_on_request_is_not_started_again(tmp_path: Path, launch
     command = ("-q", "--config_file", "launch/cpu-2.yaml", "--max_restarts", "2", "-m", "distrib.train", QUICKSTART)
     process = launch(*command, *SMALL, "--training.epochs=500", "--output.dir", tmp_path)
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
-    psutil.Process(process.pid).children()[0].send_signal(signal.SIGUSR1)  # the rank, not the launcher
+    psutil.Process(process.pid).children()[0].send_signal(signal.SIGUSR1)  # to the rank, not to the launcher
     out, err = process.communicate(timeout=120)
     assert process.returncode != 0, err
     assert out.count("stopped on request (SIGUSR1)") == 1

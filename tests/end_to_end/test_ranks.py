@@ -1,4 +1,4 @@
-"""Several processes: the same run, one voice, and a clear end when one of them dies."""
+"""Several ranks make the same run as one, only one of them prints, and the run ends clearly when one of them dies."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_loss_does_not_depend_on_the_number_of_ranks(
     tmp_path: Path, alone: Path, world_size: int, parts: int
 ) -> None:
-    """50 images divide neither by 3 nor by 4."""
+    """A batch of 50 images divides neither by 3 nor by 4."""
     options = ("--training.batch_size=50", f"--training.accumulate={parts}")
     summary = train_well(tmp_path, *SMALL, *options, world_size=world_size)
     assert summary["world_size"] == world_size
@@ -64,7 +64,7 @@ def test_when_a_rank_is_killed_the_others_leave_and_name_it(tmp_path: Path, vict
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_disk_that_refuses_any_rank_is_named_by_it(tmp_path: Path, victim: int) -> None:
-    """The others only see that it is gone."""
+    """The other ranks only see that this rank is gone."""
     refuses = OSError(errno.ENOSPC, "No space left on device", "/scratch/file")
     plant = partial(fails_after, 5, victim, refuses)
     results = train([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=plant)
@@ -99,7 +99,7 @@ def test_whether_to_try_again_does_not_depend_on_the_rank(
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_what_is_no_matter_of_a_disk_is_not_said_to_be_one(tmp_path: Path, victim: int) -> None:
-    """A connection that failed is an OSError, too."""
+    """A failed connection raises an OSError too, but must not be reported as a full disk."""
     plant = partial(fails_after, 5, victim, ConnectionError("no route to the tracker"))
     results = train([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=plant)
     assert [result.code for result in results] == [1, 1]
@@ -110,7 +110,7 @@ def test_what_is_no_matter_of_a_disk_is_not_said_to_be_one(tmp_path: Path, victi
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_hangs_is_named_within_the_timeout(tmp_path: Path, victim: int) -> None:
-    """Rank 0 hosts the store: what the others ask of it is not answered."""
+    """Rank 0 hosts the store, so if it hangs, the store does not answer the others."""
     ranks = start([QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=2)
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
     expect_the_others_to_leave(ranks, victim, signal.SIGSTOP)
@@ -118,11 +118,12 @@ def test_a_rank_that_hangs_is_named_within_the_timeout(tmp_path: Path, victim: i
 
 @pytest.mark.parametrize(("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)], ids=str)
 def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: int, number: signal.Signals) -> None:
-    """As on GPUs, where the main thread waits for a collective that a dead rank will never take part in."""
+    """On GPUs the main thread waits for ever for a collective in which a dead rank takes no part."""
     ranks = start([QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=3, plant=partial(deaf_after, 5))
     wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
     time.sleep(TIMEOUT + 1)
-    assert all(process.is_alive() for process in ranks.processes)  # who counts is alive, however long it takes
+    # A rank whose heartbeat goes on is alive, however long its main thread waits.
+    assert all(process.is_alive() for process in ranks.processes)
     expect_the_others_to_leave(ranks, victim, number)
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 1, True)
@@ -141,7 +142,7 @@ def test_a_run_that_was_suspended_as_a_whole_lost_nobody(tmp_path: Path) -> None
 
 
 def test_a_launcher_that_lost_a_rank_hears_of_it_before_it_kills_the_others(tmp_path: Path) -> None:
-    """It asks them to stop, and waits 30 s, also if it is to wait longer for a stop that was asked for."""
+    """The launcher asks the others to stop and waits 30 s, even if it is told to wait longer after a requested stop."""
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "90"}
     ranks = start(
         [QUICKSTART, *LONG, "--output.dir", tmp_path],
@@ -156,7 +157,10 @@ def test_a_launcher_that_lost_a_rank_hears_of_it_before_it_kills_the_others(tmp_
 
 
 def expect_the_others_to_leave(ranks: Ranks, victim: int, number: signal.Signals, within: float = TIMEOUT) -> None:
-    """With 1, the victim named by the first of them, in so many seconds and two for busy cores."""
+    """Send the victim a signal and check that the other ranks exit with 1, and that the first of them names the victim.
+
+    They have `within` seconds, and two more for busy cores.
+    """
     ranks.send(victim, number)
     deadline = time.monotonic() + within + 2
     survivors = [rank for rank in range(len(ranks.processes)) if rank != victim]
@@ -179,7 +183,7 @@ def test_a_request_to_any_rank_stops_all_at_the_same_step(tmp_path: Path) -> Non
 
 
 def test_bad_input_that_only_another_machine_has_is_said_there(tmp_path: Path) -> None:
-    """Rank 1 is the first of its machine, which lacks GPUs; rank 0 waits for it to join."""
+    """Rank 1 is the first rank on a machine that lacks GPUs, while rank 0 waits for it to join."""
     environment = {"TWINSTEP_STATUS": str(tmp_path / "status")}
     ranks = start([QUICKSTART, *SMALL], world_size=2, environment=environment, plant=on_a_machine_without_gpus)
     ranks.processes[1].join(30)
@@ -191,7 +195,7 @@ def test_bad_input_that_only_another_machine_has_is_said_there(tmp_path: Path) -
 
 
 def test_a_tracker_may_take_its_time(tmp_path: Path) -> None:
-    """Longer than a rank that answers no more."""
+    """A tracker may take longer to start than the time after which a silent rank counts as dead."""
     trackers = '--output.trackers=["tensorboard"]'
     results = train([QUICKSTART, *SMALL, *SHORT, trackers, "--output.dir", tmp_path], world_size=2, plant=slow_tracker)
     assert [result.code for result in results] == [0, 0], results

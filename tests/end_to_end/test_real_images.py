@@ -1,4 +1,4 @@
-"""A part of the real CIFAR-10 images, where there are any (see .ci/run)."""
+"""Trains on a part of the real CIFAR-10 images, if they are there (see .ci/run)."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ IMAGES = ROOT / ".cache" / "cifar10-jpeg"
 @pytest.mark.parametrize("recipe", ["sgd-onecycle", "adam-onecycle"])
 def test_two_epochs_on_a_tenth_of_cifar10(tmp_path: Path, recipe: str) -> None:
     size = ("--data.train_images=5000", "--data.test_images=1000", "--training.epochs=2", "--training.batch_size=32")
-    # Smaller batches than the recipe's, so a smaller peak: linear scaling.
+    # The batches are smaller than the recipe's, so the peak of the rate is too, in proportion.
     lr = "--optimizer.lr=0.01" if recipe == "sgd-onecycle" else "--optimizer.lr=1e-3"
     source = (f"--data.source=folder:{IMAGES}", f"--data.root={IMAGES.parent}")
     summary = train_well(tmp_path, *source, *size, lr, recipe=RECIPES / f"{recipe}.toml")

@@ -1,4 +1,4 @@
-"""Ranks that should hold the same bytes and do not: found, named, and never saved."""
+"""Ranks that hold different bytes are found and named, and what they hold is never saved."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ AVERAGED = "--training.ema=0.9"
 
 @dataclass(frozen=True)
 class After:
-    """Called before a rank trains: on `rank`, `harm` is done to it right after that update."""
+    """A fault to plant: it does `harm` to the rank `rank` right after the update `step`."""
 
     step: int
     rank: int
@@ -40,12 +40,12 @@ class After:
 
 
 def flip(tensor: Tensor) -> None:
-    """The lowest bit of the last of its float32 elements."""
+    """Change the lowest bit of the last element of a float32 tensor."""
     tensor.detach().view(-1).view(torch.int32)[-1:].bitwise_xor_(1)
 
 
 def parameter(update: Update) -> Tensor:
-    """The second: 0.bias."""
+    """Return the second parameter, 0.bias."""
     return update.parameters[1]
 
 
@@ -79,7 +79,10 @@ def miscount(update: Update) -> None:
 
 
 def fault(folder: Path, *arguments: str, harm: Callable[[Update], None], rank: int = 1, **world: Any) -> str:
-    """Plant it after step 5; what was said. The run must end with 1 on all ranks, and without a traceback."""
+    """Do the harm after step 5 and return the message of rank 0.
+
+    All ranks must end with 1 and without a traceback.
+    """
     recipe = world.pop("recipe", QUICKSTART)
     results = train([recipe, *SMALL, *arguments, "--output.dir", folder], plant=After(5, rank, harm), **world)
     assert [result.code for result in results] == [1] * world["world_size"], results
@@ -92,6 +95,7 @@ def fault(folder: Path, *arguments: str, harm: Callable[[Update], None], rank: i
 
 
 def saved(folder: Path) -> list[str]:
+    """Return the names of the checkpoints."""
     return sorted(path.name for path in (folder / "checkpoints").glob("*"))
 
 
@@ -127,7 +131,7 @@ def test_any_rank_may_be_the_one(tmp_path: Path, world_size: int, rank: int) -> 
 
 
 def test_a_difference_does_not_heal_and_keeps_its_place(tmp_path: Path) -> None:
-    """Gradients are summed over the ranks, so they carry nothing over to other tensors."""
+    """Gradients are summed over the ranks, so they do not spread the difference to other tensors."""
     said = fault(tmp_path, "--training.check_ranks_every=4", harm=flip_parameter, world_size=3)
     assert "step 8: rank 1 differs from the other ranks in 0.bias param, where" in said
     assert "at step 4 all agreed" in said
@@ -135,7 +139,7 @@ def test_a_difference_does_not_heal_and_keeps_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--checkpoint.every_steps=6",)], ids=["end of an epoch", "every 6 steps"])
 def test_nothing_is_saved_unseen(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """The default compares after 100 steps; checkpoints here come before that."""
+    """By default ranks are compared after 100 steps. Here checkpoints come earlier, and ranks are compared before each."""
     said = fault(tmp_path, *options, harm=flip_parameter, world_size=2)
     assert f"step {6 if options else 10}: rank 0 and rank 1 differ" in said
     assert "no earlier step of this run was compared" in said

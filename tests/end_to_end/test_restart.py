@@ -1,4 +1,4 @@
-"""A launcher's second start of its ranks, while what the first ones left still stands in its store."""
+"""A launcher starts its ranks again while its store still holds what the first ones left there."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ os._exit(0)
 
 
 def test_ranks_do_not_wait_where_the_dead_ones_listened() -> None:
-    """Rank 1 comes late, so rank 0 reads its address before it stands there anew."""
+    """Rank 1 comes late, so rank 0 looks for its address in the store before the new one is there."""
     port = free_port()
     agents = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     for attempt in (0, 1):

@@ -1,10 +1,11 @@
-"""What the matrix of resumed runs (tests/matrix/test_resume.py) does not hold: everything at once."""
+"""A resumed run with many options at once, which the matrix of resumed runs (tests/matrix/test_resume.py) lacks."""
 
 from pathlib import Path
 
 from tests.support import RECIPES, SMALL, checkpoint_of, tensor_bytes, train_well
 
-# A short last batch, whose parts and shares are uneven, is step 10 of 22.
+# Each epoch ends with a short batch, whose parts and shares are uneven. The run continues after step 9 of 22, before the
+# first of these.
 OPTIONS = (
     *SMALL,
     "--data.train_images=330",

@@ -1,4 +1,4 @@
-"""A request to stop at any moment: 75, nothing lost, and the next start ends with the bytes of an undisturbed run."""
+"""A request to stop at any moment ends with 75 and loses nothing: the next start ends with the bytes of an undisturbed run."""
 
 import functools
 import importlib
@@ -28,11 +28,11 @@ MOMENTS: dict[str, tuple[str, str]] = {
     "checkpoint": ("distrib.checkpoint.store", "save"),
     "replay": ("distrib.crosscheck", "_until_asked"),
 }
-"""What is going on when the request comes, and the function that does it."""
+"""Each moment at which the request comes, with the module and the name of the function that is called then."""
 
 
 def ask_in(moment: str, on_rank: int, rank: int) -> None:
-    """A signal to this process as it enters the function, the first time."""
+    """Send the rank a signal when it first enters the function of this moment."""
     if rank != on_rank:
         return
     module, name = MOMENTS[moment]
@@ -41,10 +41,12 @@ def ask_in(moment: str, on_rank: int, rank: int) -> None:
 
 
 def ask_at_update(number: int, _rank: int) -> None:
+    """Send the rank a signal before this update."""
     _before(Update, "step", lambda calls: calls == number)
 
 
 def _before(owner: Any, name: str, when: Callable[[int], bool]) -> None:
+    """Let a function send this process a signal before the call for which `when` returns True."""
     function, calls = getattr(owner, name), 0
 
     @functools.wraps(function)
@@ -53,7 +55,7 @@ def _before(owner: Any, name: str, when: Callable[[int], bool]) -> None:
         calls += 1
         if when(calls):
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.3)  # until the thread has heard
+            time.sleep(0.3)  # the thread that listens needs a moment to hear of it
         return function(*arguments, **named)
 
     setattr(owner, name, asking)
@@ -75,7 +77,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Pat
     [*((moment, 1) for moment in MOMENTS), ("loading data", 2), ("evaluation", 2), ("checkpoint", 2)],
 )
 def test_at_any_moment(tmp_path: Path, undisturbed: Callable[[int], Path], moment: str, world_size: int) -> None:
-    """With two ranks it is rank 1 that is asked, where rank 1 does it."""
+    """With two ranks, rank 1 is asked if it calls the function, and rank 0 if not."""
     asked = 1 if world_size == 2 and moment in ("loading data", "evaluation") else 0
     command = [QUICKSTART, *AVERAGED, *(RECORDED if moment == "replay" else ()), "--output.dir", tmp_path]
     results = train(command, world_size=world_size, plant=functools.partial(ask_in, moment, asked))
@@ -98,13 +100,14 @@ def test_at_any_moment(tmp_path: Path, undisturbed: Callable[[int], Path], momen
 
 @pytest.mark.parametrize("update", [10, 20], ids=["an epoch's last step", "the last step"])
 def test_at_a_step_before_an_evaluation(tmp_path: Path, undisturbed: Callable[[int], Path], update: int) -> None:
-    """The checkpoint comes first: the evaluation is left to the next start."""
+    """The checkpoint is written and the evaluation is left to the next start."""
     command = [QUICKSTART, *AVERAGED, "--output.dir", tmp_path]
     [result] = train(command, plant=functools.partial(ask_at_update, update))
     assert result.code == 75
     assert read_json(tmp_path / "status.json")["step"] == update
     assert _epochs(tmp_path) == [1, 2][: update // 10 - 1]
-    for _ in range(2):  # the second one finds it complete, though the newest checkpoint still owes an evaluation
+    # The second start finds a complete run, although the newest checkpoint still says that an evaluation is due.
+    for _ in range(2):
         assert train(command)[0].code == 0
         assert _epochs(tmp_path) == [1, 2]
     assert "holds this run complete" in train(command)[0].out
@@ -123,7 +126,7 @@ def test_an_old_summary_does_not_make_a_longer_run_complete(tmp_path: Path) -> N
 
 
 def test_before_the_process_group_exists(tmp_path: Path) -> None:
-    """Rank 1 is never started, and rank 0 waits for it."""
+    """Rank 0 waits for rank 1, which is never started."""
     world = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     status = tmp_path / "status"
     ranks = start(
@@ -138,7 +141,7 @@ def test_before_the_process_group_exists(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
-    """Even if the first one cannot be answered, because a peer hangs."""
+    """It does so even if the first Ctrl-C cannot be answered because another rank hangs."""
     ranks = start([QUICKSTART, *SMALL, "--training.epochs=500", "--output.dir", tmp_path], world_size=2)
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
     ranks.send(1, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Whatever killed a run, its trace reaches as far as the checkpoint from which it is continued."""
+"""However a run was killed, its trace has every step up to the checkpoint from which it continues."""
 
 import signal
 from functools import partial
@@ -13,7 +13,10 @@ RECORDED = (*SMALL, "--crosscheck.record", "--crosscheck.gradient_steps=[]", "--
 
 
 def test_no_step_is_missing_after_kills_and_a_fallback(tmp_path: Path) -> None:
-    """Killed in its 8th and 14th step, with a checkpoint every third; the 12th's is lost, so 11 and 12 come twice."""
+    """The run is killed after steps 8 and 14, with a checkpoint after every third step and after each epoch of 10.
+
+    The checkpoint after step 12 is damaged, so the run continues after step 10 and takes steps 11 and 12 again.
+    """
     folder = tmp_path / "run"
     options = (*RECORDED, "--training.ema=0.9", "--checkpoint.every_steps=3")
     for step in (8, 14):

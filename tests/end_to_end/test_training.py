@@ -1,4 +1,4 @@
-"""The real trainer in one process, from the command line to the files it leaves."""
+"""The real trainer runs in one process, from the command line to the files that it leaves."""
 
 import json
 import signal
@@ -101,7 +101,7 @@ def test_options_of_the_update_path_work_together(tmp_path: Path) -> None:
 
 
 def test_fp16_counts_the_steps_it_skips(tmp_path: Path) -> None:
-    """A first loss scale far too high: the first steps overflow, and then the run goes on."""
+    """The first loss scale is far too high, so the first steps overflow; then the run goes on."""
     fp16 = ("--precision.mode=fp16", "--precision.force=true", "--precision.init_scale=1e9")
     summary = train_well(tmp_path, *SMALL, *fp16)
     assert summary["precision"] == "fp16"

@@ -1,4 +1,4 @@
-"""What a replay must say of a correct run."""
+"""What the replay of a correct run must report."""
 
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,10 @@ from tests.torch_schedules import torch_rates
 
 
 def replay_without_alarm(trace: Path, cell: Cell, steps: int) -> Report:
-    """Everything that was recorded matches, and clipping and averaging could have been seen to be wrong."""
+    """Return the report, after checking that all that was recorded matches, without a warning.
+
+    It also checks that errors of the rate, the clipping and the average would have shown.
+    """
     report = replay(trace)
     assert report.verdict is Verdict.MATCH, str(report)
     assert not report.warnings, report.warnings
@@ -24,5 +27,5 @@ def replay_without_alarm(trace: Path, cell: Cell, steps: int) -> Report:
 
 
 def one_cycle(peak: float, updates: int) -> list[float]:
-    """The learning rates that torch's own one-cycle schedule gives to a run of so many applied updates."""
+    """Return the learning rates of torch's own one-cycle schedule over a run of so many applied updates."""
     return torch_rates(partial(OneCycleLR, max_lr=peak, total_steps=updates, cycle_momentum=False), updates)

@@ -1,4 +1,4 @@
-"""The product of what a mixed-precision update can be made of, and a few cells that hold every pair of values."""
+"""The cells of the matrix of updates, and a choice of a few cells in which every pair of values occurs."""
 
 from collections.abc import Sequence
 from itertools import combinations, product
@@ -17,11 +17,11 @@ KERNELS: dict[str, dict[str, bool]] = {
     "single": {"fused": False, "foreach": False},
 }
 OVERFLOWS = (1, 7)
-"""Steps whose gradients are made to overflow, under fp16: the very first, and one with state behind it."""
+"""Steps whose gradients are made to overflow in fp16: the first one, and one at which the optimizer already has state."""
 
 
 class Cell(NamedTuple):
-    """One way to train."""
+    """One cell of the matrix: one way to train."""
 
     optimizer: str
     kernels: str
@@ -32,10 +32,11 @@ class Cell(NamedTuple):
 
     @property
     def overflows(self) -> tuple[int, ...]:
+        """The steps that overflow."""
         return OVERFLOWS if self.precision == "fp16" else ()
 
     def options(self) -> dict[str, Any]:
-        """The recipe's optimizer table."""
+        """Return the recipe's optimizer table."""
         return {"name": self.optimizer, **OPTIMIZERS[self.optimizer], **KERNELS[self.kernels]}
 
     def __str__(self) -> str:
@@ -49,12 +50,15 @@ CELLS = [
 
 
 def pairs_of(cell: tuple[object, ...]) -> set[tuple[tuple[int, object], ...]]:
-    """Every two of its values, with the positions of what they are values of."""
+    """Return every pair of the cell's values, each value with its position in the cell."""
     return set(combinations(enumerate(cell), 2))
 
 
 def pairwise(cells: Sequence[AnyCell]) -> list[AnyCell]:
-    """A few of the cells that hold every pair: always the one that adds most, the first of several."""
+    """Return a few of the cells in which every pair of values occurs.
+
+    It always takes the cell that adds most pairs, and the first of those that add as many.
+    """
     missing = set[tuple[tuple[int, object], ...]]().union(*map(pairs_of, cells))
     chosen: list[AnyCell] = []
     while missing:

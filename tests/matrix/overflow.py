@@ -1,4 +1,4 @@
-"""Gradients that overflow at chosen steps of a real run. Rank processes import this module: no JAX."""
+"""Makes gradients overflow at chosen steps of a real run. The ranks import this module, so it must not import JAX."""
 
 from contextlib import nullcontext
 
@@ -12,7 +12,10 @@ _backward = Run.backward
 
 
 def plant(rank: int) -> None:
-    """In this process from now on, the last rank's backward overflows at these steps; DDP brings it to the others."""
+    """From now on let the gradients of the last rank overflow at the steps OVERFLOWS.
+
+    Every rank calls this. DDP spreads the overflow to the other ranks.
+    """
     del rank
     Run.backward = _overflowing
 

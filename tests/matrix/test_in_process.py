@@ -1,4 +1,4 @@
-"""Every cell on a tiny network in one process: nothing alarms, and what training promises holds."""
+"""Every cell of the matrix trains a tiny network in one process: the replay gives no alarm, and training keeps its promises."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,17 +23,18 @@ from tests.matrix.cells import CELLS, Cell
 CPU = torch.device("cpu")
 STEPS = 10
 BATCH = 12
-PEAK = 0.03  # of the learning rate: ten steps should be enough to learn something
+PEAK = 0.03  # the highest learning rate, high enough to learn something in ten steps
 
-# How far the losses of two runs may be apart that differ in nothing but the order of their sums. In float32 that is
-# some roundoffs a step. Under autocast weights and activations are rounded again, so that one float32 roundoff may
-# turn into one of the half format, but in a few numbers of many: two such roundoffs of the loss.
+# The relative difference that is allowed between the losses of two runs which differ only in the order of their sums. In
+# float32 that is some roundoffs a step. Under autocast, weights and activations are rounded again, so that a roundoff of
+# float32 may become one of the half format. This happens to few numbers of many, so two such roundoffs of the loss are
+# allowed.
 ROUNDING = {"no": 32 * 2.0**-24, "bf16": 2 * 2.0**-8, "fp16": 2 * 2.0**-11}
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run leaves."""
+    """The trace of a run and what happened at each of its steps."""
 
     trace: Path
     losses: list[float]
@@ -43,7 +44,7 @@ class Trained:
 
 
 class Trainer:
-    """The project's own pieces around a tiny network; ranks take turns, and their gradients are averaged as DDP does."""
+    """Trains a tiny network with the project's own pieces. Ranks take turns, and their gradients are averaged as by DDP."""
 
     def __init__(self, cell: Cell, folder: Path) -> None:
         self.cell = cell
@@ -63,7 +64,7 @@ class Trainer:
         )
         torch.manual_seed(0)
         self.inputs, self.labels = torch.randn(STEPS * BATCH, 9), torch.randint(3, (STEPS * BATCH,))
-        self.inputs[torch.arange(STEPS * BATCH), self.labels] += 2.0  # something to learn
+        self.inputs[torch.arange(STEPS * BATCH), self.labels] += 2.0  # gives the network something to learn
         self.net = nn.Sequential(nn.Linear(9, 16), nn.Linear(16, 3))
         self.parameters = list(self.net.parameters())
         self.plans = [
@@ -90,7 +91,7 @@ class Trainer:
             clip_value=config.training.clip_value,
             ema=config.training.ema,
         )
-        run = SimpleNamespace(  # of a Run, what a recorder asks it for
+        run = SimpleNamespace(  # the attributes of a Run that a recorder reads
             config=config,
             folder=folder,
             plan=self.plans[0],
@@ -104,6 +105,7 @@ class Trainer:
         self.trace = folder / "trace"
 
     def train(self) -> Trained:
+        """Train all steps, recorded, and return what happened."""
         losses: list[float] = []
         rates: list[float] = []
         applied: list[bool] = []
@@ -121,7 +123,7 @@ class Trainer:
         return Trained(self.trace, losses, rates, applied, self.update.skipped)
 
     def backward(self, step: int) -> float:
-        """The loss over the global batch; the gradients are those of all ranks, averaged."""
+        """Compute the gradients, averaged over all ranks, and return the loss over the global batch."""
         loss = 0.0
         by_rank: list[list[Tensor]] = []
         for plan in self.plans:
@@ -150,7 +152,7 @@ Train = Callable[[Cell], Trained]
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Trains a cell, once."""
+    """A function that trains a cell, or returns the earlier result if the cell was trained before."""
     done: dict[Cell, Trained] = {}
 
     def trained(cell: Cell) -> Trained:
@@ -164,7 +166,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_nothing_alarms(cell: Cell, train: Train) -> None:
     report = replay_without_alarm(train(cell).trace, cell, STEPS)
-    assert set(report.not_tested) <= {"eps"}  # which is small beside these gradients
+    assert set(report.not_tested) <= {"eps"}  # eps is too small beside these gradients to show
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)

@@ -1,6 +1,6 @@
-"""Cells through the real trainer, in processes of their own, recorded and replayed.
+"""Cells of the matrix are trained by the real trainer in its own processes, recorded and replayed.
 
-A few that hold every pair of values by default; `make matrix` takes them all.
+`make test` takes a few in which every pair of values occurs; `make matrix` takes them all.
 """
 
 from pathlib import Path

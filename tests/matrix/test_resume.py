@@ -1,6 +1,6 @@
 """A run that continues from any of its checkpoints ends, bit for bit, as the run that was never interrupted.
 
-A few cells that hold every pair of values by default; `make matrix` takes them all.
+`make test` takes a few cells in which every pair of values occurs; `make matrix` takes them all.
 """
 
 import itertools
@@ -22,13 +22,14 @@ EXTRAS: dict[str, dict[str, dict[str, object]]] = {
     "accumulate": {"training": {"accumulate": 2}},
     "onecycle": {"schedule": {"name": "onecycle"}},
 }
-# Steps 1 and 7 overflow. In between the scale grows once, after four steps of which step 3 and step 4 see a part only.
+# Steps 1 and 7 overflow. In between the scale grows once, after four steps without overflow (2 to 5). So a run that continues
+# after step 3 or 4 continues in the middle of this count.
 SCALED: dict[str, object] = {"mode": "fp16", "force": True, "init_scale": 1024.0, "growth_interval": 4}
 SAME = ("test_accuracy", "test_loss", "train_loss", "steps", "applied_updates", "skipped_steps", "weights_sha256")
 
 
 class Cell(NamedTuple):
-    """One way to train, and where to continue."""
+    """One cell of the matrix: one way to train, and where to continue."""
 
     optimizer: str
     kernels: str
@@ -56,7 +57,10 @@ Train = Callable[[Cell], Path]
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """The folder of a run that was not interrupted, with all its checkpoints; the same for each place to continue."""
+    """A function that returns the folder of an uninterrupted run with all its checkpoints.
+
+    Cells that differ only in where they continue share one such run.
+    """
     done: dict[Cell, Path] = {}
 
     def trained(cell: Cell) -> Path:
@@ -70,6 +74,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 
 def run(cell: Cell, folder: Path, *options: str) -> dict[str, Any]:
+    """Train the cell in the folder and return the summary."""
     recipe = folder.with_suffix(".toml")
     recipe.write_text(tomli_w.dumps(recipe_of(cell)))
     plant = overflow.plant if cell.fp16 else None
@@ -78,7 +83,8 @@ def run(cell: Cell, folder: Path, *options: str) -> dict[str, Any]:
 
 def recipe_of(cell: Cell) -> dict[str, dict[str, object]]:
     extra = EXTRAS[cell.extra]
-    batch = 8 if cell.extra == "accumulate" else 4  # one image for each part of four ranks: float16 is slow on a CPU
+    # Each part of four ranks gets one image only, since float16 is slow on a CPU.
+    batch = 8 if cell.extra == "accumulate" else 4
     return {
         "data": {"source": "synthetic", "train_images": batch * STEPS // 2, "test_images": 10},
         "training": {"epochs": 2, "batch_size": batch, "threads": 1, **extra.get("training", {})},
@@ -90,7 +96,10 @@ def recipe_of(cell: Cell) -> dict[str, dict[str, object]]:
 
 
 def values(checkpoint: Path) -> dict[str, Any]:
-    """Counts, loss scale, and what else is not a tensor; all but the recipe, which says where a run continued."""
+    """Return all values of a checkpoint that are not tensors, such as counts and the loss scale.
+
+    The recipe is left out, because it says where the run continued.
+    """
     found = read_json(checkpoint / "manifest.json")["values"]
     del found["config"]
     return found
@@ -103,7 +112,7 @@ def test_every_pair_of_values_is_in_some_cell_that_runs_by_default() -> None:
 
 
 def marks(cell: Cell) -> list[pytest.MarkDecorator]:
-    """Cells that share a run which was not interrupted go to one worker."""
+    """Return the marks of a cell. Cells that share an uninterrupted run are one group, so one worker runs them."""
     shared = pytest.mark.xdist_group(str(cell._replace(continued="")))
     return [shared] if cell in CHOSEN else [shared, pytest.mark.matrix]
 
@@ -118,14 +127,14 @@ def test_continued(cell: Cell, straight: Train, tmp_path: Path) -> None:
         resumed = run(cell, folder, f"--checkpoint.resume={checkpoint_of(whole, step)}")
         assert resumed["resumed_from"] == str(checkpoint_of(whole, step))
         assert {key: resumed[key] for key in SAME} == {key: summary[key] for key in SAME}
-        if step < STEPS:  # else nothing was left to save
+        if step < STEPS:  # otherwise nothing was left to train and save
             ends = [checkpoint_of(path, STEPS) for path in (folder, whole)]
             assert tensor_bytes(ends[0]) == tensor_bytes(ends[1])
             assert values(ends[0]) == values(ends[1])
 
 
 def test_the_loss_scale_lives(straight: Train) -> None:
-    """It backs off and grows, and where runs continue it has steps of growth behind it."""
+    """The loss scale backs off and grows, and where runs continue some of the steps before its next growth have been taken."""
     whole = straight(Cell("sgd", "fused", 1, "", fp16=True, extra="onecycle"))
     scalers = [values(checkpoint_of(whole, step))["scaler"] for step in range(1, STEPS + 1)]
     assert [scaler["scale"] for scaler in scalers] == [512, 512, 512, 512, 1024, 1024, 512, 512]

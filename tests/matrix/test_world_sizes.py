@@ -1,4 +1,4 @@
-"""One global batch, any number of ranks: the same gradient at every step."""
+"""The gradient of a global batch is the same for any number of ranks, at every step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ STEPS = 50
 def test_the_gradient_does_not_depend_on_the_number_of_ranks(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Each step from the weights of its own run; how far these drift apart is reported and not judged."""
+    """Each gradient is recomputed from the weights of its own run. How far these drift apart is reported and not judged."""
     weights: dict[int, dict[str, torch.Tensor]] = {}
     for ranks in (1, 2, 4):
         folder = tmp_path / str(ranks)

@@ -1,4 +1,4 @@
-"""A SLURM cluster of the test's own (tests/slurm/cluster.sh), and a project's root to submit from."""
+"""A SLURM cluster that only a test uses (tests/slurm/cluster.sh), and a project's root to submit from."""
 
 import os
 import re
@@ -20,7 +20,7 @@ UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SU
 
 
 def what_is_missing() -> str | None:
-    """Why no cluster can be started here, if none can."""
+    """Return why no cluster can be started here, or None if one can."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     if missing:
@@ -33,7 +33,10 @@ def what_is_missing() -> str | None:
 
 @contextmanager
 def start_cluster(*, nodes: int = 2, network: str = "shared") -> Generator["Cluster"]:
-    """A cluster, for as long as the context. In a folder of a short name, since sockets are in it, which pytest's is not."""
+    """Run a cluster for as long as the context lasts.
+
+    Its folder holds sockets and so needs a shorter name than pytest's folders have.
+    """
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     try:
         yield Cluster(folder / "cluster", nodes=nodes, network=network)
@@ -43,14 +46,14 @@ def start_cluster(*, nodes: int = 2, network: str = "shared") -> Generator["Clus
 
 
 class Cluster:
-    """Running from its construction on."""
+    """A SLURM cluster that runs from its construction on."""
 
     def __init__(self, folder: Path, *, nodes: int, network: str) -> None:
-        """`network="own"` gives each node an address of its own."""
+        """Start the cluster. With `network="own"` each node has an address of its own."""
         self.folder = folder
         sizes = {"CLUSTER_NODES": str(nodes), "CLUSTER_NETWORK": network}
         subprocess.run([SCRIPT, "start", folder], check=True, env=os.environ | sizes)
-        # What a user may have: a root whose name needs quotes, and defaults of Accelerate that suit nothing here.
+        # A user may have a root whose name needs quotes, and defaults of Accelerate that fit no test here.
         self.project = folder / """the user's "project" $HOME"""
         self.project.mkdir()
         for name in ("crosscheck", "distrib", "launch", "slurm"):
@@ -72,7 +75,7 @@ class Cluster:
         }
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> str:
-        """Standard output of a command of SLURM's on the login node."""
+        """Run a command of SLURM on the login node, expect it to succeed, and return its standard output."""
         result = subprocess.run(
             [SCRIPT, "run", self.folder, *command],
             capture_output=True,
@@ -91,35 +94,38 @@ class Cluster:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        """The job's id."""
+        """Submit a job and return its id."""
         command = ["sbatch", "--parsable", *options, script, *map(str, arguments)]
         return self.run(*command, environment=environment).strip()
 
     def said(self, job: str) -> str:
-        """What the job has written so far, over all its starts."""
+        """Return what the job has written so far, in all its starts."""
         file = self.project / f"slurm-{job}.out"
         return file.read_text(errors="replace") if file.exists() else ""
 
     def show(self, job: str) -> dict[str, str]:
-        """SLURM's fields of a job (or of one task of an array)."""
+        """Return SLURM's fields of a job, or of one task of an array."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", job)))
 
     def state(self, job: str) -> str:
+        """Return SLURM's state of the job, such as RUNNING."""
         return self.show(job)["JobState"]
 
     def wait_until(self, job: str, state: str, seconds: float = 150) -> None:
+        """Wait until the job is in this state."""
         there = wait_until(lambda: self.state(job) == state, seconds, every=0.1)
         assert there, f"job {job} is {self.state(job)}, not {state}: {self.said(job)}"
 
     def wait(self, job: str, seconds: float = 150) -> str:
-        """The job's final state."""
+        """Wait until the job has ended and return its final state."""
         over = wait_until(lambda: self.state(job) not in UNFINISHED, seconds, every=0.1)
         assert over, f"job {job} is still {self.state(job)}: {self.said(job)}"
         return self.state(job)
 
     def kill_node(self, node: str) -> None:
-        """Cut its power."""
+        """Kill a node at once, as if its power were cut."""
         subprocess.run([SCRIPT, "node-kill", self.folder, node], check=True)
 
     def start_node(self, node: str) -> None:
+        """Start a node that was killed."""
         subprocess.run([SCRIPT, "node-start", self.folder, node], check=True)

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # A real SLURM cluster on this machine for as long as a test lasts: munged, slurmctld and a slurmd for each node.
-# Needs root and Linux namespaces; no systemd, nothing system-wide, every file under DIR.
+# It needs root and Linux namespaces. It needs no systemd, changes nothing outside DIR, and keeps every file there.
 #
-#   cluster.sh start DIR            boot; DIR must not exist. Prints what to export for sbatch, squeue, scontrol ...
+#   cluster.sh start DIR            boot; DIR must not exist. Prints the variable to export for sbatch, squeue, scontrol ...
 #   cluster.sh wipe DIR             cancel jobs, end the daemons, remove DIR
 #   cluster.sh run DIR COMMAND...   run a command as on the login node (CLUSTER_NETWORK=own needs it)
-#   cluster.sh node-kill DIR NODE   power cut: slurmd, its job steps and all their processes, SIGKILL
-#   cluster.sh node-start DIR NODE  boot it again
+#   cluster.sh node-kill DIR NODE   cut its power: send SIGKILL to slurmd, its job steps and all their processes
+#   cluster.sh node-start DIR NODE  boot a node that was killed
 #
 # Environment of start:
-#   CLUSTER_NODES    nodes n1, n2 ... (2)
-#   CLUSTER_CPUS     CPUs that each claims (8)
-#   CLUSTER_GPUS     GPUs that each claims (4); there are none behind them
-#   CLUSTER_NETWORK  shared: nodes have their own hostname, /etc/hosts and processes, and one loopback (default)
-#                    own: each has its own network too, n1 is 10.77.0.11; there a wrong address hangs
+#   CLUSTER_NODES    the number of nodes, which are called n1, n2 ... (2)
+#   CLUSTER_CPUS     the number of CPUs that each claims to have (8)
+#   CLUSTER_GPUS     the number of GPUs that each claims to have (4); none of them exists
+#   CLUSTER_NETWORK  shared: each node has its own hostname, /etc/hosts and processes; all share one loopback (default)
+#                    own: each node has its own network too, n1 is 10.77.0.11; a process that uses a wrong address hangs
 #
-# Partitions: low (default; preempted by requeue after a grace of 5 s) and high.
-# SLURM's own times, shortened: a requeued job waits 6 s, a dead node is noticed after some 25 s, KillWait is 5 s.
+# The partitions are low (the default, whose jobs are preempted by requeue after a grace of 5 s) and high.
+# Some times of SLURM are shortened: a requeued job waits 6 s, a dead node is noticed after some 25 s, KillWait is 5 s.
 set -u -o pipefail
 umask 022
 PATH=$PATH:/usr/sbin:/sbin
@@ -31,7 +31,7 @@ NODES=${CLUSTER_NODES:-2} CPUS=${CLUSTER_CPUS:-8} GPUS=${CLUSTER_GPUS:-4} NETWOR
 export SLURM_CONF=$D/slurm.conf
 
 not() { ! "$@"; }
-wait_for() { # SECONDS COMMAND...: polls every 50 ms
+wait_for() { # SECONDS COMMAND...: try the command every 50 ms until it succeeds; fail after SECONDS
     local n=$(($1 * 20))
     shift
     until "$@" >/dev/null 2>&1; do
@@ -39,7 +39,8 @@ wait_for() { # SECONDS COMMAND...: polls every 50 ms
         sleep 0.05
     done
 }
-# A live process of this cluster: no zombie, and started with our SLURM_CONF, so that a recycled pid is never ours.
+# Whether the pid is a live process of this cluster. It is no zombie, and was started with our SLURM_CONF: a process that has
+# got the pid of a dead one was not.
 ours() { # PID
     local state
     state=$(sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null)
@@ -50,24 +51,24 @@ alive() { # NAME
     local pid
     pid=$(pid_of "$1") && [[ -n $pid ]] && ours "$pid"
 }
-end() { # NAME: TERM, after 5 s KILL
+end() { # NAME: send TERM, and KILL after 5 s
     alive "$1" || return 0
     local pid
     pid=$(pid_of "$1")
     case $(cat "/proc/$pid/comm") in
-        unshare) kill $(cat "/proc/$pid/task/$pid/children") 2>/dev/null ;; # it ignores TERM, its child does not
+        unshare) kill $(cat "/proc/$pid/task/$pid/children") 2>/dev/null ;; # unshare ignores TERM, its child does not
         *) kill "$pid" 2>/dev/null ;;
     esac
     wait_for 5 not ours "$pid" || kill -9 "$pid" 2>/dev/null
 }
-processes() { # [NODE]: what a node runs; slurmd sets SLURMD_NODENAME for its steps
+processes() { # [NODE]: print the pids of a node, or of all nodes; slurmd sets SLURMD_NODENAME for its steps
     local p variables
     for p in /proc/[0-9]*; do
         variables=$'\n'$(tr '\0' '\n' 2>/dev/null <"$p/environ")$'\n'
         [[ $variables == *$'\n'"SLURM_CONF=$D/slurm.conf"$'\n'* && $variables == *$'\n'"SLURMD_NODENAME=${1:-}"* ]] && echo "${p#/proc/}"
     done
 }
-in_ctl() { # COMMAND... where slurmctld runs
+in_ctl() { # COMMAND...: run it in the network of slurmctld
     if [[ $NETWORK == own ]]; then nsenter -t "$(pid_of ctl)" --net -- "$@"; else "$@"; fi
 }
 address() { # NUMBER
@@ -77,12 +78,13 @@ address() { # NUMBER
 write_conf() {
     local i host loopback=''
     host=$(uname -n)
-    # Bound to loopback alone SLURM looks its own hostname up: possible only where that is 127.0.0.1.
+    # If SLURM listens on loopback alone, it looks up its own hostname. So this works only where that is 127.0.0.1.
     [[ $NETWORK == shared && $(getent ahostsv4 "$host" | awk 'NR==1{print $1}') == 127.0.0.1 ]] &&
         loopback=CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
     host=${host%%.*}
-    # cred_expire is also how long a requeued job is held back. FirstJobId: a training job's port comes from its id,
-    # and two clusters may share a loopback. config_overrides: believe the CPUs and GPUs named here, not the hardware.
+    # cred_expire is also how long a requeued job is held back. FirstJobId is random, because the port of a training job comes
+    # from its id, and two clusters may share a loopback. config_overrides lets SLURM believe the CPUs and GPUs named here
+    # instead of the hardware.
     cat >"$D/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=$host($(address 1))
@@ -135,19 +137,19 @@ CONF
         echo "$(address $((10 + i))) n$i" >>"$D/hosts"
     done
     echo "NodeName=n[1-$NODES] Name=gpu File=$D/dev/gpu[0-$((GPUS - 1))]" >"$D/gres.conf"
-    for ((i = 0; i < GPUS; i++)); do ln -s /dev/null "$D/dev/gpu$i"; done # character devices, or none is handed out
-    echo "CgroupPlugin=cgroup/v1" >"$D/cgroup.conf" # read, never used
+    for ((i = 0; i < GPUS; i++)); do ln -s /dev/null "$D/dev/gpu$i"; done # SLURM gives out character devices only
+    echo "CgroupPlugin=cgroup/v1" >"$D/cgroup.conf" # slurmd reads this file but does not use it
     declare -p NODES NETWORK >"$D/cluster.env"
 
-    # proctrack/linuxproc follows parents: a process whose parent died would outlive its job. As a "child subreaper"
-    # slurmstepd inherits it instead.
+    # proctrack/linuxproc finds processes by their parents, so one whose parent died would outlive its job. As a "child
+    # subreaper" slurmstepd becomes its parent instead.
     cat >"$D/bin/slurmstepd" <<'PERL'
 #!/usr/bin/perl
 my $prctl = `uname -m` =~ /^(aarch64|riscv64)/ ? 167 : 157;
 syscall($prctl, 36, 1, 0, 0, 0);
 exec { "/usr/sbin/slurmstepd" } "/usr/sbin/slurmstepd", @ARGV or die "slurmstepd: $!";
 PERL
-    # The first process of a node: when it ends, the kernel ends all of them.
+    # This is the first process of a node. When it ends, the kernel ends all others of the node.
     cat >"$D/bin/node" <<'SH'
 #!/bin/bash
 hostname "$1" && mount --bind "$2/hosts" /etc/hosts || exit 1
@@ -166,7 +168,7 @@ start_node() ( # NODE
     mkdir -p "$D/spool/$1" && cd "$D" || exit 1
     own=()
     [[ $NETWORK == own ]] && own=(--net)
-    # A clean environment, for what slurmd has reaches its job steps.
+    # slurmd gets a clean environment, because its job steps inherit it.
     setsid env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 SLURM_CONF="$SLURM_CONF" \
         unshare --uts --mount --propagation slave --pid --fork --kill-child --mount-proc "${own[@]}" \
         "$D/bin/node" "$1" "$D" "$NETWORK" </dev/null >"$D/log/$1.out" 2>&1 &
@@ -198,13 +200,13 @@ start() {
     ((${#D} <= 70)) || die "$D is too long a name: slurmd makes sockets in it, of at most 108 characters"
     mkdir -p "$(dirname "$D")" && mkdir "$D" "$D"/{bin,dev,log,munge,run,spool,state} || die "cannot make $D"
     while :; do
-        PORT=$((11000 + RANDOM % 8000)) # and one for each node after it
+        PORT=$((11000 + RANDOM % 8000)) # the nodes have the ports after it
         for ((n = 0; n <= NODES; n++)); do port_free $((PORT + n)) || continue 2; done
         break
     done
     write_conf
     (umask 077 && head -c 1024 /dev/urandom >"$D/munge/key")
-    # --force: a folder that only root may enter is what pytest makes
+    # --force, because pytest makes folders that only root may enter
     munged --force --origin=127.0.0.1 --num-threads=2 --key-file="$D/munge/key" --socket="$D/munge/socket" \
         --pid-file="$D/run/munged.pid" --log-file="$D/log/munged.log" --seed-file="$D/munge/seed" || die "munged: $($tail/munged.log)"
     wait_for 5 munge -n -S "$D/munge/socket" || die "munged does not answer: $($tail/munged.log)"
@@ -220,7 +222,7 @@ wipe() {
     local n state
     [[ -f $D/cluster.env ]] || die "no cluster at $D"
     if alive slurmctld; then
-        for state in PENDING RUNNING,SUSPENDED; do # pending ones first, or they start as others end
+        for state in PENDING RUNNING,SUSPENDED; do # pending jobs first, because they would start when others end
             in_ctl squeue -h -t $state -o %A 2>/dev/null | sort -u | in_ctl xargs -r scancel 2>/dev/null
         done
         wait_for 12 no_jobs
@@ -236,7 +238,7 @@ case $cmd in
     start) start ;;
     wipe) wipe ;;
     run) in_ctl "$@" ;;
-    node-kill) # the first process takes the others with it; looking for what may be left takes seconds on a busy machine
+    node-kill) # The first process takes the others with it. Finding any that are left takes seconds on a busy machine.
         pid_of "$1" | xargs -r kill -9 2>/dev/null
         processes "$1" | xargs -r kill -9 2>/dev/null || true
         ;;

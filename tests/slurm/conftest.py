@@ -1,4 +1,4 @@
-"""A cluster for the tests of a session. Where it cannot be, they skip, unless SLURM was promised: by CI, or by .ci/run."""
+"""A cluster for the tests of a session. Where none can be started, they skip, or fail if CI or .ci/run promised SLURM."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from tests.support import train_well
 
 
 def expect_slurm() -> None:
-    """Skips or fails where no cluster can be started."""
+    """Skip the test, or fail it if SLURM was promised, where no cluster can be started."""
     missing = what_is_missing()
     if missing is None:
         return
@@ -23,7 +23,7 @@ def expect_slurm() -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Generator[Cluster]:
-    """Three pairs of nodes, so that three jobs can be disturbed at a time."""
+    """A cluster with three pairs of nodes, so that three jobs can be disturbed at a time."""
     expect_slurm()
     with start_cluster(nodes=6) as running:
         yield running
@@ -31,7 +31,7 @@ def cluster() -> Generator[Cluster]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
-    """The hash of the weights that a training ends with, by world size: without a cluster, without a launcher."""
+    """A function that returns the hash of the final weights of a training without cluster and launcher, by world size."""
 
     @functools.cache
     def weights(world_size: int) -> str:

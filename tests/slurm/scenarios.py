@@ -1,4 +1,4 @@
-"""What happens to jobs on a cluster. Each scenario gets a training that is not yet submitted."""
+"""Scenarios: what can happen to a job on a cluster. Each is given a training that is not yet submitted."""
 
 import shlex
 import signal
@@ -12,11 +12,11 @@ from tests.support import read_json
 
 Scenario = Callable[[Training], None]
 MIDDLE = 30  # of a hundred steps
-# `nodes = ranks` stands for one node with one rank by default, and two with two each by make matrix.
+# `nodes = ranks` is one node with one rank in `make test`, and two nodes with two ranks each in `make matrix`.
 
 
 def plain(training: Training) -> None:
-    """Nothing; and every command goes through what CONTAINER says."""
+    """Nothing happens, and every command is run through the words of CONTAINER."""
     training.environment["CONTAINER"] = "env 'SEEN=in the container'"
     training.submit()
     training.reach(1)
@@ -25,23 +25,23 @@ def plain(training: Training) -> None:
 
 
 def time_limit(training: Training) -> None:
-    """A minute, and SLURM itself sends the signal, anywhere from 50 s to 20 s before its end."""
+    """The time limit is a minute, and SLURM itself sends the signal, between 50 s and 20 s before the end."""
     training.nodes = training.ranks
     job = training.submit(options=["--time=1", "--signal=B:USR1@20"])
     training.cluster.wait_until(job, "RUNNING")
     began = time.monotonic()
     training.reach(MIDDLE)
     ranks = training.trainers().values()
-    for number in (signal.SIGSTOP, signal.SIGCONT):  # or they would be done by then
+    for number in (signal.SIGSTOP, signal.SIGCONT):  # without a pause the training would be done by then
         for rank in ranks:
             rank.send(number)
         time.sleep(max(0.0, began + 45 - time.monotonic()))
-    said = training.expect_done()  # on a busy machine the signal may have come to a start before this one, too
+    said = training.expect_done()  # on a busy machine an earlier start may have got the signal too
     assert "train.sbatch: stopped on request after step " in said
 
 
 def node_killed(training: Training) -> None:
-    """The second node, its power cut in the middle; SLURM notices, and the job starts again when it is back."""
+    """The second node loses power in the middle. SLURM notices, and the job starts again when the node is back."""
     job = training.submit()
     training.reach(MIDDLE)
     training.cluster.kill_node(training.pair[1])
@@ -52,7 +52,7 @@ def node_killed(training: Training) -> None:
 
 
 def node_rebooted(training: Training) -> None:
-    """The second node is back before SLURM misses it, and srun waits for ranks that nobody runs any more."""
+    """The second node loses power and is back before SLURM notices, and srun waits for ranks that no longer exist."""
     training.environment["STOP_SECONDS"] = "10"
     training.submit()
     training.reach(MIDDLE)
@@ -62,7 +62,7 @@ def node_rebooted(training: Training) -> None:
 
 
 def preempted(training: Training) -> None:
-    """A job of higher priority takes the nodes; SLURM sends TERM to the ranks and 5 s later ends the job."""
+    """A job of higher priority takes the nodes. SLURM sends TERM to the ranks and ends the job 5 s later."""
     training.submit()
     training.reach(MIDDLE)
     nodes = ",".join(training.pair)
@@ -75,7 +75,7 @@ def preempted(training: Training) -> None:
 
 
 def time_limit_near(training: Training) -> None:
-    """The signal of sbatch's --signal=B:USR1@120, and a cross-check that waits for the end of the training."""
+    """The job gets the signal of --signal=B:USR1@120, while a cross-check job waits for the end of the training."""
     job = training.submit("--crosscheck.record=true", "--crosscheck.replay=false")
     dependent = ["--dependency", f"afterok:{job}", f"--nodelist={training.pair[0]}"]
     check = training.cluster.submit("slurm/crosscheck.sbatch", training.folder / "trace", options=dependent)
@@ -89,7 +89,7 @@ def time_limit_near(training: Training) -> None:
 
 
 def launcher_killed(training: Training) -> None:
-    """The second node's; its ranks notice, and all start again."""
+    """The launcher of the second node is killed. Its ranks notice, and all start again."""
     training.submit()
     training.reach(MIDDLE)
     training.launchers()[training.pair[1]].send(signal.SIGKILL)
@@ -97,6 +97,7 @@ def launcher_killed(training: Training) -> None:
 
 
 def rank_killed(training: Training) -> None:
+    """Rank 1 is killed, and all start again."""
     training.submit()
     training.reach(MIDDLE)
     training.trainers()["1"].send(signal.SIGKILL)
@@ -105,6 +106,7 @@ def rank_killed(training: Training) -> None:
 
 
 def requeued_by_hand(training: Training) -> None:
+    """Someone requeues the job with scontrol."""
     training.nodes = training.ranks
     job = training.submit()
     training.reach(MIDDLE)
@@ -113,16 +115,17 @@ def requeued_by_hand(training: Training) -> None:
 
 
 def signal_before_the_ranks(training: Training) -> None:
-    """When srun has not started them yet, and would lose a signal."""
+    """The signal comes while srun has not started the ranks yet and would lose it."""
     _signal_as_it_starts(training, "srun")
 
 
 def signal_at_start_up(training: Training) -> None:
-    """While Python imports what the ranks, or their launchers, need."""
+    """The signal comes while Python imports what the ranks or their launchers need."""
     _signal_as_it_starts(training, "python")
 
 
 def _signal_as_it_starts(training: Training, program: str) -> None:
+    """Send the signal as soon as a process of this program runs."""
     training.nodes = 1
     job = training.submit()
     expect_process(program, training.folder)
@@ -132,7 +135,7 @@ def _signal_as_it_starts(training: Training, program: str) -> None:
 
 
 def no_answer(training: Training) -> None:
-    """A rank that hangs when the time limit is near: the job is queued again all the same, from its newest checkpoint."""
+    """A rank hangs when the time limit is near. The job is queued again and continues from its newest checkpoint."""
     training.nodes = 1
     training.environment["STOP_SECONDS"] = "2"
     job = training.submit()
@@ -144,7 +147,7 @@ def no_answer(training: Training) -> None:
 
 
 def cancelled(training: Training) -> None:
-    """By its user: it does not come back."""
+    """The user cancels the job, and it does not come back."""
     training.nodes = 1
     job = training.submit()
     training.reach(MIDDLE)
@@ -156,7 +159,7 @@ def cancelled(training: Training) -> None:
 
 
 def sweep(training: Training) -> None:
-    """Two runs of an array; the second, whose job id is the array's own, is stopped and goes on."""
+    """An array has two runs. The second, whose job id is that of the array, is stopped and continues."""
     cluster = training.cluster
     folder = cluster.project / "runs" / f"of {training.ranks} rank(s)"
     runs = {task: replace(training, nodes=training.ranks, folder=folder / f"#{task}'s") for task in (1, 2)}
@@ -177,7 +180,7 @@ def sweep(training: Training) -> None:
 
 
 def gives_up(training: Training) -> None:
-    """Lost starts in a row: MAX_RESTARTS of them are answered by another start."""
+    """After MAX_RESTARTS lost starts in a row, which is 0 here, the job ends."""
     training.nodes = 1
     training.environment["MAX_RESTARTS"] = "0"
     job = training.submit()
@@ -192,7 +195,7 @@ def gives_up(training: Training) -> None:
 
 
 def fault(training: Training) -> None:
-    """What would happen again is not tried again."""
+    """A fault that would happen again ends the job."""
     training.nodes = 1
     job = training.submit("--optimizer.lr=1e30")
     assert training.cluster.wait(job) == "FAILED"
@@ -203,7 +206,7 @@ def fault(training: Training) -> None:
 
 
 DEFAULT: tuple[Scenario, ...] = (
-    node_killed,  # the longest first: others run beside it
+    node_killed,  # the longest comes first, and others run beside it
     preempted,
     time_limit_near,
     launcher_killed,

@@ -1,4 +1,4 @@
-"""What a batch script refuses: one line that says so and exit code 2, before any launcher starts."""
+"""The batch scripts refuse bad input with one line and exit code 2, before any launcher starts."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ JOB = {"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1"}
 
 
 def refused(script: str, *arguments: str | Path, variables: Mapping[str, str] = JOB, folder: Path = ROOT) -> str:
-    """What the script says, run as SLURM would run its copy, with this Python."""
+    """Run the script as SLURM would run its copy, with this Python, and return the line with which it refuses."""
     path = f"{Path(sys.executable).parent}:{os.defpath}"
     command = ["/bin/bash", ROOT / script, *map(str, arguments)]
     everything = {"PATH": path, "SETUP": str(ROOT / "tests/slurm/__init__.py"), **variables}  # an empty file
@@ -95,7 +95,7 @@ def test_crosscheck(tmp_path: Path) -> None:
 
 @pytest.mark.xdist_group("slurm")
 def test_jobs(cluster: Cluster) -> None:
-    """Seen by SLURM: the job failed, with 2."""
+    """SLURM sees that the job failed with 2."""
     gpus, one = ["--gpus-per-node=2"], {"RANKS_PER_NODE": "1"}
     jobs = {
         "no recipe": cluster.submit(TRAIN),

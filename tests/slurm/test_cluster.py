@@ -1,4 +1,4 @@
-"""When a cluster is started, and what remains of it."""
+"""A cluster is started only where it can be, and leaves nothing behind."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""The decision when a start has ended: done, again, or for good. Here as the function; test_decisions.py runs the script."""
+"""The decision at the end of a start, whether the job ends or is queued again.
+
+These tests call the function; test_decisions.py runs the script.
+"""
 
 import json
 import os
@@ -31,7 +34,7 @@ def decided(
 
 
 def starts(*ends: Status | None, restarts: int = 2) -> list[Finish | QueueAgain]:
-    """What is decided at the end of each start of a job, as long as it is queued again."""
+    """Return the decision at the end of each start of a job, until one ends the job."""
     lost, found = Lost(), list[Finish | QueueAgain]()
     for status in ends:
         decision = decided(status, lost=lost, restarts=restarts)
@@ -46,7 +49,7 @@ def starts(*ends: Status | None, restarts: int = 2) -> list[Finish | QueueAgain]
     ("status", "srun", "decision"),
     [
         (Status(0, 20, retry=False), 0, Finish(0, "done")),
-        (Status(0, 20, retry=False), 137, Finish(0, "done")),  # srun was ended while it waited for a lost node
+        (Status(0, 20, retry=False), 137, Finish(0, "done")),  # srun was killed while it waited for a lost node
         (Status(2, None, retry=False), 1, Finish(2, "bad input, as said above")),
         (stopped(12), 1, QueueAgain(Lost(0, 12), "stopped on request after step 12")),
         (FAULT_TO_RETRY, 1, QueueAgain(Lost(1, 0), "fault; restart 1 of at most 2")),
@@ -55,7 +58,7 @@ def starts(*ends: Status | None, restarts: int = 2) -> list[Finish | QueueAgain]
         (Status(1, 7, retry=False), 1, Finish(1, "fault after step 7, as said above; the same would happen again")),
         (NOT_SAID, 137, QueueAgain(Lost(1, 0), "all ranks were lost; restart 1 of at most 2")),
         (NOT_SAID, 0, Finish(0, "done")),
-        (NOT_SAID, 2, Finish(2, "bad input, as said above")),  # the disk is full: they could not even say so
+        (NOT_SAID, 2, Finish(2, "bad input, as said above")),  # the disk was too full for the ranks to write the status
         (Status(130, 4, retry=False), 1, QueueAgain(Lost(1, 0), "all ranks were lost; restart 1 of at most 2")),
     ],
 )
@@ -83,7 +86,7 @@ def test_a_stop_further_on_starts_the_count_again() -> None:
 
 @pytest.mark.parametrize("step", [None, 10])
 def test_stops_that_get_nowhere_come_to_an_end(step: int | None) -> None:
-    """A time limit that is over before the first step of each start."""
+    """The time limit comes before the first step of each start."""
     _, *again, last = starts(stopped(10), *[stopped(step)] * 3)
     where = "" if step is None else f" after step {step}"
     reason = f"stopped on request{where}, without a new step"
@@ -96,7 +99,7 @@ ends = st.none() | st.builds(Status, st.sampled_from([0, 1, 2, 75, 130]), st.non
 
 @given(st.lists(ends, min_size=12, max_size=12), st.integers(0, 2))
 def test_no_job_starts_for_ever(said: list[Status | None], restarts: int) -> None:
-    """Its three steps allow three stops that got further; before, between and after them stand rows of lost starts."""
+    """The job has three steps, so at most three stops get further. Lost starts may come before, between and after these."""
     decisions = starts(*said, restarts=restarts)
     assert isinstance(decisions[-1], Finish)
     assert len(decisions) <= 4 * restarts + 4
@@ -104,7 +107,7 @@ def test_no_job_starts_for_ever(said: list[Status | None], restarts: int) -> Non
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 130, None])
 def test_every_reason_is_one_line(code: int | None) -> None:
-    """The batch script reads it as one."""
+    """The batch script reads the reason as one line."""
     status = None if code is None else Status(code, 3, retry=True)
     assert "\n" not in decided(status).reason
 
@@ -145,7 +148,7 @@ def test_the_count_of_lost_starts(text: str, lost: Lost, tmp_path: Path) -> None
     "text", ["", "\n", "3", "3 4 5", "-3 0", "1.5 0", "a[$(touch it)] 0", "0x10 0", "٣ 0", "9" * 5000 + " 0", "3 0\n3 0\n", "\0"]
 )  # fmt: skip
 def test_a_count_that_is_odd_is_no_lost_start(text: str, tmp_path: Path) -> None:
-    """The next one that is written is whole."""
+    """The next count that is written is whole again."""
     file = tmp_path / "lost"
     file.write_text(text)
     assert read_lost(file) == Lost()

@@ -1,6 +1,6 @@
-"""What train.sbatch does when a start has ended, as slurm/decide.py decides (test_decide.py has the whole table).
+"""train.sbatch does what slurm/decide.py decides when a start has ended (test_decide.py has the whole table).
 
-The script is the real one. srun, scontrol and python are played by small scripts.
+The batch script is the real one. Small scripts play srun, scontrol and python.
 """
 
 import json
@@ -35,7 +35,7 @@ exec {shlex.quote(sys.executable)} "$@"
 
 
 class Batch:
-    """A project's root, and a job that is started in it again and again."""
+    """A project's root in which one job is started again and again."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,9 +52,10 @@ class Batch:
         return self.root / f"slurm-{JOB}.lost"
 
     def start(self, says: dict[str, Any] | None, code: int, **variables: str) -> tuple[int, str, bool]:
-        """Exit code, last line and whether it is queued again, if the ranks say this and srun ends so.
+        """Start the job. Return its exit code, its last line, and whether it was queued again.
 
-        srun runs the commands of the variable THEN; scontrol says STATE, and fails with REFUSE.
+        The ranks write the status `says`, and srun exits with `code`. The variables can change more: srun runs the commands of
+        THEN, and scontrol reports the state STATE and fails with the message REFUSE.
         """
         (self.root / "code").write_text(str(code))
         (self.root / "says").unlink(missing_ok=True)
@@ -81,6 +82,7 @@ def batch(tmp_path: Path) -> Batch:
 
 
 def ended(code: int, step: int | None = None, *, retry: bool = False) -> dict[str, Any]:
+    """Return the status that the ranks write."""
     return {"exit_code": code, "step": step, "retry": retry}
 
 
@@ -122,7 +124,7 @@ def test_a_stop_without_an_answer(batch: Batch) -> None:
 
 @pytest.mark.parametrize(("says", "code"), [(LOST, 1), (ended(75, 3), 1)])
 def test_a_count_that_cannot_be_kept_is_no_endless_loop(batch: Batch, says: dict[str, Any] | None, code: int) -> None:
-    """The disk is full: each start would take itself for the first."""
+    """The disk is full. Each start would count as the first."""
     batch.lost.mkdir()
     exits, line, again = batch.start(says, code)
     assert (exits, again) == (2, False)
@@ -133,7 +135,7 @@ def test_a_count_that_cannot_be_kept_is_no_endless_loop(batch: Batch, says: dict
     ("text", "says"), [("starts[$(: >planted)] 0\n", LOST), ("0 starts[$(: >planted)]\n", ended(75, 3))]
 )
 def test_the_text_of_a_count_is_not_run(batch: Batch, text: str, says: dict[str, Any] | None) -> None:
-    """Bash would run it, where it takes a text for a number."""
+    """Bash runs commands within a text that it takes for a number."""
     batch.lost.write_text(text)
     assert batch.start(says, 1)[2]
     assert not (batch.root / "planted").exists()
@@ -163,7 +165,7 @@ def test_without_python_slurm_s_own_count_is_the_limit(
 
 
 def test_a_decision_is_the_one_of_the_start_of_the_job(batch: Batch) -> None:
-    """Whoever edits slurm/decide.py, or checks another version out, does not change the end of a job that runs."""
+    """A running job does not change its end when slurm/decide.py is edited or another version is checked out."""
     (batch.root / "slurm").unlink()
     shutil.copytree(ROOT / "slurm", batch.root / "slurm")
     assert batch.start(ended(75, 12), 1, THEN="echo 'edited(' >slurm/decide.py")[1] == (

@@ -1,4 +1,7 @@
-"""Nodes with addresses of their own: there the ranks must find the first node by its name, and loopback leads nowhere."""
+"""Ranks find each other where each node has its own address.
+
+They must find the first node by its name there, because loopback leads nowhere.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

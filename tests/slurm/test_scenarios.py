@@ -1,4 +1,4 @@
-"""Whatever happens to a job, it ends with the bytes of a run that nothing happened to."""
+"""Whatever happens to a job, it ends with the same bytes as an undisturbed run."""
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +18,10 @@ Cell = tuple[scenarios.Scenario, int]
 
 
 def cells() -> Iterator[ParameterSet]:
-    """Every scenario with a rank a node and with two; those of little news, or of minutes, only by make matrix."""
+    """Yield every scenario with one rank a node and with two.
+
+    Scenarios that add little or take minutes are left to `make matrix`.
+    """
     for ranks in (1, 2):
         for scenario in (*scenarios.DEFAULT, *scenarios.OTHER):
             marks = () if ranks == 1 and scenario in scenarios.DEFAULT else (pytest.mark.matrix,)
@@ -32,7 +35,7 @@ def started(
     undisturbed: Callable[[int], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Generator[dict[Cell, Future[None]]]:
-    """The scenarios that this session asks for, three at a time, each on nodes of its own: most of their time is waiting."""
+    """The scenarios of this session, which run three at a time, each on its own nodes, because they mostly wait."""
     asked = [
         cast(Cell, item.callspec.params["cell"])
         for item in request.session.items
@@ -40,7 +43,7 @@ def started(
     ]
     folder = tmp_path_factory.mktemp('it\'s a "run"\nfolder')
     for size in {nodes * ranks for _, ranks in asked for nodes in (1, 2)}:
-        undisturbed(size)  # now, and not by each thread
+        undisturbed(size)  # trained here once, because each thread would train it otherwise
     pairs: SimpleQueue[tuple[str, str]] = SimpleQueue()
     for pair in (("n1", "n2"), ("n3", "n4"), ("n5", "n6")):
         pairs.put(pair)

@@ -1,4 +1,4 @@
-"""A training job of two nodes on the cluster, its processes, and what its end must look like."""
+"""A training job on the cluster, with its processes and the checks of its end."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,25 +17,26 @@ LENGTH = (
     "--training.epochs=1",
     "--checkpoint.every_steps=10",
 )
-"""A hundred steps in a few seconds: long enough to be hit in their middle."""
+"""Options for a hundred steps, which take a few seconds: long enough to be disturbed in the middle."""
 
 
 @dataclass
 class Training:
-    """Submitted by `submit`; in a folder of its own."""
+    """A training in its own folder, which `submit` submits."""
 
     cluster: Cluster
     undisturbed: Callable[[int], str]
-    """The final weights that a world of this size must end with."""
+    """Returns the hash of the weights with which a world of this size must end."""
     folder: Path
     pair: tuple[str, str]
-    """The nodes it may run on, nobody else's."""
+    """The nodes on which this training may run, and no other."""
     nodes: int = 2
     ranks: int = 1  # on each node
     environment: dict[str, str] = field(default_factory=dict[str, str])
     job: str = ""
 
     def submit(self, *overrides: str | Path, options: Sequence[str] = ()) -> str:
+        """Submit the job and return its id. `options` are those of sbatch."""
         where = (f"--nodes={self.nodes}", f"--nodelist={','.join(self.pair[: self.nodes])}", *options)
         arguments = (RECIPE, *LENGTH, "--output.dir", self.folder, *overrides)
         environment = {"RANKS_PER_NODE": str(self.ranks), **self.environment}
@@ -49,7 +50,7 @@ class Training:
         assert there, f"step {step} was not reached: {self.cluster.said(self.job)}"
 
     def launchers(self) -> dict[str, Process]:
-        """By node."""
+        """Return the launchers by node."""
         return {
             process.environment.get("SLURMD_NODENAME", ""): process
             for process in self._processes()
@@ -57,7 +58,7 @@ class Training:
         }
 
     def trainers(self) -> dict[str, Process]:
-        """The ranks, by number."""
+        """Return the ranks by number."""
         return {
             process.environment.get("RANK", "0"): process
             for process in self._processes()
@@ -65,7 +66,7 @@ class Training:
         }
 
     def _processes(self) -> list[Process]:
-        """Python's of this run."""
+        """Return the Python processes of this run."""
         return [
             process
             for process in that_name(self.folder)
@@ -76,7 +77,10 @@ class Training:
         return read_json(self.folder / "summary.json")
 
     def expect_done(self, *, restarts: int | None = None) -> str:
-        """It completed, with the undisturbed weights, and left nothing behind. What it said."""
+        """Wait for the end, check it, and return the output of the job.
+
+        The job must complete with the weights of an undisturbed run and leave no process and no small file behind.
+        """
         state = self.cluster.wait(self.job)
         said = self.cluster.said(self.job)
         assert state == "COMPLETED", f"{state}: {said}"
@@ -84,6 +88,6 @@ class Training:
         assert self.summary()["weights_sha256"] == self.undisturbed(self.nodes * self.ranks), said
         if restarts is not None:
             assert self.cluster.show(self.job)["Restarts"] == str(restarts), said
-        assert not list(self.cluster.project.glob(f"slurm-{self.job}.[!o]*"))  # its own small files
+        assert not list(self.cluster.project.glob(f"slurm-{self.job}.[!o]*"))  # the batch script's own small files
         assert not that_name(self.folder)
         return said

@@ -1,4 +1,4 @@
-"""What one step at a time cannot see: every fault is planted between or beside the steps of a real recorded run."""
+"""Faults that no single step can show are planted between or beside the steps of a real recorded run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +31,10 @@ def tampered(
     steps: int = 6,
     moving: int = 2,
 ) -> Report:
-    """A run of two parameters, of which the first `moving` have gradients, meddled with after one of its steps."""
+    """Record a run with two parameters, tamper with it after the step `after`, and return the report.
+
+    Only the first `moving` parameters have gradients.
+    """
     parameters = make_parameters((8,), (2, 3))
     optimizer = make([("first", parameters[0]), ("second", parameters[1])])
     with Recorder(optimizer, trace):
@@ -54,7 +57,7 @@ def flip_lowest_bit(optimizer: Optimizer, parameters: Sequence[Parameter], slot:
     tensor.view(torch.int32)[1, 2] ^= 1
 
 
-@pytest.mark.parametrize("after", [3, 128])  # inside a part, and where the next one begins
+@pytest.mark.parametrize("after", [3, 128])  # within a part, and between two parts
 @pytest.mark.parametrize(
     ("name", "slot"),
     [
@@ -127,7 +130,7 @@ def load_optimizer(optimizer: Optimizer, parameters: Sequence[Parameter]) -> Non
             slots[name] = value + 1 if name == "step" else value * 0.5
     optimizer.load_state_dict(state)
     for parameter in parameters:
-        parameter.mul_(0.5)  # the model of the same checkpoint
+        parameter.mul_(0.5)  # the same checkpoint also changes the model
 
 
 def load_nothing(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
@@ -162,7 +165,10 @@ def test_loading_once_excuses_one_step_only(tmp_path: Path) -> None:
 
 
 class ByHand(SGD):
-    """SGD with momentum, told of overflows as fused optimizers are. `careless` runs at every step it should not."""
+    """SGD with momentum that is told of overflows as fused optimizers are.
+
+    `careless` runs wherever nothing must change: at a skipped step, and for a parameter without a gradient.
+    """
 
     _step_supports_amp_scaling = True
     careless: Tamper = staticmethod(nothing)
@@ -198,7 +204,7 @@ def decay_buffer(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
 
 
 def run_by_hand(careless: Tamper, trace: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
-    """Eight steps, the fifth of which overflows."""
+    """Record eight steps, of which the fifth overflows, and return the report."""
     monkeypatch.setattr(ByHand, "careless", staticmethod(careless))
     (weight,) = make_parameters((8,))
     optimizer = ByHand([("weight", weight)], lr=0.1, momentum=0.9)
@@ -218,7 +224,7 @@ def test_moved_on_a_skipped_step(careless: Tamper, slot: str, tmp_path: Path, mo
 
 
 def test_faults_of_two_causes_are_two_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever repairs the first must not be left to find the second later."""
+    """Both are reported at once, so that nobody finds the second only after repairing the first."""
     monkeypatch.setattr(ByHand, "careless", staticmethod(decay_parameter))
 
     def tamper(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
@@ -249,7 +255,7 @@ def test_moved_although_it_had_no_gradient(tmp_path: Path, monkeypatch: pytest.M
 def overflow_first(
     optimizer: Optimizer, weight: Parameter, trace: Path, after: Callable[[int, bool], None] = nothing_more
 ) -> Report:
-    """Six steps, the first of which overflows, as it ordinarily does at the default scale."""
+    """Take six steps, of which the first overflows, as is common at the default loss scale."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     with Recorder(optimizer, trace, scaler=scaler) as recorder:
         overflowing_steps(optimizer, weight, recorder, scaler, steps=6, skip=[1], after=after)
@@ -263,7 +269,7 @@ def overflow_first(
 def test_buffer_that_a_skipped_first_step_allocated(
     drop: bool, garbage: float, dampening: float, tmp_path: Path
 ) -> None:
-    """torch's fused SGD allocates the buffer without writing it, and reads it at the next step."""
+    """torch's fused SGD allocates the buffer, does not write it, and reads it at the next step."""
     (weight,) = make_parameters((8,))
     optimizer = SGD([("weight", weight)], lr=0.1, momentum=0.9, dampening=dampening, fused=True)
 
@@ -271,7 +277,7 @@ def test_buffer_that_a_skipped_first_step_allocated(
         if float(optimizer.found_inf):  # pyright: ignore[reportAttributeAccessIssue, reportUnknownArgumentType]
             optimizer.state[weight]["momentum_buffer"].fill_(garbage)
 
-    optimizer.register_step_post_hook(as_memory_may_be)  # runs before the recorder's
+    optimizer.register_step_post_hook(as_memory_may_be)  # this hook runs before the recorder's
 
     def after(_: int, was_applied: bool) -> None:
         if drop and not was_applied:
@@ -291,7 +297,7 @@ def test_buffer_that_a_skipped_first_step_allocated(
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize("drop", [False, True])
 def test_adam_skipped_at_its_first_step(drop: bool, fused: bool, amsgrad: bool, tmp_path: Path) -> None:
-    """Adam's state starts from zeros, so what a skipped step allocated is right, and so is taking it back."""
+    """Adam's state starts from zeros, so it is correct to keep what a skipped step allocated, and also to remove it."""
     (weight,) = make_parameters((8,))
     optimizer = Adam([("weight", weight)], lr=0.01, fused=fused, amsgrad=amsgrad)
 

@@ -1,4 +1,4 @@
-"""Every way in which a schedule can be stepped wrongly, planted in a real loop around torch's own schedulers."""
+"""Every way to step a schedule wrongly is planted in a real loop with torch's own schedulers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from crosscheck.errors import TraceError
 from distrib.optim.schedule import Cosine, Exponential, MultiStep, OneCycle, RunLength, ScheduleConfig, Step
 
 Stepping = Callable[[twin.LRScheduler, int, bool], None]
-"""Steps the scheduler after an attempt: scheduler, its number, was it applied?"""
+"""A function that steps the scheduler after an attempt, given the scheduler, the number of the attempt, and whether it was
+applied."""
 
 PEAKS = (0.1, 3e-4)
 TOTAL, PER_EPOCH = 40, 10
@@ -94,7 +95,7 @@ def findings(
 
 
 def assert_named(config: ScheduleConfig, record: Sequence[RateUsed], cause: str, **run: Any) -> list[Finding]:
-    """In each group, at exactly the steps that the right rates differ from, by this cause."""
+    """Check that each group has a finding with this cause at exactly the steps with a wrong rate. Return the findings."""
     factor = config.factor(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))
     count, wrong = run.get("applied_before", 0), list[int]()
     for used in record:
@@ -190,7 +191,7 @@ def test_torchs_cosine_stepped_once_per_rank_rises_again_and_is_named_all_the_sa
     record = loop(lambda optimizer: twin.CosineAnnealingLR(optimizer, TOTAL), once_per_rank)
     assert record[28].lr[0] > 2 * record[14].lr[0]
     (one, _) = findings(Cosine(), record, world_size=RANKS)
-    assert one.step == 3  # the first was skipped
+    assert one.step == 3  # the first attempt was skipped
     assert one.cause.endswith("the schedule steps once per rank, 3 times an update")
 
 

@@ -1,4 +1,4 @@
-"""Every way in which a loss scale can go wrong, planted in the record of a real torch.amp.GradScaler."""
+"""Every way in which a loss scale can be wrong is planted in the record of a real torch.amp.GradScaler."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from crosscheck.trace.format import Scaler
 
 Skips = Sequence[int]
 Update = Callable[[torch.amp.GradScaler, int, bool], None]
-"""Moves the scale after an attempt: scaler, step, applied."""
+"""A function that updates the scale after an attempt, given the scaler, the step, and whether it was applied."""
 
 CLAIMED = Scaler(scale=1024.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=4)
 
@@ -25,7 +25,7 @@ def rightly(scaler: torch.amp.GradScaler, step: int, applied: bool) -> None:
 
 
 def train(update: Update = rightly, *, skip: Skips = (), steps: int = 12, claimed: Scaler = CLAIMED) -> list[ScaleUsed]:
-    """A loop with a real scaler, whose gradients overflow in the steps to skip."""
+    """Run a loop with a real scaler, whose gradients overflow at the steps in `skip`. Return the scales that it used."""
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     scaler = torch.amp.GradScaler(
@@ -54,7 +54,7 @@ def only_finding(record: Sequence[ScaleUsed], claimed: Scaler = CLAIMED) -> Find
 
 
 def set_to(factor: float, *, at: int) -> Update:
-    """One step after which the scale is multiplied by hand."""
+    """Return an update that multiplies the scale by hand after the step `at`."""
 
     def update(scaler: torch.amp.GradScaler, step: int, applied: bool) -> None:
         del applied
@@ -64,7 +64,7 @@ def set_to(factor: float, *, at: int) -> Update:
 
 
 def tracker_kept(scaler: torch.amp.GradScaler, step: int, applied: bool) -> None:
-    """A skipped step leaves the growth tracker where it was."""
+    """Update the scale, but do not reset the growth tracker after a skipped step."""
     del step
     tracker = scaler.state_dict()["_growth_tracker"]
     scaler.update()
@@ -86,7 +86,7 @@ def test_a_real_scaler_is_right_where_float32_rounds_and_ends(start: float, grow
 
 
 def kernel(claimed: Scaler, applied: Sequence[bool]) -> list[ScaleUsed]:
-    """The scales that torch's own kernel makes of a pattern of steps."""
+    """Return the scales that torch's own kernel gives for a pattern of applied and skipped steps."""
     scale = torch.full((), claimed.scale, dtype=torch.float32)
     tracker = torch.full((), claimed.growth_tracker, dtype=torch.int32)
     record: list[ScaleUsed] = []
@@ -109,7 +109,7 @@ scalers = st.builds(
     growth_factor=st.floats(1.0001, 1e10),
     backoff_factor=st.floats(1e-10, 0.9999),
     growth_interval=st.integers(1, 5),
-    growth_tracker=st.integers(0, 7),  # beyond growth_interval it never comes back to it
+    growth_tracker=st.integers(0, 7),  # beyond growth_interval it never reaches it again
 )
 
 
@@ -163,15 +163,15 @@ def test_backoff_without_a_skip() -> None:
 
 def test_growth_too_early() -> None:
     record = train(claimed=Scaler(scale=1024.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=3), skip=[2])
-    found = only_finding(record)  # the first growth alone would pass for a tracker that is not set back
-    assert (found.step, found.last_step, found.steps) == (6, 12, 3)  # grown after 3 to 5, 6 to 8, 9 to 11
+    found = only_finding(record)  # the first growth alone could also come from a tracker that was not reset
+    assert (found.step, found.last_step, found.steps) == (6, 12, 3)  # it grew after steps 3 to 5, 6 to 8 and 9 to 11
     assert found.cause == "the loss scale grew too early, after 3 applied steps in a row; growth_interval is 4"
 
 
 def test_growth_too_late() -> None:
     record = train(claimed=Scaler(scale=1024.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=6), steps=14)
     found = only_finding(record)
-    assert (found.step, found.last_step, found.steps) == (5, 12, 4)  # 5 and 6, 11 and 12
+    assert (found.step, found.last_step, found.steps) == (5, 12, 4)  # steps 5 and 6, 11 and 12 are wrong
     assert (found.recorded, found.expected) == (1024.0, 2048.0)
     assert found.cause == "the loss scale grew too late, after 6 applied steps in a row; growth_interval is 4"
 

@@ -1,4 +1,4 @@
-"""Each claimed schedule, as Optax has it, is the trainer's own and torch's, over the whole run and after its end."""
+"""Each claimed schedule in Optax equals the trainer's own and torch's, over the whole run and after its end."""
 
 import json
 import math
@@ -31,7 +31,7 @@ from tests.torch_schedules import configs, torch_rates
 
 Floats = NDArray[np.float64]
 _COUNTS = np.arange(5120)  # beyond the end of every run here
-_NEAR_ZERO = 2.0**-50  # of the peak: what is left of a cosine near zero is a difference of numbers near one
+_NEAR_ZERO = 2.0**-50  # as a part of the peak: a cosine near zero is a difference of two numbers near one
 
 
 def assert_close(found: Floats, expected: Any) -> None:
@@ -167,7 +167,7 @@ def test_is_torchs(stated: Any, make: Make, updates: int) -> None:
 
 
 def test_the_last_update_of_one_cycle_is_exact_to_rounding() -> None:
-    """Where `optax.cosine_onecycle_schedule` is 31 times off."""
+    """`optax.cosine_onecycle_schedule` is off by a factor of 31 there."""
     found = factors(onecycle(1170)[0], np.array([0, 350, 1169, 9999]))
     np.testing.assert_allclose(found, [1 / 25, 1.0, 1 / 25e4, 1 / 25e4], rtol=1e-12)
 
@@ -188,7 +188,7 @@ def test_counts_are_in_updates_whatever_the_configuration_counts_in() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 49, 98, 103, 391])
 def test_a_plateau_ends_with_its_last_update(size: int) -> None:
-    """Compiled as it is, Optax's `exponential_decay` ends 37 of these 60 plateaus late for a size of 49."""
+    """Optax's own `exponential_decay`, compiled, ends 37 of these 60 plateaus late if their size is 49."""
     found = factors({"name": "step", "size": size, "gamma": 0.5}, np.arange(60 * size))
     assert found.tolist() == [0.5 ** (count // size) for count in range(60 * size)]
 

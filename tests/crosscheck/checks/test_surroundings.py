@@ -1,4 +1,4 @@
-"""What stands around the optimizer: every fault between backward and the new average is caught, located and named."""
+"""Every fault around the optimizer, between backward and the new average, is caught, located and named."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -17,9 +17,9 @@ from crosscheck.recorder import Claims
 from tests.crosscheck.recording import IMPLEMENTATIONS
 
 WORLD = 4
-NORM, VALUE = 0.01, 5e-4  # the 1e-6 in torch's factor shows at this size
+NORM, VALUE = 0.01, 5e-4  # so small that the 1e-6 in torch's factor shows
 Touch = Callable[[Sequence[Tensor], float], object]
-"""Does something to the gradients, which are true ones by now; the number is the loss scale."""
+"""A function that changes the gradients of the parameters, given the loss scale."""
 
 
 def nothing(parameters: Sequence[Tensor], scale: float) -> None:
@@ -37,7 +37,7 @@ def moving(decay: float) -> Callable[..., Any]:
 
 
 class Trainer:
-    """A correct loop around an optimizer, with places for faults."""
+    """A correct training loop, with places for faults."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ def by_value(parameters: Sequence[Tensor], scale: float) -> None:
 
 
 def only(report: Report, check: str) -> None:
-    """A mismatch of this check alone."""
+    """Check that the report is a mismatch, and of this check alone."""
     assert report.verdict is Verdict.MISMATCH, str(report)
     assert {finding.check for finding in report.findings} == {check}, str(report)
 
@@ -147,14 +147,14 @@ CLIPPING: dict[str, tuple[Touch, dict[str, float]]] = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("clipping", CLIPPING)
 def test_no_false_alarm(clipping: str, optimizer: str, implementation: str, tmp_path: Path) -> None:
-    """Scaled or not, in every format, with and without skipped steps, the first one too."""
+    """No alarm comes with or without a loss scale, in any format, with or without skipped steps, the first one included."""
     clip, claims = CLIPPING[clipping]
     cells = itertools.product((torch.float32, torch.bfloat16, torch.float16), ((False, ()), (True, (1, 4))))
     for number, (dtype, (scaled, skip)) in enumerate(cells):
         if scaled and dtype is torch.float16:
-            continue  # which torch's scaler refuses to unscale
+            continue  # torch's scaler refuses to unscale this format
         if optimizer == "sgd" and implementation == "fused" and skip:
-            skip = (4,)  # torch's own fault at a first step that overflows: see tests of update.py
+            skip = (4,)  # torch itself fails at a first step that overflows, see the tests of Update
         report = Trainer(
             tmp_path / str(number),
             clip=clip,
@@ -243,13 +243,13 @@ def test_gradient_fault(fault: str, implementation: str, tmp_path: Path) -> None
     settings, cause = FAULTS[fault]
     report = Trainer(tmp_path, make=partial(sgd, **IMPLEMENTATIONS[implementation]), **settings).run(skip=(4,))
     only(report, "gradient")
-    assert report.checks["optimizer"] == "match"  # it did right by what it was given
+    assert report.checks["optimizer"] == "match"  # it handled the gradient that it was given correctly
     assert report.findings[0].step == 1
     assert any(cause in finding.cause for finding in report.findings), str(report)
 
 
 def test_gradient_changed_where_no_coordinate_is_sampled(tmp_path: Path) -> None:
-    """The norm over all elements sees it."""
+    """The norm over all elements shows it."""
 
     def touch(parameters: Sequence[Tensor], scale: float) -> None:
         del scale
@@ -357,7 +357,7 @@ def test_a_schedule_that_is_none_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_loss_scale_that_does_not_back_off(tmp_path: Path) -> None:
-    """The scaler itself is right by its rule; what the record says of it is another rule's."""
+    """The scaler is correct by its own rule, but the record claims another rule."""
     trainer = Trainer(tmp_path)
     stubborn = torch.amp.GradScaler("cpu", init_scale=2.0**10, backoff_factor=0.999)
     right, trainer.scaler = trainer.scaler, stubborn
@@ -369,7 +369,7 @@ def test_a_loss_scale_that_does_not_back_off(tmp_path: Path) -> None:
 
 
 def test_a_learning_rate_that_is_a_tensor_of_float32(tmp_path: Path) -> None:
-    """torch keeps it so under capturable; 0.1 is then another number, which is nobody's fault."""
+    """torch keeps the rate so under capturable. 0.1 is then rounded, which is no error."""
 
     def make(named: Named) -> torch.optim.Optimizer:
         return torch.optim.Adam(

@@ -1,6 +1,6 @@
-"""What the criterion promises, tried on rows made by hand: the step is p - lr b with b = mu m + (1 - tau)(g + wd p).
+"""The promises of the criterion, tested on rows made by hand. The step is p - lr b with b = mu m + (1 - tau)(g + wd p).
 
-eta counts roundoffs: a correctly rounded result is within one, an injected error of k roundoffs measures k.
+eta counts roundoffs: a correctly rounded result has an eta of at most 1, and an injected error of k roundoffs has eta k.
 """
 
 import math
@@ -44,14 +44,14 @@ NUMPY: dict[DType, Any] = {
 
 
 def spread(values: Any) -> Floats:
-    """One row of values, repeated: every element of a batch has the same."""
+    """Return a whole batch in which each row repeats the values."""
     return np.broadcast_to(np.resize(np.asarray(values, np.float64), WIDTH), (ROWS, WIDTH)).copy()
 
 
 def batch(
     before: Mapping[str, Any], after: Mapping[str, Any], h: Mapping[str, float], dtype: DType = "float32", **more: Any
 ) -> Inputs:
-    """Rows that all look alike; `before` and `after` give an element each, or a row of them."""
+    """Return a batch whose rows are all equal. `before` and `after` give one element or a row of them."""
     format_, outputs = FORMATS[dtype], len(after)
     inputs = Inputs(
         values={name: spread(value) for name, value in before.items()},
@@ -82,7 +82,7 @@ def passes(result: Judged) -> bool:
 
 
 def sgd(p: float, g: float, m: float, h: Mapping[str, float] = SGD_H) -> tuple[Fraction, Fraction]:
-    """The parameter and the buffer after a step, exactly."""
+    """Return the exact parameter and buffer after a step."""
     lr, mu, keep, wd = map(Fraction, (h["lr"], h["momentum"], 1 - h["dampening"], h["weight_decay"]))
     buffer = mu * Fraction(m) + keep * (Fraction(g) + wd * Fraction(p))
     return Fraction(p) - lr * buffer, buffer
@@ -93,7 +93,7 @@ def rounded(value: Fraction, dtype: DType) -> float:
 
 
 def magnitudes(dtype: DType) -> st.SearchStrategy[float]:
-    """Numbers of the format over most of its range, of either sign, and zero."""
+    """Return a strategy for numbers of the format over most of its range, of both signs, and zero."""
     top = math.log2(FORMATS[dtype].largest) - 4
     exponents = st.floats(-24.0 if dtype == "float16" else -top - 8, top)
     signed = st.tuples(exponents, st.sampled_from((-1.0, 1.0))).map(lambda pair: pair[1] * 2 ** pair[0])
@@ -112,7 +112,7 @@ def test_a_correctly_rounded_step_is_within_a_roundoff(dtype: DType, data: st.Da
         MOMENTUM,
         batch({"param": p, "grad": g, BUFFER: m}, dict(zip(("param", BUFFER), after, strict=True)), SGD_H, dtype),
     )
-    # In float64 the reference is rounded as well, once for each of its operations.
+    # In float64 the reference is rounded too, once for each of its operations.
     assert result.eta.max() <= (4.0 if dtype == "float64" else 1.0 + 1e-6)
     assert result.out_of_range.sum() == 0
     assert result.checked.sum() == 2 * ROWS * WIDTH
@@ -125,7 +125,7 @@ def test_a_correctly_rounded_step_is_within_a_roundoff(dtype: DType, data: st.Da
     k=st.floats(0.01, 1e4), p=st.floats(-8, 8), g=st.floats(-8, 8), m=st.floats(-8, 8), sign=st.sampled_from((-1, 1))
 )
 def test_k_roundoffs_measure_k(dtype: DType, k: float, p: float, g: float, m: float, sign: int) -> None:
-    """In roundoffs of what the result is made of: itself, and every input times the derivative to it."""
+    """The unit is a roundoff of the result itself and of every input times the derivative with respect to it."""
     param, buffer = (float(value) for value in sgd(p, g, m))
     of_buffer = abs(buffer) + 0.9 * abs(m) + abs(g)
     of_param = abs(param) + abs(p) + 0.1 * (0.9 * abs(m) + abs(g))
@@ -136,7 +136,7 @@ def test_k_roundoffs_measure_k(dtype: DType, k: float, p: float, g: float, m: fl
         BUFFER: buffer - sign * 2 * k * (u * of_buffer + floor),
     }
     eta = judged(MOMENTUM, batch(before, after, SGD_H, dtype)).eta
-    own = 4.0 if dtype == "float64" else 1e-4  # the reference's rounding, and that of `after`
+    own = 4.0 if dtype == "float64" else 1e-4  # the rounding of the reference and of `after`
     assert eta[:, 0] == pytest.approx(k, rel=1e-6, abs=own)
     assert eta[:, 1] == pytest.approx(2 * k, rel=1e-6, abs=own)
 
@@ -146,7 +146,7 @@ AFTER = {"param": float(sgd(1.5, 0.25, -0.75)[0]), BUFFER: float(sgd(1.5, 0.25, 
 
 
 def at(values: Mapping[str, Any], name: str, value: float, element: int = 5) -> dict[str, Floats]:
-    """All elements as in `values`, one of them changed."""
+    """Return rows of these values with one element changed."""
     changed = {key: np.full(WIDTH, np.float64(each)) for key, each in values.items()}
     changed[name][element] = value
     return changed
@@ -167,13 +167,13 @@ def test_what_is_not_a_number_is_no_match(name: str, value: float) -> None:
 
 
 def both(param: float, buffer: float) -> dict[str, Floats]:
-    """What is right, but for one element of both."""
+    """Return the correct rows, except for one element of the parameter and one of the buffer."""
     return {"param": at(AFTER, "param", param)["param"], BUFFER: at(AFTER, BUFFER, buffer)[BUFFER]}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
 def test_not_a_number_out_of_not_a_number_is_right(value: float) -> None:
-    """An infinite gradient makes an infinite step, rightly; a number in its place is none of the formula's."""
+    """An infinite gradient correctly makes an infinite step. A finite number in its place is a mismatch."""
     before = at(BEFORE, "grad", value)
     assert passes(judged(MOMENTUM, batch(before, both(-value, value), SGD_H)))
     assert not passes(judged(MOMENTUM, batch(before, both(AFTER["param"], value), SGD_H)))
@@ -182,14 +182,14 @@ def test_not_a_number_out_of_not_a_number_is_right(value: float) -> None:
 
 
 def test_a_result_beyond_the_format_is_counted_and_not_judged() -> None:
-    """It overflows, rightly; so does the parameter that is computed from it, which is not judged either."""
+    """The buffer correctly overflows, and so does the parameter that is computed from it. Neither is judged."""
     before = at(BEFORE, "grad", 3e38)
     before[BUFFER][5] = 3e38
     result = judged(MOMENTUM, batch(before, both(-math.inf, math.inf), SGD_H))
     assert passes(result)
     assert (result.out_of_range == 1).all()
     assert (result.checked == WIDTH - 1).all()
-    # A number in the place of an overflow is a number that the formula did not make.
+    # A finite number in the place of an overflow does not come from the formula.
     wrong = judged(MOMENTUM, batch(before, AFTER, SGD_H))
     assert not passes(wrong)
     assert (wrong.out_of_range == 0).all()
@@ -225,7 +225,7 @@ def test_zeros_give_no_nan() -> None:
 @pytest.mark.parametrize(
     ("v", "caught"),
     [
-        (1e-41, False),  # denormal: as far from right as rounding goes there
+        (1e-41, False),  # a denormal number, for which the error is no larger than rounding
         (2.0**-127, False),
         (2.0**-126, False),
         (2.0**-126 * (FAIL + 2), True),  # just above the floor times the limit
@@ -233,9 +233,9 @@ def test_zeros_give_no_nan() -> None:
     ],
 )
 def test_a_second_moment_twice_too_large_is_caught_above_the_floor(v: float, caught: bool) -> None:
-    """Below the normal numbers rounding is absolute, so that what is denormal may be off by a factor.
+    """The rounding of denormal numbers is absolute, so these may be off by a factor.
 
-    What the parameter makes of it is another matter, and is judged beside.
+    The parameter that is computed from them is judged by itself.
     """
     before = {**ADAM_ZERO, "exp_avg_sq": v}
     after = {"param": 1.5, "exp_avg": 0.0, "exp_avg_sq": 0.999 * v}
@@ -245,7 +245,7 @@ def test_a_second_moment_twice_too_large_is_caught_above_the_floor(v: float, cau
     assert passes(result) == (not caught)
     if not caught:
         assert (result.eta[:, 2] <= 2).all()
-        assert (result.eta[:, 2] > 0).all()  # seen, and let pass
+        assert (result.eta[:, 2] > 0).all()  # it shows, but within the limit
 
 
 def observed(optimizer: torch.optim.Optimizer, p: torch.nn.Parameter, grads: list[torch.Tensor], trace: Path) -> Report:
@@ -257,17 +257,17 @@ def observed(optimizer: torch.optim.Optimizer, p: torch.nn.Parameter, grads: lis
 
 
 def test_denormal_numbers_on_record_are_not_taken_for_zeros(tmp_path: Path) -> None:
-    """With lr = 1e6 their step is well above the floor: taken for zero, every element would be wrong."""
+    """With lr = 1e6 their step is well above the floor, so if they were taken for zero, every element would be wrong."""
     p = torch.nn.Parameter(torch.zeros(300))
     grads = [torch.linspace(1e-40, 9e-39, 300) * (-1) ** k for k in range(4)]
     report = observed(torch.optim.SGD([p], lr=1e6, momentum=0.5), p, grads, tmp_path / "trace")
-    assert float(p.detach().abs().min()) > 1e-35  # torch did not flush them either
+    assert float(p.detach().abs().min()) > 1e-35  # torch did not flush them to zero either
     assert report.verdict is Verdict.MATCH, str(report)
     assert report.max_eta <= WARN
 
 
 class Flushing(torch.optim.SGD):
-    """Takes denormal gradients for zeros."""
+    """An SGD that takes denormal gradients for zeros."""
 
     def step(self, closure: Any = None) -> Any:
         del closure
@@ -288,7 +288,7 @@ def test_an_optimizer_that_flushes_them_is_caught(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("junk", [0.0, 7.0, math.nan, math.inf, -1e300], ids=str)
 def test_padding_never_shows(junk: float) -> None:
-    """Neither beyond the width of a row nor in rows that are no rows."""
+    """It shows neither beyond the width of a row nor in rows that are padding as a whole."""
     width = np.array([WIDTH, 10, 1, 0], np.int32)
     after = at(at(AFTER, "param", AFTER["param"]), BUFFER, AFTER[BUFFER], 0)
     clean = batch(BEFORE, {**after, BUFFER: after[BUFFER] * (1 + 1e-6)}, SGD_H)
@@ -305,7 +305,7 @@ def test_padding_never_shows(junk: float) -> None:
     assert np.array_equal(other.checked, np.stack([width, width], axis=1))
     assert (other.element[:3] < width[:3, None]).all()
     assert (other.eta[3] == 0).all()
-    assert (other.eta[:3, 1] > 1).all()  # something was there to be seen
+    assert (other.eta[:3, 1] > 1).all()  # a true error was there and shows
 
 
 def test_outputs_that_are_not_on_record_are_not_judged() -> None:
@@ -346,7 +346,7 @@ USED: dict[str, tuple[Flags, dict[str, float], dict[str, float], set[str]]] = {
 def test_power_tells_which_hyperparameter_would_show(
     flags: Flags, h: dict[str, float], before: dict[str, float], idle: set[str]
 ) -> None:
-    """Each in use moves eta beyond the limit when 1 % off; one that the row does not read leaves it where it is."""
+    """If a hyperparameter in use is 1 % off, eta exceeds the limit; if the row does not use it, eta stays."""
     rule = ADAM if "exp_avg" in before else SGD
     after = {name: value for name, value in before.items() if name != "grad"}
     more: dict[str, Any] = {"counts": {"step": np.full(ROWS, 2, np.int32)}}
@@ -359,7 +359,7 @@ def test_power_tells_which_hyperparameter_would_show(
 
 
 def test_power_is_the_eta_of_a_record_that_claims_the_wrong_number() -> None:
-    """What `power` foretells is what happens: a record that claims an lr 1 % off shows just that eta."""
+    """A record that claims an lr 1 % off has the eta that `power` predicts."""
     made = sgd(1.5, 0.25, -0.75)
     after = {"param": float(made[0]), BUFFER: float(made[1])}
     foretold = judged(MOMENTUM, batch(BEFORE, after, SGD_H)).power["lr"]
@@ -368,7 +368,7 @@ def test_power_is_the_eta_of_a_record_that_claims_the_wrong_number() -> None:
 
 
 def test_one_compilation_serves_all_batches(tmp_path: Path) -> None:
-    """Whatever the number of rows and tensors, the dtype and the options: one for each rule and its flags."""
+    """Each rule is compiled once for each set of flags, whatever the number of rows and tensors, the dtype and the options."""
     compiled: Callable[[], int] = cast(Any, compare)._cache_size
 
     def record(name: str, dtype: torch.dtype, sizes: tuple[int, ...], steps: int, **options: Any) -> Report:

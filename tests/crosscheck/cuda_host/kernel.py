@@ -1,8 +1,7 @@
-"""torch's CUDA kernel of fused Adam, built for the CPU and put in the place of torch's CPU kernel.
+"""Builds torch's CUDA kernel of fused Adam for the CPU and puts it in the place of torch's CPU kernel.
 
-Only the arithmetic of an element comes from the kernel; the optimizer around it, its state, its steps and what the
-loss scaler tells it are torch's. The kernel's source is in torch's own package and included from there; what it
-needs of CUDA is in `stand_ins`.
+Only the arithmetic of an element comes from the kernel. The optimizer around it, its state and steps, and the loss scaler
+are torch's. The source of the kernel is included from torch's own package; `stand_ins` has what it needs of CUDA.
 """
 
 import os
@@ -19,16 +18,19 @@ from torch import Tensor
 HERE = Path(__file__).parent
 HEADER = Path(torch.__file__).parent / "include" / "ATen" / "native" / "cuda" / "fused_adam_utils.cuh"
 BUILDS_WITH = ("2.11", "2.13", "2.14")
-"""Versions of torch whose header is known to compile here; with another one a failure to do so is no error."""
+"""Versions of torch whose header is known to compile here. With another version a failure to compile skips the tests."""
 
 Arguments = dict[str, Any]
-"""What the kernel is told about one tensor, by name."""
+"""The arguments of the kernel for one tensor, by name."""
 Kernel = Callable[..., None]
 Alteration = Callable[[Arguments], Arguments]
 
 
 def build(folder: Path, *, contract: bool) -> Kernel:
-    """Compile into `folder`; `contract`: a product and a sum may become one operation. Skips where it cannot be done."""
+    """Compile the kernel into `folder` and return it. Skips the test where it cannot be compiled.
+
+    With `contract` the compiler may make a product and a sum one operation.
+    """
     cpp_extension: Any = pytest.importorskip("torch.utils.cpp_extension", reason="torch builds with setuptools")
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("no C++ compiler")
@@ -62,7 +64,7 @@ def unaltered(arguments: Arguments) -> Arguments:
 
 
 def put_in_place(patch: pytest.MonkeyPatch, kernel: Kernel, alter: Alteration = unaltered) -> None:
-    """From here on `torch.optim.Adam(…, fused=True)` and AdamW run this kernel. `alter` plants errors."""
+    """From now on let fused `torch.optim.Adam` and `AdamW` run this kernel. `alter` plants errors in its arguments."""
     patch.setattr(torch, "_fused_adam_", partial(_launch, kernel, alter, False))
     patch.setattr(torch, "_fused_adamw_", partial(_launch, kernel, alter, True))
 
@@ -75,7 +77,10 @@ def _launch(
     amsgrad: bool,
     **numbers: Any,
 ) -> None:
-    """torch._fused_adam_: lists of parameters, gradients, the slots (the last used by AMSGrad only), and step counts."""
+    """Stand in for torch._fused_adam_.
+
+    `lists` are the parameters, the gradients, the slots (the last one is used by AMSGrad only) and the step counts.
+    """
     *slots, steps = lists
     for *tensors, step in zip(*(slots if amsgrad else slots[:4]), steps, strict=True):
         kernel(**alter({"tensors": tensors, "step": step, "decoupled": decoupled, **numbers}))

@@ -1,7 +1,7 @@
-"""A replay that finds an error says which: every mistake the catalogue knows is named, and nothing else is.
+"""A replay names every mistake that its catalogue knows, and no other.
 
-The errors are those of `planted`, recorded from real optimizers. Each is named, or its number fitted, or it
-lies outside the catalogue; then no mistake may be named, for a wrong name costs more than none.
+The errors are those of `planted`, recorded from real optimizers. Each is named, or a number is fitted to it, or it lies
+outside the catalogue. In the last case no mistake may be named, since a wrong name is worse than none.
 """
 
 import re
@@ -39,7 +39,7 @@ NO_FIRST = "the bias correction of the first moment is missing"
 NO_CORRECTIONS = "both bias corrections are missing"
 AMSGRAD_FIRST = "AMSGrad corrects the bias before it takes the maximum (as Optax does)"
 
-# Planted errors by `label`. A mistake that another one hides behind in the record is named with it.
+# The cause that is named for each planted error, by `label`. Where the record fits two causes, both are named.
 NAMED: dict[str, str] = {
     "sgd: lr one step late": LR_LATE,
     "sgd: lr inside the buffer": LR_INSIDE,
@@ -48,12 +48,12 @@ NAMED: dict[str, str] = {
     "sgd: not unscaled, scaled": NOT_UNSCALED,
     "sgd: nesterov missing": NO_NESTEROV,
     "sgd: nesterov missing, from step 4, one tensor": NO_NESTEROV,
-    "sgd: nesterov with the old buffer": NO_NESTEROV,  # g + mu b is just momentum
+    "sgd: nesterov with the old buffer": NO_NESTEROV,  # g + mu b is momentum alone
     "sgd: nesterov unasked": "Nesterov's look-ahead is there, though not asked for",
     "sgd: dampening missing": "dampening is without effect",
     "sgd: buffer from zero": FROM_ZERO,
     "sgd: decay missing": NO_DECAY,
-    "sgd: decay decoupled": DECAY_LATE,  # of SGD that is the same
+    "sgd: decay decoupled": DECAY_LATE,  # for SGD this is the same
     "sgd: decay after momentum": DECAY_LATE,
     "sgd: decay on new parameters": DECAY_NEW,
     "sgd: decay times lr": DECAY_LR,
@@ -82,19 +82,19 @@ NAMED: dict[str, str] = {
     "adamw: lr one step late": LR_LATE,
     "adamw: decay of the other kind": "weight decay is coupled instead of decoupled",
     "adamw: decay missing": NO_DECAY,
-    "adamw: decay missing, from step 4, one tensor": f"{NO_DECAY} or {DECAY_LR}",  # lr wd lr p is less than rounding
+    "adamw: decay missing, from step 4, one tensor": f"{NO_DECAY} or {DECAY_LR}",  # lr wd lr p is smaller than rounding
     "adamw: decay times lr": DECAY_LR,
     "adamw: decay not times lr": "weight decay is not multiplied by lr",
     "adamw: decay on new parameters": DECAY_NEW,
     "adamw: maximize ignored": WRONG_SIGN,
 }
-# The hyperparameter that seems to have another value, the one on record, and how many times that it is.
+# For each planted error the hyperparameter that seems to have another value, its recorded value, and the factor between them.
 FITTED: dict[str, tuple[str, float, float]] = {
     "sgd: lr 0.1 % off": ("lr", 0.1, 1.001),
     "sgd: lr 0.1 % off, from step 4": ("lr", 0.1 * 0.8**3, 1.001),
     "sgd: lr 0.1 % off, one tensor": ("lr", 0.1, 1.001),
     "sgd: options of the first group": ("lr", 0.05, 2.0),
-    "sgd: unscaled twice": ("lr", 0.1, 1 / 1024),  # without a loss scale on record that is what it amounts to
+    "sgd: unscaled twice": ("lr", 0.1, 1 / 1024),  # without a recorded loss scale it looks like this
     "sgd: momentum 0.1 % off": ("momentum", 0.9, 1.001),
     "sgd: dampening on both": ("momentum", 0.9, 0.6),  # (1 - tau) mu b + (1 - tau) g
     "sgd: dampening is the momentum": ("dampening", 0.4, 0.9 / 0.4),
@@ -144,16 +144,16 @@ OUTSIDE = frozenset(
         "adam: amsgrad one step late",
     }
 )
-# Errors of the count, which the count itself gives away, and what they make of the parameter.
+# Errors of the step count, which the count itself shows, with the cause that is named for the parameter.
 COUNTED: dict[str, str | None] = {
     "adam: step counted twice": "bias corrections are one step ahead",
-    "adam: step not counted": None,  # it stays at the first step, in the record and in the formula alike
+    "adam: step not counted": None,  # the count stays 1 in the record and in the formula, so the parameter agrees
     "adam: one counter for all": UNEXPLAINED,
 }
 
 
 def label(planted: Planted) -> str:
-    """Its name, with what decides between two of one name."""
+    """Return the name of a planted error, with what distinguishes it from others of that name."""
     scaled = ", scaled" if planted.options.get("scaled") else ""
     negative = planted.fault == "maximize by negative lr" and "momentum" in planted.options
     return f"{planted}{scaled}{', with momentum' if negative else ''}"
@@ -164,7 +164,7 @@ def of(*labels: object) -> list[Planted]:
 
 
 def reasons(report: Report) -> set[str]:
-    """What is said to be behind each slot that is not what the formula makes of its inputs."""
+    """Return the causes that the report names for slots that do not follow from their inputs."""
     claim = re.compile(r"\w+ is not what \w+ makes of the recorded inputs: (.*)")
     return {found[1] for finding in report.findings if (found := claim.fullmatch(finding.cause))}
 
@@ -175,7 +175,7 @@ def first(report: Report) -> Finding:
 
 
 def sentences() -> set[str]:
-    """Every sentence of the catalogue of formulas."""
+    """Return every sentence of the catalogue of formulas."""
     sgd_flags = [SGDFlags(momentum, False, decay) for momentum in (False, True) for decay in (False, True)]
     sgd_flags += [SGDFlags(True, True, decay) for decay in (False, True)]
     adam_flags = [AdamFlags(amsgrad, decay) for amsgrad in (False, True) for decay in get_args(Decay)]
@@ -197,11 +197,11 @@ def test_every_formula_of_the_catalogue_is_what_a_real_optimizer_does() -> None:
 def test_a_mistake_of_the_catalogue_is_named(planted: Planted, tmp_path: Path) -> None:
     report = sampled(planted, tmp_path / "trace")
     assert first(report).cause.endswith(f": {NAMED[label(planted)]}")
-    assert reasons(report) == {NAMED[label(planted)]}  # and nothing beside it, in no slot
+    assert reasons(report) == {NAMED[label(planted)]}  # and no other cause in any slot
 
 
 def check_fit(cause: str, name: str, recorded: float, factor: float) -> None:
-    """The factor is right to 1 % of its distance from 1, and so is what the number acts as."""
+    """Check that the factor is exact to 1 % of its distance from 1, and that the value named is too."""
     said = re.fullmatch(rf"{name} acts as (\S+) where the record says (\S+) \((\S+) times\)", cause)
     assert said is not None, cause
     acts, on_record, times = map(float, said.groups())
@@ -248,7 +248,7 @@ def test_flags_and_mistakes_combined(planted: Planted, reason: str, tmp_path: Pa
 
 @pytest.mark.parametrize("planted", FINE, ids=str)
 def test_in_float64_as_well(planted: Planted, tmp_path: Path) -> None:
-    """Finer errors are told apart there; the rounding of lr to float32 is none of the catalogue's."""
+    """Float64 distinguishes finer errors. The rounding of lr to float32 is not in the catalogue."""
     said = reasons(sampled(planted, tmp_path / "trace", FLOAT64))
     expected = UNEXPLAINED if planted.fault == "lr rounded" else NAMED.get(label(planted), UNEXPLAINED)
     assert expected.split(" or ")[0] in {name for reason in said for name in reason.split(" or ")}
@@ -256,13 +256,13 @@ def test_in_float64_as_well(planted: Planted, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("planted", COARSE, ids=str)
 def test_in_bfloat16_the_true_cause_is_among_those_named(planted: Planted, tmp_path: Path) -> None:
-    """So coarse a record may fit several; what really happened must not be hidden by what merely fits."""
+    """Such a coarse record may fit several causes. The true one must be among those named."""
     which = label(planted)
     report = sampled(planted, tmp_path / "trace", BFLOAT16)
     (said,) = reasons(report)
     if which in FITTED:
         check_fit(said, *FITTED[which])
-    elif which == "sgd: dampening missing":  # a number, so only as exact as the format
+    elif which == "sgd: dampening missing":  # this names a number, which is only as exact as the format
         assert re.match(r"dampening (is without effect|acts as \d\.\d+e-\d+ )", said)
     else:
         assert (NAMED.get(which) or COUNTED.get(which) or UNEXPLAINED) in said.split(" or ")

@@ -1,4 +1,4 @@
-"""What a recording puts on disk and when, and that it leaves the training alone."""
+"""What a recording writes to disk and when, and that it does not change the training."""
 
 import math
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ def test_steps_recorded_in_full(
     assert sorted(full_steps(tmp_path)) == expected
     report = replay(tmp_path)
     assert report.verdict is Verdict.MATCH
-    # A parameter and its buffer: every element of full steps, three of each tensor at every step.
+    # Of a parameter and its buffer every element is recorded at full steps, and three of each tensor at every step.
     assert report.elements == 2 * (len(expected) * 9 + 205 * 6)
 
 
@@ -66,14 +66,14 @@ def test_the_step_after_a_skip_is_full(fused: bool, tmp_path: Path) -> None:
 def test_coordinates_are_fixed_and_limited(tmp_path: Path) -> None:
     small, large = make_parameters((16,), (70, 90))
     optimizer = momentum_sgd([("small", small), ("large", large)])
-    for folder in "ab":  # the same ones in another run, so that traces of two runs can be held together
+    for folder in "ab":  # another run has the same coordinates, so the traces of two runs can be compared
         with Recorder(optimizer, tmp_path / folder, coordinates=16):
             take_steps(optimizer, [small, large], range(1, 131))
     seen: list[tuple[int, ...]] = []
     for segment in (*open_trace(tmp_path / "a"), *open_trace(tmp_path / "b")):
         for part in segment.parts():
             assert not part.meta.blocks[0].full
-            assert not part.holds(0, 0, "coordinates")  # all of them fit
+            assert not part.holds(0, 0, "coordinates")  # the tensor is so small that all elements are recorded
             picked = part.array(0, 1, "coordinates", 1, 16)[0]
             seen.append(tuple(int(position) for position in picked))
     assert len(seen) == 4
@@ -88,7 +88,7 @@ def test_parts_are_committed_while_training_goes_on(tmp_path: Path) -> None:
     optimizer = momentum_sgd(parameters)
     recorder = Recorder(optimizer, tmp_path)
     take_steps(optimizer, parameters, range(1, 301))
-    # Never closed, as if the run had been killed here.
+    # The recorder is not closed, as if the run had been killed here.
     assert [part.steps[-1].step for part in parts_of(tmp_path)] == [128, 256]
     report = replay(tmp_path)
     assert (report.verdict, report.steps) == (Verdict.MATCH, 256)
@@ -100,7 +100,7 @@ def test_parts_are_committed_while_training_goes_on(tmp_path: Path) -> None:
 
 
 def test_large_steps_are_not_hoarded(tmp_path: Path) -> None:
-    """A part is committed by its size too: 300,000 elements are 6 MB a step with buffer, before and after."""
+    """A part is also committed because of its size: 300,000 elements with a buffer, before and after, are 6 MB a step."""
     parameters = make_parameters((300_000,))
     optimizer = momentum_sgd(parameters)
     with Recorder(optimizer, tmp_path, steps="all"):
@@ -133,14 +133,14 @@ def test_an_existing_trace_is_left_alone(tmp_path: Path) -> None:
     before = contents(tmp_path)
     with pytest.raises(TraceError, match=r"holds a trace already.*append=True"):
         Recorder(optimizer, tmp_path)
-    take_steps(optimizer, parameters, (3,))  # and the refused one does not listen
+    take_steps(optimizer, parameters, (3,))  # the refused recorder records nothing
     assert contents(tmp_path) == before
 
 
 def test_append_adds_a_segment(tmp_path: Path) -> None:
     parameters = make_parameters((4,))
     optimizer = momentum_sgd(parameters)
-    with Recorder(optimizer, tmp_path, append=True, seed=7):  # fine where there is nothing yet
+    with Recorder(optimizer, tmp_path, append=True, seed=7):  # this also works if there is no trace yet
         take_steps(optimizer, parameters, range(1, 4))
     before = contents(tmp_path)
     with Recorder(optimizer, tmp_path, append=True, first_step=4, seed=7) as recorder:
@@ -151,7 +151,7 @@ def test_append_adds_a_segment(tmp_path: Path) -> None:
     segments = open_trace(tmp_path)
     assert [segment.header.first_step for segment in segments] == [1, 4]
     assert [step.step for part in parts_of(tmp_path) for step in part.steps] == [1, 2, 3, 4, 5, 6]
-    assert full_steps(tmp_path) == [1, 2, 3]  # the run's first three, not the segment's
+    assert full_steps(tmp_path) == [1, 2, 3]  # the first three of the run, not of each segment
     report = replay(tmp_path)
     assert (report.verdict, report.steps) == (Verdict.MATCH, 6)
     assert any("resumed" in note and "step 4" in note for note in report.notes)
@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_gradient_norm_is_exact(dtype: torch.dtype, tmp_path: Path) -> None:
-    """Of all elements, not of the sampled ones, though a half could not even hold its square."""
+    """The norm is of all elements, not only of the sampled ones, although a half format could not hold its square."""
     parameters = make_parameters((50,), (9, 9), (3,), dtype=dtype)
     optimizer = momentum_sgd(parameters)
     expected: list[float] = []

@@ -1,4 +1,4 @@
-"""What the recorder sees of any optimizer, and that a replay of it finds nothing wrong."""
+"""The recorder records any optimizer, and a replay of the record finds nothing wrong."""
 
 import itertools
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def test_every_implementation_and_dtype_replays(name: str, implementation: str, 
     optimizer = make(parameters, **options, **IMPLEMENTATIONS[implementation])
     with Recorder(optimizer, tmp_path):
         for step in range(1, 7):
-            # From ordinary down to where float16 loses the squares, and some exact zeros, as ReLU makes them.
+            # The sizes go from ordinary ones down to those whose squares float16 loses. Some are exactly zero, as after a ReLU.
             feed(parameters, step, size=10.0 ** -(step % 3))
             gradient = parameters[0].grad
             assert gradient is not None
@@ -63,7 +63,7 @@ def test_every_implementation_and_dtype_replays(name: str, implementation: str, 
             optimizer.step()
     report = matches(tmp_path, steps=6)
     assert report.profiles == (f"{implementation} on cpu",)
-    if dtype != "float16":  # where squares of ordinary gradients and eps=1e-8 are zero
+    if dtype != "float16":  # float16 rounds squares of ordinary gradients and eps=1e-8 to zero
         assert not report.out_of_range
 
 
@@ -89,11 +89,11 @@ def test_late_and_missing_gradients(name: str, implementation: str, tmp_path: Pa
         take_steps(optimizer, [early], (1, 2))
         if name == "sgd" and implementation == "fused":
             feed([early, late], 3)
-            with pytest.raises(TypeError, match="expected Tensor"):  # torch's own kernel takes no late tensor
+            with pytest.raises(TypeError, match="expected Tensor"):  # torch's kernel does not accept a late tensor
                 optimizer.step()
             return
         take_steps(optimizer, [early, late], range(3, 7))
-    # Had the count or the dampening been one of the whole optimizer, the late tensor would differ from the start.
+    # If one count or one dampening were used for the whole optimizer, the late tensor would differ from its first step on.
     report = matches(tmp_path, steps=6)
     assert torch.equal(never, at_first)
     assert report.power["lr"] > 32
@@ -113,7 +113,7 @@ def test_group_added_in_the_middle(name: str, implementation: str, tmp_path: Pat
     with Recorder(optimizer, tmp_path, named_parameters=[("first", first), ("second", second)]):
         take_steps(optimizer, [first], (1, 2))
         optimizer.add_param_group({"params": [("second", second)], "lr": 0.3})
-        if name == "sgd" and implementation == "fused":  # a group of its own: its buffers may all be new
+        if name == "sgd" and implementation == "fused":  # in a separate group all buffers may be new
             assert "momentum_buffer" not in optimizer.state[second]
         take_steps(optimizer, [first, second], range(3, 7))
     assert matches(tmp_path, steps=6).tensors == 2
@@ -160,7 +160,7 @@ def test_learning_rate_in_a_tensor(make: Make, options: dict[str, Any], tmp_path
     optimizer = make(parameters, lr=rate, **options)
     with Recorder(optimizer, tmp_path):
         take_steps(optimizer, parameters, range(1, 4))
-        rate.fill_(0.01)  # the same object: it has to be read at each step
+        rate.fill_(0.01)  # the tensor stays the same object, so it has to be read at each step
         take_steps(optimizer, parameters, range(4, 7))
     matches(tmp_path, steps=6)
 
@@ -177,7 +177,7 @@ def test_closures(keyword: bool, tmp_path: Path) -> None:
 
     with Recorder(optimizer, tmp_path):
         for _ in range(5):
-            parameter.grad = torch.full_like(parameter, 99.0)  # stale: the closure has not run yet
+            parameter.grad = torch.full_like(parameter, 99.0)  # a stale gradient, since the closure has not run yet
             assert (optimizer.step(closure=closure) if keyword else optimizer.step(closure)) == 7.0
     matches(tmp_path, steps=5)
     assert next(calls) == 6  # once a step
@@ -196,7 +196,7 @@ SHAPES: dict[str, Callable[[], Tensor]] = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_unusual_tensors(shape: str, make: Make, implementation: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    # The empty one goes along with another: on its own it has nothing to check.
+    # The empty tensor comes with another one, since alone it has nothing to check.
     parameters = [Parameter(SHAPES[shape]()), Parameter(torch.zeros(0, 3))]
     optimizer = make(parameters, lr=0.1, **IMPLEMENTATIONS[implementation])
     with Recorder(optimizer, tmp_path, coordinates=7):
@@ -207,7 +207,7 @@ def test_unusual_tensors(shape: str, make: Make, implementation: str, tmp_path: 
 
 
 def test_fused_kernel_on_gradients_in_another_layout(tmp_path: Path) -> None:
-    """torch's fused CPU kernels walk through memory: where layouts differ, they pair the wrong elements."""
+    """torch's fused CPU kernels go through memory in order, so where layouts differ, they pair the wrong elements."""
     results: list[Tensor] = []
     for options in IMPLEMENTATIONS["single"], IMPLEMENTATIONS["fused"]:
         parameter = Parameter(torch.ones(20, 30).t())
@@ -299,7 +299,7 @@ def test_sparse_gradient_is_refused_by_name(tmp_path: Path) -> None:
 
 
 class Homemade(Optimizer):
-    """Adam's formula, state under names of its own."""
+    """An optimizer with Adam's formula and its own names of state."""
 
     def __init__(self, parameters: Any, *, name_of_count: str = "k") -> None:
         self.count = name_of_count
@@ -333,7 +333,7 @@ def test_a_class_of_ones_own(tmp_path: Path) -> None:
 
 
 class DecayAfterwards(SGD):
-    """Builds on torch's step and goes on where that ends."""
+    """An SGD whose step calls torch's step and then decays the parameters."""
 
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().step(closure)
@@ -347,8 +347,8 @@ def test_what_a_subclass_does_after_super_is_part_of_its_step(
     sgd_seen_before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parameters = make_parameters((8,))
-    # torch puts hooks around the step of a class when its first instance is made; the base class's step then
-    # calls them too, inside the subclass's.
+    # torch wraps the step of a class with hooks when its first instance is made. The step of the base class then calls the
+    # hooks too, within the step of the subclass.
     step: Any = vars(SGD)["step"]
     monkeypatch.setattr(SGD, "step", getattr(step, "__wrapped__", step))
     if sgd_seen_before:

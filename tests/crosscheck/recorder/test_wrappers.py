@@ -1,4 +1,4 @@
-"""Recording beneath what people put around an optimizer: Accelerate, DDP, compilers, loss scalers; and what is refused."""
+"""Recording works under Accelerate, DDP, compilers and loss scalers. Sharded optimizers are refused."""
 
 import multiprocessing
 from collections.abc import Callable, Generator
@@ -93,7 +93,7 @@ def test_ddp_of_one_process(tmp_path: Path) -> None:
 
 def test_ddp_of_two_processes(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distrib.train"])  # the same server as for all other ranks in these tests
+    context.set_forkserver_preload(["distrib.train"])  # the same server starts all other ranks in these tests
     ranks = [context.Process(target=record_as_rank, args=(rank, 2, tmp_path), daemon=True) for rank in range(2)]
     for rank in ranks:
         rank.start()
@@ -104,7 +104,7 @@ def test_ddp_of_two_processes(tmp_path: Path) -> None:
     (header,) = [segment.header for segment in open_trace(tmp_path / "trace")]
     assert (header.world_size, header.rank) == (2, 0)
     norms = [step.grad_norm for part in parts_of(tmp_path / "trace") for step in part.steps]
-    assert norms == pytest.approx([1.5 * 3**0.5] * 6)  # of what all ranks agreed on, not of rank 0's own
+    assert norms == pytest.approx([1.5 * 3**0.5] * 6)  # of the gradient averaged over the ranks, not of rank 0's own
     weights = [torch.load(tmp_path / f"weight-{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(*weights)
 
@@ -130,7 +130,7 @@ COMPILED: dict[str, Callable[[Any], Optimizer]] = {
 @pytest.mark.parametrize("compiled_before", [False, True])
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_step(name: str, compiled_before: bool, tmp_path: Path) -> None:
-    """Hooks run outside the graph and see every step. Inside, torch's Adam takes its bias corrections in float32."""
+    """Hooks run outside the graph and see every step. Within it torch's Adam computes its bias corrections in float32."""
     torch.compiler.reset()
     model = small_network()
     optimizer = COMPILED[name](model.parameters())
@@ -201,7 +201,7 @@ def test_scaler_switched_off(tmp_path: Path) -> None:
 
 
 class DeepSpeedZeroOptimizer:
-    """As DeepSpeed's own: no torch optimizer, but around one whose parameters are flat partitions."""
+    """Looks like DeepSpeed's class: it is no torch optimizer, but holds one whose parameters are flat partitions."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
@@ -211,14 +211,14 @@ DeepSpeedZeroOptimizer.__module__ = "deepspeed.runtime.zero.stage_1_and_2"
 
 
 class FusedAdam(Adam):
-    """As DeepSpeed's own, a torch optimizer by inheritance."""
+    """Looks like DeepSpeed's class, which inherits from a torch optimizer."""
 
 
 FusedAdam.__module__ = "deepspeed.ops.adam.fused_adam"
 
 
 class DeepSpeedOptimizerWrapper:
-    """As Accelerate's own."""
+    """Looks like Accelerate's class."""
 
     def __init__(self, optimizer: DeepSpeedZeroOptimizer) -> None:
         self.optimizer = optimizer
@@ -243,7 +243,7 @@ def fully_sharded() -> Optimizer:
 def flat_parameters(*, use_orig_params: bool) -> Optimizer:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    with pytest.warns(UserWarning, match="NO_SHARD"):  # a single rank has nobody to share with
+    with pytest.warns(UserWarning, match="NO_SHARD"):  # a single rank has no other to shard with
         model = FullyShardedDataParallel(
             small_network(), use_orig_params=use_orig_params, device_id=torch.device("cpu")
         )
@@ -294,7 +294,7 @@ print(recorder.step)
 
 
 def test_replaying_needs_no_torch(tmp_path: Path) -> None:
-    parameters = make_parameters((300,), dtype=torch.bfloat16)  # which NumPy does not know by itself
+    parameters = make_parameters((300,), dtype=torch.bfloat16)  # NumPy alone does not know this format
     optimizer = SGD(parameters, lr=0.1, momentum=0.9)
     with Recorder(optimizer, tmp_path):
         take_steps(optimizer, parameters, range(1, 5))

@@ -1,4 +1,4 @@
-"""A trace in several segments says where they join, what they hold twice and what none of them holds."""
+"""A replay of several segments says where they join, which steps they hold twice and which none of them holds."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from tests.crosscheck.recording import feed, make_parameters, parts_of
 
 
 class Run:
-    """Starts of one run; it could be resumed from any step, and is killed unless told to end well."""
+    """A run that can be started from any step it has reached. Each start is killed unless it is told to end well."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -32,7 +32,7 @@ class Run:
         coordinates: int = 256,
         spoil: Callable[[list[torch.nn.Parameter], torch.optim.Optimizer], None] | None = None,
     ) -> None:
-        """Continue from the checkpoint of step `after`; a new process shares nothing with the old one."""
+        """Continue from the checkpoint of step `after`, with new objects, as a new process does."""
         parameters = make_parameters((4,), (5,))
         optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
         if self.saved[after] is not None:
@@ -88,7 +88,7 @@ def test_a_join_without_a_gap(tmp_path: Path) -> None:
 
 
 def test_steps_that_nobody_holds_are_missing(tmp_path: Path) -> None:
-    """The checkpoint is newer than what was committed."""
+    """The checkpoint is newer than the last committed part."""
     run = Run(tmp_path)
     run.start(after=0, until=7, flush=(3,))
     run.start(after=5, until=9, well=True)
@@ -115,9 +115,9 @@ def test_several_joins(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.start(after=0, until=6, flush=(4,))
     run.start(after=6, until=10, flush=(8, 9))  # 5 and 6 are missing
-    run.start(after=8, until=9)  # killed at once: nothing committed, nothing twice
-    run.start(after=8, until=12, flush=(12,))  # 9 twice
-    run.start(after=5, until=8, flush=(7,))  # back again: 6 is found, 7 twice
+    run.start(after=8, until=9)  # killed at once: nothing was committed, so nothing is there twice
+    run.start(after=8, until=12, flush=(12,))  # 9 is there twice
+    run.start(after=5, until=8, flush=(7,))  # from an older checkpoint: now 6 is there, and 7 twice
     run.start(after=12, until=14, well=True)
     report = replay(tmp_path)
     assert report.verdict is Verdict.MATCH
@@ -126,7 +126,7 @@ def test_several_joins(tmp_path: Path) -> None:
     nine, seven = ([f"step {n} recorded before as well, and judged both times"] for n in (9, 7))
     assert said == [
         [NOT_HELD.format(6)],
-        [NOT_HELD.format(8)],  # nothing was recorded that could be held against it
+        [NOT_HELD.format(8)],  # no record to compare with
         [f"{HELD} step 8 left", *nine],
         [NOT_HELD.format(5), *seven],
         [f"{HELD} step 12 left"],
@@ -183,7 +183,7 @@ def swap(parameters: list[torch.nn.Parameter], _optimizer: torch.optim.Optimizer
 def test_a_start_that_does_not_go_on_from_where_the_last_one_was(
     tmp_path: Path, spoil: Any, tensor: str, slot: str, elements: int, words: str
 ) -> None:
-    """Each of its steps is right by itself."""
+    """Each step of the second start is correct by itself."""
     run = Run(tmp_path)
     run.start(after=0, until=5, flush=(5,))
     run.start(after=5, until=9, well=True, spoil=spoil)

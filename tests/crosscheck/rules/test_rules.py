@@ -1,4 +1,4 @@
-"""The rules against torch, each running freely in float64 from the same start: what they say torch does, it does."""
+"""The rules agree with torch when both run freely in float64 from the same start."""
 
 import subprocess
 import sys
@@ -37,13 +37,13 @@ def ids(combination: Combination) -> str:
 
 
 def active(options: Mapping[str, Any]) -> set[str]:
-    """The options that do something. torch reads dampening only where there is momentum."""
+    """Return the options that have an effect. torch uses dampening only with momentum."""
     on = {name for name, value in options.items() if value}
     return on if "momentum" in on else on - {"dampening"}
 
 
 def test_all_legal_combinations_are_there() -> None:
-    """28 of SGD, 48 of Adam and AdamW; no two are the same, and torch takes every one."""
+    """There are 28 of SGD and 48 of Adam and AdamW, all different, and torch accepts each."""
     counts = {rule: sum(combination.rule == rule for combination in COMBINATIONS) for rule in RULES}
     assert counts == COUNTS
     assert counts["adam"] + counts["adamw"] == 48
@@ -61,11 +61,12 @@ def test_our_composition_is_torch_and_the_stock_alias_only_where_it_can_be(
     assert row.composition_difference < SAME
     assert row.composition_agrees
     on = active(combination.options)
-    missing = "dampening" in on or "amsgrad" in on  # no argument for it, another order
-    reversed_decay = {"maximize", "weight_decay"} <= on  # a negative learning rate turns the decay as well
+    # Optax has no argument for dampening, and another order of operations for amsgrad.
+    missing = "dampening" in on or "amsgrad" in on
+    reversed_decay = {"maximize", "weight_decay"} <= on  # a negative learning rate also changes the sign of the decay
     assert row.stock_agrees == (not missing and not reversed_decay)
     if not row.stock_agrees:
-        assert row.stock_difference > 1e-2  # off by far, not by rounding
+        assert row.stock_difference > 1e-2  # far more than rounding
 
 
 def test_the_stock_alias_agrees_in_15_of_28_and_16_of_48(table: Atlas) -> None:
@@ -97,7 +98,7 @@ def test_the_report_names_the_pieces_of_our_own(own: tuple[str, ...], options: d
 STEPS = 20
 SHAPES = {"weight": (5, 7), "bias": (7,), "late": (3, 4), "idle": (6,)}
 GROUP_OF = {"weight": 0, "bias": 1, "late": 1, "idle": 0}
-FIRST_GRADIENT = {"weight": 0, "bias": 0, "late": 8, "idle": STEPS}  # from which step on there is one
+FIRST_GRADIENT = {"weight": 0, "bias": 0, "late": 8, "idle": STEPS}  # the first step at which each has a gradient
 GROUPS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "sgd": (
         "sgd",
@@ -134,7 +135,7 @@ Arrays = dict[str, Any]
 def gradients() -> list[dict[str, torch.Tensor | None]]:
     def one(step: int, number: int, name: str) -> torch.Tensor | None:
         shape = SHAPES[name]
-        if step < FIRST_GRADIENT[name] or (name == "bias" and step % 5 == 4):  # one that comes and goes
+        if step < FIRST_GRADIENT[name] or (name == "bias" and step % 5 == 4):  # the gradient of `bias` comes and goes
             return None
         return gradient("typical", int(np.prod(shape)), torch.float64, 100 * step + number).view(shape)
 
@@ -159,7 +160,7 @@ def by_torch(rule: str, groups: list[dict[str, Any]]) -> Arrays:
 
 
 def by_optax(rule: str, groups: list[dict[str, Any]]) -> tuple[Arrays, int]:
-    """Where the parameters end, and how often the step was traced."""
+    """Return the final parameters, and how often the step was traced."""
     transformation: Any = compose(RULES[rule], groups, GROUP_OF)
     traced: list[None] = []
 
@@ -187,9 +188,9 @@ def test_groups_late_gradients_and_skipped_tensors_as_in_torch(rule: str, groups
     before = {name: value.numpy() for name, value in start().items()}
     for name in ("weight", "bias", "late"):
         way = np.abs(theirs[name] - before[name]).max()
-        assert way > 1e-3  # it went somewhere
+        assert way > 1e-3  # the parameters moved
         assert np.abs(theirs[name] - ours[name]).max() < SAME * way
-    assert np.array_equal(ours["idle"], before["idle"])  # no gradient: no decay either
+    assert np.array_equal(ours["idle"], before["idle"])  # without a gradient there is no decay either
     assert np.array_equal(theirs["idle"], before["idle"])
 
 
@@ -209,7 +210,7 @@ def test_names_left_out_are_present(rule: str) -> None:
 
 
 def test_a_gradient_of_zeros_is_not_the_same_as_none() -> None:
-    """Feeding zeros instead decays the tensor and counts the step: what `present` is for."""
+    """A gradient of zeros decays the tensor and counts the step. `present` prevents both for a tensor without one."""
     rule, groups = GROUPS["adam"]
     with jax.enable_x64(True):
         chain: Any = compose(RULES[rule], groups, {"a": 0})

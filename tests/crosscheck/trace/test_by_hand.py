@@ -1,4 +1,4 @@
-"""A trace written with NumPy and JSON alone, after the specification, says what was meant."""
+"""A trace that is written from the specification with NumPy and JSON alone is read as it was meant."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from crosscheck import TraceError, replay
 from tests.crosscheck.trace.trace_files import Arrays, write_part
 
 LR, MOMENTUM, DECAY = 0.25, 0.5, 0.125
-"""Powers of two and small integers below: SGD's steps on them are exact, so eta is zero unless something is wrong."""
+"""These are powers of two, and the values below are small integers. SGD's steps are then exact, so eta is zero unless
+something is wrong."""
 SHAPE = (2, 3)
 STEPS = (1, 2, 3, 4)
 SKIPPED = 3
@@ -21,11 +22,14 @@ SKIPPED = 3
 
 @dataclass
 class HandMade:
-    """Four steps of one tensor, the third skipped. Values by row; a test may change some before it writes them."""
+    """Four steps of one tensor, of which the third is skipped.
+
+    The values stand by row, and a test may change some of them before it writes the trace.
+    """
 
     before: Any
     after: Any
-    buffer: Any  # after each row; the first row had none before
+    buffer: Any  # the buffer after each row; it did not exist before the first
     grad: Any
 
     @classmethod
@@ -100,7 +104,7 @@ def test_a_trace_written_by_hand_matches(tmp_path: Path) -> None:
     report = replay(HandMade.right().write(tmp_path / "trace"))
     assert (report.verdict, report.rule, report.optimizer) == ("match", "sgd", "my.own.Optimizer")
     assert (report.steps, report.skipped, report.tensors) == (4, 1, 1)
-    assert report.elements == 3 * 6 * 2  # applied steps, elements, parameter and buffer
+    assert report.elements == 3 * 6 * 2  # applied steps times elements times parameter and buffer
     assert report.max_eta == 0.0
     assert report.not_tested == ()
     assert report.notes == ()
@@ -177,7 +181,7 @@ def test_an_option_that_is_not_what_was_done_is_found(
 
 
 def test_options_hold_until_they_change(tmp_path: Path) -> None:
-    """An option named at the last step is news there, and only there."""
+    """An option that is named at the last step changes there, and only there."""
     steps = description()["steps"]
     steps[3]["options"] = [{"lr": 2 * LR}]
     report = replay(HandMade.right().write(tmp_path / "trace", steps=steps))
@@ -188,7 +192,7 @@ def test_options_hold_until_they_change(tmp_path: Path) -> None:
 
 
 def test_whole_tensors_alone_are_enough(tmp_path: Path) -> None:
-    """Each step in a block of its own, with everything before it stored."""
+    """Each step is in its own block, with the whole state before it."""
     made = HandMade.right()
     blocks: list[dict[str, Any]] = []
     arrays: Arrays = {}
@@ -211,7 +215,7 @@ def test_whole_tensors_alone_are_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["param", "grad", "coordinates", "", "a/b"])
 def test_no_slot_goes_by_a_name_that_means_something_else(tmp_path: Path, name: str) -> None:
-    """A second `param` in a report would stand in the place of the first."""
+    """A slot named `param` would hide the parameter in a report."""
     changed = description()
     changed["blocks"][0]["tensors"][0]["slots"][name] = {"before": [0]}
     still = np.zeros((4, 6), np.float32)
@@ -241,7 +245,7 @@ def test_other_formats_by_hand(tmp_path: Path, dtype: str) -> None:
     ],
 )
 def test_a_signalling_nan_is_a_number_like_others(tmp_path: Path, dtype: str, bits: Any) -> None:
-    """Converting one raises the processor's invalid flag, of which NumPy warns."""
+    """Converting such a NaN sets the processor's invalid flag, and NumPy warns of that."""
     made = HandMade.right(dtype)
     made.after.view(bits.dtype)[-1, 2] = bits
     tensors = [description()["tensors"][0] | {"dtype": dtype}]

@@ -1,4 +1,4 @@
-"""Parts whose hash is right and whose content is not: hand-made, hostile or written by a broken recorder."""
+"""Parts have a correct hash and wrong content: made by hand, hostile, or written by a broken recorder."""
 
 import json
 import tempfile
@@ -43,7 +43,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_causes_for_adam() -> Iterator[None]:
-    """What explains a mismatch is looked for under SGD alone: compiling Adam's mistakes one by one takes ten seconds."""
+    """Look for the cause of a mismatch for SGD only, since compiling Adam's mistakes one by one takes ten seconds."""
 
     def of_sgd(rule: Rule[Any], flags: Flags, inputs: Inputs) -> list[str]:
         return [] if rule.name.startswith("adam") else diagnose(rule, flags, inputs)
@@ -54,7 +54,7 @@ def no_causes_for_adam() -> Iterator[None]:
 
 
 def put(*path: str | int, value: Any) -> Change:
-    """Set one member of the description; `...` takes it out."""
+    """Return a change that sets one member of the description, or removes it if the value is `...`."""
 
     def change(meta: Meta, arrays: Arrays) -> None:
         del arrays
@@ -113,7 +113,7 @@ def both(*changes: Change) -> Change:
 
 
 def slot_forgotten(slot: str) -> Change:
-    """As if the recorder had never seen the slot."""
+    """Return a change that removes a slot, as if the recorder had never seen it."""
 
     def change(meta: Meta, arrays: Arrays) -> None:
         for block in meta["blocks"]:
@@ -132,7 +132,7 @@ SHAPE, TENSOR = ("tensors", 0, "shape"), ("tensors", 0)
 @pytest.mark.parametrize(
     ("rule", "number", "change", "problem"),
     [
-        # The description as such
+        # The description itself
         pytest.param("adam", 1, put("color", value="red"), "color", id="extra key"),
         pytest.param("adam", 1, put("blocks", value=...), "blocks", id="no blocks"),
         pytest.param("adam", 1, put("steps", value=[]), "steps", id="no steps"),
@@ -194,7 +194,7 @@ SHAPE, TENSOR = ("tensors", 0, "shape"), ("tensors", 0)
         pytest.param(
             "adam", 2, cast("0/0/exp_avg.before", "float64"), "exp_avg.before.*float64", id="slot of two dtypes"
         ),
-        # Shapes: none of these may cost the memory that they claim
+        # Shapes, of which none may cost the memory that it claims
         pytest.param("adam", 2, put(*SHAPE, value=[4, 3]), r"tensor 0 was \('weight', \(3, 4\)", id="shape changed"),
         pytest.param("adam", 2, put(*TENSOR, "name", value="w"), "tensor 0 was", id="name changed"),
         pytest.param("adam", 2, put(*TENSOR, "dtype", value="float16"), "tensor 0 was", id="dtype changed"),
@@ -204,7 +204,7 @@ SHAPE, TENSOR = ("tensors", 0, "shape"), ("tensors", 0)
         pytest.param("adam", 1, put(*SHAPE, value=[2**40, 2**40]), "tensor 0 has a shape", id="2**80 elements"),
         pytest.param("adam", 1, put(*SHAPE, value=[3, 4] + [1] * 63), "shape", id="65 dimensions"),
         pytest.param("adam", 1, put(*SHAPE, value=[-3, -4]), "shape", id="negative shape"),
-        # What the rule needs
+        # What the rule needs is missing or wrong
         pytest.param("adam", 1, option("lr", ...), "'lr'", id="no lr"),
         pytest.param("adam", 1, option("lr", "fast"), "lr", id="lr is a word"),
         pytest.param("adam", 1, option("lr", [0.1, 0.2]), "'lr'", id="lr is two numbers"),
@@ -248,7 +248,7 @@ def test_what_a_part_may_not_say_is_refused(
 
 
 def test_a_part_with_fewer_coordinates_than_the_one_before_is_refused(recorded: Path, tmp_path: Path) -> None:
-    """Consistent in itself; but then a coordinate has no value to be continued from."""
+    """The part is consistent by itself, but one of its coordinates has no earlier value."""
     trace = copy(recorded / "adam", tmp_path / "trace")
 
     def narrow(meta: Meta, arrays: Arrays) -> None:
@@ -303,7 +303,7 @@ def test_a_type_that_numpy_does_not_have_is_refused(recorded: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("offset", [0.5, 2.0])
 def test_a_step_that_was_never_a_count_does_not_match(recorded: Path, tmp_path: Path, offset: float) -> None:
-    """Each step adds one, as it should; but torch starts at nought."""
+    """Each step adds one, as it should, but torch starts from zero."""
     trace = copy(recorded / "adam", tmp_path / "trace")
 
     def shift(meta: Meta, arrays: Arrays) -> None:
@@ -358,7 +358,7 @@ VALUES = st.recursive(
 
 
 def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """The path of every member, at any depth."""
+    """Return the path of every member at any depth."""
     members: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
         members = list(value.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

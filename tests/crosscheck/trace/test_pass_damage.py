@@ -1,4 +1,4 @@
-"""Passes on record that are no passes: each ends in one line that says what is wrong and where."""
+"""Damaged passes: each ends with one line that says what is wrong and where."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.crosscheck.trace.trace_files import Change, read_part, run, write_byt
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One step on four images, with its pass."""
+    """A trace of one step on four images, with its pass."""
     folder = tmp_path_factory.mktemp("pass")
     torch.manual_seed(0)
     network = article()
@@ -53,7 +53,7 @@ def pass_file(trace: Path) -> Path:
 
 
 def harm(trace: Path, change: Change) -> None:
-    """Under a name that promises exactly what is in it."""
+    """Change the pass, and its name with it."""
     path = pass_file(trace)
     meta, arrays = read_part(path)
     change(meta, arrays)

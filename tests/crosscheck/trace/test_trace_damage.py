@@ -1,4 +1,4 @@
-"""A trace harmed in its files: never a verdict, never a traceback, always which file and what is wrong with it."""
+"""A trace with damaged files gives neither a verdict nor a traceback, but names the file and what is wrong with it."""
 
 import json
 import os
@@ -30,7 +30,7 @@ Harm = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every test harms a copy of."""
+    """An undamaged trace; every test damages a copy."""
     trace = record(tmp_path_factory.mktemp("whole") / "trace", adam)
     assert replay(trace).verdict == "match"
     return trace
@@ -42,7 +42,7 @@ def trace(whole: Path, tmp_path: Path) -> Path:
 
 
 def refused(trace: Path, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both doors: the function raises, the command says the same in one line and returns 2."""
+    """Check that the function raises this problem, and that the command prints it in one line and returns 2."""
     with pytest.raises(TraceError, match=problem) as caught:
         replay(trace)
     assert str(trace) in str(caught.value)
@@ -53,7 +53,7 @@ def refused(trace: Path, problem: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def header(**changes: Any) -> Harm:
-    """Members set; those that are `...` are taken out."""
+    """Return a harm that sets members of the header, or removes those that are `...`."""
 
     def harm(trace: Path) -> None:
         path = segment(trace) / "header.json"
@@ -69,7 +69,7 @@ def text(name: str, content: str | bytes) -> Harm:
 
 
 def header_with(literal: str) -> Harm:
-    """A number that json.dumps would not write, in the place of the seed."""
+    """Return a harm that puts a number which json.dumps would not write in the place of the seed."""
 
     def harm(trace: Path) -> None:
         path = segment(trace) / "header.json"
@@ -186,7 +186,7 @@ def test_an_unknown_rule_names_those_there_are(trace: Path, rule: str, capsys: p
 
 @pytest.mark.parametrize("depth", [300, 600, 800, 850, 900, 920, 940, 950, 960, 970, 980, 990])
 def test_no_depth_of_json_is_too_deep_to_be_refused(trace: Path, depth: int) -> None:
-    """Near the limit of recursion it may be the parser or the one who prints the value that runs into it."""
+    """Near the limit of recursion either the parser or the code that prints the value may reach the limit."""
     (segment(trace) / "header.json").write_text('{"format": ' + "[" * depth + "]" * depth + "}")
     with pytest.raises(TraceError, match=r"header\.json"):
         replay(trace)
@@ -199,7 +199,7 @@ def test_a_path_that_no_file_system_takes_is_refused(capsys: pytest.CaptureFixtu
 
 
 def cut(size: int) -> Harm:
-    """To `size` bytes, or by so many where it is negative."""
+    """Return a harm that cuts a part to `size` bytes, or by so many bytes if `size` is negative."""
 
     def harm(trace: Path) -> None:
         path = part_file(trace, 2)
@@ -292,7 +292,7 @@ def test_parts_that_do_not_follow_each_other_are_refused(
 @pytest.mark.timeout(5)
 @pytest.mark.parametrize("victim", ["header.json", "end.json", "part"])
 def test_nobody_waits_for_a_pipe(trace: Path, victim: str) -> None:
-    """Opening a pipe that nobody writes to waits for ever."""
+    """Opening a pipe to which nobody writes would wait for ever."""
     path = part_file(trace, 2) if victim == "part" else segment(trace) / victim
     path.unlink()
     os.mkfifo(path)
@@ -310,7 +310,7 @@ def test_links_to_whole_parts_and_stray_files_are_fine(trace: Path, tmp_path: Pa
 
 
 class Bomb:
-    """What runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, crater: Path) -> None:
         self.crater = crater
@@ -387,7 +387,7 @@ def test_a_safetensors_file_of_someone_else_is_refused(trace: Path, capsys: pyte
 def test_odd_names_are_names_and_nothing_else(
     trace: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They reach no path, and what is printed of them cannot pass for a line of the report."""
+    """They do not become part of a path, and printed they cannot look like a line of the report."""
 
     def rename(meta: dict[str, Any], arrays: object) -> None:
         del arrays

@@ -1,4 +1,4 @@
-"""Traces taken apart and put together again: what tests of damage and traces written by hand have in common."""
+"""Helpers to take a trace apart and put it together again, for the tests of damage and of traces written by hand."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ from crosscheck.__main__ import main
 Meta = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 Change = Callable[[Meta, Arrays], object]
-"""Alters a part in place."""
+"""A function that changes a part in place."""
 
 
 def record(folder: Path, make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], steps: int = 6) -> Path:
-    """A trace of a 3x4 tensor, sampled at 5 coordinates, and a vector of 2; two steps a part."""
+    """Record a 3x4 tensor, sampled at 5 coordinates, and a vector of 2, with two steps a part. Return the trace."""
     torch.manual_seed(0)
     named = {"weight": torch.nn.Parameter(torch.randn(3, 4)), "bias": torch.nn.Parameter(torch.randn(2))}
     optimizer = make(list(named.values()))
@@ -54,24 +54,27 @@ def part_file(trace: Path, number: int) -> Path:
 
 
 def read_part(path: Path) -> tuple[Meta, Arrays]:
+    """Return the description and the arrays of a part."""
     opened: Any = safe_open(path, framework="np")
     with opened as file:
         return json.loads(file.metadata()["twinstep"]), {name: file.get_tensor(name) for name in list(file.keys())}
 
 
 def write_part(folder: Path, number: int, meta: Meta | str, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    """Under the name that promises exactly this content; a description that is text is taken as it is."""
+    """Write a part under the name with the hash of its content. A description that is a text is written as it is."""
     text = meta if isinstance(meta, str) else json.dumps(meta)
     return write_bytes(folder, number, save(dict(arrays), {"twinstep": text}))
 
 
 def write_bytes(folder: Path, number: int, data: bytes, *, kind: str = "part-{:06}") -> Path:
+    """Write a file under the name with the hash of its content."""
     path = folder / f"{kind.format(number)}.{hashlib.sha256(data).hexdigest()}.safetensors"
     path.write_bytes(data)
     return path
 
 
 def rewrite(trace: Path, number: int, change: Change) -> None:
+    """Change a part, and its name with it."""
     path = part_file(trace, number)
     meta, arrays = read_part(path)
     change(meta, arrays)
@@ -80,7 +83,7 @@ def rewrite(trace: Path, number: int, change: Change) -> None:
 
 
 def replace_bytes(trace: Path, number: int, data: bytes) -> None:
-    """Another content for a part, and the name that goes with it."""
+    """Replace the content of a part, and its name with it."""
     path = part_file(trace, number)
     path.unlink()
     write_bytes(path.parent, number, data)
@@ -91,7 +94,7 @@ def copy(trace: Path, to: Path) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `python -m crosscheck`."""
+    """Run `python -m crosscheck` and return its exit code, standard output and standard error."""
     capsys.readouterr()
     code = main([str(argument) for argument in arguments])
     written = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The gradient twin: what torch computes it computes as well, and what is planted it sees."""
+"""The gradient twin computes what torch computes, and finds planted faults."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ from distrib.training.model import article
 Gradients = dict[str, NDArray[Any]]
 HALVES: tuple[DType, ...] = ("bfloat16", "float16")
 SMOOTHING = 0.1
-SPLIT = 17  # of 32: two ranks that do not have the same number of images
+SPLIT = 17  # of 32 images, so that two ranks have different numbers of them
 LOSS_SCALE = {"float16": 4096.0}
 
 
@@ -67,7 +67,10 @@ def record(model: nn.Module, size: int = 32, compute: DType = "float32") -> Netw
 def torch_gradients(
     model: nn.Sequential, of: NetworkInputs, weights: NDArray[Any] | None = None, *, contiguous: bool = False
 ) -> tuple[Gradients, tuple[NDArray[np.uint8], ...]]:
-    """What torch makes of the pass, by default of the mean, and the winners."""
+    """Return the gradients and winners that torch computes for the pass.
+
+    `weights` are those of the images in the loss, which is their mean by default.
+    """
     dtype = torch.float64 if of.compute == "float64" else torch.float32
     pixels = torch.from_numpy((of.images / 255.0 - of.mean) / of.std).to(dtype).permute(0, 3, 1, 2)
     if contiguous:
@@ -113,7 +116,7 @@ def mixed(*parts: tuple[float, Mapping[str, Any]]) -> Gradients:
 @pytest.mark.parametrize("own_winners", [False, True])
 def test_float64_is_torch_in_float64(own_winners: bool) -> None:
     model = article().double()
-    of = record(model, size=20, compute="float64")  # not a multiple of the chunk
+    of = record(model, size=20, compute="float64")  # the size is not a multiple of the chunk
     gradients, winners = torch_gradients(model, of)
     twin = recompute(of if own_winners else replace(of, winners=winners))
     for name, expected in twin.tensors.items():
@@ -154,7 +157,7 @@ def test_correct_kernels_pass_with_small_and_large_weights(compute: DType, facto
 
 def test_gradients_that_are_zero_pass() -> None:
     model = article()
-    nn.init.zeros_(model.get_parameter("8.weight"))  # nothing comes through to the layers below
+    nn.init.zeros_(model.get_parameter("8.weight"))  # so the layers below get no gradient
     gradients, winners = torch_gradients(model, record(model))
     twin = recompute(replace(record(model), winners=winners))
     assert not np.any(gradients["0.weight"])
@@ -166,7 +169,7 @@ def test_gradients_that_are_zero_pass() -> None:
 def test_ranks_parts_and_fillers_make_the_same_batch(compute: DType) -> None:
     model = network()
     of = record(model, size=32, compute=compute)
-    first, second = range(SPLIT), [*range(SPLIT, 32), 0, 0]  # two fillers
+    first, second = range(SPLIT), [*range(SPLIT, 32), 0, 0]  # with two fillers at the end
     gradients: list[Gradients] = []
     winners: list[tuple[NDArray[np.uint8], ...]] = []
     for indices, real in ((first, SPLIT), (second, 32 - SPLIT)):
@@ -184,7 +187,7 @@ def test_a_wrong_winner_is_told_from_a_tie() -> None:
     tied = replace(of, images=np.where(np.arange(32)[:, None, None, None] == 3, 128, of.images).astype(np.uint8))
     _, winners = torch_gradients(model, tied)
     flat = winners[0].copy()
-    flat[3, 5, 8, 8] = 3 - flat[3, 5, 8, 8]  # a grey image: all elements of a window are equal
+    flat[3, 5, 8, 8] = 3 - flat[3, 5, 8, 8]  # the image is grey, so all elements of a window are equal
     assert [pooling.wrong for pooling in recompute(replace(tied, winners=(flat, *winners[1:]))).poolings] == [0, 0, 0]
     planted = winners[1].copy()
     planted[2, 7, 4, 1] = 3 - planted[2, 7, 4, 1]
@@ -193,7 +196,7 @@ def test_a_wrong_winner_is_told_from_a_tie() -> None:
 
 
 def faults(compute: DType) -> dict[str, Gradients]:
-    """What a trainer would have recorded with a mistake in it."""
+    """Return the gradients that trainers with mistakes would have recorded, by the name of the mistake."""
     model = network()
     of = record(model, compute=compute)
 
