@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from distrib.child import dies_with_us
+from distrib.system import kill_with_parent
 from tests.gpu import report as reports
 from tests.gpu.part import Request, Setting
 from tests.gpu.report import Column, Part, Report, Row
@@ -134,7 +134,7 @@ def _process(request_file: Path, log: int, setting: Setting) -> "Generator[subpr
         MARK: mark,
         **({"CUDA_VISIBLE_DEVICES": ""} if setting.device == "cpu" else {}),
     }
-    command = [*dies_with_us(), sys.executable, "-m", "tests.gpu.part", str(request_file)]
+    command = [*kill_with_parent(), sys.executable, "-m", "tests.gpu.part", str(request_file)]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )

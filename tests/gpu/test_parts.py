@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from distrib import optim
-from distrib.update import Update
+from distrib.optim.update import Update
 from tests.gpu import page, profile, report
 from tests.gpu.part import Case, Problem, Setting, Skipped
 from tests.gpu.parts import crosscheck, exactness, marked_tests, optimizer, trainer
@@ -26,7 +25,7 @@ def the_case(cases: Sequence[Case], name: str) -> Case:
 
 
 def test_a_wrong_update_is_a_problem(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = optim.build
+    right = crosscheck.build_optimizer
 
     def off_by_a_thousandth(*arguments: Any) -> torch.optim.Optimizer:
         built = right(*arguments)
@@ -38,7 +37,7 @@ def test_a_wrong_update_is_a_problem(setting: Setting, monkeypatch: pytest.Monke
         built.register_step_post_hook(spoil)
         return built
 
-    monkeypatch.setattr(optim, "build", off_by_a_thousandth)
+    monkeypatch.setattr(crosscheck, "build_optimizer", off_by_a_thousandth)
     measured = the_case(crosscheck.PART.cases(setting), "AdamW single float32").measure()
     assert not isinstance(measured, dict)
     with pytest.raises(Problem, match="mismatch: AdamW") as problem:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrib.child import dies_with_us
+from distrib.system import kill_with_parent
 from tests.gpu.part import Setting
 from tests.support import RECIPES, ROOT, SMALL
 
@@ -63,7 +63,7 @@ def arguments(setting: Setting, *more: str) -> list[str]:
 def start(recipe: str, folder: Path, overrides: Sequence[str]) -> Trainer:
     """Start `python -m distrib.train` on a recipe that comes with the project."""
     command = [
-        *dies_with_us(),
+        *kill_with_parent(),
         sys.executable,
         "-m",
         "distrib.train",

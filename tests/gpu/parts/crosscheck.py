@@ -17,21 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosscheck import Recorder
-from distrib import optim
-from distrib.child import dies_with_us
 from distrib.data import synthetic
-from distrib.models import article
-from distrib.training import TrainingConfig
-from distrib.update import Update
+from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, build_optimizer
+from distrib.optim.update import Update
+from distrib.system import kill_with_parent
+from distrib.training.model import article
 from tests.gpu.part import Case, Cases, Problem, Setting, Skipped
 from tests.gpu.report import Column, Figures
 
 LIMIT = 32.0
 """The eta beyond which the replay says mismatch, the same for every profile (crosscheck/tolerance.py)."""
-OPTIMIZERS: dict[str, Callable[..., optim.OptimizerConfig]] = {
-    "SGD": partial(optim.SGD, lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4),
-    "Adam": partial(optim.Adam, lr=2e-3, weight_decay=1e-4),
-    "AdamW": partial(optim.AdamW, lr=2e-3, weight_decay=1e-2),
+OPTIMIZERS: dict[str, Callable[..., OptimizerConfig]] = {
+    "SGD": partial(SGD, lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4),
+    "Adam": partial(Adam, lr=2e-3, weight_decay=1e-4),
+    "AdamW": partial(AdamW, lr=2e-3, weight_decay=1e-2),
 }
 IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
     "fused": {"fused": True},
@@ -73,7 +72,7 @@ def _check(setting: Setting, replays: ThreadPoolExecutor, name: str, implementat
     torch.manual_seed(0)
     network = article().to(setting.device, torch.bfloat16 if form == "bfloat16" else torch.float32)
     config = OPTIMIZERS[name](**IMPLEMENTATIONS[implementation])
-    optimizer = optim.build(config, network.named_parameters(), torch.device(setting.device))
+    optimizer = build_optimizer(config, network.named_parameters(), torch.device(setting.device))
     start = time.perf_counter()
     skipped = _record(setting, _SMALL if setting.small else _WHOLE, network, optimizer, trace, scaled=form == "fp16")
     return replays.submit(_replay, trace, skipped, form == "fp16", time.perf_counter() - start)
@@ -91,7 +90,7 @@ def _record(
     """Train the network; how many steps the loss scaler skipped."""
     dtype = next(network.parameters()).dtype
     scaler = torch.amp.GradScaler(setting.device, enabled=scaled)
-    update = Update(network, optimizer, lambda _applied: 1.0, scaler, TrainingConfig())
+    update = Update(network, optimizer, lambda _applied: 1.0, scaler)
     batches = _batches(setting, training.batch, dtype)
     names = network.named_parameters()
     with Recorder(
@@ -124,7 +123,7 @@ def _replay(trace: Path, skipped: int, scaled: bool, seconds: float) -> Figures:
     start = time.perf_counter()
     to = trace.with_suffix(".json")
     replayed = subprocess.run(
-        [*dies_with_us(), sys.executable, "-m", "crosscheck", "replay", trace, "--json", to],
+        [*kill_with_parent(), sys.executable, "-m", "crosscheck", "replay", trace, "--json", to],
         capture_output=True,
         text=True,
         check=False,

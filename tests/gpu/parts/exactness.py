@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from distrib import optim
-from distrib.training import TrainingConfig
-from distrib.update import Update
+from distrib.optim.optimizer import SGD, build_optimizer
+from distrib.optim.update import Update
 from tests.gpu import training
 from tests.gpu.part import Case, Cases, Problem, Setting, Skipped
 from tests.gpu.report import Column, Figures
@@ -84,10 +83,10 @@ def _overflow(setting: Setting) -> Figures:
 
 def _buffer_after_overflow(setting: Setting, *, through_update: bool) -> str:
     weight = torch.nn.Linear(64, 64, bias=False).to(setting.device)
-    config = optim.SGD(lr=0.1, momentum=0.9, fused=True)
-    optimizer = optim.build(config, weight.named_parameters(), torch.device(setting.device))
+    config = SGD(lr=0.1, momentum=0.9, fused=True)
+    optimizer = build_optimizer(config, weight.named_parameters(), torch.device(setting.device))
     scaler = torch.amp.GradScaler(setting.device)
-    update = Update(weight, optimizer, lambda _applied: 1.0, scaler, TrainingConfig())
+    update = Update(weight, optimizer, lambda _applied: 1.0, scaler)
     scaler.scale((weight.weight * torch.inf).sum()).backward()
     if through_update:
         update.step()

@@ -7,11 +7,14 @@ from statistics import median
 
 import torch
 
-from distrib import bench, loop, world
-from distrib.config.recipe import load
+from distrib import bench
+from distrib.config.load import load
 from distrib.display import Display
-from distrib.observers import Observers
-from distrib.run import Run, build
+from distrib.ranks import world
+from distrib.training import loop
+from distrib.training.observers import Observers
+from distrib.training.recipe import RunConfig
+from distrib.training.run import Run, build
 from tests.gpu import profile, training
 from tests.gpu.part import Case, Cases, Setting, Skipped
 from tests.gpu.report import Column, Figures
@@ -67,8 +70,8 @@ def _build(setting: Setting, recipe: str, mode: str, batch: int, folder: Path) -
         "--crosscheck.record=false",
         *few,
     )
-    config = load(RECIPES / f"{recipe}.toml", overrides)
-    accelerator = world.start(config.training)
+    config = load(RunConfig, RECIPES / f"{recipe}.toml", overrides)
+    accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
     return build(config, accelerator, Display(main=True, quiet=True), folder, lambda _step: None)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosscheck import Recorder
 from distrib.checkpoint import store
-from distrib.digests import digests
+from distrib.ranks.digests import digests
 from tests.gpu.part import Case, Cases, Setting, Skipped
 from tests.gpu.parts.optimizer import ARTICLE
 from tests.gpu.report import Column, Figures
