@@ -1,14 +1,11 @@
 """Is the moving average of the parameters what its decay makes of the new parameters?"""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
 
-from crosscheck.checks.check import Check, Context
+from crosscheck.checks.check import Check
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.tolerance import Profile
-from crosscheck.trace.format import AVERAGE, Claims, Option, Part
-from crosscheck.trace.reader import Segment
+from crosscheck.trace.format import AVERAGE, Option, Part
 from crosscheck.trace.tensors import TensorBlock
 
 _PLAIN = Profile("plain")
@@ -17,12 +14,10 @@ _PLAIN = Profile("plain")
 class Average(Check):
     """Judges each update of a claimed moving average as if it were a step."""
 
-    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
-        super().__init__(segment, context, earlier)
-        claims = segment.header.claims or Claims()
-        self._decay, self._seen = claims.average, claims.averaged  # updates that the average has seen
+    def start(self) -> None:
+        self._decay, self._seen = self.claims.average, self.claims.averaged  # updates that the average has seen
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
-        context.judge.batcher(MOVING_AVERAGE, _PLAIN)
+        self.context.judge.batcher(MOVING_AVERAGE, _PLAIN)
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
         del options

@@ -8,7 +8,7 @@ from crosscheck.checks.judge import Judge
 from crosscheck.report.coverage import Coverage
 from crosscheck.report.findings import Findings
 from crosscheck.rules.rule import Rule
-from crosscheck.trace.format import Option, Part
+from crosscheck.trace.format import Claims, Option, Part
 from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import TensorBlock
 
@@ -28,8 +28,8 @@ class Context:
 class Check:
     """One question about one segment of a trace.
 
-    A replay makes one of each kind for every segment, hands it each part and then each tensor of that part, and calls
-    `finish` when the segment is over. A check takes what it needs of that and leaves the rest.
+    A replay makes one of each kind for every segment, which calls `start`, hands it each part and then each tensor of that
+    part, and calls `finish` when the segment is over. A check takes what it needs of that and leaves the rest.
     """
 
     answered: bool = False
@@ -37,8 +37,12 @@ class Check:
 
     def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
         """`earlier`: the checks of the same kind that saw the segments before this one."""
-        self.segment, self.context = segment, context
-        del earlier
+        self.segment, self.context, self.earlier = segment, context, earlier
+        self.claims = segment.header.claims or Claims()
+        self.start()
+
+    def start(self) -> None:
+        """Set up what is gathered over the segment."""
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
         """Take in the steps of the next part. `options`: of each step and parameter group, complete."""

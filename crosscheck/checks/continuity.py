@@ -2,14 +2,14 @@
 gradient, and a run that was resumed must go on from what it had left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.check import Check, Context
+from crosscheck.checks.check import Check
 from crosscheck.report.coverage import spans
 from crosscheck.report.report import Finding
 from crosscheck.rules.rule import Absent, Rule
@@ -33,18 +33,16 @@ class _Left:
 class Continuity(Check):
     """Follows the tensors of a segment from row to row, and the steps of a run from segment to segment."""
 
-    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
-        super().__init__(segment, context, earlier)
-        self._first_step = segment.header.first_step
+    def start(self) -> None:
+        self._first_step = self.segment.header.first_step
         self._last_step = self._first_step - 1
-        self._joined = bool(earlier)
         # By number of the tensor: what its last row left. At first, what the step before the segment left, if known.
         self._left: dict[int, _Left] = {}
-        for check in earlier:
+        for check in self.earlier:
             self._left = dict(check._ends.get(self._last_step, self._left))
         self._seen: set[int] = set()  # tensors
         self._resumed: set[str] = set()  # tensors whose first row was held against what an earlier segment left
-        self._joins = {later.header.first_step - 1 for later in context.segments[1:]}  # steps before a segment
+        self._joins = {later.header.first_step - 1 for later in self.context.segments[1:]}  # steps before a segment
         self._ends: dict[int, dict[int, _Left]] = {}  # by such a step: what it left of each tensor
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
@@ -65,7 +63,7 @@ class Continuity(Check):
         """Note how the segment joins those before it, and whether it was closed."""
         self._keep_end()
         twice = self.context.coverage.add(range(self._first_step, self._last_step + 1))
-        if self._joined:
+        if self.earlier:
             self.context.notes.append(_join(self.segment, twice, len(self._resumed)))
         if self.segment.end is None:
             self.context.notes.append(

@@ -1,19 +1,17 @@
 """Is the gradient that the optimizer consumed the one that backward left, unscaled and clipped as claimed?"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Self
 
 import numpy as np
 
-from crosscheck.checks.check import Check, Context
+from crosscheck.checks.check import Check
 from crosscheck.report.report import Finding
 from crosscheck.rules.gradient import GRADIENT, norm_error
 from crosscheck.rules.rule import number
 from crosscheck.tolerance import FAIL, FORMATS, Profile
-from crosscheck.trace.format import GRAD, Claims, Option, Part, Step
-from crosscheck.trace.reader import Segment
+from crosscheck.trace.format import GRAD, Option, Part, Step
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
 _ROUNDOFF = FORMATS["float32"].unit_roundoff  # what `norm_error` counts in
@@ -23,12 +21,11 @@ _NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
 class Gradient(Check):
     """Judges the way from backward to the optimizer as if it were a step. Without claims nobody says what it should be."""
 
-    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
-        super().__init__(segment, context, earlier)
-        self._silent, self._claims = segment.header.claims is None, segment.header.claims or Claims()
+    def start(self) -> None:
+        self._silent = self.segment.header.claims is None
         self._applied = self._with_backward = 0  # steps
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
-        context.judge.batcher(GRADIENT, _NORMED)
+        self.context.judge.batcher(GRADIENT, _NORMED)
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
         """Hold the norms against each other, which covers the elements that were not sampled."""
@@ -73,7 +70,7 @@ class Gradient(Check):
             )
 
     def _options_of(self, step: Step, error: float) -> dict[str, Option]:
-        scale, claims = step.loss_scale or 1.0, self._claims
+        scale, claims = step.loss_scale or 1.0, self.claims
         options: dict[str, Option] = {"loss_scale": scale, "world_size": float(self.segment.header.world_size)}
         if claims.clip_norm is not None and step.backward_norm is not None:
             norm = step.backward_norm / scale

@@ -1,17 +1,16 @@
 """Is each learning rate that was used the one that the claimed schedule gives?"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.check import Check, Context
+from crosscheck.checks.check import Check
 from crosscheck.checks.schedules import factors
 from crosscheck.report.report import Finding
 from crosscheck.tolerance import roundoffs
-from crosscheck.trace.format import Claims, Option, Part, Step
-from crosscheck.trace.reader import Segment
+from crosscheck.trace.format import Option, Part, Step
 
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int64]
@@ -38,9 +37,7 @@ class LearningRate(Check):
     rate where it was, because the next attempt is the same step.
     """
 
-    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
-        super().__init__(segment, context, earlier)
-        self._claims = segment.header.claims or Claims()
+    def start(self) -> None:
         self._initial: list[float] | None = None  # by group
         self._rates: list[RateUsed] = []
         self._last: tuple[Step, list[dict[str, Option]]] | None = None
@@ -48,7 +45,7 @@ class LearningRate(Check):
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
         if self._initial is None:
             self._initial = self._initial_rates(part, options[0])
-        self.answered = self._claims.schedule is not None and self._initial is not None
+        self.answered = self.claims.schedule is not None and self._initial is not None
         for step, groups in zip(part.steps, options, strict=True):
             rates = [group.get("lr") for group in groups]
             self._rates.append(RateUsed(step.step, step.applied, tuple(map(_number, rates))))
@@ -58,10 +55,10 @@ class LearningRate(Check):
             self._last = step, groups
 
     def finish(self) -> None:
-        schedule, initial = self._claims.schedule, self._initial
+        schedule, initial = self.claims.schedule, self._initial
         if schedule is None or initial is None:
             return
-        applied, world_size = self._claims.applied, self.segment.header.world_size
+        applied, world_size = self.claims.applied, self.segment.header.world_size
         for finding in check_learning_rates(
             schedule, initial, self._rates, applied_before=applied, world_size=world_size
         ):
@@ -72,7 +69,7 @@ class LearningRate(Check):
 
         None if nobody says.
         """
-        claimed = {t.group: (self._claims.options or {}).get(t.name, {}).get("lr") for t in reversed(part.tensors)}
+        claimed = {t.group: (self.claims.options or {}).get(t.name, {}).get("lr") for t in reversed(part.tensors)}
         rates = [claimed.get(number, group.get("initial_lr")) for number, group in enumerate(groups)]
         if any(isinstance(rate, bool) or not isinstance(rate, int | float) for rate in rates):
             return None

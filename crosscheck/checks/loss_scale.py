@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
-from crosscheck.checks.check import Check, Context
+from crosscheck.checks.check import Check
 from crosscheck.report.report import Finding
 from crosscheck.tolerance import roundoffs
 from crosscheck.trace.format import Option, Part, Scaler
-from crosscheck.trace.reader import Segment
 
 
 class ScaleUsed(NamedTuple):
@@ -25,8 +24,7 @@ class ScaleUsed(NamedTuple):
 class LossScale(Check):
     """Gathers the loss scale of every step of a segment, and then walks along them."""
 
-    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
-        super().__init__(segment, context, earlier)
+    def start(self) -> None:
         self._steps = 0
         self._scales: list[ScaleUsed] = []
 

@@ -1,21 +1,19 @@
 """Is each step of the optimizer the one that its rule makes of the recorded inputs?"""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
-from crosscheck.checks.check import Check, Context
+from crosscheck.checks.check import Check
 from crosscheck.report.report import Finding
 from crosscheck.rules.rule import Rule, one_count
-from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import TensorBlock
 
 
 class Optimizer(Check):
     """Has every element of every applied step judged by the rule that the trace claims."""
 
-    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
-        super().__init__(segment, context, earlier)
-        self._batcher = context.judge.batcher(context.rule)
+    def start(self) -> None:
+        self._batcher = self.context.judge.batcher(self.context.rule)
 
     def tensor(self, tensor: TensorBlock) -> None:
         for finding in _step_counts(self.context.rule, tensor):

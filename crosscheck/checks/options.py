@@ -1,23 +1,20 @@
 """Was each parameter stepped with the options that were claimed for it?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from crosscheck.checks.check import Check, Context
+from crosscheck.checks.check import Check
 from crosscheck.report.report import Finding
 from crosscheck.trace.format import Option, Part
-from crosscheck.trace.reader import Segment
 
 
 class GroupOptions(Check):
     """Compares the options of each tensor's group; the learning rate's schedule is another check's."""
 
-    def __init__(self, segment: Segment, context: Context, earlier: Sequence[Self]) -> None:
-        super().__init__(segment, context, earlier)
-        claims = segment.header.claims
-        self._claims = (claims and claims.options) or {}
+    def start(self) -> None:
+        self._claims = self.claims.options or {}
         self._last: dict[str, dict[str, Option]] = {}  # by tensor: what it was stepped with last
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
