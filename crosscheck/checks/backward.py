@@ -50,8 +50,7 @@ class Backward(Check):
             f"{sum(pooling.windows for pooling in twin.poolings):,} pooling windows decided otherwise in float64 (near-ties); "
             f"{comparison.power:.2g} of the gradient, missing or too much, would have shown"
         )
-        for finding in _findings(described, comparison, twin):
-            self.context.findings.add(finding)
+        self.context.findings.add(_findings(described, comparison, twin))
 
 
 def _inputs_of(loaded: LoadedPass) -> NetworkInputs:

@@ -53,11 +53,9 @@ class Continuity(Check):
     def tensor(self, tensor: TensorBlock) -> None:
         quantities = {PARAM: tensor.param, **tensor.slots}
         for name, quantity in quantities.items():
-            for finding in _unmoved(tensor, name, quantity):
-                self.context.findings.add(finding)
+            self.context.findings.add(_unmoved(tensor, name, quantity))
         if not tensor.full:
-            for finding in self._followed(tensor, quantities):
-                self.context.findings.add(finding)
+            self.context.findings.add(self._followed(tensor, quantities))
 
     def finish(self) -> None:
         """Note how the segment joins those before it, and whether it was closed."""

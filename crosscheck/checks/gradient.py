@@ -38,8 +38,7 @@ class Gradient(Check):
             self._applied += step.applied
             self._with_backward += step.applied and step.backward_norm is not None
             if not self._silent:
-                for finding in _check_norm(step, self._options[step.step], unit_roundoff, elements):
-                    self.context.findings.add(finding)
+                self.context.findings.add(_check_norm(step, self._options[step.step], unit_roundoff, elements))
 
     def tensor(self, tensor: TensorBlock) -> None:
         if self._silent or not tensor.has_backward.any():

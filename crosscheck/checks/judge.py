@@ -85,7 +85,5 @@ class Judge:
         wrong = np.flatnonzero(np.any(~(judged.eta[: len(batch.origins)] <= FAIL), axis=1))
         if len(wrong) and (batch.rule, batch.flags) not in self._samples:
             self._samples[batch.rule, batch.flags] = take_rows(batch.inputs, wrong)
-        for finding in never_written(batch):
-            self._findings.add(finding)
-        for finding in disagreements(batch, judged):
-            self._findings.add(finding, batch.rule.name)
+        self._findings.add(never_written(batch))
+        self._findings.add(disagreements(batch, judged), batch.rule.name)

@@ -50,8 +50,7 @@ class LearningRate(Check):
             rates = [group.get("lr") for group in groups]
             self._rates.append(RateUsed(step.step, step.applied, tuple(map(_number, rates))))
             if not self.answered and self._last is not None and not self._last[0].applied:
-                for finding in _moved_on(self._last[0], self._last[1], step, groups):
-                    self.context.findings.add(finding)
+                self.context.findings.add(_moved_on(*self._last, step, groups))
             self._last = step, groups
 
     def finish(self) -> None:
@@ -59,10 +58,9 @@ class LearningRate(Check):
         if schedule is None or initial is None:
             return
         applied, world_size = self.claims.applied, self.segment.header.world_size
-        for finding in check_learning_rates(
-            schedule, initial, self._rates, applied_before=applied, world_size=world_size
-        ):
-            self.context.findings.add_complete(finding)
+        self.context.findings.add_complete(
+            check_learning_rates(schedule, initial, self._rates, applied_before=applied, world_size=world_size)
+        )
 
     def _initial_rates(self, part: Part, groups: list[dict[str, Option]]) -> list[float] | None:
         """Return what each group starts from: as claimed for a tensor of it, else as torch's schedulers keep it.

@@ -39,8 +39,7 @@ class LossScale(Check):
         scaler = self.segment.header.scaler
         self.answered = scaler is not None and len(self._scales) == self._steps > 0
         if scaler is not None and self.answered:
-            for finding in check_loss_scale(scaler, self._scales):
-                self.context.findings.add_complete(finding)
+            self.context.findings.add_complete(check_loss_scale(scaler, self._scales))
 
 
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:

@@ -16,8 +16,7 @@ class Optimizer(Check):
         self._batcher = self.context.judge.batcher(self.context.rule)
 
     def tensor(self, tensor: TensorBlock) -> None:
-        for finding in _step_counts(self.context.rule, tensor):
-            self.context.findings.add(finding)
+        self.context.findings.add(_step_counts(self.context.rule, tensor))
         self.context.judge.add(self.context.rule, tensor)
         self.answered = self._batcher.rows > 0
 

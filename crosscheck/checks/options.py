@@ -21,8 +21,7 @@ class GroupOptions(Check):
         for step, groups in zip(part.steps, options, strict=True):
             for tensor in part.tensors:
                 if tensor.name in self._claims:
-                    for finding in self._tensor(step.step, tensor.name, groups[tensor.group]):
-                        self.context.findings.add(finding)
+                    self.context.findings.add(self._tensor(step.step, tensor.name, groups[tensor.group]))
 
     def _tensor(self, step: int, name: str, used: Mapping[str, Option]) -> Iterator[Finding]:
         """Yield a finding for each option that is not as claimed, where the options changed since the last look."""

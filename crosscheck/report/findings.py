@@ -1,7 +1,7 @@
 """The findings of a replay, those of one kind as one."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from crosscheck.report.report import Finding
@@ -34,14 +34,15 @@ class Findings:
         self._kinds: dict[tuple[str, str], _Kind] = {}
         self._complete: list[Finding] = []
 
-    def add(self, finding: Finding, rule: str = "") -> None:
-        """Add a finding to those of its kind. `rule`: the name of the rule that it disagrees with."""
-        key = (finding.slot, re.sub(r"\d+", "N", finding.cause))
-        self._kinds.setdefault(key, _Kind(finding, rule)).add(finding)
+    def add(self, findings: Iterable[Finding], rule: str = "") -> None:
+        """Add each finding to those of its kind. `rule`: the name of the rule that they disagree with."""
+        for finding in findings:
+            key = (finding.slot, re.sub(r"\d+", "N", finding.cause))
+            self._kinds.setdefault(key, _Kind(finding, rule)).add(finding)
 
-    def add_complete(self, finding: Finding) -> None:
-        """Add a finding that counts its own steps and stands for itself."""
-        self._complete.append(finding)
+    def add_complete(self, findings: Iterable[Finding]) -> None:
+        """Add findings that each count their own steps and stand for themselves."""
+        self._complete += findings
 
     def in_order(self, explain: Callable[[str], list[str]]) -> list[Finding]:
         """Return one finding a kind: by step, and at the same step the state before the parameter computed from it.
