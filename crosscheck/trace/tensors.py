@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import Block, Option, SlotRows, Step, TensorInfo, TensorRows
+from crosscheck.trace.format import Option, SlotRows, Step, TensorInfo, TensorRows
 from crosscheck.trace.reader import LoadedPart
 
 Floats = NDArray[np.float64]
@@ -64,19 +64,79 @@ def tensor_blocks(part: LoadedPart, options: list[list[dict[str, Option]]]) -> I
     for number, block in enumerate(part.meta.blocks):
         picked = [position[step] for step in block.steps]
         for entry in block.tensors:
-            info = part.meta.tensors[entry.tensor]
-            yield _load(
-                part,
-                number,
-                block,
-                entry,
-                [part.meta.steps[k] for k in picked],
-                [options[k][info.group] for k in picked],
-                {
-                    "loss_scale": np.array([part.meta.steps[k].loss_scale or 1.0 for k in picked]),
-                    "last_lr": np.array([_lr(options[max(k - 1, 0)][info.group]) for k in picked]),
-                },
-            )
+            yield _load(_Arrays(part, number, entry.tensor, len(picked)), entry, picked, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """The arrays of one tensor in one block of a part."""
+
+    part: LoadedPart
+    block: int
+    tensor: int
+    rows: int
+
+    def load(self, quantity: str, rows: int, columns: int, dtypes: tuple[str, ...]) -> NDArray[Any]:
+        """Load an array of floats and make all its NaNs the quiet one: NumPy warns whenever it converts a signalling one."""
+        array = self.part.array(self.block, self.tensor, quantity, rows, columns, dtypes)
+        with np.errstate(invalid="ignore"):
+            array[np.isnan(array)] = np.nan
+        return array
+
+    def mask(self, listed: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return for each row whether it is listed."""
+        mask = np.zeros(self.rows, np.bool_)
+        mask[list(listed)] = True
+        return mask
+
+
+def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[list[dict[str, Option]]]) -> TensorBlock:
+    """Load a tensor. `picked`: where the steps of its rows stand among the part's."""
+    part, info = arrays.part, arrays.part.meta.tensors[entry.tensor]
+    steps = [part.meta.steps[k] for k in picked]
+    coordinates = part.coordinates(arrays.block, entry.tensor)
+    if coordinates is None:
+        # Whole. Before the record proves it, its size is but a claim, and nothing is allocated by it.
+        part.expect(arrays.block, entry.tensor, "before", len(entry.before), info.numel)
+        coordinates = np.arange(info.numel)
+    columns = len(coordinates)
+    has_grad = ~arrays.mask(entry.no_grad)
+    wide = ("float32",) if info.dtype in ("float16", "bfloat16") else ()  # a half divided by the loss scale
+    dtypes = (info.dtype, *wide)
+    grad = np.zeros((len(steps), columns), np.float32)
+    if has_grad.any():
+        stored = arrays.load("grad", int(has_grad.sum()), columns, dtypes)
+        grad = grad.astype(stored.dtype)
+        grad[has_grad] = stored
+    has_backward = has_grad & np.array([step.backward_norm is not None for step in steps])
+    backward = grad
+    if entry.backward:
+        changed = arrays.mask(entry.backward)
+        stored = arrays.load("backward", len(entry.backward), columns, dtypes)
+        backward = grad.astype(np.promote_types(grad.dtype, stored.dtype))
+        backward[changed] = stored
+        has_backward |= changed
+    return TensorBlock(
+        info=info,
+        number=entry.tensor,
+        full=part.meta.blocks[arrays.block].full,
+        steps=steps,
+        options=[options[k][info.group] for k in picked],
+        coordinates=coordinates,
+        grad=grad,
+        has_grad=has_grad,
+        backward=backward,
+        has_backward=has_backward,
+        context={
+            "loss_scale": np.array([step.loss_scale or 1.0 for step in steps]),
+            "last_lr": np.array([_lr(options[max(k - 1, 0)][info.group]) for k in picked]),
+        },
+        param=_quantity(arrays, "", SlotRows(before=entry.before), columns, (info.dtype,)),
+        slots={
+            slot: _quantity(arrays, f"{slot}.", description, 1 if description.scalar else columns)
+            for slot, description in entry.slots.items()
+        },
+    )
 
 
 def _lr(options: dict[str, Option]) -> float:
@@ -84,105 +144,27 @@ def _lr(options: dict[str, Option]) -> float:
     return float(lr) if isinstance(lr, int | float) else 0.0
 
 
-def _load(
-    part: LoadedPart,
-    number: int,
-    block: Block,
-    entry: TensorRows,
-    steps: list[Step],
-    options: list[dict[str, Option]],
-    context: dict[str, Floats],
-) -> TensorBlock:
-    info, rows = part.meta.tensors[entry.tensor], len(block.steps)
-    coordinates = part.coordinates(number, entry.tensor)
-    if coordinates is None:
-        # Whole. Before the record proves it, its size is but a claim, and nothing is allocated by it.
-        part.expect(number, entry.tensor, "before", len(entry.before), info.numel)
-        coordinates = np.arange(info.numel)
-    columns = len(coordinates)
-    has_grad = _mask(rows, entry.no_grad) ^ True
-    wide = ("float32",) if info.dtype in ("float16", "bfloat16") else ()  # a half divided by the loss scale
-    dtypes = (info.dtype, *wide)
-    grad = np.zeros((rows, columns), np.float32)
-    if has_grad.any():
-        stored = _stored(part, number, entry.tensor, "grad", int(has_grad.sum()), columns, dtypes)
-        grad = np.zeros((rows, columns), stored.dtype)
-        grad[has_grad] = stored
-    has_backward = has_grad & np.array([step.backward_norm is not None for step in steps])
-    backward = grad
-    if entry.backward:
-        changed = _mask(rows, entry.backward)
-        stored = _stored(part, number, entry.tensor, "backward", len(entry.backward), columns, dtypes)
-        backward = grad.astype(np.promote_types(grad.dtype, stored.dtype))
-        backward[changed] = stored
-        has_backward |= changed
-    loaded = TensorBlock(
-        info=info,
-        number=entry.tensor,
-        full=block.full,
-        steps=steps,
-        options=options,
-        coordinates=coordinates,
-        grad=grad,
-        has_grad=has_grad,
-        backward=backward,
-        has_backward=has_backward,
-        context=context,
-        param=_quantity(part, number, entry.tensor, "", SlotRows(before=entry.before), rows, columns, (info.dtype,)),
-    )
-    for slot, description in entry.slots.items():
-        width = 1 if description.scalar else columns
-        loaded.slots[slot] = _quantity(part, number, entry.tensor, f"{slot}.", description, rows, width)
-    return loaded
-
-
 def _quantity(
-    part: LoadedPart,
-    block: int,
-    tensor: int,
-    prefix: str,
-    description: SlotRows,
-    rows: int,
-    columns: int,
-    dtypes: tuple[str, ...] = (),
+    arrays: _Arrays, prefix: str, description: SlotRows, columns: int, dtypes: tuple[str, ...] = ()
 ) -> Quantity:
-    there_before, there_after = (
-        _mask(rows, description.absent_before) ^ True,
-        _mask(rows, description.absent_after) ^ True,
-    )
-    changed = _mask(rows, description.before)
+    there_before, there_after = ~arrays.mask(description.absent_before), ~arrays.mask(description.absent_after)
+    changed = arrays.mask(description.before)
     carried = there_before & ~changed
     if carried[0] or (carried[1:] & ~there_after[:-1]).any():
-        name = prefix.rstrip(".") or "parameter"
+        part, name = arrays.part, prefix.rstrip(".") or "parameter"
         raise TraceError(
-            f"{part.path}: {name} of {part.meta.tensors[tensor].name!r} has a row whose value before the step is neither stored "
-            "nor left by the row before"
+            f"{part.path}: {name} of {part.meta.tensors[arrays.tensor].name!r} has a row whose value before the step is neither "
+            "stored nor left by the row before"
         )
     stored: dict[str, NDArray[Any]] = {}
     for moment, there in (("after", there_after), ("before", changed)):
         if there.any():
-            array = _stored(part, block, tensor, f"{prefix}{moment}", int(there.sum()), columns, dtypes)
+            array = arrays.load(f"{prefix}{moment}", int(there.sum()), columns, dtypes)
             stored[moment], dtypes = array, (array.dtype.name,)
     dtype = next((array.dtype for array in stored.values()), np.dtype(np.float32))
-    after, before = np.zeros((rows, columns), dtype), np.zeros((rows, columns), dtype)
+    after, before = np.zeros((arrays.rows, columns), dtype), np.zeros((arrays.rows, columns), dtype)
     after[there_after] = stored.get("after", 0)
     before[1:] = after[:-1]
     before[changed] = stored.get("before", 0)
     before[~there_before] = 0
     return Quantity(before, after, there_before, there_after, changed)
-
-
-def _stored(
-    part: LoadedPart, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: tuple[str, ...]
-) -> NDArray[Any]:
-    """Load an array of floats and make all its NaNs the quiet one: NumPy warns whenever it converts a signalling one."""
-    array = part.array(block, tensor, quantity, rows, columns, dtypes)
-    with np.errstate(invalid="ignore"):
-        array[np.isnan(array)] = np.nan
-    return array
-
-
-def _mask(rows: int, listed: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = np.zeros(rows, np.bool_)
-    mask[list(listed)] = True
-    return mask
