@@ -1,6 +1,7 @@
 """Is the gradient that backward left that of the whole global batch, recomputed by the same network in JAX?"""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -101,40 +102,27 @@ def _expect_layers(loaded: LoadedPass, parameters: dict[str, np.ndarray], channe
 
 
 def _findings(described: Pass, comparison: GradientComparison, twin: Twin) -> Iterator[Finding]:
+    finding = partial(Finding, step=described.step, slot=GRAD, check="backward")
     cause = _cause(described, comparison)
     for name, found in comparison.tensors.items():
         if found.wrong:
-            yield Finding(
-                step=described.step,
+            yield finding(
                 tensor=name,
-                slot=GRAD,
                 index=found.index,
                 recorded=found.recorded,
                 expected=found.expected,
                 eta=found.eta,
                 cause=f"the gradient is not that of the global batch on record: {cause}",
                 elements=max(1, found.over),
-                check="backward",
             )
     for pooling in twin.poolings:
         if pooling.wrong:
-            yield _about(
-                described,
-                pooling.name,
-                f"{pooling.wrong} winners of max-pooling {pooling.name} are no near-ties: they are not the largest of their windows (worst by {pooling.gap:.3g}, over {WRONG:g})",
+            yield finding(
+                tensor=pooling.name,
+                cause=f"{pooling.wrong} winners of max-pooling {pooling.name} are no near-ties: they are not the largest of their windows (worst by {pooling.gap:.3g}, over {WRONG:g})",
             )
     if not described.training:
-        yield _about(described, "the network", "the network was in evaluation mode while it was trained")
-
-
-def _about(described: Pass, what: str, cause: str) -> Finding:
-    return Finding(
-        step=described.step,
-        tensor=what,
-        slot=GRAD,
-        cause=cause,
-        check="backward",
-    )
+        yield finding(tensor="the network", cause="the network was in evaluation mode while it was trained")
 
 
 def _cause(described: Pass, comparison: GradientComparison) -> str:
