@@ -60,16 +60,18 @@ class Segment:
         coordinates: dict[int, bytes | None] = {}
         tensors: tuple[TensorInfo, ...] = ()
         for path in self.part_files:
-            with _open_part(path) as part:
-                first_step = part.meta.steps[0].step
+            with _open_verified(path, PART_NAME, Part) as (meta, file):
+                check_part(path, meta)
+                part = LoadedPart(path, meta, file)
+                first_step = meta.steps[0].step
                 if first_step <= last_step:
                     raise TraceError(
                         f"{path} begins with step {first_step}; after the parts before it, or by the header, "
                         f"step {last_step + 1} is the first that can come"
                     )
-                last_step = part.meta.steps[-1].step
-                check_tensors(path, tensors, part.meta.tensors)
-                tensors = part.meta.tensors
+                last_step = meta.steps[-1].step
+                check_tensors(path, tensors, meta.tensors)
+                tensors = meta.tensors
                 _expect_the_same(part, coordinates)
                 yield part
         if self.end is not None and self.end.last_step != last_step:
@@ -200,13 +202,6 @@ def _read_header(path: Path) -> Header:
     if version != VERSION:
         raise TraceError(f"{path}: version is {reprlib.repr(version)}; this replayer reads version {VERSION}")
     return validate(path, values, Header)
-
-
-@contextlib.contextmanager
-def _open_part(path: Path) -> Generator[LoadedPart]:
-    with _open_verified(path, PART_NAME, Part) as (part, file):
-        check_part(path, part)
-        yield LoadedPart(path, part, file)
 
 
 @contextlib.contextmanager
