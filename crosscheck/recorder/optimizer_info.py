@@ -1,7 +1,7 @@
 """What is being recorded: the torch optimizer behind the wrappers, its rule, its tensors."""
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,3 @@ def versions() -> dict[str, str]:
         "safetensors": safetensors.__version__,
         "python": platform.python_version(),
     }
-
-
-def named_by_id(named_parameters: Iterable[tuple[str, Tensor]] | None) -> dict[int, str]:
-    return {id(parameter): name for name, parameter in named_parameters or ()}

@@ -19,12 +19,12 @@ class Attempt:
     """One attempt to step; its numbers may still be on the device."""
 
     step: int
-    applied: bool
     norm: Tensor
     backward_norm: Tensor | None
     scale: Tensor | None
     options: tuple[dict[str, Option], ...]
-    loaded: bool
+    applied: bool = True  # this and the next are known when the step is over
+    loaded: bool = False
 
 
 class Pending:

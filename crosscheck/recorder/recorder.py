@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
@@ -13,7 +12,7 @@ from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import capture, optimizer_info
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.pending import Attempt, Pending
-from crosscheck.trace.format import AVERAGE, Claims, Header, Option, Pass, TensorInfo
+from crosscheck.trace.format import AVERAGE, Claims, Header, Pass, TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 
 
@@ -41,10 +40,7 @@ class _Before:
     """What was seen before a step that has not ended yet."""
 
     looks: list[_Look]
-    norm: Tensor
-    backward_norm: Tensor | None
-    scale: Tensor | None
-    options: tuple[dict[str, Option], ...]
+    attempt: Attempt
 
 
 class Recorder:
@@ -118,7 +114,7 @@ class Recorder:
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
         self._coordinates, self._scaler = coordinates, scaler
         self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
-        self._names = optimizer_info.named_by_id(named_parameters)
+        self._names = {id(parameter): name for name, parameter in named_parameters or ()}
         self._average = {id(parameter): averaged for parameter, averaged in average}
         self.step = first_step - 1
         """The number of the last step that was recorded."""
@@ -151,9 +147,7 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -227,7 +221,7 @@ class Recorder:
         """
         self._see_before(skipped=True)
         if self._before is not None and loss_scale is not None:
-            self._before.scale = torch.tensor(loss_scale, dtype=torch.float64)
+            self._before.attempt.scale = torch.tensor(loss_scale, dtype=torch.float64)
         self._see_after(skipped=True)
 
     def _on_stepped(self) -> None:
@@ -274,8 +268,8 @@ class Recorder:
                 None if grad is None else capture.consumed(grad, scale, self._at(number, look.full), to_host=look.full)
                 for number, grad in enumerate(grads)
             ]
-        self._before = _Before(
-            looks=looks,
+        attempt = Attempt(
+            step=self.step + 1,
             norm=capture.norm([grad for grad in grads if grad is not None], scale),
             backward_norm=None if backward is None else backward.norm,
             scale=self._loss_scale(scale),
@@ -284,6 +278,7 @@ class Recorder:
                 for group in self.optimizer.param_groups
             ),
         )
+        self._before = _Before(looks, attempt)
 
     def _see_after(self, *, skipped: bool) -> None:
         before = self._before
@@ -296,11 +291,8 @@ class Recorder:
             self._unaveraged.append((look.full, moments))
             for number, after in enumerate(moments):
                 block.add(number, look.grads[number], look.backward[number], look.before[number], after)
-        self._pending.attempts.append(
-            Attempt(
-                self.step, not skipped, before.norm, before.backward_norm, before.scale, before.options, self._loaded
-            )
-        )
+        before.attempt.applied, before.attempt.loaded = not skipped, self._loaded
+        self._pending.attempts.append(before.attempt)
         self._after_skip, self._loaded = skipped, False
         if not self._average:
             self._settle()

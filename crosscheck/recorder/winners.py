@@ -1,6 +1,5 @@
 """Which element of each window won a max-pooling: near-ties fall as rounding has it, and the gradient follows."""
 
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -26,9 +25,7 @@ class Winners:
             self._hooks.append(pooling.register_forward_hook(self._look(number)))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
