@@ -40,7 +40,7 @@ class RowBlock:
             grads = [row.grad for row in rows if row.grad is not None]
             if grads:
                 arrays[key(number, tensor, "grad")] = _stack(grads)
-            backward = _changed(rows)
+            backward = _unlike([row.backward for row in rows], [row.grad for row in rows])
             if backward:
                 arrays[key(number, tensor, "backward")] = _stack([rows[r].backward for r in backward])
             where = coordinates.get(tensor)
@@ -67,14 +67,15 @@ class RowBlock:
         return Block(full=self.full, steps=tuple(self.steps), tensors=tuple(tensors)), arrays
 
 
-def _changed(rows: Sequence[_Row]) -> tuple[int, ...]:
-    """Return the rows whose gradient at the end of backward is not the one that was consumed."""
-    both = [r for r, row in enumerate(rows) if row.backward is not None and row.grad is not None]
-    changed = {r for r, row in enumerate(rows) if row.backward is not None and row.grad is None}
+def _unlike(values: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> tuple[int, ...]:
+    """Return the rows whose value is there and is not, bit for bit, the other one."""
+    there = [row for row, value in enumerate(values) if value is not None]
+    both = [row for row in there if others[row] is not None]
+    unlike = set(there) - set(both)
     if both:
-        same = _bitwise_equal(_stack([rows[r].backward for r in both]), _stack([rows[r].grad for r in both]))
-        changed |= {r for k, r in enumerate(both) if not same[k]}
-    return tuple(sorted(changed))
+        same = _bitwise_equal(_stack([values[row] for row in both]), _stack([others[row] for row in both]))
+        unlike |= {row for k, row in enumerate(both) if not same[k]}
+    return tuple(sorted(unlike))
 
 
 def _values(
@@ -84,12 +85,7 @@ def _values(
 
     Returns the rows of the latter.
     """
-    unlike = [row for row, value in enumerate(old) if value is not None and (row == 0 or new[row - 1] is None)]
-    pairs = [row for row in range(1, len(old)) if old[row] is not None and new[row - 1] is not None]
-    if pairs:
-        same = _bitwise_equal(_stack([old[row] for row in pairs]), _stack([new[row - 1] for row in pairs]))
-        unlike += [row for k, row in enumerate(pairs) if not same[k]]
-    stored = tuple(sorted(unlike))
+    stored = _unlike(old, [None, *new[:-1]])
     if stored:
         arrays[f"{prefix}before"] = _stack([old[row] for row in stored])
     if any(value is not None for value in new):
