@@ -66,25 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replay(trace: Path, require: Sequence[str], to: str | None) -> int:
-    with _few_collections():
+    gc.disable()  # going through JAX's modules takes a quarter of the time to import it
+    try:
         from crosscheck.replayer import replay
-
+    finally:
+        gc.freeze()
+        gc.enable()
     report = replay(trace, require=require)
     if to is not None:
         _write(to, report.to_json() + "\n")
     _say(report)
     return EXIT_CODES[report.verdict]
-
-
-@contextlib.contextmanager
-def _few_collections() -> Generator[None]:
-    """Import without garbage collection: going through JAX's modules takes a quarter of the time to import it."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _say(result: object) -> None:
