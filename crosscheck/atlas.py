@@ -24,10 +24,8 @@ from crosscheck.float64 import float64
 from crosscheck.recorder.optimizer_info import CLASSES
 from crosscheck.report.report import Verdict, strict_json
 from crosscheck.rules import RULES
-from crosscheck.rules.inputs import one_step
 from crosscheck.testing import REGIMES, observe
 from crosscheck.tolerance import WARN
-from crosscheck.trace.format import PARAM
 
 Options = Mapping[str, Any]
 IMPLEMENTATIONS: Mapping[str, Options] = {
@@ -236,7 +234,22 @@ def _difference(combination: Combination, follow: Callable[[Combination, Any, An
 def _follow_stock(combination: Combination, params: Any, gradients: Any) -> Any:
     rule = RULES[combination.rule]
     assert rule.stock is not None
-    chain = rule.stock(rule.flags(combination.options), combination.options)
+    return _follow(rule.stock(rule.flags(combination.options), combination.options), params, gradients)
+
+
+def _follow_rule(combination: Combination, params: Any, gradients: Any) -> Any:
+    rule = RULES[combination.rule]
+    flags, h = rule.flags(combination.options), rule.hyperparameters(combination.options)
+    return _follow_chain(combination.rule, flags, h, params, gradients)  # pyright: ignore[reportUnknownVariableType]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _follow_chain(name: str, flags: Any, h: Any, params: Any, gradients: Any) -> Any:
+    return _follow(RULES[name].chain(flags, h), params, gradients)
+
+
+def _follow(chain: optax.GradientTransformation, params: Any, gradients: Any) -> Any:
+    """Return the parameters after a step for each of the gradients."""
 
     def step(carry: Any, gradient: Any) -> tuple[Any, None]:
         params, state = carry
@@ -244,27 +257,6 @@ def _follow_stock(combination: Combination, params: Any, gradients: Any) -> Any:
         return (optax.apply_updates(params, updates), state), None
 
     return jax.lax.scan(step, (params, chain.init(params)), gradients)[0][0]
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _scan_rule(name: str, flags: Any, h: Any, params: Any, gradients: Any) -> Any:
-    rule = RULES[name]
-
-    def step(carry: Any, gradient: Any) -> tuple[Any, None]:
-        values, count = carry
-        counts = dict.fromkeys(rule.counts(flags), count)
-        absent = dict.fromkeys(rule.absent_at_first(flags), count == 0)
-        return (one_step(rule, flags, h, counts, absent, {**values, "grad": gradient}), count + 1), None
-
-    values = {PARAM: params, **{slot: jnp.zeros_like(params) for slot in rule.elementwise(flags)}}
-    (values, _), _ = jax.lax.scan(step, (values, jnp.zeros((), jnp.int32)), gradients)
-    return values[PARAM]
-
-
-def _follow_rule(combination: Combination, params: Any, gradients: Any) -> Any:
-    rule = RULES[combination.rule]
-    flags, h = rule.flags(combination.options), rule.hyperparameters(combination.options)
-    return _scan_rule(combination.rule, flags, h, params, gradients)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _answer(difference: float) -> str:
