@@ -3,7 +3,6 @@
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,18 +63,7 @@ def check_optimizer(
         MathMismatch: The update differs from the formula (or nothing moved); the message has the report.
         UnsupportedOptimizer: There is no rule for it.
     """
-    with tempfile.TemporaryDirectory(prefix="crosscheck-") as folder:
-        report = observe(
-            make,
-            Path(folder) / "trace",
-            steps=steps,
-            size=size,
-            dtype=dtype,
-            rule=rule,
-            slots=slots,
-            regimes=regimes,
-            seed=seed,
-        )
+    report = observe(make, steps=steps, size=size, dtype=dtype, rule=rule, slots=slots, regimes=regimes, seed=seed)
     if report.verdict is not Verdict.MATCH:
         raise MathMismatch(str(report), report)
     return report
@@ -83,7 +71,6 @@ def check_optimizer(
 
 def observe(
     make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer],
-    trace: Path,
     *,
     steps: int,
     size: int,
@@ -92,7 +79,7 @@ def observe(
     seed: int = 0,
     **recording: Any,
 ) -> Report:
-    """Record `steps` steps on made-up gradients into `trace` and replay them."""
+    """Record `steps` steps on made-up gradients and replay them."""
     regimes = list(regimes)
     generator = torch.Generator().manual_seed(seed)
     parameters = {
@@ -102,9 +89,10 @@ def observe(
     seeds = random.Random(seed)  # noqa: S311 (no secret)
     optimizer = make(list(parameters.values()))
     recording = {"steps": "all", "coordinates": 1, **recording}
-    with Recorder(optimizer, trace, named_parameters=parameters.items(), seed=seed, **recording):
-        for _ in range(steps):
-            for regime, parameter in parameters.items():
-                parameter.grad = gradient(regime, size, dtype, seeds.randrange(2**31))
-            optimizer.step()
-    return replay(trace)
+    with tempfile.TemporaryDirectory(prefix="crosscheck-") as trace:
+        with Recorder(optimizer, trace, named_parameters=parameters.items(), seed=seed, **recording):
+            for _ in range(steps):
+                for regime, parameter in parameters.items():
+                    parameter.grad = gradient(regime, size, dtype, seeds.randrange(2**31))
+                optimizer.step()
+        return replay(trace)
