@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,29 +73,24 @@ def _amsgrad_unused(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTrans
     return adam_around(optax.GradientTransformation(kept.init, update), flags, h)
 
 
-class _Correction(NamedTuple):
-    """Which of Adam's two bias corrections are made, and whether eps joins before the second."""
+def _correction(*, first: bool = True, second: bool = True, eps_early: bool = False) -> Chain:
+    """Take Optax's moments without their corrections, and make only some of these.
 
-    first: bool = True
-    second: bool = True
-    eps_early: bool = False
-
-
-def _correction(kind: _Correction) -> Chain:
-    """Take Optax's moments without their corrections, and make only some of these."""
+    `eps_early`: eps is added before the second moment is corrected.
+    """
 
     def chain(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
         def at(count: Any) -> tuple[optax.GradientTransformation, Any]:
-            root = jnp.sqrt(1.0 - h["beta2"] ** count) if kind.second else jnp.ones(())
-            eps = h["eps"] if kind.eps_early else h["eps"] * root
-            first = 1.0 - h["beta1"] ** count if kind.first else 1.0
+            root = jnp.sqrt(1.0 - h["beta2"] ** count) if second else jnp.ones(())
+            eps = h["eps"] if eps_early else h["eps"] * root
+            unbias = 1.0 - h["beta1"] ** count if first else 1.0
             if flags.amsgrad:
                 moments = optax.scale_by_amsgrad(
                     h["beta1"], h["beta2"], eps, bias_correction_mu=False, bias_correction_nu=False
                 )
             else:
                 moments = _uncorrected(h["beta1"], h["beta2"], eps)
-            return moments, root / first
+            return moments, root / unbias
 
         return adam_around(own.by_count(at), flags, h)
 
@@ -119,10 +114,10 @@ def _uncorrected(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.scale_by_adam().init, update)  # pyright: ignore[reportArgumentType]
 
 
-_eps_early = _correction(_Correction(eps_early=True))
-_no_first_correction = _correction(_Correction(first=False))
-_no_second_correction = _correction(_Correction(second=False))
-_no_corrections = _correction(_Correction(first=False, second=False))
+_eps_early = _correction(eps_early=True)
+_no_first_correction = _correction(first=False)
+_no_second_correction = _correction(second=False)
+_no_corrections = _correction(first=False, second=False)
 _decay_of_new_parameters = decay_of_new_parameters(adam, _without_decay)
 
 
