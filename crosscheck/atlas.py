@@ -144,17 +144,8 @@ def combinations() -> Iterator[Combination]:
         for momentum, dampening, nesterov in itertools.product((0.0, 0.9), (0.0, 0.1, 0.9), (False, True)):
             if nesterov and (not momentum or dampening):
                 continue  # torch refuses it
-            yield Combination(
-                "sgd",
-                {
-                    "lr": 0.01,
-                    "momentum": momentum,
-                    "dampening": dampening,
-                    "weight_decay": decay,
-                    "nesterov": nesterov,
-                    "maximize": maximize,
-                },
-            )
+            options = {"lr": 0.01, "momentum": momentum, "dampening": dampening, "weight_decay": decay}
+            yield Combination("sgd", options | {"nesterov": nesterov, "maximize": maximize})
     for rule, decay in (("adam", 0.0), ("adam", 0.02), ("adamw", 0.02)):
         for amsgrad, maximize, eps, betas in itertools.product(
             (False, True), (False, True), (1e-8, 1e-3), ((0.9, 0.999), (0.7, 0.95))
