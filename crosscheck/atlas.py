@@ -22,6 +22,7 @@ from crosscheck.float64 import float64
 from crosscheck.recorder.optimizer_info import CLASSES
 from crosscheck.report.report import Verdict, strict_json
 from crosscheck.rules import RULES
+from crosscheck.rules.rule import Rule
 from crosscheck.testing import REGIMES, observe
 from crosscheck.tolerance import WARN
 
@@ -173,13 +174,15 @@ def draw(
         ]
         rule = RULES[combination.rule]
         flags, h = rule.flags(combination.options), rule.hyperparameters(combination.options)
+        assert rule.stock is not None
+        stock = rule.stock(flags, combination.options)
         rows.append(
             Row(
                 rule=combination.rule,
                 label=combination.label,
                 options=combination.options,
-                stock_difference=_difference(combination, _follow_stock),
-                composition_difference=_difference(combination, _follow_rule),
+                stock_difference=_difference(combination, partial(_follow, stock)),
+                composition_difference=_difference(combination, partial(_follow_rule, rule, flags, h)),  # pyright: ignore[reportUnknownArgumentType]
                 own=rule.own(flags, h),
                 cells=tuple(cells),
             )
@@ -205,7 +208,7 @@ def _free_running(size: int = 256, steps: int = 40) -> tuple[torch.Tensor, torch
     return start, torch.randn(steps, size, generator=generator, dtype=torch.float64) * 10**decades
 
 
-def _difference(combination: Combination, follow: Callable[[Combination, Any, Any], Any]) -> float:
+def _difference(combination: Combination, follow: Callable[[Any, Any], Any]) -> float:
     """Return max |p_torch - p_optax| / max |p_torch - p_0| after all steps, where each goes on from its own last step."""
     start, gradients = _free_running()
     parameter = torch.nn.Parameter(start.clone())
@@ -214,26 +217,14 @@ def _difference(combination: Combination, follow: Callable[[Combination, Any, An
         parameter.grad = gradient.clone()
         optimizer.step()
     with float64():
-        theirs = np.asarray(follow(combination, jnp.asarray(start.numpy()), jnp.asarray(gradients.numpy())))
+        theirs = np.asarray(follow(jnp.asarray(start.numpy()), jnp.asarray(gradients.numpy())))
     ours = parameter.detach().numpy()
     return float(np.abs(ours - theirs).max() / np.abs(ours - start.numpy()).max())
 
 
-def _follow_stock(combination: Combination, params: Any, gradients: Any) -> Any:
-    rule = RULES[combination.rule]
-    assert rule.stock is not None
-    return _follow(rule.stock(rule.flags(combination.options), combination.options), params, gradients)
-
-
-def _follow_rule(combination: Combination, params: Any, gradients: Any) -> Any:
-    rule = RULES[combination.rule]
-    flags, h = rule.flags(combination.options), rule.hyperparameters(combination.options)
-    return _follow_chain(combination.rule, flags, h, params, gradients)  # pyright: ignore[reportUnknownVariableType]
-
-
 @partial(jax.jit, static_argnums=(0, 1))
-def _follow_chain(name: str, flags: Any, h: Any, params: Any, gradients: Any) -> Any:
-    return _follow(RULES[name].chain(flags, h), params, gradients)
+def _follow_rule(rule: Rule[Any], flags: Any, h: Any, params: Any, gradients: Any) -> Any:
+    return _follow(rule.chain(flags, h), params, gradients)
 
 
 def _follow(chain: optax.GradientTransformation, params: Any, gradients: Any) -> Any:
