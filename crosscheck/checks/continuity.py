@@ -40,7 +40,6 @@ class Continuity(Check):
         self._left: dict[int, _Left] = {}
         for check in self.earlier:
             self._left = dict(check._ends.get(self._last_step, self._left))
-        self._seen: set[int] = set()  # tensors
         self._resumed: set[str] = set()  # tensors whose first row was held against what an earlier segment left
         self._joins = {later.header.first_step - 1 for later in self.context.segments[1:]}  # steps before a segment
         self._ends: dict[int, dict[int, _Left]] = {}  # by such a step: what it left of each tensor
@@ -77,9 +76,8 @@ class Continuity(Check):
         last, of = self._left.get(block.number), (block.info.name, block.coordinates.tobytes())
         if last is not None and last.of != of:  # another run's, or other positions
             last = None
-        if last is not None and block.number not in self._seen:
+        if last is not None and last.step < self._first_step:
             self._resumed.add(block.info.name)
-        self._seen.add(block.number)
         unwritten = {} if last is None else dict(last.unwritten)
         for row in _noteworthy(block, quantities):
             step = block.steps[row]
