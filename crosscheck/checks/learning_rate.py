@@ -47,8 +47,8 @@ class LearningRate(Check):
             self._initial = self._initial_rates(part, options[0])
         self.answered = self.claims.schedule is not None and self._initial is not None
         for step, groups in zip(part.steps, options, strict=True):
-            rates = [group.get("lr") for group in groups]
-            self._rates.append(RateUsed(step.step, step.applied, tuple(map(_number, rates))))
+            rates = tuple(_number(group.get("lr")) for group in groups)
+            self._rates.append(RateUsed(step.step, step.applied, rates))
             if not self.answered and self._last is not None and not self._last[0].applied:
                 self.context.findings.add(_moved_on(*self._last, step, groups))
             self._last = step, groups
@@ -128,8 +128,7 @@ def check_learning_rates(
         wrong = ~rates.agree(rates.expected)
         if wrong.any():
             mistakes = mistakes or _mistakes(claim, counts, steps, applied_before, world_size)
-            causes = rates.causes(wrong, [mistake.of(there) for mistake in mistakes])
-            findings.append(_finding(group, steps[there], rates, wrong, causes))
+            findings.append(_finding(group, steps[there], rates, wrong, rates.causes(wrong, mistakes, there)))
     return findings
 
 
@@ -159,9 +158,6 @@ class _Mistake(NamedTuple):
     counts: _Counts  # (attempts,)
     factors: _Floats  # (attempts,)
 
-    def of(self, there: _Bits) -> "_Mistake":
-        return _Mistake(self.sentence, self.counts[there], self.factors[there])
-
 
 def _mistakes(
     claim: Mapping[str, Any], counts: _Counts, steps: _Counts, applied_before: int, world_size: int
@@ -189,7 +185,7 @@ class _Rates(NamedTuple):
         same = (self.used == expected) | (np.isnan(self.used) & np.isnan(expected))
         return np.where(np.isfinite(expected), close, same)
 
-    def causes(self, wrong: _Bits, mistakes: list[_Mistake]) -> list[str]:
+    def causes(self, wrong: _Bits, mistakes: list[_Mistake], there: _Bits) -> list[str]:
         """Return the mistakes, as sentences, each of which explains all these rates: those of the simplest kind that does."""
         found: list[str] = []
         if np.all(self.used == self.used[0]) and not np.all(self.expected == self.expected[0]):
@@ -197,7 +193,8 @@ class _Rates(NamedTuple):
         # When its run is over torch's CosineAnnealingLR goes up again: what was counted wrong shows before.
         total = self.claim.get("total", np.inf)
         for mistake in mistakes:
-            as_if, in_time = self.agree(_times(self.initial, mistake.factors)), mistake.counts <= total
+            as_if = self.agree(_times(self.initial, mistake.factors[there]))
+            in_time = mistake.counts[there] <= total
             if as_if[in_time].all() and (wrong & in_time).any():
                 found.append(mistake.sentence)
         return list(dict.fromkeys(found)) or list(self._multiple())
