@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ class Moment:
     slots: dict[str, Tensor] = field(default_factory=dict[str, Tensor])  # of the parameter's shape
     scalars: dict[str, Tensor] = field(default_factory=dict[str, Tensor])  # one float64 a tensor
 
-    def names(self) -> list[str]:
-        return [*self.slots, *self.scalars]
-
     def get(self, slot: str) -> Tensor | None:
         return self.slots.get(slot, self.scalars.get(slot))
 
@@ -34,33 +31,33 @@ def coordinates_of(info: TensorInfo, count: int) -> Tensor | None:
     return torch.tensor(sorted(random.Random(info.name).sample(range(info.numel), count)))  # noqa: S311 (no secret)
 
 
-def pick(tensor: Tensor, where: Tensor | None, *, to_host: bool = False) -> Tensor:
-    """Return a copy of the chosen elements (all of them if `where` is None) in C order, as a vector."""
-    flat = tensor.detach().reshape(-1) if where is None else torch.take(tensor.detach(), where)
-    if to_host and flat.device.type != "cpu":
+class Where(NamedTuple):
+    """Which elements of a tensor are looked at, and whether their copies go to the host."""
+
+    positions: Tensor | None  # None: all
+    to_host: bool
+
+
+def pick(tensor: Tensor, where: Where) -> Tensor:
+    """Return a copy of the chosen elements in C order, as a vector."""
+    flat = tensor.detach().reshape(-1) if where.positions is None else torch.take(tensor.detach(), where.positions)
+    if where.to_host and flat.device.type != "cpu":
         return flat.cpu()
-    return flat.clone() if where is None else flat
+    return flat.clone() if where.positions is None else flat
 
 
-def take_moment(
-    parameter: Tensor,
-    state: Mapping[str, Any],
-    names: Mapping[str, str],
-    where: Tensor | None,
-    *,
-    to_host: bool = False,
-) -> Moment:
+def take_moment(parameter: Tensor, state: Mapping[str, Any], names: Mapping[str, str], where: Where) -> Moment:
     """Copy the parameter, and every slot that is one number or is floating and of its shape.
 
     `names`: the slot's name of each key of the state, where they differ.
     """
-    moment = Moment(pick(parameter, where, to_host=to_host))
+    moment = Moment(pick(parameter, where))
     for key, value in state.items():
         slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
         slot = f"state {slot}" if slot in RESERVED_SLOTS else slot
         if isinstance(value, Tensor):
             if value.shape == parameter.shape and value.dtype in DTYPES:
-                moment.slots[slot] = pick(value, where, to_host=to_host)
+                moment.slots[slot] = pick(value, where)
             elif value.numel() == 1:
                 moment.scalars[slot] = value.detach().reshape(1).to(torch.float64, copy=True)
         elif isinstance(value, int | float):
@@ -68,9 +65,9 @@ def take_moment(
     return moment
 
 
-def consumed(gradient: Tensor, scale: Tensor | None, where: Tensor | None, *, to_host: bool = False) -> Tensor:
+def consumed(gradient: Tensor, scale: Tensor | None, where: Where) -> Tensor:
     """Return the gradient as a fused kernel consumes it: divided by the loss scale, in float32 if it is a half."""
-    picked = pick(gradient, where, to_host=to_host)
+    picked = pick(gradient, where)
     if scale is None:
         return picked
     wide = picked.float() if picked.dtype in (torch.float16, torch.bfloat16) else picked

@@ -265,7 +265,7 @@ class Recorder:
             look.before = self._moments(look.full)
             _set_averages(look.before, look.averages)
             look.grads = [
-                None if grad is None else capture.consumed(grad, scale, self._at(number, look.full), to_host=look.full)
+                None if grad is None else capture.consumed(grad, scale, self._at(number, look.full))
                 for number, grad in enumerate(grads)
             ]
         attempt = Attempt(
@@ -317,9 +317,8 @@ class Recorder:
             return step in self._steps
         return self._steps == "all" or step <= 3 or step % 100 == 0 or self._after_skip
 
-    def _at(self, number: int, full: bool) -> Tensor | None:
-        """Return the positions of a tensor that are looked at; None for all."""
-        return None if full else self._where[number]
+    def _at(self, number: int, full: bool) -> capture.Where:
+        return capture.Where(None if full else self._where[number], to_host=full)
 
     def _grads(self) -> list[Tensor | None]:
         return [parameter.grad for parameter, _ in self._tensors]
@@ -328,11 +327,7 @@ class Recorder:
         """Return what all tensors are now, without their averages."""
         return [
             capture.take_moment(
-                parameter,
-                self.optimizer.state.get(parameter, {}),
-                self._slot_names,
-                self._at(number, full),
-                to_host=full,
+                parameter, self.optimizer.state.get(parameter, {}), self._slot_names, self._at(number, full)
             )
             for number, (parameter, _) in enumerate(self._tensors)
         ]
@@ -344,7 +339,7 @@ class Recorder:
     def _pick_each(self, tensors: Sequence[Tensor | None], full: bool) -> list[Tensor | None]:
         """Return of each tensor all elements, or those at the positions sampled of the parameter."""
         return [
-            None if tensor is None else capture.pick(tensor, self._at(number, full), to_host=full)
+            None if tensor is None else capture.pick(tensor, self._at(number, full))
             for number, tensor in enumerate(tensors)
         ]
 

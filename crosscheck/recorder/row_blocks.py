@@ -53,11 +53,12 @@ class RowBlock:
                 [row.after.parameter for row in rows],
             )
             slots: dict[str, SlotRows] = {}
-            names = {slot: None for row in rows for moment in (row.before, row.after) for slot in moment.names()}
+            moments = [moment for row in rows for moment in (row.before, row.after)]
+            names = dict.fromkeys(slot for moment in moments for slot in (*moment.slots, *moment.scalars))
             for slot in names:
                 old, new = [row.before.get(slot) for row in rows], [row.after.get(slot) for row in rows]
                 slots[slot] = SlotRows(
-                    scalar=any(slot in row.after.scalars or slot in row.before.scalars for row in rows),
+                    scalar=any(slot in moment.scalars for moment in moments),
                     before=_values(arrays, key(number, tensor, f"{slot}."), old, new),
                     absent_before=tuple(r for r, value in enumerate(old) if value is None),
                     absent_after=tuple(r for r, value in enumerate(new) if value is None),
