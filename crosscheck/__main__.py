@@ -31,9 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fall over
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    os.environ["JAX_PLATFORMS"] = (
-        "cpu"  # all of it is float64 on the CPU; JAX would take most of a GPU's memory at once
-    )
+    # All of it is float64 on the CPU; JAX would take most of a GPU's memory at once.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     parser = argparse.ArgumentParser(prog="crosscheck", description="Hold torch.optim against Optax.")
     commands = parser.add_subparsers(dest="command", required=True)
     replaying = commands.add_parser(

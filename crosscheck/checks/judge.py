@@ -33,9 +33,8 @@ class Judge:
         self._worker, self._findings = worker, findings
         self._batchers: dict[str, Batcher] = {}
         self._waiting: deque[tuple[Batch, Future[Judged]]] = deque()
-        self._samples: dict[
-            tuple[Rule[Any], Flags], Inputs
-        ] = {}  # rows that disagree, from the first batch that has any
+        # Rows that disagree, from the first batch that has any.
+        self._samples: dict[tuple[Rule[Any], Flags], Inputs] = {}
 
     def batcher(self, rule: Rule[Any], profile: Profile | None = None) -> Batcher:
         """Return what gathers rows for a rule. `profile`: of all tensors, whatever implementation stepped them."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from crosscheck.diagnosis.mistake import (
@@ -40,12 +39,10 @@ def _wrong_inputs(flags: AdamFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield WrongInputs(f"weight decay is {other} instead of {flags.decay}", replace(flags, decay=other), inputs)
     swapped = with_numbers(inputs, beta1=h["beta2"], beta2=h["beta1"])
     yield WrongInputs("betas are swapped", flags, swapped)
-    ahead, behind = (
-        inputs._replace(counts={"step": steps + 1}),
-        inputs._replace(counts={"step": np.maximum(steps - 1, 0)}),
-    )
+    ahead = inputs._replace(counts={"step": steps + 1})
     yield WrongInputs("bias corrections are one step ahead", flags, ahead)
     if (steps > 0).all():
+        behind = inputs._replace(counts={"step": steps - 1})
         yield WrongInputs("bias corrections are one step behind", flags, behind)
 
 

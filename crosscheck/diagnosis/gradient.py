@@ -16,15 +16,13 @@ def _wrong_inputs(flags: ClipFlags, inputs: Inputs) -> Iterator[WrongInputs]:
     norm = h.get("norm", np.ones_like(scale))
     instead = partial(with_numbers, inputs)
     if (scale != 1).any():
-        twice, never = (
-            instead(loss_scale=scale**2, norm=norm / scale),
-            instead(loss_scale=np.ones_like(scale), norm=norm * scale),
-        )
+        twice = instead(loss_scale=scale**2, norm=norm / scale)
+        never = instead(loss_scale=np.ones_like(scale), norm=norm * scale)
         yield WrongInputs("the gradient is divided by the loss scale twice", flags, twice)
         yield WrongInputs("the gradient is not divided by the loss scale", flags, never)
     if (world != 1).any():
-        averaged, summed = scale * world, scale / world
-        twice, never = instead(loss_scale=averaged, norm=norm / world), instead(loss_scale=summed, norm=norm * world)
+        twice = instead(loss_scale=scale * world, norm=norm / world)
+        never = instead(loss_scale=scale / world, norm=norm * world)
         yield WrongInputs("the gradient is divided by the world size twice", flags, twice)
         yield WrongInputs("the gradient is multiplied by the world size", flags, never)
     if flags.by != "nothing":
