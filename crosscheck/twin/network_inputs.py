@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -12,25 +12,26 @@ from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import DType
 from crosscheck.twin.network import CONVOLUTIONS, LINEAR, Arithmetic, Images, Stored
 
-ROUNDOFF: dict[DType, float] = {
-    "float64": 2.0**-45,
-    "float32": 2.0**-16,
-    "bfloat16": FORMATS["bfloat16"].unit_roundoff,
-    "float16": 2 * FORMATS["float16"].unit_roundoff,
-}
-"""By how much a stored number may be off. In float32 and float64 by 256 of its own roundoffs: a bias gradient is a sum
-over every pixel of the batch, on a CPU added up one by one. bfloat16 is summed up in float32, so that the last rounding
-is what counts; so is float16 on a GPU, but a CPU rounds parts of a sum as well. No trace holds a pass in float64: that is
-for tests of the twin itself."""
 
-STORED: dict[DType, Stored] = {
-    "float64": Stored(52),
-    "float32": Stored(23),
-    "bfloat16": Stored(7),
-    "float16": Stored(10, smallest=2.0**-24),
-}
+class Compute(NamedTuple):
+    """The format in which the network computes."""
 
-_NUMPY: dict[DType, Any] = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+    roundoff: float
+    """By how much a stored number may be off. In float32 and float64 by 256 of its own roundoffs: a bias gradient is a sum
+    over every pixel of the batch, on a CPU added up one by one. bfloat16 is summed up in float32, so that the last rounding
+    is what counts; so is float16 on a GPU, but a CPU rounds parts of a sum as well. No trace holds a pass in float64: that
+    is for tests of the twin itself."""
+    stored: Stored
+    enters: Any = np.float64
+    """NumPy's type of what the first operation reads."""
+
+
+COMPUTE: Mapping[DType, Compute] = {
+    "float64": Compute(2.0**-45, Stored(52)),
+    "float32": Compute(2.0**-16, Stored(23)),
+    "bfloat16": Compute(FORMATS["bfloat16"].unit_roundoff, Stored(7), ml_dtypes.bfloat16),
+    "float16": Compute(2 * FORMATS["float16"].unit_roundoff, Stored(10, smallest=2.0**-24), np.float16),
+}
 
 CHUNK = 8  # images in memory at a time; one shape, so one compilation
 
@@ -56,11 +57,8 @@ class NetworkInputs:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        return Arithmetic(ROUNDOFF[self.compute], FORMATS[self.compute].floor / self.loss_scale, self.loss_scale)
-
-    @property
-    def classes(self) -> int:
-        return len(self.parameters[f"{LINEAR[-1]}.bias"])
+        floor = FORMATS[self.compute].floor / self.loss_scale
+        return Arithmetic(COMPUTE[self.compute].roundoff, floor, self.loss_scale)
 
     def rounded_parameters(self) -> dict[str, NDArray[np.float64]]:
         """Return the parameters as the first operation reads them."""
@@ -68,8 +66,8 @@ class NetworkInputs:
 
     def chunks(self) -> Iterator[Images]:
         """Yield the batch in pieces of CHUNK images, nothing perturbed; images that fill up the last have no weight."""
-        size = len(self.labels)
-        targets = np.full((size, self.classes), self.label_smoothing / self.classes)
+        size, classes = len(self.labels), len(self.parameters[f"{LINEAR[-1]}.bias"])
+        targets = np.full((size, classes), self.label_smoothing / classes)
         targets[np.arange(size), self.labels] += 1.0 - self.label_smoothing
         stored = self._stored()
         unknown = [np.zeros((size, channels, *area), np.uint8) for *area, channels in stored[: len(CONVOLUTIONS)]]
@@ -93,7 +91,7 @@ class NetworkInputs:
             return drawn * there.reshape(-1, *[1] * (len(shape) - 1))
 
         # Normalised in float32 at best, whatever comes afterwards, by a subtraction that cancels.
-        error = min(ROUNDOFF["float32"], ROUNDOFF[self.compute]) * (
+        error = min(COMPUTE["float32"].roundoff, COMPUTE[self.compute].roundoff) * (
             np.abs(images.pixels) + np.abs(self.mean / self.std)
         )
         return images._replace(
@@ -103,7 +101,7 @@ class NetworkInputs:
 
     def _rounded(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Round values as autocast does before the first operation."""
-        return values.astype(_NUMPY.get(self.compute, np.float64)).astype(np.float64)
+        return values.astype(COMPUTE[self.compute].enters).astype(np.float64)
 
     def _stored(self) -> list[tuple[int, ...]]:
         """Return the shape of what each layer stores of an image, behind its pooling where it has one."""

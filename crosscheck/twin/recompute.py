@@ -10,7 +10,7 @@ import numpy as np
 from crosscheck.criterion.stochastic import REPEATS, SAMPLES, Expected, estimate
 from crosscheck.float64 import float64
 from crosscheck.twin.network import POOLINGS, Images, differentiate
-from crosscheck.twin.network_inputs import ROUNDOFF, STORED, NetworkInputs
+from crosscheck.twin.network_inputs import COMPUTE, NetworkInputs
 from crosscheck.twin.pooling import Pooling
 
 
@@ -22,21 +22,19 @@ class Twin:
     poolings: tuple[Pooling, ...]
 
 
+@float64()
+@np.errstate(all="ignore")
 def recompute(record: NetworkInputs) -> Twin:
     """Compute the gradients of the mean cross-entropy over the batch, with the winners of the record."""
-    with float64(), np.errstate(all="ignore"):
-        return _recompute(record)
-
-
-def _recompute(record: NetworkInputs) -> Twin:
     parameters = record.rounded_parameters()
+    arithmetic, stored = record.arithmetic, COMPUTE[record.compute].stored
     random = np.random.default_rng(0)
     gradients = {name: np.zeros(value.shape) for name, value in parameters.items()}
     errors = {name: np.zeros((SAMPLES, *value.shape)) for name, value in parameters.items()}
     poolings = tuple(Pooling(name) for name in POOLINGS)
 
     def run(images: Images, *, given: bool) -> tuple[dict[str, Any], list[Any]]:
-        return jax.device_get(differentiate(parameters, images, record.arithmetic, STORED[record.compute], given))
+        return jax.device_get(differentiate(parameters, images, arithmetic, stored, given))
 
     for chunk, images in enumerate(record.chunks()):
         exact, windows = run(images, given=record.winners is not None)
@@ -53,7 +51,8 @@ def _recompute(record: NetworkInputs) -> Twin:
             gradient += exact[name]
         there = images.weights > 0
         for pooling, x, won, variance in zip(poolings, windows, images.winners, variances, strict=True):
-            pooling.look(x[there], won[there], np.sqrt(variance), ROUNDOFF[record.compute])
-    roundoff, floor, _ = record.arithmetic
-    tensors = {name: estimate(gradients[name], errors[name], roundoff, floor) for name in gradients}
+            pooling.look(x[there], won[there], np.sqrt(variance), arithmetic.roundoff)
+    tensors = {
+        name: estimate(gradients[name], errors[name], arithmetic.roundoff, arithmetic.floor) for name in gradients
+    }
     return Twin(tensors, poolings)
