@@ -27,22 +27,6 @@ class _Look:
     before: list[capture.Moment] = field(default_factory=list[capture.Moment])
 
 
-@dataclass(slots=True)
-class _Backward:
-    """What was seen at the end of backward."""
-
-    looks: list[_Look]
-    norm: Tensor
-
-
-@dataclass(slots=True)
-class _Before:
-    """What was seen before a step that has not ended yet."""
-
-    looks: list[_Look]
-    attempt: Attempt
-
-
 class Recorder:
     """Records what an optimizer consumed and what it made of it, step by step.
 
@@ -120,8 +104,9 @@ class Recorder:
         """The number of the last step that was recorded."""
         self._tensors: list[tuple[Tensor, TensorInfo]] = []
         self._where: dict[int, Tensor | None] = {}
-        self._before: _Before | None = None
-        self._backward: _Backward | None = None
+        self._attempt: Attempt | None = None  # that has not ended yet
+        self._looks: list[_Look] = []  # at the coming step, or at its backward
+        self._backward_norm: Tensor | None = None
         self._unaveraged: list[tuple[bool, list[capture.Moment]]] = []  # full?, after the step
         self._after_skip = self._loaded = self._closed = False
         self._pending = Pending()
@@ -181,10 +166,8 @@ class Recorder:
         self._settle()
         self._look_at_tensors()
         grads = self._grads()
-        self._backward = _Backward(
-            looks=[_Look(full, self._averages(full), self._pick_each(grads, full)) for full in self._fullness()],
-            norm=capture.norm([grad for grad in grads if grad is not None], None),
-        )
+        self._looks = [_Look(full, self._averages(full), self._pick_each(grads, full)) for full in self._fullness()]
+        self._backward_norm = capture.norm([grad for grad in grads if grad is not None], None)
 
     def add_pass(
         self,
@@ -220,8 +203,8 @@ class Recorder:
         updated since.
         """
         self._see_before(skipped=True)
-        if self._before is not None and loss_scale is not None:
-            self._before.attempt.scale = torch.tensor(loss_scale, dtype=torch.float64)
+        if self._attempt is not None and loss_scale is not None:
+            self._attempt.scale = torch.tensor(loss_scale, dtype=torch.float64)
         self._see_after(skipped=True)
 
     def _on_stepped(self) -> None:
@@ -256,43 +239,41 @@ class Recorder:
             if grad is not None and (grad.is_sparse or grad.is_complex()):
                 kind = "sparse" if grad.is_sparse else "complex"
                 raise UnsupportedOptimizer(f"the gradient of {info.name} is {kind}: the rules are for dense real ones")
-        backward, wanted = self._backward, self._fullness(skipped=skipped)
-        if backward is None:
-            looks = [_Look(full, self._averages(full), [None] * len(grads)) for full in wanted]
-        else:
-            looks = [look for look in backward.looks if look.full in wanted]
-        for look in looks:
+        wanted = self._fullness(skipped=skipped)
+        if self._backward_norm is None:
+            self._looks = [_Look(full, self._averages(full), [None] * len(grads)) for full in wanted]
+        self._looks = [look for look in self._looks if look.full in wanted]
+        for look in self._looks:
             look.before = self._moments(look.full)
             _set_averages(look.before, look.averages)
             look.grads = [
                 None if grad is None else capture.consumed(grad, scale, self._at(number, look.full))
                 for number, grad in enumerate(grads)
             ]
-        attempt = Attempt(
+        self._attempt = Attempt(
             step=self.step + 1,
             norm=capture.norm([grad for grad in grads if grad is not None], scale),
-            backward_norm=None if backward is None else backward.norm,
+            backward_norm=self._backward_norm,
             scale=self._loss_scale(scale),
             options=tuple(
                 optimizer_info.options_of(group) | ({"compiled": True} if compiled else {})
                 for group in self.optimizer.param_groups
             ),
         )
-        self._before = _Before(looks, attempt)
 
     def _see_after(self, *, skipped: bool) -> None:
-        before = self._before
-        if before is None:  # a step without a pre-hook: the recorder was attached in the middle of it
+        attempt, looks = self._attempt, self._looks
+        if attempt is None:  # a step without a pre-hook: the recorder was attached in the middle of it
             return
-        self._before = self._backward = None
+        self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
-        for look in before.looks:
+        for look in looks:
             moments, block = self._moments(look.full), self._pending.block(self.step, full=look.full)
             self._unaveraged.append((look.full, moments))
             for number, after in enumerate(moments):
                 block.add(number, look.grads[number], look.backward[number], look.before[number], after)
-        before.attempt.applied, before.attempt.loaded = not skipped, self._loaded
-        self._pending.attempts.append(before.attempt)
+        attempt.applied, attempt.loaded = not skipped, self._loaded
+        self._pending.attempts.append(attempt)
         self._after_skip, self._loaded = skipped, False
         if not self._average:
             self._settle()
