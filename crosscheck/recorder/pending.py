@@ -76,14 +76,10 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
     described: list[Step] = []
     last: tuple[dict[str, Option], ...] = ()
     for attempt in attempts:
-        changed = tuple(
-            {
-                name: value
-                for name, value in group.items()
-                if number >= len(last) or last[number].get(name, ...) != value
-            }
-            for number, group in enumerate(attempt.options)
-        )
+        changed: list[dict[str, Option]] = []
+        for number, group in enumerate(attempt.options):
+            known = last[number] if number < len(last) else {}
+            changed.append({name: value for name, value in group.items() if known.get(name, ...) != value})
         last = attempt.options
         described.append(
             Step(
@@ -92,7 +88,7 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
                 loss_scale=None if attempt.scale is None else float(attempt.scale),
                 grad_norm=float(attempt.norm),
                 backward_norm=None if attempt.backward_norm is None else float(attempt.backward_norm),
-                options=changed,
+                options=tuple(changed),
                 state_loaded=attempt.loaded,
             )
         )
