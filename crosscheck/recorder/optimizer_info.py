@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import safetensors
@@ -15,12 +15,7 @@ from crosscheck.trace.format import DType, Implementation, Option, Scaler, Tenso
 CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 """The formulas that can be claimed, and whose they are."""
 
-DTYPES: Mapping[torch.dtype, DType] = {
-    torch.float64: "float64",
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
+DTYPES: Mapping[torch.dtype, DType] = {getattr(torch, name): name for name in get_args(DType)}
 _FSDP_MARKS = ("_is_flat_param", "_fsdp_flattened")
 _SHARDED = {"DTensor", "FlatParameter", "ShardedTensor", "ZeroRedundancyOptimizer"}
 
