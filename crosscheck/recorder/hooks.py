@@ -1,7 +1,8 @@
 """When a step begins and ends: the hooks of an optimizer, seen through subclasses, closures and torch.compile."""
 
-import sys
 from collections.abc import Callable, Iterator
+from inspect import currentframe
+from traceback import walk_stack
 from types import FrameType
 from typing import Any, TypeVar, cast
 
@@ -74,8 +75,5 @@ def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Resu
 
 
 def _frames() -> Iterator[FrameType]:
-    """Yield the frames of the call stack, innermost first."""
-    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect's own, without its file reading)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+    """Return the frames of the call stack, innermost first."""
+    return (frame for frame, _ in walk_stack(currentframe()))
