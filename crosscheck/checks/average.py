@@ -19,8 +19,7 @@ class Average(Check):
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
         self.context.judge.batcher(MOVING_AVERAGE, _PLAIN)
 
-    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
-        del options
+    def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._options = {}
         for step in part.steps:
             self._options[step.step] = {"decay": self._decay, "seen": self._seen}

@@ -44,7 +44,7 @@ class Check:
     def start(self) -> None:
         """Set up what is gathered over the segment."""
 
-    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
+    def part(self, part: Part, options: list[list[dict[str, Option]]], /) -> None:
         """Take in the steps of the next part. `options`: of each step and parameter group, complete."""
 
     def tensor(self, tensor: TensorBlock) -> None:

@@ -44,8 +44,7 @@ class Continuity(Check):
         self._joins = {later.header.first_step - 1 for later in self.context.segments[1:]}  # steps before a segment
         self._ends: dict[int, dict[int, _Left]] = {}  # by such a step: what it left of each tensor
 
-    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
-        del options
+    def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._keep_end()
         self._last_step = part.steps[-1].step
 

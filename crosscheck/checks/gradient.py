@@ -27,9 +27,8 @@ class Gradient(Check):
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
         self.context.judge.batcher(GRADIENT, _NORMED)
 
-    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
+    def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         """Hold the norms against each other, which covers the elements that were not sampled."""
-        del options
         largest = max((tensor.numel for tensor in part.tensors), default=0)
         unit_roundoff = max((FORMATS[tensor.dtype].unit_roundoff for tensor in part.tensors), default=0.0)
         elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff)

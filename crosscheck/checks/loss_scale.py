@@ -28,8 +28,7 @@ class LossScale(Check):
         self._steps = 0
         self._scales: list[ScaleUsed] = []
 
-    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
-        del options
+    def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._steps += len(part.steps)
         for step in part.steps:
             if step.loss_scale is not None:

@@ -54,8 +54,7 @@ class _Steps:
             return (args[0], closure_then_look, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure_then_look}
 
-    def end(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> None:
-        del args, kwargs, compiled
+    def end(self, *_: Any) -> None:
         self._depth -= 1
         if self._depth:
             return
@@ -67,8 +66,7 @@ def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Resu
     """Return a hook that runs outside of a compiled `step`, on real tensors, and is told whether the step is compiled."""
     eager = cast(Callable[..., Result], torch.compiler.disable(look))
 
-    def hook(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
-        del optimizer
+    def hook(_: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
         return eager(args, kwargs, torch.compiler.is_compiling())
 
     return hook

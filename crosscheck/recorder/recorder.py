@@ -211,8 +211,7 @@ class Recorder:
         found_inf = getattr(self.optimizer, "found_inf", None)
         self._see_after(skipped=found_inf is not None and bool(found_inf))
 
-    def _on_loaded(self, optimizer: torch.optim.Optimizer) -> None:
-        del optimizer
+    def _on_loaded(self, _: torch.optim.Optimizer) -> None:
         self._loaded = True
 
     def _look_at_tensors(self) -> None:

@@ -31,8 +31,7 @@ class Winners:
 
     def _look(self, number: int) -> Any:
         @torch.no_grad()
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            del module, output
+        def hook(_module: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
             (x,) = inputs
             _, position = functional.max_pool2d_with_indices(x, (2, 2))  # of the plane: row * width + column
             row, column = position // x.shape[-1], position % x.shape[-1]
