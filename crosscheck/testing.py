@@ -80,7 +80,6 @@ def observe(
     **recording: Any,
 ) -> Report:
     """Record `steps` steps on made-up gradients and replay them."""
-    regimes = list(regimes)
     generator = torch.Generator().manual_seed(seed)
     parameters = {
         regime: torch.nn.Parameter(torch.randn(size, generator=generator, dtype=torch.float64).to(dtype))
