@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from crosscheck.checks import CHECKS, load_checks
@@ -39,9 +38,9 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
     with float64(), ThreadPoolExecutor(max_workers=1) as worker:
         findings = Findings()
         context = Context(RULES[name], segments, Judge(worker, findings), findings)
-        answered, counts = _ask(context)
+        answered = _ask(context)
         context.judge.finish()
-        report = _report(context, answered, counts)
+        report = _report(context, answered)
     for check in require:
         if report.checks.get(check, NOT_RECORDED) == NOT_RECORDED:
             recorded = [check for check, result in report.checks.items() if result != NOT_RECORDED]
@@ -49,40 +48,29 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
     return report
 
 
-@dataclass(slots=True)
-class _Counts:
-    """What the segments hold."""
-
-    steps: int = 0
-    skipped: int = 0
-    tensors: set[str] = field(default_factory=set[str])
-
-
-def _ask(context: Context) -> tuple[set[str], _Counts]:
-    """Put every check to every segment. Returns the checks that the record could answer, and what it holds."""
+def _ask(context: Context) -> set[str]:
+    """Put every check to every segment. Returns the checks that the record could answer."""
     kinds = load_checks()
     asked: list[list[Check]] = [[] for _ in kinds]  # by kind, then by segment
-    counts = _Counts()
     for segment in context.segments:
         checks = [kind(segment, context, earlier) for (_, kind), earlier in zip(kinds, asked, strict=True)]
         for part in segment.parts():
-            _feed(checks, part, counts)
+            _feed(checks, part, context)
         for check, its_kind in zip(checks, asked, strict=True):
             check.finish()
             its_kind.append(check)
-    names = {name for (name, _), its_kind in zip(kinds, asked, strict=True) if any(c.answered for c in its_kind)}
-    return names, counts
+    return {name for (name, _), its_kind in zip(kinds, asked, strict=True) if any(c.answered for c in its_kind)}
 
 
-def _feed(checks: list[Check], part: LoadedPart, counts: _Counts) -> None:
+def _feed(checks: list[Check], part: LoadedPart, context: Context) -> None:
     """Hand a part and its tensors to all checks of its segment."""
-    counts.steps += len(part.meta.steps)
-    counts.skipped += sum(not step.applied for step in part.meta.steps)
+    context.steps += len(part.meta.steps)
+    context.skipped += sum(not step.applied for step in part.meta.steps)
     options = complete_options(part.meta.steps)
     for check in checks:
         check.part(part.meta, options)
     for tensor in tensor_blocks(part, options):
-        counts.tensors.add(tensor.info.name)
+        context.tensors.add(tensor.info.name)
         try:
             for check in checks:
                 check.tensor(tensor)
@@ -90,7 +78,7 @@ def _feed(checks: list[Check], part: LoadedPart, counts: _Counts) -> None:
             raise TraceError(f"{part.path}: {error}") from None
 
 
-def _report(context: Context, answered: Collection[str], counts: _Counts) -> Report:
+def _report(context: Context, answered: Collection[str]) -> Report:
     judge, tally, rule = context.judge, context.judge.tally, context.rule
     batcher = judge.batcher(rule)
     findings = context.findings.in_order(judge.explain)
@@ -99,7 +87,7 @@ def _report(context: Context, answered: Collection[str], counts: _Counts) -> Rep
     reason = ""
     if not findings:
         untold = set(batcher.used) <= set(not_tested)
-        reason = _vacuous(counts.steps, tally.elements[rule.name], untold, batcher.off_by)
+        reason = _vacuous(context.steps, tally.elements[rule.name], untold, batcher.off_by)
     return Report(
         verdict=Verdict.MISMATCH if findings else Verdict.VACUOUS if reason else Verdict.MATCH,
         reason=reason,
@@ -117,9 +105,9 @@ def _report(context: Context, answered: Collection[str], counts: _Counts) -> Rep
         checks={name: _came_to(name, answered, findings) for name in CHECKS},
         power=power,
         off_by=batcher.off_by,
-        steps=counts.steps,
-        skipped=counts.skipped,
-        tensors=len(counts.tensors),
+        steps=context.steps,
+        skipped=context.skipped,
+        tensors=len(context.tensors),
         elements=tally.elements[rule.name],
         out_of_range=tally.out_of_range,
     )

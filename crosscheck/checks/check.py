@@ -13,9 +13,9 @@ from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import TensorBlock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
-    """What all checks of a replay share: what they are told, and where they write what they find."""
+    """What all checks of a replay share: what they are told, where they write what they find, and what the record holds."""
 
     rule: Rule[Any]
     segments: tuple[Segment, ...]
@@ -23,6 +23,9 @@ class Context:
     findings: Findings
     coverage: Coverage = field(default_factory=Coverage)
     notes: list[str] = field(default_factory=list[str])
+    steps: int = 0
+    skipped: int = 0
+    tensors: set[str] = field(default_factory=set[str])
 
 
 class Check:
