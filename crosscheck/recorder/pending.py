@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -61,12 +60,9 @@ class Pending:
         if not self.attempts:
             return None
         arrays: dict[str, Tensor] = {}
-        blocks: list[Any] = []
-        for block in [self._sampled, *self._full]:
-            described, its_arrays = block.lay_out(len(blocks), coordinates)
-            blocks.append(described)
-            arrays |= its_arrays
-        part = Part(tensors=tensors, steps=_described(self.attempts), blocks=tuple(blocks))
+        waiting = enumerate([self._sampled, *self._full])
+        blocks = tuple(block.lay_out(number, coordinates, arrays) for number, block in waiting)
+        part = Part(tensors=tensors, steps=_described(self.attempts), blocks=blocks)
         self.attempts, self._sampled, self._full = [], RowBlock(full=False), []
         return part, arrays
 

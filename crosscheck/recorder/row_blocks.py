@@ -32,9 +32,8 @@ class RowBlock:
         moments = [t for moment in (before, after) for t in (moment.parameter, *moment.slots.values())]
         self.num_bytes += sum(t.nbytes for t in (*moments, grad, backward) if t is not None)
 
-    def lay_out(self, number: int, coordinates: dict[int, Tensor | None]) -> tuple[Block, dict[str, Tensor]]:
-        """Return the block's description and its arrays; `number` is its position in the part."""
-        arrays: dict[str, Tensor] = {}
+    def lay_out(self, number: int, coordinates: dict[int, Tensor | None], arrays: dict[str, Tensor]) -> Block:
+        """Put the block's arrays into `arrays` and return its description; `number` is its position in the part."""
         tensors: list[TensorRows] = []
         for tensor, rows in self.rows.items():
             grads = [row.grad for row in rows if row.grad is not None]
@@ -65,7 +64,7 @@ class RowBlock:
                 )
             no_grad = tuple(r for r, row in enumerate(rows) if row.grad is None)
             tensors.append(TensorRows(tensor=tensor, no_grad=no_grad, backward=backward, before=before, slots=slots))
-        return Block(full=self.full, steps=tuple(self.steps), tensors=tuple(tensors)), arrays
+        return Block(full=self.full, steps=tuple(self.steps), tensors=tuple(tensors))
 
 
 def _unlike(values: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> tuple[int, ...]:
