@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -95,18 +94,13 @@ def _correction(*, first: bool = True, second: bool = True, eps_early: bool = Fa
 
 
 def _uncorrected(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
-    """Return m / (sqrt(v) + eps)."""
+    """Return m / (sqrt(v) + eps), of arrays."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
-
-        def divide(m: Any, v: Any) -> Any:
-            return m / (jnp.sqrt(v) + eps)
-
-        step = jax.tree.map(divide, mu, nu)
-        return step, optax.ScaleByAdamState(state.count + 1, mu, nu)
+        return mu / (jnp.sqrt(nu) + eps), optax.ScaleByAdamState(state.count + 1, mu, nu)
 
     return optax.GradientTransformation(optax.scale_by_adam().init, update)  # pyright: ignore[reportArgumentType]
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from crosscheck.rules.inputs import Inputs
@@ -80,7 +79,7 @@ def wrong_decay(flags: Flags, without: Flags, inputs: Inputs) -> Iterator[WrongI
 
 
 def decay_of_new_parameters(chain: Chain, without: Callable[[Any], Any]) -> Chain:
-    """Return the chain that takes the step first, and then the decay of what it made.
+    """Return the chain that takes the step first, and then the decay of what it made, of arrays.
 
     `without` makes of flags those of no decay.
     """
@@ -91,11 +90,7 @@ def decay_of_new_parameters(chain: Chain, without: Callable[[Any], Any]) -> Chai
 
         def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
             updates, state = bare.update(updates, state, params)
-
-            def decayed(u: Any, p: Any) -> Any:
-                return u - shrink * (p + u)
-
-            return jax.tree.map(decayed, updates, params), state
+            return updates - shrink * (params + updates), state
 
         return optax.GradientTransformation(bare.init, update)
 
