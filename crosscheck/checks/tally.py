@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from crosscheck.criterion.batches import WIDTH, Batch, Origin
+from crosscheck.criterion.batches import WIDTH, Batch
 from crosscheck.criterion.elementwise import Judged
 from crosscheck.report.report import Finding
 from crosscheck.tolerance import FAIL, WARN
@@ -58,34 +58,32 @@ def never_written(batch: Batch) -> Iterator[Finding]:
 
 def disagreements(batch: Batch, judged: Judged) -> Iterator[Finding]:
     """Yield the worst element of each row and output that is beyond the limit, without the mistake behind it."""
-    rule = batch.rule
-    for output, name in enumerate(batch.outputs):
+    for output in range(len(batch.outputs)):
         for row in np.flatnonzero(~(judged.eta[: len(batch.origins), output] <= FAIL)):
-            origin = batch.origins[row]
-            yield Finding(
-                step=origin.step,
-                tensor=origin.block.info.name,
-                slot=name,
-                index=_index(origin, judged, int(row), output),
-                recorded=float(judged.recorded[row, output]),
-                expected=float(judged.expected[row, output]),
-                eta=float(judged.eta[row, output]),
-                cause=rule.complaint.format(output=name, rule=rule.name),
-                check=rule.check,
-                elements=int(judged.over[row, output]),
-            )
+            yield _finding(batch, judged, int(row), output)
+
+
+def _finding(batch: Batch, judged: Judged, row: int, output: int) -> Finding:
+    """Return what there is to say about the worst element of a row."""
+    origin, name, rule = batch.origins[row], batch.outputs[output], batch.rule
+    return Finding(
+        step=origin.step,
+        tensor=origin.block.info.name,
+        slot=name,
+        index=origin.block.position(origin.column + int(judged.element[row, output])),
+        recorded=float(judged.recorded[row, output]),
+        expected=float(judged.expected[row, output]),
+        eta=float(judged.eta[row, output]),
+        cause=rule.complaint.format(output=name, rule=rule.name),
+        check=rule.check,
+        elements=int(judged.over[row, output]),
+    )
 
 
 def _describe(batch: Batch, judged: Judged, row: int, output: int) -> str:
     """Return a line about the worst element of a row."""
-    origin = batch.origins[row]
-    where = list(_index(origin, judged, row, output))
+    worst = _finding(batch, judged, row, output)
     return (
-        f"eta {float(judged.eta[row, output]):.3g} at step {origin.step}, {origin.block.info.name}{where}, "
-        f"{batch.outputs[output]}: recorded {float(judged.recorded[row, output]):.9g}, "
-        f"expected {float(judged.expected[row, output]):.9g}"
+        f"eta {worst.eta:.3g} at step {worst.step}, {worst.tensor}{list(worst.index or ())}, {worst.slot}: "
+        f"recorded {worst.recorded:.9g}, expected {worst.expected:.9g}"
     )
-
-
-def _index(origin: Origin, judged: Judged, row: int, output: int) -> tuple[int, ...]:
-    return origin.block.position(origin.column + int(judged.element[row, output]))
