@@ -163,14 +163,13 @@ def _otherwise(last: ScaleUsed, now: ScaleUsed, expected: float) -> str:
 
 
 def _finding(now: ScaleUsed, expected: float, cause: str) -> Finding:
-    recorded = float(now.loss_scale)
     return Finding(
         step=now.step,
         tensor="loss scaler",
         slot="loss_scale",
-        recorded=recorded,
+        recorded=now.loss_scale,
         expected=expected,
-        eta=roundoffs(recorded, expected),
+        eta=roundoffs(now.loss_scale, expected),
         cause=cause,
         check="loss scale",
     )

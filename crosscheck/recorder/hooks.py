@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from inspect import currentframe
 from traceback import walk_stack
 from types import FrameType
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
-Result = TypeVar("Result")
 HookArguments = tuple[tuple[Any, ...], dict[str, Any]]
 _OPTIMIZER_FILE = torch.optim.Optimizer.register_step_pre_hook.__code__.co_filename
 
@@ -62,11 +61,11 @@ class _Steps:
         self._after()
 
 
-def _outside_graphs(look: Callable[[tuple[Any, ...], dict[str, Any], bool], Result]) -> Callable[..., Result]:
+def _outside_graphs(look: Callable[..., Any]) -> Callable[..., Any]:
     """Return a hook that runs outside of a compiled `step`, on real tensors, and is told whether the step is compiled."""
-    eager = cast(Callable[..., Result], torch.compiler.disable(look))
+    eager = cast(Callable[..., Any], torch.compiler.disable(look))
 
-    def hook(_: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
+    def hook(_: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return eager(args, kwargs, torch.compiler.is_compiling())
 
     return hook

@@ -1,6 +1,7 @@
 """Which element of each window won a max-pooling: near-ties fall as rounding has it, and the gradient follows."""
 
-from typing import Any, Self
+from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +23,16 @@ class Winners:
 
     def __enter__(self) -> Self:
         for number, pooling in enumerate(self._poolings):
-            self._hooks.append(pooling.register_forward_hook(self._look(number)))
+            self._hooks.append(pooling.register_forward_hook(partial(self._look, number)))
         return self
 
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _look(self, number: int) -> Any:
-        @torch.no_grad()
-        def hook(_module: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
-            (x,) = inputs
-            _, position = functional.max_pool2d_with_indices(x, (2, 2))  # of the plane: row * width + column
-            row, column = position // x.shape[-1], position % x.shape[-1]
-            self.found[number].append((row % 2 * 2 + column % 2).to(torch.uint8))
-
-        return hook
+    @torch.no_grad()
+    def _look(self, number: int, _module: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
+        (x,) = inputs
+        _, position = functional.max_pool2d_with_indices(x, (2, 2))  # of the plane: row * width + column
+        row, column = position // x.shape[-1], position % x.shape[-1]
+        self.found[number].append((row % 2 * 2 + column % 2).to(torch.uint8))
