@@ -13,7 +13,7 @@ from crosscheck.checks.check import Check
 from crosscheck.report.coverage import spans
 from crosscheck.report.report import Finding
 from crosscheck.rules.rule import Absent, Rule
-from crosscheck.trace.format import AVERAGE, PARAM, Option, Part, Step
+from crosscheck.trace.format import AVERAGE, PARAM, Option, Part
 from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
@@ -86,7 +86,7 @@ class Continuity(Check):
                 yield from _started_from_zero(self.context.rule, block, row, quantities)
             if last is not None:
                 for name in {**dict.fromkeys(last.values), **quantities}:
-                    yield from self._join(block, row, step, name, quantities.get(name), last, unwritten)
+                    yield from self._join(block, row, name, quantities.get(name), last, unwritten)
             for name, quantity in quantities.items():
                 if step.applied and block.has_grad[row]:
                     unwritten.pop(name, None)
@@ -97,16 +97,10 @@ class Continuity(Check):
         self._left[block.number] = _Left(block.steps[-1].step, _values_after(quantities, -1), unwritten, of)
 
     def _join(
-        self,
-        block: TensorBlock,
-        row: int,
-        step: Step,
-        name: str,
-        quantity: Quantity | None,
-        left: _Left,
-        unwritten: dict[str, int],
+        self, block: TensorBlock, row: int, name: str, quantity: Quantity | None, left: _Left, unwritten: dict[str, int]
     ) -> Iterator[Finding]:
         """Compare the values before this row with those after the row before, and yield what changed in between."""
+        step = block.steps[row]
         before = None if quantity is None or not quantity.there_before[row] else quantity.before[row]
         after, between = left.values.get(name), f"between steps {left.step} and {step.step}"
         allocated = unwritten.get(name)
