@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from crosscheck.diagnosis.mistake import Mistakes, WrongInputs, no_formulas, with_numbers, with_values
+from crosscheck.diagnosis.mistake import Mistakes, WrongInputs, with_numbers, with_values
 from crosscheck.rules.inputs import Inputs
 
 
@@ -23,4 +23,4 @@ def _wrong_inputs(flags: None, inputs: Inputs) -> Iterator[WrongInputs]:
         yield WrongInputs("it is a copy of the parameters", flags, with_numbers(inputs, seen=np.zeros_like(seen)))
 
 
-OF_AVERAGES = Mistakes(_wrong_inputs, no_formulas)
+OF_AVERAGES = Mistakes(_wrong_inputs)

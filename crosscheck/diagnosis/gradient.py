@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from crosscheck.diagnosis.mistake import Mistakes, WrongInputs, no_formulas, with_numbers
+from crosscheck.diagnosis.mistake import Mistakes, WrongInputs, with_numbers
 from crosscheck.rules.gradient import ClipFlags
 from crosscheck.rules.inputs import Inputs
 
@@ -44,4 +44,4 @@ def _wrong_inputs(flags: ClipFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield WrongInputs("the gradient is clipped before it is divided by the loss scale", flags, early)
 
 
-OF_GRADIENTS = Mistakes(_wrong_inputs, no_formulas)
+OF_GRADIENTS = Mistakes(_wrong_inputs)

@@ -1,6 +1,6 @@
 """What a mistake is, and those that one can make with every optimizer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,19 +27,13 @@ class Mistakes(NamedTuple):
 
     inputs: Callable[[Any, Inputs], Iterator[WrongInputs]]
     """From flags and inputs: what may have gone into the formula instead."""
-    formulas: Callable[[Any], Iterator[WrongFormula]]
-    """From flags: what is taken for the formula."""
+    formulas: Callable[[Any], Iterable[WrongFormula]] = lambda _: ()
+    """From flags: what is taken for the formula, if there is something."""
 
     def rules(self, rule: Rule[Any], flags: Flags) -> Iterator[tuple[str, Rule[Any]]]:
         """Yield a sentence and the rule that it makes of `rule`, for every formula that these flags leave room for."""
         for sentence, chain in self.formulas(flags):
             yield sentence, replace(rule, chain=chain)
-
-
-def no_formulas(flags: Flags) -> Iterator[WrongFormula]:
-    """Yield nothing: for a rule of which no wrong formula is known."""
-    del flags
-    yield from ()
 
 
 def with_numbers(inputs: Inputs, **new: Any) -> Inputs:
