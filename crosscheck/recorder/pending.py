@@ -1,6 +1,7 @@
 """Steps that were recorded and wait to be committed, as one part."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -36,9 +37,8 @@ class Pending:
 
     def block(self, step: int, *, full: bool) -> RowBlock:
         """Return the block that the rows of a step go to."""
-        block = self._sampled
+        block = RowBlock(full=True) if full else self._sampled
         if full:
-            block = RowBlock(full=True)
             self._full.append(block)
         block.steps.append(step)
         return block
@@ -53,7 +53,7 @@ class Pending:
         )
 
     def take(
-        self, tensors: tuple[TensorInfo, ...], coordinates: dict[int, Tensor | None]
+        self, tensors: tuple[TensorInfo, ...], coordinates: Sequence[Tensor | None]
     ) -> tuple[Part, dict[str, Tensor]] | None:
         """Return the part that waits with its arrays, and start anew; None if nothing waits."""
         self._committed_at = time.monotonic()

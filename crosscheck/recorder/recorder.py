@@ -103,7 +103,7 @@ class Recorder:
         self.step = first_step - 1
         """The number of the last step that was recorded."""
         self._tensors: list[tuple[Tensor, TensorInfo]] = []
-        self._where: dict[int, Tensor | None] = {}
+        self._where: list[Tensor | None] = []  # by tensor: the positions that are sampled
         self._attempt: Attempt | None = None  # that has not ended yet
         self._looks: list[_Look] = []  # at the coming step, or at its backward
         self._backward_norm: Tensor | None = None
@@ -137,11 +137,10 @@ class Recorder:
 
     def close(self) -> None:
         """Commit what waits, mark the end, detach. Closing twice is fine."""
-        if self._closed:
-            return
-        self._detach()
-        self._settle(to_commit=True)
-        self._writer.close(self.step)
+        if not self._closed:
+            self._detach()
+            self._settle(to_commit=True)
+            self._writer.close(self.step)
 
     def flush(self) -> None:
         """Commit what waits, and go on. Without it a killed run loses up to a part's worth of steps.
@@ -222,12 +221,11 @@ class Recorder:
             self._commit()
         known = {id(parameter) for parameter, _ in self._tensors}
         # Tensors keep their numbers: new ones go to the end, whatever group they joined.
-        found = optimizer_info.tensors_of(self.optimizer, self._names)
-        self._tensors += [(parameter, info) for parameter, info in found if id(parameter) not in known]
-        for number, (parameter, info) in enumerate(self._tensors):
-            if number not in self._where:
+        for parameter, info in optimizer_info.tensors_of(self.optimizer, self._names):
+            if id(parameter) not in known:
                 where = capture.coordinates_of(info, self._coordinates)
-                self._where[number] = None if where is None else where.to(parameter.device)
+                self._where.append(None if where is None else where.to(parameter.device))
+                self._tensors.append((parameter, info))
 
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
         self._settle()

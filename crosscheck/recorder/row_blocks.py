@@ -32,7 +32,7 @@ class RowBlock:
         moments = [t for moment in (before, after) for t in (moment.parameter, *moment.slots.values())]
         self.num_bytes += sum(t.nbytes for t in (*moments, grad, backward) if t is not None)
 
-    def lay_out(self, number: int, coordinates: dict[int, Tensor | None], arrays: dict[str, Tensor]) -> Block:
+    def lay_out(self, number: int, coordinates: Sequence[Tensor | None], arrays: dict[str, Tensor]) -> Block:
         """Put the block's arrays into `arrays` and return its description; `number` is its position in the part."""
         tensors: list[TensorRows] = []
         for tensor, rows in self.rows.items():
@@ -42,7 +42,7 @@ class RowBlock:
             backward = _unlike([row.backward for row in rows], [row.grad for row in rows])
             if backward:
                 arrays[key(number, tensor, "backward")] = _stack([rows[r].backward for r in backward])
-            where = coordinates.get(tensor)
+            where = coordinates[tensor]
             if where is not None and not self.full:
                 arrays[key(number, tensor, "coordinates")] = where.cpu().reshape(1, -1)
             before = _values(
