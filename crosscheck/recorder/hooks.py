@@ -55,10 +55,9 @@ class _Steps:
 
     def end(self, *_: Any) -> None:
         self._depth -= 1
-        if self._depth:
-            return
-        self._frame = None
-        self._after()
+        if not self._depth:
+            self._frame = None
+            self._after()
 
 
 def _outside_graphs(look: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,6 +28,7 @@ def recompute(record: NetworkInputs) -> Twin:
     """Compute the gradients of the mean cross-entropy over the batch, with the winners of the record."""
     parameters = record.rounded_parameters()
     arithmetic, stored = record.arithmetic, COMPUTE[record.compute].stored
+    roundoff, floor, _ = arithmetic
     random = np.random.default_rng(0)
     gradients = {name: np.zeros(value.shape) for name, value in parameters.items()}
     errors = {name: np.zeros((SAMPLES, *value.shape)) for name, value in parameters.items()}
@@ -51,8 +52,6 @@ def recompute(record: NetworkInputs) -> Twin:
             gradient += exact[name]
         there = images.weights > 0
         for pooling, x, won, variance in zip(poolings, windows, images.winners, variances, strict=True):
-            pooling.look(x[there], won[there], np.sqrt(variance), arithmetic.roundoff)
-    tensors = {
-        name: estimate(gradients[name], errors[name], arithmetic.roundoff, arithmetic.floor) for name in gradients
-    }
+            pooling.look(x[there], won[there], np.sqrt(variance), roundoff)
+    tensors = {name: estimate(gradients[name], errors[name], roundoff, floor) for name in gradients}
     return Twin(tensors, poolings)
