@@ -77,8 +77,7 @@ class _Walk:
             return
         start = _float32(self.scaler.scale)
         if not _same(attempts[0].loss_scale, start):
-            sentence = "the first loss scale is not the scaler's"
-            yield "start", _finding(attempts[0], start, sentence)
+            yield "start", _finding(attempts[0], start, "the first loss scale is not the scaler's")
         for last, now in pairwise(attempts):
             yield from self._after_applied(last, now) if last.applied else self._after_skipped(last, now)
         yield from self._never_grown()

@@ -30,8 +30,7 @@ def _wrong_inputs(flags: SGDFlags, inputs: Inputs) -> Iterator[WrongInputs]:
     h = inputs.hyperparameters
     yield from wrong_gradient(flags, inputs)
     if flags.momentum and (h["lr"] != h["last_lr"]).any() and (h["lr"] != 0).all():
-        ratio = h["last_lr"] / np.where(h["lr"] == 0, 1.0, h["lr"])
-        buffer = inputs.values["momentum_buffer"] * ratio[:, None]
+        buffer = inputs.values["momentum_buffer"] * (h["last_lr"] / h["lr"])[:, None]
         inside = with_values(inputs, momentum_buffer=buffer)
         yield WrongInputs("the learning rate is inside the momentum buffer", flags, inside)
     yield from late_rate(flags, inputs)
