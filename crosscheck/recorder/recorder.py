@@ -303,10 +303,9 @@ class Recorder:
 
     def _moments(self, full: bool) -> list[capture.Moment]:
         """Return what all tensors are now, without their averages."""
+        state = self.optimizer.state
         return [
-            capture.take_moment(
-                parameter, self.optimizer.state.get(parameter, {}), self._slot_names, self._at(number, full)
-            )
+            capture.take_moment(parameter, state.get(parameter, {}), self._slot_names, self._at(number, full))
             for number, (parameter, _) in enumerate(self._tensors)
         ]
 
