@@ -44,10 +44,7 @@ def _recorder(setting: Setting, name: str) -> Figures:
     _rehearse(setting, name)
     shapes = (MODELS | HUGE)[name]
     expect_room(setting.device, 4 * 4 * sum(shapes))
-    parameters = [torch.nn.Parameter(torch.randn(count, device=setting.device)) for count in shapes]
-    for parameter in parameters:
-        parameter.grad = torch.randn_like(parameter)
-    optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    optimizer = _adam(setting, shapes)
     bare = seconds_of(optimizer.step, setting.device)
     trace = setting.work / f"trace-{len(shapes)}-{sum(shapes)}"
     with Recorder(optimizer, trace, steps=()) as recorder:
@@ -57,6 +54,14 @@ def _recorder(setting: Setting, name: str) -> Figures:
     note = f"{sampled / steps / 1024:,.0f} KiB a step; {_in_full(setting, optimizer, trace, sum(shapes), steps + 1)}"
     shutil.rmtree(trace)
     return {"plain": bare * 1e3, "measured": recorded * 1e3, "ratio": recorded / bare, "note": note}
+
+
+def _adam(setting: Setting, shapes: Sequence[int]) -> torch.optim.Optimizer:
+    """Fused Adam on parameters of these sizes, with gradients."""
+    parameters = [torch.nn.Parameter(torch.randn(count, device=setting.device)) for count in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
 
 
 def _in_full(setting: Setting, optimizer: torch.optim.Optimizer, trace: Path, size: int, step: int) -> str:
