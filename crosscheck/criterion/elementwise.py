@@ -8,9 +8,9 @@ derivatives come from `jax.linearize` of the Optax chain itself, so no bound is 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,9 @@ from crosscheck.tolerance import FAIL, trial_error
 from crosscheck.trace.format import PARAM
 
 
-class Compared(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
     """Element by element: `param` and the slots, (R, W) each."""
 
     eta: Mapping[str, Any]  # inf where recorded and exact differ in kind; 0 where nothing is judged
@@ -33,7 +35,8 @@ class Compared(NamedTuple):
     out_of_range: Mapping[str, Any]  # what the format cannot represent
 
 
-class Judged(NamedTuple):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
     """What came out, by row and output: (R, S)."""
 
     eta: NDArray[Any]  # the largest; inf where recorded and exact differ in kind
@@ -112,7 +115,8 @@ def _classify(
         overflowed |= there[name] & beyond & ~jnp.isfinite(recorded)
     out = {name: there[name] & (overflowed | undetermined if name == PARAM else overflowed) for name in names}
     judged = {name: there[name] & ~out[name] for name in names}
-    return Compared({name: jnp.where(judged[name], eta[name], 0.0) for name in names}, exact, judged, out)
+    eta = {name: jnp.where(judged[name], eta[name], 0.0) for name in names}
+    return Compared(eta=eta, exact=exact, judged=judged, out_of_range=out)
 
 
 def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -> Judged:
@@ -150,7 +154,7 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, tried: Iterable[str] = 
 def _power(rule: Rule[Any], flags: Flags, inputs: Inputs, found: Compared, name: str) -> float:
     """Return the largest eta between what the formula makes with the true hyperparameter and with a wrong one."""
     mistaken = inputs.hyperparameters[name] * (1 - trial_error(inputs.roundoff[:, 0]))
-    wrong = inputs._replace(hyperparameters={**inputs.hyperparameters, name: mistaken}, recorded=found.exact)
+    wrong = replace(inputs, hyperparameters={**inputs.hyperparameters, name: mistaken}, recorded=found.exact)
     against: Compared = jax.device_get(compare(rule, flags, wrong))
     return max(
         float(np.max(eta, where=found.judged[output] & np.isfinite(eta), initial=0.0))

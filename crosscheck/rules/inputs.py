@@ -1,15 +1,19 @@
 """What goes into a rule, and one step of it."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
+import jax
 import optax
 
 from crosscheck.rules.rule import Flags, Hyperparameters, Rule
 from crosscheck.trace.format import GRAD, PARAM
 
 
-class Inputs(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
     """A batch of rows of one tensor and step each. R rows, W elements, S outputs: `param`, then the slots."""
 
     values: Mapping[str, Any]  # "param", "grad" and each slot before the step: (R, W) float64
