@@ -250,7 +250,7 @@ def _follow_stock(combination: Combination, params: Any, gradients: Any) -> Any:
 def _scan_rule(name: str, flags: Any, h: Any, params: Any, gradients: Any) -> Any:
     rule = RULES[name]
 
-    def step(carry: Any, gradient: Any) -> tuple[Any, None]:
+    def step(carry: tuple[dict[str, jax.Array], jax.Array], gradient: jax.Array) -> tuple[Any, None]:
         values, count = carry
         counts = dict.fromkeys(rule.counts(flags), count)
         absent = dict.fromkeys(rule.absent_at_first(flags), count == 0)

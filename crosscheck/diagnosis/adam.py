@@ -41,8 +41,8 @@ def _wrong_inputs(flags: AdamFlags, inputs: Inputs) -> Iterator[WrongInputs]:
     swapped = with_numbers(inputs, beta1=h["beta2"], beta2=h["beta1"])
     yield WrongInputs("betas are swapped", flags, swapped)
     ahead, behind = (
-        inputs._replace(counts={"step": steps + 1}),
-        inputs._replace(counts={"step": np.maximum(steps - 1, 0)}),
+        replace(inputs, counts={"step": steps + 1}),
+        replace(inputs, counts={"step": np.maximum(steps - 1, 0)}),
     )
     yield WrongInputs("bias corrections are one step ahead", flags, ahead)
     if (steps > 0).all():
