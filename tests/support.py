@@ -201,7 +201,7 @@ def wait_for(path: Path, text: str, seconds: float = 60) -> None:
     assert there, f"{path} never held {text!r}"
 
 
-JAX = ("jax", "jaxlib", "optax", "ml_dtypes")
+JAX = ("jax", "jaxlib", "jaxtyping", "ml_dtypes", "optax")
 TORCH = ("torch", "torchvision", "accelerate")
 
 

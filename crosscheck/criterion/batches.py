@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float64, Int32, Int64, Shaped
 
 from crosscheck.errors import TraceError
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FORMATS, Format, Profile, profile_of, trial_error
 from crosscheck.trace.format import AVERAGE, GRAD, PARAM, Option
-from crosscheck.trace.tensors import Floats, Quantity, TensorBlock
+from crosscheck.trace.tensors import Quantity, TensorBlock
 
 ROWS, WIDTH = 512, 256  # 131,072 elements: a MiB an array
 
@@ -102,7 +102,7 @@ class Batcher:
             self.used |= dict.fromkeys(name for name in self.rule.matters(flags) if h[name])
         return known[1], known[2]
 
-    def _add_rows(self, block: TensorBlock, flags: Flags, rows: NDArray[np.int64]) -> Iterator[Batch]:
+    def _add_rows(self, block: TensorBlock, flags: Flags, rows: Int64[np.ndarray, " rows"]) -> Iterator[Batch]:
         outputs = {PARAM: block.param, **self._slots(block, flags)}
         per_row = self._numbers(block, outputs, rows)
         hyperparameters = self._hyperparameters(block, rows)
@@ -140,7 +140,9 @@ class Batcher:
                     yield Batch(self.rule, flags, into, filling.origins)
                     del self._filling[flags]
 
-    def _hyperparameters(self, block: TensorBlock, rows: NDArray[np.int64]) -> dict[str, Floats]:
+    def _hyperparameters(
+        self, block: TensorBlock, rows: Int64[np.ndarray, " rows"]
+    ) -> dict[str, Float64[np.ndarray, " rows"]]:
         """Return the hyperparameters as the recorded implementation reads them, one number a row each."""
         settings = [self._settings_of(block.options[int(row)])[1] for row in rows]
         hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
@@ -151,8 +153,8 @@ class Batcher:
         return hyperparameters
 
     def _numbers(
-        self, block: TensorBlock, outputs: Mapping[str, Quantity], rows: NDArray[np.int64]
-    ) -> dict[str, NDArray[Any]]:
+        self, block: TensorBlock, outputs: Mapping[str, Quantity], rows: Int64[np.ndarray, " rows"]
+    ) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
         """Return the fields of `Inputs` that are about the arithmetic and the outputs of each row."""
         profile, count = self._profile_of(block, rows), len(rows)
         self.profiles[profile.name] = None
@@ -168,7 +170,7 @@ class Batcher:
             "rounds_between": np.full(count, profile.rounds_between),
         }
 
-    def _profile_of(self, block: TensorBlock, rows: NDArray[np.int64]) -> Profile:
+    def _profile_of(self, block: TensorBlock, rows: Int64[np.ndarray, " rows"]) -> Profile:
         return self.profile or profile_of(block.info, block.options[int(rows[0])])
 
     def _slots(self, block: TensorBlock, flags: Flags) -> dict[str, Quantity]:
@@ -195,7 +197,7 @@ def _format(quantity: Quantity) -> Format:
     return FORMATS[quantity.after.dtype.name]  # pyright: ignore[reportArgumentType]
 
 
-def _counts(block: TensorBlock, name: str, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+def _counts(block: TensorBlock, name: str, rows: Int64[np.ndarray, " rows"]) -> Int32[np.ndarray, " rows"]:
     """Return the steps that a slot has counted before each row. Raises TraceError if it holds something else."""
     slot = block.slots.get(name)
     if slot is None:
@@ -203,7 +205,7 @@ def _counts(block: TensorBlock, name: str, rows: NDArray[np.int64]) -> NDArray[n
             f"{block.info.name} has no slot {name!r}, which the rule needs; the record has {', '.join(block.slots) or 'none'}: "
             f"if it goes by another name there, record with slots={{{name!r}: …}}"
         )
-    counts: Floats = slot.before[rows, 0].astype(np.float64)
+    counts: Float64[np.ndarray, " rows"] = slot.before[rows, 0].astype(np.float64)
     odd = ~((counts >= 0) & (counts < 2**31 - 1)) | (counts != np.floor(counts))
     if odd.any():
         raise TraceError(f"the slot {name!r} of {block.info.name} holds {counts[odd][0]}: not a number of steps")
@@ -214,7 +216,7 @@ def _empty(rule: Rule[Any], flags: Flags, hyperparameters: Iterable[str]) -> _Fi
     slots = rule.elementwise(flags)
     outputs = len(slots) + 1
 
-    def zeros() -> Floats:
+    def zeros() -> Float64[np.ndarray, "rows width"]:
         return np.zeros((ROWS, WIDTH))
 
     return _Filling(

@@ -8,42 +8,54 @@ derivatives come from `jax.linearize` of the Optax chain itself, so no bound is 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float64, Int64, Shaped
 
+from crosscheck.rules.arrays import Array
 from crosscheck.rules.inputs import Inputs, one_step
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL, trial_error
 from crosscheck.trace.format import PARAM
 
 
-class Compared(NamedTuple):
-    """Element by element: `param` and the slots, (R, W) each."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """What came out, element by element, of `param` and each slot."""
 
-    eta: Mapping[str, Any]  # inf where recorded and exact differ in kind; 0 where nothing is judged
-    exact: Mapping[str, Any]
-    judged: Mapping[str, Any]
-    out_of_range: Mapping[str, Any]  # what the format cannot represent
+    eta: Mapping[str, Float64[Array, "rows width"]]
+    """Infinite where recorded and exact differ in kind; 0 where nothing is judged."""
+    exact: Mapping[str, Float64[Array, "rows width"]]
+    judged: Mapping[str, Bool[Array, "rows width"]]
+    out_of_range: Mapping[str, Bool[Array, "rows width"]]
+    """What the format cannot represent."""
 
 
-class Judged(NamedTuple):
-    """What came out, by row and output: (R, S)."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What came out, by row and output."""
 
-    eta: NDArray[Any]  # the largest; inf where recorded and exact differ in kind
-    element: NDArray[Any]  # where it is
-    expected: NDArray[Any]  # exact value there
-    recorded: NDArray[Any]
-    over: NDArray[Any]  # elements beyond FAIL
-    checked: NDArray[Any]  # elements judged
-    out_of_range: NDArray[Any]  # elements that the format cannot represent
-    power: Mapping[str, float]  # by hyperparameter tried: the largest eta had the record been made with it wrong
+    eta: Float64[np.ndarray, "rows outputs"]
+    """The largest eta of the row; infinite where recorded and exact differ in kind."""
+    element: Int64[np.ndarray, "rows outputs"]
+    """The element that has it."""
+    expected: Float64[np.ndarray, "rows outputs"]
+    """The exact value of that element."""
+    recorded: Float64[np.ndarray, "rows outputs"]
+    over: Int64[np.ndarray, "rows outputs"]
+    """How many elements are beyond FAIL."""
+    checked: Int64[np.ndarray, "rows outputs"]
+    """How many elements were judged."""
+    out_of_range: Int64[np.ndarray, "rows outputs"]
+    """How many elements the format cannot represent."""
+    power: Mapping[str, float]
+    """By hyperparameter tried: the largest eta if the record had been made with a wrong one."""
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -52,14 +64,13 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
     names = (PARAM, *rule.elementwise(flags))
     values, floor = inputs.values, {name: _column(inputs.floor[:, i]) for i, name in enumerate(names)}
 
-    def step(values: Any) -> dict[str, Any]:
-        def row(h: Any, counts: Any, absent: Any, values: Any) -> dict[str, Any]:
-            return one_step(rule, flags, h, counts, absent, values)
+    def step(values: Mapping[str, Float64[Array, "rows width"]]) -> dict[str, Float64[Array, "rows width"]]:
+        each_row = jax.vmap(partial(one_step, rule, flags))
+        # The type of what `vmap` returns is that of one row.
+        return each_row(inputs.hyperparameters, inputs.counts, inputs.absent, values)  # pyright: ignore[reportArgumentType]
 
-        return jax.vmap(row)(inputs.hyperparameters, inputs.counts, inputs.absent, values)
-
-    exact: dict[str, Any]
-    derivative: Callable[[dict[str, Any]], dict[str, Any]]
+    exact: dict[str, jax.Array]
+    derivative: Callable[[Mapping[str, Array]], dict[str, jax.Array]]
     exact, derivative = jax.linearize(step, values)  # pyright: ignore[reportUnknownVariableType]
     reach = {name: jnp.abs(exact[name]) for name in names}
     for name in values:
@@ -81,13 +92,17 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
     return _classify(names, inputs, exact, bound, undetermined)
 
 
-def _column(numbers: Any) -> Any:
+def _column(numbers: Shaped[Array, " rows"]) -> Shaped[jax.Array, "rows 1"]:
     """Return one number a row as a column, so that it goes with every element of the row."""
     return jnp.asarray(numbers)[:, None]
 
 
 def _classify(
-    names: tuple[str, ...], inputs: Inputs, exact: Mapping[str, Array], bound: Mapping[str, Any], undetermined: Array
+    names: tuple[str, ...],
+    inputs: Inputs,
+    exact: Mapping[str, Float64[Array, "rows width"]],
+    bound: Mapping[str, Float64[Array, "rows width"]],
+    undetermined: Bool[Array, "rows width"],
 ) -> Compared:
     """Compute eta from the bound, and set apart what is infinite, overflows or underflows.
 
@@ -97,8 +112,8 @@ def _classify(
     # Two spellings of one formula, p (1 - lr wd) and p - lr wd p, part at infinity: from there on any
     # number that is not finite will do.
     unusual = sum((~jnp.isfinite(x) for x in inputs.values.values()), jnp.zeros(real.shape, bool))
-    eta: dict[str, Any] = {}
-    there: dict[str, Any] = {}
+    eta: dict[str, Array] = {}
+    there: dict[str, Array] = {}
     overflowed = jnp.zeros(real.shape, bool)
     for i, name in enumerate(names):
         recorded, right = inputs.recorded[name], exact[name]
@@ -112,7 +127,8 @@ def _classify(
         overflowed |= there[name] & beyond & ~jnp.isfinite(recorded)
     out = {name: there[name] & (overflowed | undetermined if name == PARAM else overflowed) for name in names}
     judged = {name: there[name] & ~out[name] for name in names}
-    return Compared({name: jnp.where(judged[name], eta[name], 0.0) for name in names}, exact, judged, out)
+    eta = {name: jnp.where(judged[name], eta[name], 0.0) for name in names}
+    return Compared(eta=eta, exact=exact, judged=judged, out_of_range=out)
 
 
 def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, tried: Iterable[str] = ()) -> Judged:
@@ -129,10 +145,10 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, tried: Iterable[str] = 
     found: Compared = jax.device_get(compare(rule, flags, inputs))
     element = {name: np.argmax(found.eta[name], axis=1) for name in names}
 
-    def gather(of: Callable[[str], Any]) -> NDArray[Any]:
+    def gather(of: Callable[[str], Shaped[np.ndarray, " rows"]]) -> Shaped[np.ndarray, "rows outputs"]:
         return np.stack([of(name) for name in names], axis=1)
 
-    def at_worst(arrays: Mapping[str, Any]) -> NDArray[Any]:
+    def at_worst(arrays: Mapping[str, Float64[Array, "rows width"]]) -> Float64[np.ndarray, "rows outputs"]:
         return gather(lambda name: np.take_along_axis(arrays[name], element[name][:, None], axis=1)[:, 0])
 
     return Judged(
@@ -150,7 +166,7 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, tried: Iterable[str] = 
 def _power(rule: Rule[Any], flags: Flags, inputs: Inputs, found: Compared, name: str) -> float:
     """Return the largest eta between what the formula makes with the true hyperparameter and with a wrong one."""
     mistaken = inputs.hyperparameters[name] * (1 - trial_error(inputs.roundoff[:, 0]))
-    wrong = inputs._replace(hyperparameters={**inputs.hyperparameters, name: mistaken}, recorded=found.exact)
+    wrong = replace(inputs, hyperparameters={**inputs.hyperparameters, name: mistaken}, recorded=found.exact)
     against: Compared = jax.device_get(compare(rule, flags, wrong))
     return max(
         float(np.max(eta, where=found.judged[output] & np.isfinite(eta), initial=0.0))

@@ -12,12 +12,9 @@ whose error is the same everywhere while rounding errors cancel. In bfloat16 onl
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
+from jaxtyping import Float, Float64
 
 REPEATS = 2  # perturbed passes over each chunk of images
 SAMPLES = 16  # sums of independent errors that are kept
@@ -36,8 +33,8 @@ SCALE = 4.0
 class Expected:
     """One tensor's gradient, and its rounding error."""
 
-    gradient: Floats  # of the mean cross-entropy over the batch
-    deviation: Floats  # standard deviation by element
+    gradient: Float64[np.ndarray, "*tensor"]  # of the mean cross-entropy over the batch
+    deviation: Float64[np.ndarray, "*tensor"]  # standard deviation by element
     scale_deviation: float  # standard deviation of the factor that takes `gradient` closest to a rounded one
 
 
@@ -70,12 +67,17 @@ class GradientComparison:
     power: float  # the smallest relative error common to all tensors that would have shown
 
 
-def estimate(gradient: Floats, errors: Floats, roundoff: float, floor: float) -> Expected:
+def estimate(
+    gradient: Float64[np.ndarray, "*tensor"],
+    errors: Float64[np.ndarray, " samples *tensor"],
+    roundoff: float,
+    floor: float,
+) -> Expected:
     """Estimate how far rounding takes each element of `gradient`.
 
     Args:
         gradient: A tensor's gradient in float64.
-        errors: SAMPLES sums of what REPEATS perturbed passes over independent images changed, (SAMPLES, *shape).
+        errors: SAMPLES sums of what REPEATS perturbed passes over independent images changed.
         roundoff: Relative error of a stored number.
         floor: Absolute error of a stored gradient.
     """
@@ -89,7 +91,9 @@ def estimate(gradient: Floats, errors: Floats, roundoff: float, floor: float) ->
     return Expected(gradient, np.sqrt(variance), np.sqrt(scale) / square if square else np.inf)
 
 
-def compare_gradients(expected: Mapping[str, Expected], recorded: Mapping[str, NDArray[Any]]) -> GradientComparison:
+def compare_gradients(
+    expected: Mapping[str, Expected], recorded: Mapping[str, Float[np.ndarray, "..."]]
+) -> GradientComparison:
     """Compare the gradients of a pass as the trainer had them (of the whole batch, unscaled, not yet clipped)."""
     with np.errstate(all="ignore"):
         tensors = {name: _compare(exact, np.asarray(recorded[name], np.float64)) for name, exact in expected.items()}
@@ -99,7 +103,7 @@ def compare_gradients(expected: Mapping[str, Expected], recorded: Mapping[str, N
     return GradientComparison(tensors=tensors, scale=scale, power=min(found.power for found in tensors.values()))
 
 
-def _compare(expected: Expected, recorded: NDArray[np.float64]) -> TensorComparison:
+def _compare(expected: Expected, recorded: Float64[np.ndarray, "*tensor"]) -> TensorComparison:
     exact, deviation = expected.gradient, expected.deviation
     eta = _no_nan(np.abs(recorded - exact) / deviation)
     index = np.unravel_index(int(np.argmax(eta)), eta.shape)
@@ -119,11 +123,11 @@ def _compare(expected: Expected, recorded: NDArray[np.float64]) -> TensorCompari
     )
 
 
-def _no_nan(eta: Any) -> Any:
+def _no_nan(eta: Float64[np.ndarray | np.floating, "*tensor"]) -> Float64[np.ndarray, "*tensor"]:
     return np.where(np.isnan(eta), np.inf, eta)
 
 
-def _smoothed(variance: Floats) -> Floats:
+def _smoothed(variance: Float64[np.ndarray, "*tensor"]) -> Float64[np.ndarray, "*tensor"]:
     """Average the variances by output and by input, because there are few samples of each element.
 
     The gradient of a weight is a sum of products, each of a number of its output and one of its input.

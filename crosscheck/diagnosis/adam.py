@@ -38,10 +38,10 @@ def _wrong_inputs(flags: AdamFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield WrongInputs(f"weight decay is {other} instead of {flags.decay}", replace(flags, decay=other), inputs)
     swapped = with_numbers(inputs, beta1=h["beta2"], beta2=h["beta1"])
     yield WrongInputs("betas are swapped", flags, swapped)
-    ahead = inputs._replace(counts={"step": steps + 1})
+    ahead = replace(inputs, counts={"step": steps + 1})
     yield WrongInputs("bias corrections are one step ahead", flags, ahead)
     if (steps > 0).all():
-        behind = inputs._replace(counts={"step": steps - 1})
+        behind = replace(inputs, counts={"step": steps - 1})
         yield WrongInputs("bias corrections are one step behind", flags, behind)
 
 

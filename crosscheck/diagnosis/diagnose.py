@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -63,7 +64,7 @@ def _wrong_number(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Iterator[str
         factor = float(_fit(rule, flags, name, inputs))  # pyright: ignore[reportUnknownArgumentType]
         if not math.isfinite(factor):
             continue
-        fitted = inputs._replace(hyperparameters={**inputs.hyperparameters, name: here * factor})
+        fitted = replace(inputs, hyperparameters={**inputs.hyperparameters, name: here * factor})
         if _explains(rule, flags, fitted):
             value = float(here[0])
             yield (

@@ -38,12 +38,12 @@ class Mistakes(NamedTuple):
 
 def with_numbers(inputs: Inputs, **new: Any) -> Inputs:
     """Return the inputs with other hyperparameters."""
-    return inputs._replace(hyperparameters={**inputs.hyperparameters, **new})
+    return replace(inputs, hyperparameters={**inputs.hyperparameters, **new})
 
 
 def with_values(inputs: Inputs, **new: Any) -> Inputs:
     """Return the inputs with other elements, such as those of the gradient or a slot."""
-    return inputs._replace(values={**inputs.values, **new})
+    return replace(inputs, values={**inputs.values, **new})
 
 
 def wrong_gradient(flags: Flags, inputs: Inputs) -> Iterator[WrongInputs]:

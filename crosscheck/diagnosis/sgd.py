@@ -42,7 +42,7 @@ def _wrong_inputs(flags: SGDFlags, inputs: Inputs) -> Iterator[WrongInputs]:
     yield WrongInputs(f"Nesterov's look-ahead {what}", replace(flags, nesterov=not flags.nesterov), inputs)
     absent = inputs.absent["momentum_buffer"]
     if (h["dampening"] != 0).any() and absent.any():
-        started = inputs._replace(absent={"momentum_buffer": np.zeros_like(absent)})
+        started = replace(inputs, absent={"momentum_buffer": np.zeros_like(absent)})
         yield WrongInputs("dampening is applied to the first gradient, which starts the buffer", flags, started)
 
 

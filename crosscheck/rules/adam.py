@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float64
 
 from crosscheck.errors import TraceError
 from crosscheck.rules import own
-from crosscheck.rules.rule import Hyperparameters, Options, Rule, Slot, flag, number, one_count
+from crosscheck.rules.arrays import Array
+from crosscheck.rules.rule import Column, Columns, Counts, Hyperparameters, Options, Rule, Slot, flag, number, one_count
 from crosscheck.trace.format import PARAM
 
 Decay = Literal["none", "coupled", "decoupled"]
@@ -80,12 +82,12 @@ def _unused(flags: AdamFlags) -> tuple[str, ...]:
     return () if flags.amsgrad else ("max_exp_avg_sq",)
 
 
-def _own(flags: AdamFlags, h: Mapping[str, Any]) -> tuple[str, ...]:
+def _own(flags: AdamFlags, h: Mapping[str, float]) -> tuple[str, ...]:
     del h
     return ("scale_by_torch_amsgrad",) if flags.amsgrad else ()
 
 
-def _correction_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_error: Any, beta_error: Any) -> Any:
+def _correction_error(h: Columns, counts: Counts, scalar_error: Column, beta_error: Column) -> Column:
     """Return the relative error of the update from its bias corrections.
 
     b^t off by e of itself (beta off by e: t times that) moves 1 - b^t by e b^t / (1 - b^t) of itself; v's under a root.
@@ -98,8 +100,8 @@ def _correction_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_erro
 
 
 def _underflow(
-    h: Hyperparameters, counts: Mapping[str, Any], after: Mapping[str, Any], floor: Mapping[str, Any]
-) -> Any:
+    h: Columns, counts: Counts, after: Mapping[str, Float64[Array, "rows width"]], floor: Columns
+) -> Float64[Array, "rows width"]:
     """Return what the parameter may lose by two roundings each of m, v and the divisor, all off by their formats' floors.
 
     In float16 this is everyday: (1 - beta2) g² is below 2^-25 for g = 1e-3, eps = 1e-8 is zero.

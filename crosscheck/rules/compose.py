@@ -5,7 +5,9 @@ from functools import partial
 from typing import Any
 
 import optax
+from jaxtyping import Bool
 
+from crosscheck.rules.arrays import Array
 from crosscheck.rules.rule import Options, Rule
 
 
@@ -24,7 +26,9 @@ def compose(
     tensor has a state of its own, because torch counts steps and first gradients tensor by tensor.
     """
 
-    def is_present(name: str, step: Any, *, present: Mapping[str, Any] | None = None, **_: Any) -> Any:
+    def is_present(
+        name: str, step: Any, *, present: Mapping[str, bool | Bool[Array, ""]] | None = None, **_: Any
+    ) -> bool | Bool[Array, ""]:
         del step
         return True if present is None else present.get(name, True)
 

@@ -1,13 +1,12 @@
 """From the gradient that backward left to the one that the optimizer consumed: unscaled, clipped."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
 
-from crosscheck.rules.rule import Hyperparameters, Options, Rule, number
+from crosscheck.rules.rule import Column, Columns, Counts, Hyperparameters, Options, Rule, number
 from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import GRAD
 
@@ -46,11 +45,11 @@ def _matters(flags: ClipFlags) -> tuple[str, ...]:
     return {"nothing": (), "norm": ("clip_norm",), "value": ("clip_value",)}[flags.by]
 
 
-def _norm_error(h: Hyperparameters, counts: Mapping[str, Any], scalar_error: Any, beta_error: Any) -> Any:
+def _norm_error(h: Columns, counts: Counts, scalar_error: Column, beta_error: Column) -> Column:
     """Return the relative error of a norm that torch took, where it clips; see `norm_error`."""
     del counts, beta_error
     if "norm_error" not in h:
-        return jnp.zeros(())
+        return jnp.zeros_like(scalar_error)
     return jnp.where(h["norm"] > h["clip_norm"], h["norm_error"] * scalar_error, 0.0)
 
 

@@ -1,40 +1,58 @@
 """What goes into a rule, and one step of it."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
+import jax
 import optax
+from jaxtyping import Bool, Float64, Int32
 
+from crosscheck.rules.arrays import Array
 from crosscheck.rules.rule import Flags, Hyperparameters, Rule
 from crosscheck.trace.format import GRAD, PARAM
 
 
-class Inputs(NamedTuple):
-    """A batch of rows of one tensor and step each. R rows, W elements, S outputs: `param`, then the slots."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """A batch of rows, each of one step of one tensor."""
 
-    values: Mapping[str, Any]  # "param", "grad" and each slot before the step: (R, W) float64
-    recorded: Mapping[str, Any]  # "param" and each slot after it: (R, W) float64
-    width: Any  # (R,) elements that are real; the rest is padding
-    judged: Any  # (R, S) bool: outputs that the record holds
-    hyperparameters: Mapping[str, Any]  # (R,) float64 each
-    counts: Mapping[str, Any]  # each slot that counts steps, before this one: (R,) int32
-    absent: Mapping[str, Any]  # each slot that torch makes in the first step: (R,) bool, whether it is yet to be made
-    roundoff: Any  # (R, S) float64: u of the output's format
-    floor: Any  # (R, S) float64
-    largest: Any  # (R, S) float64: largest finite number of the format
-    scalar_error: Any  # (R,) float64: relative error of what is computed once a tensor: powers of beta, a clipping norm
-    beta_error: Any  # (R,) float64: relative error of beta itself in its powers
-    rounds_between: Any  # (R,) bool: intermediate results are stored in the tensors' formats
+    values: Mapping[str, Float64[Array, "rows width"]]
+    """`param`, `grad` and each slot before the step."""
+    recorded: Mapping[str, Float64[Array, "rows width"]]
+    """`param` and each slot after the step."""
+    width: Int32[Array, " rows"]
+    """How many elements of each row are real; the rest is padding."""
+    judged: Bool[Array, "rows outputs"]
+    """Which outputs the record holds."""
+    hyperparameters: Mapping[str, Float64[Array, " rows"]]
+    counts: Mapping[str, Int32[Array, " rows"]]
+    """Each slot that counts steps, before this step."""
+    absent: Mapping[str, Bool[Array, " rows"]]
+    """For each slot that torch makes in the first step: whether it is yet to be made."""
+    roundoff: Float64[Array, "rows outputs"]
+    """The unit roundoff of the output's format."""
+    floor: Float64[Array, "rows outputs"]
+    """Below this number the rounding errors of the format are absolute."""
+    largest: Float64[Array, "rows outputs"]
+    """The largest finite number of the format."""
+    scalar_error: Float64[Array, " rows"]
+    """The relative error of what is computed once a tensor: powers of beta, a clipping norm."""
+    beta_error: Float64[Array, " rows"]
+    """The relative error of beta itself in its powers."""
+    rounds_between: Bool[Array, " rows"]
+    """Whether intermediate results are stored in the formats of the tensors."""
 
 
 def one_step(
     rule: Rule[Any],
     flags: Flags,
     h: Hyperparameters,
-    counts: Mapping[str, Any],
-    absent: Mapping[str, Any],
-    values: Mapping[str, Any],
-) -> dict[str, Any]:
+    counts: Mapping[str, Int32[Array, ""]],
+    absent: Mapping[str, Bool[Array, ""]],
+    values: Mapping[str, Float64[Array, " width"]],
+) -> dict[str, Float64[Array, " width"]]:
     """Return the parameter and every elementwise slot after one step of the Optax chain. See `Inputs` for the rest."""
     slots = rule.elementwise(flags)
     chain = rule.chain(flags, h)

@@ -5,14 +5,19 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jaxtyping import Bool, Int32
+
+from crosscheck.rules.arrays import Array, Number
+
+Count = int | Int32[Array, ""]
+"""A number of steps."""
 
 
 class DampenState(NamedTuple):
-    first: Array  # shape (), bool: no gradient has been seen yet
+    first: Bool[Array, ""]  # no gradient has been seen yet
 
 
-def dampen(dampening: Any) -> optax.GradientTransformation:
+def dampen(dampening: Number) -> optax.GradientTransformation:
     """g <- (1 - dampening) * g, but not the first time: torch starts the momentum buffer with the bare gradient.
 
     In front of `optax.trace`. Source: torch.optim.SGD's documentation, `if t > 1: b = mu b + (1 - tau) g else b = g`.
@@ -31,14 +36,14 @@ def dampen(dampening: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def scale_by_torch_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
+def scale_by_torch_amsgrad(b1: Number, b2: Number, eps: Number) -> optax.GradientTransformation:
     """m̂ / (sqrt(max v) / sqrt(1 - b2^t) + eps): the maximum first, then the bias correction, as torch does.
 
     `optax.scale_by_amsgrad` corrects first. Without its corrections, and with eps and the result scaled by
     sqrt(1 - b2^t), it computes torch's expression.
     """
 
-    def at(count: Any) -> tuple[optax.GradientTransformation, Any]:
+    def at(count: Count) -> tuple[optax.GradientTransformation, Number]:
         root = jnp.sqrt(1.0 - b2**count)
         bare = optax.scale_by_amsgrad(b1, b2, eps * root, bias_correction_mu=False, bias_correction_nu=False)
         return bare, root / (1.0 - b1**count)
@@ -46,7 +51,7 @@ def scale_by_torch_amsgrad(b1: Any, b2: Any, eps: Any) -> optax.GradientTransfor
     return by_count(at)
 
 
-def by_count(at: Callable[[Any], tuple[optax.GradientTransformation, Any]]) -> optax.GradientTransformation:
+def by_count(at: Callable[[Count], tuple[optax.GradientTransformation, Number]]) -> optax.GradientTransformation:
     """Return a transformation that depends on the step: `at(t)` is what it is at step t, from 1, and a factor on its result.
 
     The state, with the count in it, is the transformation's own.

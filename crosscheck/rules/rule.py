@@ -5,16 +5,26 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import optax
+from jaxtyping import Float64, Int32
 
 from crosscheck.errors import TraceError
+from crosscheck.rules.arrays import Array, Number
 from crosscheck.trace.format import PARAM
 
 Options = Mapping[str, Any]
 """The options of a torch parameter group at one step."""
-Hyperparameters = Mapping[str, Any]
+Hyperparameters = Mapping[str, Number]
 """Numbers or traced scalars, by name; what a compiled step takes as input."""
 Flags = Any
 """What selects the shape of a formula, as opposed to its numbers: each rule has a frozen type of its own."""
+Column = Float64[Array, "rows 1"]
+"""A number for each row of a batch, that goes with every element of the row."""
+Columns = Mapping[str, Column]
+Counts = Mapping[str, Int32[Array, "rows 1"]]
+CorrectionError = Callable[[Columns, Counts, Column, Column], Column]
+Underflow = Callable[
+    [Columns, Counts, Mapping[str, Float64[Array, "rows width"]], Columns], Float64[Array, "rows width"]
+]
 F = TypeVar("F")
 Shape = tuple[int, ...]
 
@@ -81,12 +91,12 @@ class Rule(Generic[F]):
     moved: str = PARAM  # what reports call the thing that moves
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
     extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may
-    correction_error: Callable[[Hyperparameters, Mapping[str, Any], Any, Any], Any] | None = None
+    correction_error: CorrectionError | None = None
     """Relative error of the update from what is computed once a tensor: Adam's bias corrections, a clipping norm.
 
     Takes hyperparameters, counts, and the relative errors of such a number (a power of beta, the norm) and of beta itself.
     """
-    underflow: Callable[[Hyperparameters, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Any] | None = None
+    underflow: Underflow | None = None
     """Absolute error of the parameter when state and divisor lose what lies below their formats' floors.
 
     Takes hyperparameters, counts, exact state after the step and the floors; infinite where all may be lost.

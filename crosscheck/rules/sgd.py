@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import optax
 
@@ -57,7 +56,7 @@ def _unused(flags: SGDFlags) -> tuple[str, ...]:
     return () if flags.momentum else ("momentum_buffer",)
 
 
-def _own(flags: SGDFlags, h: Mapping[str, Any]) -> tuple[str, ...]:
+def _own(flags: SGDFlags, h: Mapping[str, float]) -> tuple[str, ...]:
     return ("dampen",) if flags.momentum and h["dampening"] else ()
 
 

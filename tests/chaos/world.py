@@ -128,7 +128,7 @@ class Start:
             "TWINSTEP_STATUS": str(self._status),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
-            # Without it SIGUSR1 ends the launcher and leaves its ranks to themselves.
+            # Unless the launcher is told to pass SIGUSR1 on, it dies of it and leaves its ranks behind.
             "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS),
         }

@@ -1,4 +1,4 @@
-"""The same trainer on a CUDA device."""
+"""The trainer runs on a CUDA device as it does on a CPU."""
 
 import subprocess
 import sys

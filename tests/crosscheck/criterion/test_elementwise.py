@@ -5,6 +5,7 @@ eta counts roundoffs: a correctly rounded result has an eta of at most 1, and an
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -68,7 +69,7 @@ def batch(
         beta_error=np.zeros(ROWS),
         rounds_between=np.zeros(ROWS, np.bool_),
     )
-    return inputs._replace(**more)
+    return replace(inputs, **more)
 
 
 def judged(flags: Flags, inputs: Inputs) -> Judged:
@@ -298,7 +299,7 @@ def test_padding_never_shows(junk: float) -> None:
             array[row, its:] = junk
     for name, values in dirty.hyperparameters.items():
         values[3] = junk if name != "sign" else 1.0
-    one, other = (judged(MOMENTUM, inputs._replace(width=width)) for inputs in (clean, dirty))
+    one, other = (judged(MOMENTUM, replace(inputs, width=width)) for inputs in (clean, dirty))
     for field in ("eta", "element", "over", "checked", "out_of_range"):
         assert np.array_equal(getattr(one, field), getattr(other, field)), field
     assert one.power == other.power

@@ -1,7 +1,7 @@
-// torch's CUDA kernel of fused Adam, compiled for the host and offered to Python.
+// Compiles torch's CUDA kernel of fused Adam for the host and offers it to Python.
 
 #include <ATen/Dispatch.h>
-// The stand-in: the words it defines are needed from here on.
+// This is the file in stand_ins, which defines the names of CUDA that the code below needs.
 #include <ATen/native/cuda/MultiTensorApply.cuh>
 
 #include <ATen/native/cuda/fused_adam_utils.cuh>

@@ -1,5 +1,5 @@
 #pragma once
-// What the fused kernels take from CUDA and from the launcher of this name, for a host: one block of one thread.
+// Defines for a host what the fused kernels need of CUDA and of torch's launcher of this name: one block of one thread.
 // The launcher itself cannot be compiled without nvcc.
 
 #include <ATen/core/Tensor.h>
