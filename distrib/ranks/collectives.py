@@ -35,20 +35,6 @@ def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:
             raise BadInput(said)
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Do `work` on rank 0 only; return its result (plain JSON), or raise its BadInput, on every rank."""
-    said: list[Any] = [None, None]  # result, problem
-    if accelerator.is_main_process:
-        try:
-            said[0] = work()
-        except BadInput as error:
-            said[1] = str(error)
-    result, problem = all_gather_json(accelerator, said)[0]
-    if problem is not None:
-        raise BadInput(problem)
-    return result
-
-
 def on_every_rank(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Do `work` on every rank and return this rank's result. The BadInput of any rank is raised on all of them."""
     result: list[T] = []
@@ -61,21 +47,21 @@ def on_every_rank(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return result[0]
 
 
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work` on rank 0 only; return its result (plain JSON), or raise its BadInput, on every rank."""
+    result = on_every_rank(accelerator, lambda: work() if accelerator.is_main_process else None)
+    return all_gather_json(accelerator, result)[0]
+
+
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Do `work` on the first rank of each machine, then on its others, so that caches are filled once.
 
     A BadInput of any rank is raised on all of them, so that nobody waits for a rank that gave up.
     """
-    result: list[T] = []
-    problem: str | None = None
-    for turn in (True, False):
-        if accelerator.is_local_main_process is turn:
-            try:
-                result.append(work())
-            except BadInput as error:
-                problem = str(error)
-        agree_on_error(accelerator, problem)
-    return result[0]
+    first = accelerator.is_local_main_process
+    early = on_every_rank(accelerator, lambda: [work()] if first else [])
+    late = on_every_rank(accelerator, lambda: [] if first else [work()])
+    return (early + late)[0]
 
 
 def reason_to_stop(accelerator: Accelerator, request: StopRequest) -> str | None:

@@ -4,8 +4,7 @@ import time
 from dataclasses import dataclass, replace
 
 from crosscheck.recorder import Recorder
-from distrib.errors import BadInput
-from distrib.ranks.collectives import agree_on_error
+from distrib.ranks.collectives import on_every_rank
 from distrib.training.evaluate import Score
 from distrib.training.metrics import Metrics
 from distrib.training.recording import PassRecorder, start_recorder
@@ -49,8 +48,10 @@ class Observers:
             )
         config = run.config.crosscheck
         self.passes = PassRecorder(run, config.gradient_steps if config.record else ())
-        self.recorder: Recorder | None = None
-        agree_on_error(run.accelerator, self._start_recorder() if self.main else None)
+        self.recorder: Recorder | None = on_every_rank(
+            run.accelerator,
+            lambda: start_recorder(run, first_step=run.resumed.step + 1) if config.record and self.main else None,
+        )
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
         self.restart_clocks()
@@ -133,17 +134,6 @@ class Observers:
             self.metrics.close()
         if self.recorder is not None:
             self.recorder.close()
-
-    def _start_recorder(self) -> str | None:
-        """Start the recorder if the recipe asks for one. Return the problem, if there is one."""
-        run = self.run
-        if not run.config.crosscheck.record:
-            return None
-        try:
-            self.recorder = start_recorder(run, first_step=run.resumed.step + 1)
-        except BadInput as error:
-            return str(error)
-        return None
 
     def _track(self, values: dict[str, float], step: int) -> None:
         if self.run.config.output.trackers:
