@@ -1,6 +1,7 @@
 """What watches the loop: metrics, trackers, display, clocks, and the recorder of the cross-check."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from crosscheck.recorder import Recorder
@@ -71,17 +72,8 @@ class Observers:
             progress.end_epoch(plan.steps_per_epoch)
         if self.recorder is not None and self.recorder.step < step:
             self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
-        if self.metrics is not None:
-            self.metrics.write(
-                kind="step",
-                step=step,
-                epoch=plan.epoch_of(step),
-                loss=loss,
-                lr=update.lr,
-                applied=applied,
-                applied_updates=update.applied,
-            )
-        self._track({"loss": loss, "lr": update.lr}, step)
+        values = {"loss": loss, "lr": update.lr, "applied": applied, "applied_updates": update.applied}
+        self._tell("step", step, values, tracked=("loss", "lr"))
         self.run.display.advance(plan.batch_size, loss)
 
     def after_evaluation(self, step: int, score: Score) -> None:
@@ -90,24 +82,19 @@ class Observers:
         self.score = score
         progress.evaluation_pending = False
         rate = self.epoch_clock.rate(run.plan.batch_size)
-        epoch, update = run.plan.epoch_of(step), run.update
-        if self.metrics is not None:
-            self.metrics.write(
-                kind="epoch",
-                step=step,
-                epoch=epoch,
-                train_loss=progress.train_loss,
-                test_loss=score.loss,
-                test_accuracy=score.accuracy,
-                lr=update.lr,
-                images_per_second=rate,
-                skipped_steps=update.skipped,
-            )
-        self._track({"test_accuracy": score.accuracy, "test_loss": score.loss}, step)
+        values = {
+            "train_loss": progress.train_loss,
+            "test_loss": score.loss,
+            "test_accuracy": score.accuracy,
+            "lr": run.update.lr,
+            "images_per_second": rate,
+            "skipped_steps": run.update.skipped,
+        }
+        self._tell("epoch", step, values, tracked=("test_accuracy", "test_loss"))
         run.display.line(
-            f"epoch {epoch}/{run.config.training.epochs}  loss {progress.train_loss:.4f}  "
-            f"test accuracy {score.accuracy:.2%}  lr {update.lr:.3g}  {rate or 0:,.0f} images/s  "
-            f"skipped steps {update.skipped}"
+            f"epoch {run.plan.epoch_of(step)}/{run.config.training.epochs}  loss {progress.train_loss:.4f}  "
+            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s  "
+            f"skipped steps {run.update.skipped}"
         )
         self.epoch_clock = _Clock()
         self.restart_clocks()
@@ -135,6 +122,9 @@ class Observers:
         if self.recorder is not None:
             self.recorder.close()
 
-    def _track(self, values: dict[str, float], step: int) -> None:
+    def _tell(self, kind: str, step: int, values: dict[str, float | None], *, tracked: Sequence[str]) -> None:
+        """Write the values to metrics.jsonl, and give those that are `tracked` to the trackers."""
+        if self.metrics is not None:
+            self.metrics.write(kind=kind, step=step, epoch=self.run.plan.epoch_of(step), **values)
         if self.run.config.output.trackers:
-            self.run.accelerator.log(values, step=step)
+            self.run.accelerator.log({name: values[name] for name in tracked}, step=step)
