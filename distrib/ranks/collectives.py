@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional
 
 from distrib.errors import BadInput
 from distrib.job.stop import Stopped, StopRequest
@@ -19,13 +20,14 @@ def all_gather_json(accelerator: Accelerator, value: Any) -> list[Any]:
     if accelerator.num_processes == 1:
         return [value]
     data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(accelerator.device)
-    sizes = [torch.zeros(1, dtype=torch.int64, device=data.device) for _ in range(accelerator.num_processes)]
-    dist.all_gather(sizes, torch.tensor([len(data)], device=data.device))
-    lengths = [int(size) for size in sizes]
-    padded = torch.cat((data, data.new_zeros(max(lengths) - len(data))))
-    texts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(texts, padded)
+    lengths = [int(length) for length in gather(accelerator, torch.tensor(len(data), device=data.device))]
+    texts = gather(accelerator, functional.pad(data, (0, max(lengths) - len(data))))
     return [json.loads(bytes(text[:length].cpu().numpy())) for text, length in zip(texts, lengths, strict=True)]
+
+
+def gather(accelerator: Accelerator, mine: Tensor) -> Tensor:
+    """Return every rank's tensor, all of one shape, by rank: (ranks, …)."""
+    return cast(Tensor, accelerator.gather(mine[None]))
 
 
 def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:

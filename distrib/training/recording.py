@@ -1,16 +1,14 @@
 """Recording a run for the cross-check: its optimizer's steps, and chosen forward and backward passes."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners
 from distrib.errors import BadInput
 from distrib.optim.optimizer import options_by_name
 from distrib.optim.schedule import RunLength
+from distrib.ranks.collectives import gather
 from distrib.training.run import Run
 
 
@@ -70,15 +68,10 @@ class PassRecorder:
         self.run, self._steps, self._postponed = run, frozenset(steps), False
         self._winners: Winners | None = None
 
-    @contextmanager
-    def watching(self, step: int) -> Generator[None]:
-        """Watch the network, if this step is to be recorded, during its forward and backward passes."""
+    def watching(self, step: int) -> AbstractContextManager[object]:
+        """Return a context for the forward and backward passes of the step; it watches the network if they are to be recorded."""
         self._winners = Winners(self.run.module) if self._postponed or step in self._steps else None
-        if self._winners is None:
-            yield
-        else:
-            with self._winners:
-                yield
+        return self._winners or nullcontext()
 
     def after_backward(self, step: int, recorder: Recorder | None) -> None:
         """Record the passes that were watched. All ranks call it, because it gathers; only rank 0 has a `recorder`."""
@@ -89,7 +82,9 @@ class PassRecorder:
         self._postponed = not all(bool(gradient.isfinite().all()) for gradient in gradients)
         if self._postponed:
             return
-        everywhere = [_gather(torch.stack(found)) for found in winners.found]
+        everywhere = [
+            gather(run.accelerator, torch.stack(found)) for found in winners.found
+        ]  # (ranks, parts, share, …)
         if recorder is None:
             return
         images, labels = run.batches.whole(step)
@@ -112,12 +107,3 @@ class PassRecorder:
             winners=[run.plan.in_order(found, len(labels)) for found in everywhere],
             parameters=dict(run.module.named_parameters()),
         )
-
-
-def _gather(mine: Tensor) -> Tensor:
-    """Gather (parts, share, …) of each rank as (ranks, parts, share, …)."""
-    if not dist.is_initialized():
-        return mine[None]
-    everywhere = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everywhere, mine.contiguous())
-    return torch.stack(everywhere)
