@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 
 import torch
 from torch.nn import functional
@@ -101,37 +101,26 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
 
         return close
 
-    timings: dict[str, list[float]] = {
-        "whole loop": [],
-        "recorded": [],
-        "bare step": [],
-        _COMPARISON: [],
-        _CHECKPOINT: [],
-    }
-    for round_ in range(rounds + 1):
-        first = round_ * _BLOCK
-        timings["whole loop"].append(_time(whole, first, device, _nothing))
-        timings["recorded"].append(_time(whole, first, device, record(first)))
-        timings["bare step"].append(_time(bare, first, device, _nothing))
-        timings[_COMPARISON].append(_time(compare, first, device, _nothing))
-        timings[_CHECKPOINT].append(_time(save, first, device, _nothing))
+    steps = {"whole loop": whole, "recorded": whole, "bare step": bare, _COMPARISON: compare, _CHECKPOINT: save}
+    timings: dict[str, list[float]] = {name: [] for name in steps}
+    for first in range(0, (rounds + 1) * _BLOCK, _BLOCK):
+        for name, step in steps.items():
+            close = record(first) if name == "recorded" else None
+            timings[name].append(_time(step, first, device, close))
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
     return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (rounds + 1))
 
 
-def _nothing() -> None:
-    pass
-
-
-def _time(step: Callable[[int], None], first: int, device: torch.device, close: Callable[[], None]) -> float:
+def _time(step: Callable[[int], None], first: int, device: torch.device, close: Callable[[], None] | None) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
     for number in range(first, first + _BLOCK):
         step(number)
-    close()
+    if close is not None:
+        close()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - start) / _BLOCK
@@ -145,8 +134,7 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
     )
     print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")
     for name in ("whole loop", "recorded", "bare step"):
-        seconds = timings[name]
-        low, mid, high = _quartiles(seconds)
+        low, mid, high = quantiles(timings[name], n=4)
         print(
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
@@ -155,16 +143,11 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
         pairs.append((_COMPARISON, "whole loop"))
     for over, under in pairs:
         ratios = [a / b for a, b in zip(timings[over], timings[under], strict=True)]
-        low, mid, high = _quartiles(ratios)
+        low, mid, high = quantiles(ratios, n=4)
         print(f"  {over} / {under}, round by round: {mid:.3f} [{low:.3f}, {high:.3f}]")
     print(f"  the trace takes {trace_bytes / 1024:.0f} KiB a step")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     print(f"  peak memory of this process: {peak / 2**20:.2f} GiB")
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 4], median(ordered), ordered[3 * len(ordered) // 4]
 
 
 if __name__ == "__main__":
