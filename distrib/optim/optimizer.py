@@ -1,6 +1,7 @@
 """SGD, Adam and AdamW with every parameter torch gives them, and parameter groups by name."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
@@ -171,7 +172,7 @@ def build_optimizer(
     if options["fused"]:
         options["foreach"] = None  # torch takes foreach = False beside fused = True, but says nothing by it
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    optimizer: torch.optim.Optimizer = kind(_group(config, named_parameters), **options)
+    optimizer: torch.optim.Optimizer = kind(_group(config, list(named_parameters)), **options)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
@@ -200,23 +201,20 @@ def implementation(optimizer: torch.optim.Optimizer) -> str:
     return "foreach" if foreach else "single"
 
 
-def _group(config: OptimizerConfig, named_parameters: NamedParameters) -> list[dict[str, Any]]:
-    values = [group.model_dump(exclude={"pattern"}, exclude_none=True) for group in config.groups]
-    members: list[list[tuple[str, torch.nn.Parameter]]] = [[] for _ in config.groups]
-    rest: list[tuple[str, torch.nn.Parameter]] = []
-    names: list[str] = []
+def _group(config: OptimizerConfig, named_parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> list[dict[str, Any]]:
+    members: defaultdict[int | None, list[tuple[str, torch.nn.Parameter]]] = defaultdict(list)
     for name, parameter in named_parameters:
-        names.append(name)
-        home = _home(config, name)
-        (rest if home is None else members[home]).append((name, parameter))
-    for group, found in zip(config.groups, members, strict=True):
-        if not found:
+        members[_home(config, name)].append((name, parameter))
+    groups: list[dict[str, Any]] = []
+    for number, group in enumerate(config.groups):
+        if number not in members:
+            names = ", ".join(name for name, _ in named_parameters)
             raise BadInput(
                 f"optimizer.groups: the pattern {group.pattern!r} takes no parameter "
-                f"(an earlier group may have taken them); the names are {', '.join(names)}"
+                f"(an earlier group may have taken them); the names are {names}"
             )
-    groups = [{"params": found, **value} for found, value in zip(members, values, strict=True)]
-    return groups + ([{"params": rest}] if rest else [])
+        groups.append({"params": members[number], **group.model_dump(exclude={"pattern"}, exclude_none=True)})
+    return groups + ([{"params": members[None]}] if None in members else [])
 
 
 def _home(config: OptimizerConfig, name: str) -> int | None:
