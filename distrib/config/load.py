@@ -1,7 +1,7 @@
 """From a TOML recipe and `--section.key value` overrides to one checked configuration, whatever its sections are."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -103,11 +103,9 @@ def _put(table: Table, key: str, value: Any) -> None:
     table[last] = value
 
 
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys: list[str] = []
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in table.items():
         if isinstance(value, Mapping):
-            keys += _leaves(cast(Mapping[str, Any], value), f"{prefix}{name}.")
+            yield from _leaves(cast(Mapping[str, Any], value), f"{prefix}{name}.")
         else:
-            keys.append(prefix + name)
-    return keys
+            yield prefix + name
