@@ -19,6 +19,7 @@ from statistics import quantiles
 import torch
 from torch.nn import functional
 
+from crosscheck.recorder import Recorder
 from distrib.config.load import load
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
@@ -89,38 +90,30 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     def save(number: int) -> None:
         checkpointer.save(number % run.total_steps + 1, observers.progress)
 
-    def record(first: int) -> Callable[[], None]:
-        """Start a recorder for one block, and return what closes it. The close, a commit, is timed too: here it comes
-        every 10 steps, in training every 128.
-        """
-        recorder = observers.recorder = start_recorder(run, first_step=first + 1)
-
-        def close() -> None:
-            recorder.close()
-            observers.recorder = None
-
-        return close
-
     steps = {"whole loop": whole, "recorded": whole, "bare step": bare, _COMPARISON: compare, _CHECKPOINT: save}
     timings: dict[str, list[float]] = {name: [] for name in steps}
     for first in range(0, (rounds + 1) * _BLOCK, _BLOCK):
         for name, step in steps.items():
-            close = record(first) if name == "recorded" else None
-            timings[name].append(_time(step, first, device, close))
+            observers.recorder = start_recorder(run, first_step=first + 1) if name == "recorded" else None
+            timings[name].append(_time(step, first, device, observers.recorder))
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
     return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (rounds + 1))
 
 
-def _time(step: Callable[[int], None], first: int, device: torch.device, close: Callable[[], None] | None) -> float:
+def _time(step: Callable[[int], None], first: int, device: torch.device, recorder: Recorder | None) -> float:
+    """Return the seconds that a step takes in one block.
+
+    The recorder is closed in that time: its commit comes here every 10 steps, in training every 128.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
     for number in range(first, first + _BLOCK):
         step(number)
-    if close is not None:
-        close()
+    if recorder is not None:
+        recorder.close()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - start) / _BLOCK
