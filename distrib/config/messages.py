@@ -46,10 +46,8 @@ def _one(detail: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]
 def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, str | None]:
     """Return pydantic's location as a dotted key, and apart from it the union tag that it inserts after a section with variants."""
     parts = [str(part) for part in loc]
-    if len(parts) > 1 and _names(parts[0], model):
-        tag = parts.pop(1)
-        return ".".join(parts), tag
-    return ".".join(parts), None
+    tag = parts.pop(1) if len(parts) > 1 and _names(parts[0], model) else None
+    return ".".join(parts), tag
 
 
 def _where(key: str, origin: Mapping[str, str]) -> str:
