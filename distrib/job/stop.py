@@ -31,17 +31,14 @@ class Stopped(Exception):
     """The run was left because somebody asked; the message says who, and where it stands."""
 
     def __init__(self, reason: str, where: str, step: int | None) -> None:
-        super().__init__(f"{in_words(reason)} {where}")
+        said = f"stopped because {reason}" if reason == LAUNCHER_DIED else f"stopped on request ({reason})"
+        super().__init__(f"{said} {where}")
         self.code, self.step = code_for(reason), step
 
 
 def code_for(reason: str) -> int:
     """Return the exit code of a stop. A launcher that died is a fault, although the run is saved, for a batch system to count."""
     return EXIT_FAULT if reason == LAUNCHER_DIED else EXIT_STOPPED
-
-
-def in_words(reason: str) -> str:
-    return f"stopped because {reason}" if reason == LAUNCHER_DIED else f"stopped on request ({reason})"
 
 
 class StopRequest:
