@@ -6,12 +6,11 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from distrib.config.section import Section
 from distrib.errors import BadInput
 
-NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
@@ -19,9 +18,9 @@ Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 class _Group(Section):
     pattern: str
     """Shell-style pattern over parameter names, such as `*.bias`; the first group that matches takes a parameter."""
-    lr: NonNegative | None = None
+    lr: NonNegativeFloat | None = None
     """Learning rate of the group (peak, under a schedule)."""
-    weight_decay: NonNegative | None = None
+    weight_decay: NonNegativeFloat | None = None
     """Weight decay of the group."""
 
 
@@ -39,12 +38,12 @@ class AdamGroup(_Group):
 
     betas: Betas | None = None
     """Betas of the group."""
-    eps: NonNegative | None = None
+    eps: NonNegativeFloat | None = None
     """eps of the group."""
 
 
 class _Common(Section):
-    lr: NonNegative = 1e-3
+    lr: NonNegativeFloat = 1e-3
     """Learning rate; under a schedule, what its factor multiplies."""
     maximize: bool = False
     """Ascend instead of descend."""
@@ -79,7 +78,7 @@ class SGD(_Common):
     """Momentum factor of the buffer."""
     dampening: Fraction = 0.0
     """1 - dampening multiplies each gradient that enters the buffer after the first."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Coupled (L2) weight decay: added to the gradient, times the parameter."""
     nesterov: bool = False
     """Nesterov momentum; needs momentum > 0 and no dampening."""
@@ -110,7 +109,7 @@ class SGD(_Common):
 class _AdamLike(_Common):
     betas: Betas = (0.9, 0.999)
     """Decay rates of the first and second moments."""
-    eps: NonNegative = 1e-8
+    eps: NonNegativeFloat = 1e-8
     """Added to the square root of the corrected second moment."""
     amsgrad: bool = False
     """Divide by the running maximum of the second moment (torch's AMSGrad: maximum first, then bias correction)."""
@@ -125,7 +124,7 @@ class Adam(_AdamLike):
 
     name: Literal["adam"] = "adam"
     """Adam."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Weight decay, coupled (added to the gradient) unless decoupled_weight_decay."""
     decoupled_weight_decay: bool = False
     """Shrink the parameters by lr * weight_decay instead: AdamW."""
@@ -144,7 +143,7 @@ class AdamW(_AdamLike):
 
     name: Literal["adamw"] = "adamw"
     """AdamW."""
-    weight_decay: NonNegative = 1e-2
+    weight_decay: NonNegativeFloat = 1e-2
     """Decoupled weight decay, torch's default."""
 
 
