@@ -14,7 +14,17 @@ from distrib.training.run import Run
 
 def start_recorder(run: Run, *, first_step: int) -> Recorder:
     """Start a recorder of the run's optimizer; it continues the folder's trace, if there is one. Raises BadInput."""
-    config, average = run.config.crosscheck, run.update.average
+    config, training, average = run.config.crosscheck, run.config.training, run.update.average
+    length = RunLength(total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch)
+    claims = Claims(  # what the recipe says of all that stands around the optimizer
+        clip_norm=training.clip_norm,
+        clip_value=training.clip_value,
+        average=training.ema,
+        averaged=0 if average is None else int(average.n_averaged),
+        applied=run.update.applied,
+        schedule=run.config.schedule.claim(length),
+        options=options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
+    )
     try:
         return Recorder(
             run.optimizer,
@@ -23,7 +33,7 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
             coordinates=config.coordinates,
             scaler=run.precision.scaler,
             average=() if average is None else zip(run.module.parameters(), average.module.parameters(), strict=True),
-            claims=_claims(run),
+            claims=claims,
             append=True,
             first_step=first_step,
             world_size=run.plan.world_size,
@@ -31,22 +41,6 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
         )
     except TraceError as error:
         raise BadInput(f"crosscheck.record = true: {error}") from None
-
-
-def _claims(run: Run) -> Claims:
-    """Return what the recipe says of all that stands around the optimizer."""
-    training, average = run.config.training, run.update.average
-    return Claims(
-        clip_norm=training.clip_norm,
-        clip_value=training.clip_value,
-        average=training.ema,
-        averaged=0 if average is None else int(average.n_averaged),
-        applied=run.update.applied,
-        schedule=run.config.schedule.claim(
-            RunLength(total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch)
-        ),
-        options=options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
-    )
 
 
 class PassRecorder:
