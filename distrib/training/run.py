@@ -1,7 +1,7 @@
 """A run assembled from its configuration: data, network, optimizer, checkpoint, outputs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +32,7 @@ from distrib.training.recipe import RunConfig
 
 @dataclass(kw_only=True)
 class Run:
-    """Everything the loop needs, restored from a checkpoint if there was one."""
+    """Everything the loop needs. `build` makes a fresh one, and then puts back the checkpoint that it continues from."""
 
     config: RunConfig
     accelerator: Accelerator
@@ -51,7 +51,7 @@ class Run:
     step_sync: StepSync
     replica_check: ReplicaCheck
     identity: resume.Identity
-    resumed: resume.Resumed
+    resumed: resume.Resumed = field(default_factory=resume.Resumed)
 
     @property
     def total_steps(self) -> int:
@@ -106,11 +106,6 @@ def build(
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
     update = _initial_update(config, device, len(dataset.classes), plan, precision)
-    identity = _identity(dataset, plan)
-    resumed = _resume(config, folder, identity, accelerator, display, update, plan)
-    raise_if_stop_requested(resumed.step)
-    if config.training.compile:
-        update.model.compile()
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -127,7 +122,7 @@ def build(
         ),
         test=dataset.test.to(device),
         module=update.model,
-        model=cast(nn.Module, accelerator.prepare(update.model)),
+        model=update.model,
         optimizer=update.optimizer,
         precision=precision,
         update=update,
@@ -135,9 +130,11 @@ def build(
         replica_check=ReplicaCheck(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
-        identity=identity,
-        resumed=resumed,
+        identity=_identity(dataset, plan),
     )
+    _resume(run)
+    raise_if_stop_requested(run.resumed.step)
+    _distribute(run)
     _warm_up(run)
     return run
 
@@ -196,33 +193,30 @@ def _identity(dataset: Dataset, plan: Plan) -> resume.Identity:
     )
 
 
-def _resume(
-    config: RunConfig,
-    folder: Path,
-    identity: resume.Identity,
-    accelerator: Accelerator,
-    display: Display,
-    update: Update,
-    plan: Plan,
-) -> resume.Resumed:
+def _resume(run: Run) -> None:
     """Put back the checkpoint to continue from, if there is one. Raises BadInput, also for one beyond the run's last step."""
-    resumed = resume.continue_from(
-        config.checkpoint,
-        config.keys(),
-        folder,
-        identity,
-        accelerator,
-        display,
-        update,
-        steps_per_epoch=plan.steps_per_epoch,
+    run.resumed = resume.continue_from(
+        run.config.checkpoint,
+        run.config.keys(),
+        run.folder,
+        run.identity,
+        run.accelerator,
+        run.display,
+        run.update,
+        steps_per_epoch=run.plan.steps_per_epoch,
     )
-    total_steps = plan.steps(config.training.epochs)
-    if resumed.step > total_steps:
+    if run.resumed.step > run.total_steps:
         raise BadInput(
-            f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {total_steps} "
-            f"steps of training.epochs = {config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
+            f"checkpoint {run.resumed.path} is at step {run.resumed.step}, beyond the {run.total_steps} "
+            f"steps of training.epochs = {run.config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
         )
-    return resumed
+
+
+def _distribute(run: Run) -> None:
+    """Compile the network if the recipe asks for it, and wrap it in DDP where there are several ranks."""
+    if run.config.training.compile:
+        run.module.compile()
+    run.model = cast(nn.Module, run.accelerator.prepare(run.module))
 
 
 def _warm_up(run: Run) -> None:
