@@ -64,13 +64,9 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     """
     observers, checkpointer = Observers(run), Checkpointer(run)
     device, plan = run.accelerator.device, run.plan
-    batches = [
-        (
-            run.batches.normalize(torch.randint(0, 256, (plan.share, 32, 32, 3), dtype=torch.uint8, device=device)),
-            labels,
-        )
-        for labels in torch.randint(0, 10, (4, plan.share), device=device)
-    ]
+    pixels = torch.randint(0, 256, (4, plan.share, 32, 32, 3), dtype=torch.uint8, device=device)
+    classes = torch.randint(0, 10, (4, plan.share), device=device)
+    batches = [(run.batches.normalize(images), labels) for images, labels in zip(pixels, classes, strict=True)]
     run.model.train()
 
     def whole(number: int) -> None:
