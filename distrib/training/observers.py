@@ -21,6 +21,7 @@ class _Clock:
     _since: float = 0.0
 
     def start(self) -> None:
+        """Leave out what went on since the last step, such as an evaluation or a checkpoint."""
         self._since = time.perf_counter()
 
     def lap(self) -> None:
@@ -29,8 +30,10 @@ class _Clock:
         self.steps += 1
         self._since = now
 
-    def rate(self, images_per_step: int) -> float | None:
-        return self.steps * images_per_step / self.seconds if self.seconds > 0 else None
+    def rate(self, images_per_step: int, since: "_Clock") -> float | None:
+        """Return the images a second since the clock stood like `since`."""
+        seconds = self.seconds - since.seconds
+        return (self.steps - since.steps) * images_per_step / seconds if seconds > 0 else None
 
 
 class Observers:
@@ -41,7 +44,7 @@ class Observers:
         self.main = run.accelerator.is_main_process
         self.progress = replace(run.resumed.progress)
         self.score: Score | None = None  # of the last evaluation
-        self.epoch_clock, self.run_clock = _Clock(), _Clock()
+        self.clock, self.epoch_start = _Clock(), _Clock()
         self.metrics: Metrics | None = None
         if self.main:
             self.metrics = Metrics(
@@ -55,7 +58,7 @@ class Observers:
         )
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
-        self.restart_clocks()
+        self.clock.start()
 
     def after_backward(self, step: int) -> None:
         """Record what came before the update; nothing has touched the gradients yet."""
@@ -64,8 +67,7 @@ class Observers:
             self.recorder.after_backward()
 
     def after_step(self, step: int, loss: float, *, applied: bool) -> None:
-        self.epoch_clock.lap()
-        self.run_clock.lap()
+        self.clock.lap()
         update, plan, progress = self.run.update, self.run.plan, self.progress
         progress.epoch_loss += loss
         if step % plan.steps_per_epoch == 0:
@@ -81,7 +83,7 @@ class Observers:
         run, progress = self.run, self.progress
         self.score = score
         progress.evaluation_pending = False
-        rate = self.epoch_clock.rate(run.plan.batch_size)
+        rate = self.clock.rate(run.plan.batch_size, self.epoch_start)
         values = {
             "train_loss": progress.train_loss,
             "test_loss": score.loss,
@@ -96,23 +98,18 @@ class Observers:
             f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s  "
             f"skipped steps {run.update.skipped}"
         )
-        self.epoch_clock = _Clock()
-        self.restart_clocks()
+        self.epoch_start = replace(self.clock)
+        self.clock.start()
 
     def before_checkpoint(self) -> None:
         """Write what the trace still lacks, or a run that continues from the checkpoint would leave a hole in it."""
         if self.recorder is not None:
             self.recorder.flush()
 
-    def restart_clocks(self) -> None:
-        """Leave out of the timing what went on since the last step, such as an evaluation or a checkpoint."""
-        self.epoch_clock.start()
-        self.run_clock.start()
-
     @property
     def images_per_second(self) -> float | None:
         """The speed of training since this start began, without evaluations and checkpoints."""
-        return self.run_clock.rate(self.run.plan.batch_size)
+        return self.clock.rate(self.run.plan.batch_size, _Clock())
 
     def close(self) -> None:
         """Close all files, also when the run fails: the record of its last steps is worth most then."""
