@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 
 import torch
 from torch.nn import functional
 
+from crosscheck.recorder import Recorder
 from distrib.config.load import load
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
@@ -63,13 +64,9 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     """
     observers, checkpointer = Observers(run), Checkpointer(run)
     device, plan = run.accelerator.device, run.plan
-    batches = [
-        (
-            run.batches.normalize(torch.randint(0, 256, (plan.share, 32, 32, 3), dtype=torch.uint8, device=device)),
-            labels,
-        )
-        for labels in torch.randint(0, 10, (4, plan.share), device=device)
-    ]
+    pixels = torch.randint(0, 256, (4, plan.share, 32, 32, 3), dtype=torch.uint8, device=device)
+    classes = torch.randint(0, 10, (4, plan.share), device=device)
+    batches = [(run.batches.normalize(images), labels) for images, labels in zip(pixels, classes, strict=True)]
     run.model.train()
 
     def whole(number: int) -> None:
@@ -89,49 +86,30 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     def save(number: int) -> None:
         checkpointer.save(number % run.total_steps + 1, observers.progress)
 
-    def record(first: int) -> Callable[[], None]:
-        """Start a recorder for one block, and return what closes it. The close, a commit, is timed too: here it comes
-        every 10 steps, in training every 128.
-        """
-        recorder = observers.recorder = start_recorder(run, first_step=first + 1)
-
-        def close() -> None:
-            recorder.close()
-            observers.recorder = None
-
-        return close
-
-    timings: dict[str, list[float]] = {
-        "whole loop": [],
-        "recorded": [],
-        "bare step": [],
-        _COMPARISON: [],
-        _CHECKPOINT: [],
-    }
-    for round_ in range(rounds + 1):
-        first = round_ * _BLOCK
-        timings["whole loop"].append(_time(whole, first, device, _nothing))
-        timings["recorded"].append(_time(whole, first, device, record(first)))
-        timings["bare step"].append(_time(bare, first, device, _nothing))
-        timings[_COMPARISON].append(_time(compare, first, device, _nothing))
-        timings[_CHECKPOINT].append(_time(save, first, device, _nothing))
+    steps = {"whole loop": whole, "recorded": whole, "bare step": bare, _COMPARISON: compare, _CHECKPOINT: save}
+    timings: dict[str, list[float]] = {name: [] for name in steps}
+    for first in range(0, (rounds + 1) * _BLOCK, _BLOCK):
+        for name, step in steps.items():
+            observers.recorder = start_recorder(run, first_step=first + 1) if name == "recorded" else None
+            timings[name].append(_time(step, first, device, observers.recorder))
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
     return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (rounds + 1))
 
 
-def _nothing() -> None:
-    pass
+def _time(step: Callable[[int], None], first: int, device: torch.device, recorder: Recorder | None) -> float:
+    """Return the seconds that a step takes in one block.
 
-
-def _time(step: Callable[[int], None], first: int, device: torch.device, close: Callable[[], None]) -> float:
+    The recorder is closed in that time: its commit comes here every 10 steps, in training every 128.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
     for number in range(first, first + _BLOCK):
         step(number)
-    close()
+    if recorder is not None:
+        recorder.close()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - start) / _BLOCK
@@ -145,8 +123,7 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
     )
     print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")
     for name in ("whole loop", "recorded", "bare step"):
-        seconds = timings[name]
-        low, mid, high = _quartiles(seconds)
+        low, mid, high = quantiles(timings[name], n=4)
         print(
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
@@ -155,16 +132,11 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
         pairs.append((_COMPARISON, "whole loop"))
     for over, under in pairs:
         ratios = [a / b for a, b in zip(timings[over], timings[under], strict=True)]
-        low, mid, high = _quartiles(ratios)
+        low, mid, high = quantiles(ratios, n=4)
         print(f"  {over} / {under}, round by round: {mid:.3f} [{low:.3f}, {high:.3f}]")
     print(f"  the trace takes {trace_bytes / 1024:.0f} KiB a step")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     print(f"  peak memory of this process: {peak / 2**20:.2f} GiB")
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 4], median(ordered), ordered[3 * len(ordered) // 4]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,16 +35,13 @@ class CrosscheckConfig(Section):
     """Replay the record when training is over, if JAX and Optax are installed; a mismatch ends the run with 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What a replay found."""
+def replay(
+    folder: Path, display: Display, request: StopRequest, *, step: int | None
+) -> tuple[dict[str, Any], str] | None:
+    """Replay the trace in the run's folder and show what was found.
 
-    report: dict[str, Any]  # what crosscheck.json holds
-    mismatch: str  # the mismatch in one line; empty for another verdict
-
-
-def replay(folder: Path, display: Display, request: StopRequest, *, step: int | None) -> Replayed | None:
-    """Replay the trace in the run's folder, show what was found and return it; None where JAX or Optax is not installed.
+    Returns what crosscheck.json holds, and the mismatch in one line, which is empty for another verdict. Returns None where
+    JAX or Optax is not installed.
 
     The replay is a process of its own: the trainer never imports JAX, and a GPU belongs to torch. `step` is the run's
     last. Raises RunFault if there is no verdict, and Stopped if somebody asked this process to stop before there was one.
@@ -81,7 +77,7 @@ def replay(folder: Path, display: Display, request: StopRequest, *, step: int | 
     of_interest = rest if replayer.returncode != _MATCH else [line for line in rest if line.startswith("warning: ")]
     display.say("\n".join([f"cross-check: {summed_up}", *of_interest]))
     mismatch = f"the cross-check found a mismatch: {summed_up} (all of it: {to})"
-    return Replayed(read_json(to), mismatch if replayer.returncode == _MISMATCH else "")
+    return read_json(to), mismatch if replayer.returncode == _MISMATCH else ""
 
 
 def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tuple[str, str]:

@@ -31,7 +31,7 @@ def replacing(path: Path) -> Generator[Path]:
         new = Path(file.name)
     try:
         yield new
-        _sync(new)
+        sync(new)
         os.replace(new, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -66,12 +66,8 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def sync_folder(path: Path) -> None:
-    """Make renames in this folder survive a power cut."""
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make what was written to this file, or what was renamed in this folder, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

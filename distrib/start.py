@@ -191,9 +191,10 @@ class _Start:
         try:
             replayed = replay(folder, self.display, self.request, step=outcome.step)
             if replayed is not None:
-                summary.add_verdict(folder, replayed.report)
-                if replayed.mismatch:
-                    raise RunFault(replayed.mismatch)
+                report, mismatch = replayed
+                summary.add_verdict(folder, report)
+                if mismatch:
+                    raise RunFault(mismatch)
         except Exception as error:
             outcome = replace(self._ended_by(error, reports=True), step=outcome.step)
         outcome.write(self.status)
@@ -218,9 +219,8 @@ def _is_complete(ready: run.Run) -> bool:
 
 def _replay_pending(config: RunConfig, folder: Path) -> bool:
     """Return whether the trace is still to be replayed, also by an earlier start that was killed meanwhile."""
-    if not (config.crosscheck.record and config.crosscheck.replay):
-        return False
-    return summary.verdict(folder) == summary.NOT_REPLAYED
+    wanted = config.crosscheck.record and config.crosscheck.replay
+    return wanted and summary.verdict(folder) == summary.NOT_REPLAYED
 
 
 def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import ctypes
 import shutil
-import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _INT_MAX = 2**31 - 1
@@ -16,8 +15,6 @@ def keep_freed_memory() -> bool:
     network. GPUs have torch's caching allocator; on a CPU two settings of glibc's malloc do the same.
     Other C libraries go without.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # not glibc

@@ -12,7 +12,7 @@ from distrib.checkpoint.config import CheckpointConfig
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.optim.update import Update
-from distrib.ranks.collectives import agree_on_error, on_main
+from distrib.ranks.collectives import on_every_rank, on_main
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,18 +81,15 @@ def continue_from(
     found = on_main(accelerator, lambda: _find(config, folder, display))
     if found is None:
         return Resumed()
-    problem: str | None = None
-    resumed = Resumed()
-    try:
+
+    def load() -> Resumed:
         checkpoint = _open(Path(found))
         for line in _differences(checkpoint, keys, identity):
             display.say(line)
         state.restore(checkpoint, update)
-        resumed = Resumed(checkpoint.step, checkpoint.path, _progress(checkpoint, steps_per_epoch))
-    except BadInput as error:
-        problem = str(error)
-    agree_on_error(accelerator, problem)
-    return resumed
+        return Resumed(checkpoint.step, checkpoint.path, _progress(checkpoint, steps_per_epoch))
+
+    return on_every_rank(accelerator, load)
 
 
 def metadata(keys: Mapping[str, Any], identity: Identity, progress: Progress) -> dict[str, Any]:

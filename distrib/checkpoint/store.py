@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor
 
 from distrib.errors import BadInput
-from distrib.files import DISK_BROKEN, sync_folder, write_json
+from distrib.files import DISK_BROKEN, sync, write_json
 
 FORMAT = "twinstep-checkpoint"
 VERSION = 1
@@ -86,7 +86,7 @@ def save(
             files[path.name] = {"bytes": path.stat().st_size, "sha256": _sync_and_hash(path)}
         manifest = {"format": FORMAT, "version": VERSION, "step": step, "files": files, "values": dict(values)}
         write_json(building / _MANIFEST, manifest | {"sha256": _manifest_sha256(manifest)})
-        sync_folder(building)
+        sync(building)
         open_checkpoint(building)
         building.chmod(0o755)
         if target.exists():
@@ -94,7 +94,7 @@ def save(
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
         building.rename(target)
-        sync_folder(folder)
+        sync(folder)
     except (OSError, SafetensorError, Damaged) as error:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)

@@ -1,12 +1,11 @@
 """`python -m distrib.train --help`: every key with its default and its meaning."""
 
 import textwrap
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
-from distrib.config.fields import listing, variant_name, variants
+from distrib.config.fields import accepted, tables
 
 USAGE = """\
 usage: accelerate launch --config_file launch/HARDWARE.yaml -m distrib.train RECIPE.toml [--section.key VALUE …]
@@ -24,27 +23,17 @@ exit codes   0 done, 1 fault, 2 bad input, 75 stopped on request (the same comma
 
 def help_text(model: type[BaseModel]) -> str:
     lines = [USAGE]
-    heading = None
-    for field in listing(model):
-        section = field.key.split(".")[0]
-        title = f"[{section}]" + (f" name = {field.variant}" if field.variant else "")
-        if title != heading:
-            cls = next(c for c in variants(model)[section] if field.variant is None or field.variant == variant_name(c))
-            lines += ["", f"{title}   {(cls.__doc__ or '').strip().splitlines()[0]}"]
-            heading = title
-        dashes = "" if field.key.count(".") > 1 else "--"  # keys of an array of tables have no flag of their own
-        lines.append(f"  {dashes}{field.key} = {_show(field.default)}   ({field.accepts})")
-        lines.append(textwrap.indent(textwrap.fill(field.meaning, 96), " " * 6))
+    for table in tables(model):
+        lines += ["", f"[{table.section}]" + (f" name = {table.name}" if table.name else "") + f"   {table.summary}"]
+        for key, schema in table.fields.items():
+            dashes = "" if key.count(".") > 1 else "--"  # keys of an array of tables have no flag of their own
+            default = _show(schema["default"]) if "default" in schema else "required"
+            lines.append(f"  {dashes}{key} = {default}   ({accepted(schema)})")
+            lines.append(textwrap.indent(textwrap.fill(schema["description"], 96), " " * 6))
     return "\n".join(lines) + "\n"
 
 
 def _show(default: Any) -> str:
-    if default is PydanticUndefined:
-        return "required"
     if default is None:
         return "none"
-    if isinstance(default, bool):
-        return str(default).lower()
-    if isinstance(default, tuple):
-        return str(list(cast(tuple[object, ...], default)))
-    return str(default)
+    return str(default).lower() if isinstance(default, bool) else str(default)

@@ -1,13 +1,13 @@
 """From a TOML recipe and `--section.key value` overrides to one checked configuration, whatever its sections are."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from distrib.config.fields import all_fields, takes_text
+from distrib.config.fields import types
 from distrib.config.messages import explain
 from distrib.errors import BadInput
 
@@ -59,7 +59,7 @@ def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tu
                 "(one recipe comes first, then --section.key value pairs)"
             )
         key, equals, value = flag[2:].partition("=")
-        if not equals and _is_flag(model, key) and (not rest or rest[0].startswith("--")):
+        if not equals and types(model, key) == {"boolean"} and (not rest or rest[0].startswith("--")):
             value = "true"
         elif not equals:
             if not rest:
@@ -73,18 +73,12 @@ def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tu
     return pairs
 
 
-def _is_flag(model: type[BaseModel], key: str) -> bool:
-    """Return whether `--section.key` without a value means true."""
-    field = all_fields(model).get(key)
-    return field is not None and field.annotation is bool
-
-
 def parse_value(model: type[BaseModel], key: str, text: str) -> Any:
     """Return the TOML value that `text` spells, or the text itself where the key holds text. `none` unsets a key."""
-    field = all_fields(model).get(key)
-    if text.lower() == "none" and field is not None and field.optional:
+    possible = types(model, key)
+    if text.lower() == "none" and "null" in possible:
         return None
-    if field is not None and takes_text(field.annotation) and not (field.takes_list and text.startswith("[")):
+    if "string" in possible and not ("array" in possible and text.startswith("[")):
         return text
     for spelling in (text, text.lower()):
         try:
@@ -109,11 +103,9 @@ def _put(table: Table, key: str, value: Any) -> None:
     table[last] = value
 
 
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys: list[str] = []
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in table.items():
         if isinstance(value, Mapping):
-            keys += _leaves(cast(Mapping[str, Any], value), f"{prefix}{name}.")
+            yield from _leaves(cast(Mapping[str, Any], value), f"{prefix}{name}.")
         else:
-            keys.append(prefix + name)
-    return keys
+            yield prefix + name

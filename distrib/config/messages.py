@@ -7,7 +7,7 @@ from typing import cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from distrib.config.fields import listing, variant_name, variants
+from distrib.config.fields import tables
 
 _TOML_WORDS = {
     "Input should be a valid tuple": "it must be an array",
@@ -28,11 +28,11 @@ def _one(detail: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]
     if kind == "extra_forbidden":
         return f"unknown key {key}{where}{_hint(key, variant, model)}"
     if kind in ("missing", "union_tag_not_found"):
-        names = _names(key, model)
+        names = ", ".join(_names(key, model))
         return f"{key}.name is missing: set it to one of {names}" if names else f"{key} is missing: set it"
     if kind == "union_tag_invalid":
         chosen = cast(dict[str, object], value).get("name")
-        return f"{key}.name = {chosen!r}{where} is not known: accepted are {_names(key, model)}"
+        return f"{key}.name = {chosen!r}{where} is not known: accepted are {', '.join(_names(key, model))}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{key} = {value!r}{where}: it must be a table"
     message = detail["msg"].removeprefix("Value error, ")
@@ -46,10 +46,8 @@ def _one(detail: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]
 def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, str | None]:
     """Return pydantic's location as a dotted key, and apart from it the union tag that it inserts after a section with variants."""
     parts = [str(part) for part in loc]
-    if len(parts) > 1 and len(variants(model).get(parts[0], ())) > 1:
-        tag = parts.pop(1)
-        return ".".join(parts), tag
-    return ".".join(parts), None
+    tag = parts.pop(1) if len(parts) > 1 and _names(parts[0], model) else None
+    return ".".join(parts), tag
 
 
 def _where(key: str, origin: Mapping[str, str]) -> str:
@@ -64,12 +62,12 @@ def _where(key: str, origin: Mapping[str, str]) -> str:
 def _hint(key: str, variant: str | None, model: type[BaseModel]) -> str:
     """Return a hint at the nearest name, or, if none is near, at what is accepted at this place."""
     plain = ".".join(part for part in key.split(".") if not part.isdecimal())  # without the index in an array
-    owners = sorted({f.variant for f in listing(model) if f.key == plain and f.variant})
+    owners = sorted(table.name for table in tables(model) if plain in table.fields and table.name)
     section, last = plain.split(".")[0], plain.split(".")[-1]
     if owners and variant:
         return f": it belongs to {' and '.join(owners)}, and {section}.name is {variant}"
     table = plain.rpartition(".")[0]
-    known = [f.key for f in listing(model) if variant is None or f.variant in (None, variant)]
+    known = [key for t in tables(model) if variant is None or t.name in (None, variant) for key in t.fields]
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == table} if table else {}
     near = get_close_matches(last, list(siblings), n=1, cutoff=0.5)
     if near:
@@ -77,14 +75,15 @@ def _hint(key: str, variant: str | None, model: type[BaseModel]) -> str:
     if siblings:
         return f": accepted are {', '.join(dict.fromkeys(siblings.values()))}"
     # An unknown section, or no section at all: `--trainig.epochs 6`, `--epochs 6`.
-    near = get_close_matches(section, list(variants(model)), n=1, cutoff=0.6)
+    sections = list(model.model_fields)
+    near = get_close_matches(section, sections, n=1, cutoff=0.6)
     if not near:
         deepest_first = sorted(known, key=lambda k: -k.count("."))
         anywhere = {k.rpartition(".")[2]: k for k in deepest_first}
         near = [anywhere[name] for name in get_close_matches(last, list(anywhere), n=1, cutoff=0.7)]
-    return f": did you mean {near[0]}?" if near else f": accepted are {', '.join(variants(model))}"
+    return f": did you mean {near[0]}?" if near else f": accepted are {', '.join(sections)}"
 
 
-def _names(section: str, model: type[BaseModel]) -> str:
-    classes = variants(model).get(section, ())
-    return ", ".join(variant_name(cls) for cls in classes) if len(classes) > 1 else ""
+def _names(section: str, model: type[BaseModel]) -> list[str]:
+    """Return the values that the section's key `name` may have; none for a section without variants."""
+    return [table.name for table in tables(model) if table.section == section and table.name]

@@ -19,6 +19,7 @@ from distrib.data.images import Split
 from distrib.errors import BadInput
 
 _ORDER = 0  # stream; see augment.py for the others
+_order = lru_cache(maxsize=2)(counter_rng.permutation)  # of this epoch and the next
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +92,6 @@ class Plan:
             for rank, mine in enumerate(_split(part, self.world_size))
         ]
         return torch.cat(pieces)
-
-
-@lru_cache(maxsize=2)
-def _order(stream_key: int, length: int, device: torch.device) -> Tensor:
-    return counter_rng.permutation(stream_key, length, device)
 
 
 def _split(batch: Tensor, parts: int) -> list[Tensor]:

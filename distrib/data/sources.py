@@ -1,5 +1,7 @@
 """From `data.source` to images: the one place that knows every source."""
 
+from dataclasses import replace
+
 from distrib.data import cifar10, folder, synthetic
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset
@@ -31,13 +33,9 @@ def load(config: DataConfig, source: str) -> Dataset:
         dataset = folder.load(
             expand_path(source.removeprefix("folder:"), "data.source = folder:PATH, where PATH"), config.cache
         )
-    dataset = Dataset(
-        dataset.name,
-        dataset.classes,
-        dataset.train.evenly(config.train_images),
-        dataset.test.evenly(config.test_images),
-    )
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
+    train, test = dataset.train.evenly(config.train_images), dataset.test.evenly(config.test_images)
+    dataset = replace(dataset, train=train, test=test)
+    for name, split in (("train", train), ("test", test)):
         if len(split) < len(dataset.classes):
             raise BadInput(
                 f"data.{name}_images leaves {len(split)} image(s) for {len(dataset.classes)} classes: "

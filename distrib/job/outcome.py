@@ -70,18 +70,14 @@ def outcome_of(error: Exception, status: Status, *, reports: bool) -> Outcome:
             message = f"fault: {where}: {error.strerror}: the disk or its server failed; the same command goes on from the newest checkpoint"
             return Outcome(code=EXIT_FAULT, message=message, reports=True, on_all_ranks=False, retry=True)
         case _:
+            import torch  # not before a start met an error: see train.py
+
             return Outcome(
                 code=EXIT_FAULT,
                 message=f"{type(error).__name__}: {error}",
                 reports=not status.is_written(),
                 foreseen=False,
                 on_all_ranks=False,
-                retry=is_transient(error),
+                # A device may do better the next time; too little memory and programs do not change.
+                retry=isinstance(error, torch.AcceleratorError),
             )
-
-
-def is_transient(error: Exception) -> bool:
-    """Return whether the same command may well succeed: a device failed. Too little memory and programs do not change."""
-    import torch  # not before a start met an error: see train.py
-
-    return isinstance(error, torch.AcceleratorError)

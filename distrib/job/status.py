@@ -34,34 +34,30 @@ class Status:
         """Write that the run is running: its folder is held. Raises OSError."""
         if self._also is not None:
             self._also.unlink(missing_ok=True)  # of an earlier start of this launcher
-        write_json(folder / "status.json", self._entry(None, "", None, retry=False))
+        write_json(folder / "status.json", self._entry(None))
 
     def is_written(self) -> bool:
         """Return whether a rank has written how this start ends."""
-        return any(path is not None and _exit_code(path) is not None for path in self._paths())
+        return any(_read(path).get("exit_code") is not None for path in self._paths())
 
     def write(self, code: int, reason: str = "", step: int | None = None, *, retry: bool = False) -> None:
         """Write how the start ends. `retry` says that the same command may well succeed."""
         for path in self._paths():
-            if path is not None:
-                with contextlib.suppress(OSError):  # a full disk must not hide the message that says so
-                    write_json(path, self._entry(code, reason, step, retry=retry))
+            with contextlib.suppress(OSError):  # a full disk must not hide the message that says so
+                write_json(path, self._entry(code, reason, step, retry=retry))
 
     def final_status(self, folder: Path) -> dict[str, Any] | None:
         """Return the status of an earlier start by this launcher if it was final: exit code 2 or 75. Otherwise return None.
 
         A launcher with --max_restarts starts again whatever the exit code was; after a final one there is nothing to do.
         """
-        if not self._restarted:
-            return None
-        try:
-            said: dict[str, Any] = read_json(folder / "status.json")
-            ours = said["launcher"] == self._launcher  # or it is of an earlier day
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return said if ours and said["exit_code"] in (EXIT_BAD_INPUT, EXIT_STOPPED) else None
+        said = _read(folder / "status.json")
+        ours = self._restarted and said.get("launcher") == self._launcher  # or it is of an earlier day
+        return said if ours and said.get("exit_code") in (EXIT_BAD_INPUT, EXIT_STOPPED) else None
 
-    def _entry(self, code: int | None, reason: str, step: int | None, *, retry: bool) -> dict[str, object]:
+    def _entry(
+        self, code: int | None, reason: str = "", step: int | None = None, *, retry: bool = False
+    ) -> dict[str, object]:
         state = {None: "running", EXIT_DONE: "done", EXIT_STOPPED: "stopped"}.get(code, "failed")
         return {
             "state": state,
@@ -72,12 +68,14 @@ class Status:
             "launcher": self._launcher,
         }
 
-    def _paths(self) -> tuple[Path | None, Path | None]:
-        return self.folder and self.folder / "status.json", self._also
+    def _paths(self) -> list[Path]:
+        own = self.folder and self.folder / "status.json"
+        return [path for path in (own, self._also) if path is not None]
 
 
-def _exit_code(path: Path) -> int | None:
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a status says, and nothing where there is none that can be read."""
     try:
-        return read_json(path)["exit_code"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError):
+        return {}

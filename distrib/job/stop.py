@@ -11,12 +11,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from distrib.errors import EXIT_FAULT, EXIT_INSISTED, EXIT_STOPPED
 
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _SAME_KEYPRESS_SECONDS = 2.0  # terminal and launcher both deliver the first Ctrl-C
 _PERIOD = 0.5  # seconds between looks at the launcher
 # Set by accelerate launch, and by torchelastic for each of several processes.
@@ -31,17 +31,14 @@ class Stopped(Exception):
     """The run was left because somebody asked; the message says who, and where it stands."""
 
     def __init__(self, reason: str, where: str, step: int | None) -> None:
-        super().__init__(f"{in_words(reason)} {where}")
+        said = f"stopped because {reason}" if reason == LAUNCHER_DIED else f"stopped on request ({reason})"
+        super().__init__(f"{said} {where}")
         self.code, self.step = code_for(reason), step
 
 
 def code_for(reason: str) -> int:
     """Return the exit code of a stop. A launcher that died is a fault, although the run is saved, for a batch system to count."""
     return EXIT_FAULT if reason == LAUNCHER_DIED else EXIT_STOPPED
-
-
-def in_words(reason: str) -> str:
-    return f"stopped because {reason}" if reason == LAUNCHER_DIED else f"stopped on request ({reason})"
 
 
 class StopRequest:
@@ -65,18 +62,14 @@ class StopRequest:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._previous_descriptor = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for name in _SIGNALS:
-            number = getattr(signal, name, None)
-            if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):  # nohup's wish
-                continue
-            self._previous[number] = signal.signal(number, _only_wake)
+        for number in _SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
+                self._previous[number] = signal.signal(number, _only_wake)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="stop requests")
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_descriptor)

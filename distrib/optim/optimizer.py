@@ -1,16 +1,16 @@
 """SGD, Adam and AdamW with every parameter torch gives them, and parameter groups by name."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from distrib.config.section import Section
 from distrib.errors import BadInput
 
-NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
@@ -18,9 +18,9 @@ Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 class _Group(Section):
     pattern: str
     """Shell-style pattern over parameter names, such as `*.bias`; the first group that matches takes a parameter."""
-    lr: NonNegative | None = None
+    lr: NonNegativeFloat | None = None
     """Learning rate of the group (peak, under a schedule)."""
-    weight_decay: NonNegative | None = None
+    weight_decay: NonNegativeFloat | None = None
     """Weight decay of the group."""
 
 
@@ -38,12 +38,12 @@ class AdamGroup(_Group):
 
     betas: Betas | None = None
     """Betas of the group."""
-    eps: NonNegative | None = None
+    eps: NonNegativeFloat | None = None
     """eps of the group."""
 
 
 class _Common(Section):
-    lr: NonNegative = 1e-3
+    lr: NonNegativeFloat = 1e-3
     """Learning rate; under a schedule, what its factor multiplies."""
     maximize: bool = False
     """Ascend instead of descend."""
@@ -78,7 +78,7 @@ class SGD(_Common):
     """Momentum factor of the buffer."""
     dampening: Fraction = 0.0
     """1 - dampening multiplies each gradient that enters the buffer after the first."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Coupled (L2) weight decay: added to the gradient, times the parameter."""
     nesterov: bool = False
     """Nesterov momentum; needs momentum > 0 and no dampening."""
@@ -109,7 +109,7 @@ class SGD(_Common):
 class _AdamLike(_Common):
     betas: Betas = (0.9, 0.999)
     """Decay rates of the first and second moments."""
-    eps: NonNegative = 1e-8
+    eps: NonNegativeFloat = 1e-8
     """Added to the square root of the corrected second moment."""
     amsgrad: bool = False
     """Divide by the running maximum of the second moment (torch's AMSGrad: maximum first, then bias correction)."""
@@ -124,7 +124,7 @@ class Adam(_AdamLike):
 
     name: Literal["adam"] = "adam"
     """Adam."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Weight decay, coupled (added to the gradient) unless decoupled_weight_decay."""
     decoupled_weight_decay: bool = False
     """Shrink the parameters by lr * weight_decay instead: AdamW."""
@@ -143,7 +143,7 @@ class AdamW(_AdamLike):
 
     name: Literal["adamw"] = "adamw"
     """AdamW."""
-    weight_decay: NonNegative = 1e-2
+    weight_decay: NonNegativeFloat = 1e-2
     """Decoupled weight decay, torch's default."""
 
 
@@ -171,7 +171,7 @@ def build_optimizer(
     if options["fused"]:
         options["foreach"] = None  # torch takes foreach = False beside fused = True, but says nothing by it
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    optimizer: torch.optim.Optimizer = kind(_group(config, named_parameters), **options)
+    optimizer: torch.optim.Optimizer = kind(_group(config, list(named_parameters)), **options)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
@@ -182,12 +182,10 @@ def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, 
     base = config.model_dump(exclude={"name", "groups", "foreach", "fused", "differentiable", "capturable"})
     if isinstance(config, AdamW):
         base["decoupled_weight_decay"] = True
-    by_name: dict[str, dict[str, Any]] = {}
-    for name in names:
-        home = _home(config, name)
-        own = {} if home is None else config.groups[home].model_dump(exclude={"pattern"}, exclude_none=True)
-        by_name[name] = base | own
-    return by_name
+    own = {
+        number: group.model_dump(exclude={"pattern"}, exclude_none=True) for number, group in enumerate(config.groups)
+    }
+    return {name: base | own.get(_home(config, name), {}) for name in names}
 
 
 def implementation(optimizer: torch.optim.Optimizer) -> str:
@@ -200,23 +198,20 @@ def implementation(optimizer: torch.optim.Optimizer) -> str:
     return "foreach" if foreach else "single"
 
 
-def _group(config: OptimizerConfig, named_parameters: NamedParameters) -> list[dict[str, Any]]:
-    values = [group.model_dump(exclude={"pattern"}, exclude_none=True) for group in config.groups]
-    members: list[list[tuple[str, torch.nn.Parameter]]] = [[] for _ in config.groups]
-    rest: list[tuple[str, torch.nn.Parameter]] = []
-    names: list[str] = []
+def _group(config: OptimizerConfig, named_parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> list[dict[str, Any]]:
+    members: defaultdict[int | None, list[tuple[str, torch.nn.Parameter]]] = defaultdict(list)
     for name, parameter in named_parameters:
-        names.append(name)
-        home = _home(config, name)
-        (rest if home is None else members[home]).append((name, parameter))
-    for group, found in zip(config.groups, members, strict=True):
-        if not found:
+        members[_home(config, name)].append((name, parameter))
+    groups: list[dict[str, Any]] = []
+    for number, group in enumerate(config.groups):
+        if number not in members:
+            names = ", ".join(name for name, _ in named_parameters)
             raise BadInput(
                 f"optimizer.groups: the pattern {group.pattern!r} takes no parameter "
-                f"(an earlier group may have taken them); the names are {', '.join(names)}"
+                f"(an earlier group may have taken them); the names are {names}"
             )
-    groups = [{"params": found, **value} for found, value in zip(members, values, strict=True)]
-    return groups + ([{"params": rest}] if rest else [])
+        groups.append({"params": members[number], **group.model_dump(exclude={"pattern"}, exclude_none=True)})
+    return groups + ([{"params": members[None]}] if None in members else [])
 
 
 def _home(config: OptimizerConfig, name: str) -> int | None:

@@ -7,10 +7,10 @@ optimizer skips. The wish given to `accelerate launch --mixed_precision` is hono
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import PositiveFloat
 
 from distrib.config.section import Positive, Section
 from distrib.errors import BadInput
@@ -25,7 +25,7 @@ class PrecisionConfig(Section):
     """auto: what accelerate launch was asked for, else bf16 on GPUs that have it, else no. fp16 scales the loss."""
     force: bool = False
     """Take bf16 or fp16 on a CPU that can only emulate it (about 15 times slower)."""
-    init_scale: Annotated[float, Field(gt=0)] = 65536.0
+    init_scale: PositiveFloat = 65536.0
     """fp16: first loss scale (torch.amp.GradScaler)."""
     growth_interval: Positive = 2000
     """fp16: applied updates without overflow before the loss scale doubles."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from distrib.config.section import Positive, Section
 from distrib.errors import BadInput
@@ -72,7 +72,7 @@ class Step(_Schedule):
     """StepLR."""
     step_size: Positive
     """Length of one plateau, in `unit`s; it must end before the run does."""
-    gamma: Annotated[float, Field(gt=0)] = 0.1
+    gamma: PositiveFloat = 0.1
     """Factor between one plateau and the next."""
     unit: Unit = "epochs"
     """What step_size counts: applied updates, or epochs."""
@@ -93,7 +93,7 @@ class MultiStep(_Schedule):
     """MultiStepLR."""
     milestones: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
     """Where the learning rate drops, ascending, in `unit`s; the run must go beyond the last one."""
-    gamma: Annotated[float, Field(gt=0)] = 0.1
+    gamma: PositiveFloat = 0.1
     """Factor at each milestone."""
     unit: Unit = "epochs"
     """What the milestones count: applied updates, or epochs."""
@@ -113,7 +113,7 @@ class Exponential(_Schedule):
 
     name: Literal["exponential"] = "exponential"
     """ExponentialLR."""
-    gamma: Annotated[float, Field(gt=0)]
+    gamma: PositiveFloat
     """Factor from one unit to the next."""
     unit: Unit = "epochs"
     """How often gamma is applied: every applied update, or every epoch."""

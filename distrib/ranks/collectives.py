@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional
 
 from distrib.errors import BadInput
 from distrib.job.stop import Stopped, StopRequest
@@ -19,13 +20,14 @@ def all_gather_json(accelerator: Accelerator, value: Any) -> list[Any]:
     if accelerator.num_processes == 1:
         return [value]
     data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(accelerator.device)
-    sizes = [torch.zeros(1, dtype=torch.int64, device=data.device) for _ in range(accelerator.num_processes)]
-    dist.all_gather(sizes, torch.tensor([len(data)], device=data.device))
-    lengths = [int(size) for size in sizes]
-    padded = torch.cat((data, data.new_zeros(max(lengths) - len(data))))
-    texts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(texts, padded)
+    lengths = [int(length) for length in gather(accelerator, torch.tensor(len(data), device=data.device))]
+    texts = gather(accelerator, functional.pad(data, (0, max(lengths) - len(data))))
     return [json.loads(bytes(text[:length].cpu().numpy())) for text, length in zip(texts, lengths, strict=True)]
+
+
+def gather(accelerator: Accelerator, mine: Tensor) -> Tensor:
+    """Return every rank's tensor, all of one shape, by rank: (ranks, …)."""
+    return cast(Tensor, accelerator.gather(mine[None]))
 
 
 def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:
@@ -33,20 +35,6 @@ def agree_on_error(accelerator: Accelerator, problem: str | None) -> None:
     for said in all_gather_json(accelerator, problem):
         if said is not None:
             raise BadInput(said)
-
-
-def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Do `work` on rank 0 only; return its result (plain JSON), or raise its BadInput, on every rank."""
-    said: list[Any] = [None, None]  # result, problem
-    if accelerator.is_main_process:
-        try:
-            said[0] = work()
-        except BadInput as error:
-            said[1] = str(error)
-    result, problem = all_gather_json(accelerator, said)[0]
-    if problem is not None:
-        raise BadInput(problem)
-    return result
 
 
 def on_every_rank(accelerator: Accelerator, work: Callable[[], T]) -> T:
@@ -61,21 +49,21 @@ def on_every_rank(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return result[0]
 
 
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work` on rank 0 only; return its result (plain JSON), or raise its BadInput, on every rank."""
+    result = on_every_rank(accelerator, lambda: work() if accelerator.is_main_process else None)
+    return all_gather_json(accelerator, result)[0]
+
+
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Do `work` on the first rank of each machine, then on its others, so that caches are filled once.
 
     A BadInput of any rank is raised on all of them, so that nobody waits for a rank that gave up.
     """
-    result: list[T] = []
-    problem: str | None = None
-    for turn in (True, False):
-        if accelerator.is_local_main_process is turn:
-            try:
-                result.append(work())
-            except BadInput as error:
-                problem = str(error)
-        agree_on_error(accelerator, problem)
-    return result[0]
+    first = accelerator.is_local_main_process
+    early = on_every_rank(accelerator, lambda: [work()] if first else [])
+    late = on_every_rank(accelerator, lambda: [] if first else [work()])
+    return (early + late)[0]
 
 
 def reason_to_stop(accelerator: Accelerator, request: StopRequest) -> str | None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from distrib.checkpoint import resume, state, store
 from distrib.checkpoint.resume import Progress
-from distrib.errors import BadInput
-from distrib.ranks.collectives import agree_on_error
+from distrib.ranks.collectives import on_every_rank
 from distrib.training.run import Run
 
 
@@ -28,15 +27,14 @@ class Checkpointer:
 
     def save(self, step: int, progress: Progress) -> Path:
         """Save a checkpoint after `step` and return its path. Raises BadInput on every rank if rank 0's disk refuses."""
-        run, problem = self.run, None
-        folder = run.folder / "checkpoints"
-        if self.main:
-            tensors, values = state.capture(run.update)
-            values |= resume.metadata(run.config.keys(), run.identity, progress)
-            try:
+        run, folder = self.run, self.run.folder / "checkpoints"
+
+        def save() -> None:
+            if self.main:
+                tensors, values = state.capture(run.update)
+                values |= resume.metadata(run.config.keys(), run.identity, progress)
                 store.save(folder, step, tensors, values, keep=run.config.checkpoint.keep)
-            except BadInput as error:
-                problem = str(error)
-        agree_on_error(run.accelerator, problem)
+
+        on_every_rank(run.accelerator, save)
         self.saved_at = time.monotonic()
         return store.checkpoint_path(folder, step)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from distrib.config.section import Positive, Section
 
@@ -22,9 +22,9 @@ class TrainingConfig(Section):
     """Parts in which each rank computes its share of a batch, to save memory; must divide batch_size."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Initial weights, order and augmentation follow from it."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: PositiveFloat | None = None
     """Scale gradients down to this global 2-norm (torch's clip_grad_norm_)."""
-    clip_value: Annotated[float, Field(gt=0)] | None = None
+    clip_value: PositiveFloat | None = None
     """Clamp each gradient element to [-clip_value, clip_value] (torch's clip_grad_value_)."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, taken after each applied update; evaluation uses it."""

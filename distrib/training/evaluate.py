@@ -47,7 +47,9 @@ def evaluate(
     model.eval()
     with torch.inference_mode(), autocast:
         for done in range(0, largest_share, batch_size):  # as often on every rank
-            if _any_rank(asked_to_stop(), device, world_size):
+            # Without other ranks it stays on the CPU: reading it from a GPU would stall the queue.
+            stop = torch.tensor([asked_to_stop()], dtype=torch.int32, device=device if world_size > 1 else "cpu")
+            if _sum_over_ranks(stop, world_size):
                 model.train(training)
                 return None
             part = slice(min(first + done, last), min(first + done + batch_size, last))
@@ -59,17 +61,11 @@ def evaluate(
             counts[1] += len(labels)
             loss += functional.cross_entropy(logits, labels, reduction="sum")
     model.train(training)
+    correct, seen = (int(count) for count in _sum_over_ranks(counts, world_size))
+    return Score(correct / seen, float(_sum_over_ranks(loss, world_size)) / seen, seen)
+
+
+def _sum_over_ranks(mine: Tensor, world_size: int) -> Tensor:
     if world_size > 1:
-        dist.all_reduce(counts)
-        dist.all_reduce(loss)
-    correct, seen = (int(count) for count in counts)
-    return Score(correct / seen, float(loss) / seen, seen)
-
-
-def _any_rank(wish: bool, device: torch.device, world_size: int) -> bool:
-    """Return whether any rank has this wish."""
-    if world_size == 1:
-        return wish
-    wishes = torch.tensor([wish], dtype=torch.int32, device=device)
-    dist.all_reduce(wishes)
-    return bool(wishes)
+        dist.all_reduce(mine)
+    return mine

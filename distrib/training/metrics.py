@@ -15,7 +15,8 @@ class Metrics:
 
         Its line then goes, should an earlier start have written one.
         """
-        kept = [line for line in _lines(path) if _place(line) <= (resumed_step, not evaluation_pending)]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        kept = [line for line in lines if _place(line) <= (resumed_step, not evaluation_pending)]
         write_atomically(path, "".join(line + "\n" for line in kept))
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)  # whole lines, at once
 
@@ -24,13 +25,6 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
 
 
 def _place(line: str) -> tuple[float, bool]:

@@ -1,11 +1,11 @@
 """What watches the loop: metrics, trackers, display, clocks, and the recorder of the cross-check."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from crosscheck.recorder import Recorder
-from distrib.errors import BadInput
-from distrib.ranks.collectives import agree_on_error
+from distrib.ranks.collectives import on_every_rank
 from distrib.training.evaluate import Score
 from distrib.training.metrics import Metrics
 from distrib.training.recording import PassRecorder, start_recorder
@@ -21,6 +21,7 @@ class _Clock:
     _since: float = 0.0
 
     def start(self) -> None:
+        """Leave out what went on since the last step, such as an evaluation or a checkpoint."""
         self._since = time.perf_counter()
 
     def lap(self) -> None:
@@ -29,8 +30,10 @@ class _Clock:
         self.steps += 1
         self._since = now
 
-    def rate(self, images_per_step: int) -> float | None:
-        return self.steps * images_per_step / self.seconds if self.seconds > 0 else None
+    def rate(self, images_per_step: int, since: "_Clock") -> float | None:
+        """Return the images a second since the clock stood like `since`."""
+        seconds = self.seconds - since.seconds
+        return (self.steps - since.steps) * images_per_step / seconds if seconds > 0 else None
 
 
 class Observers:
@@ -41,7 +44,7 @@ class Observers:
         self.main = run.accelerator.is_main_process
         self.progress = replace(run.resumed.progress)
         self.score: Score | None = None  # of the last evaluation
-        self.epoch_clock, self.run_clock = _Clock(), _Clock()
+        self.clock, self.epoch_start = _Clock(), _Clock()
         self.metrics: Metrics | None = None
         if self.main:
             self.metrics = Metrics(
@@ -49,11 +52,13 @@ class Observers:
             )
         config = run.config.crosscheck
         self.passes = PassRecorder(run, config.gradient_steps if config.record else ())
-        self.recorder: Recorder | None = None
-        agree_on_error(run.accelerator, self._start_recorder() if self.main else None)
+        self.recorder: Recorder | None = on_every_rank(
+            run.accelerator,
+            lambda: start_recorder(run, first_step=run.resumed.step + 1) if config.record and self.main else None,
+        )
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
-        self.restart_clocks()
+        self.clock.start()
 
     def after_backward(self, step: int) -> None:
         """Record what came before the update; nothing has touched the gradients yet."""
@@ -62,25 +67,15 @@ class Observers:
             self.recorder.after_backward()
 
     def after_step(self, step: int, loss: float, *, applied: bool) -> None:
-        self.epoch_clock.lap()
-        self.run_clock.lap()
+        self.clock.lap()
         update, plan, progress = self.run.update, self.run.plan, self.progress
         progress.epoch_loss += loss
         if step % plan.steps_per_epoch == 0:
             progress.end_epoch(plan.steps_per_epoch)
         if self.recorder is not None and self.recorder.step < step:
             self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
-        if self.metrics is not None:
-            self.metrics.write(
-                kind="step",
-                step=step,
-                epoch=plan.epoch_of(step),
-                loss=loss,
-                lr=update.lr,
-                applied=applied,
-                applied_updates=update.applied,
-            )
-        self._track({"loss": loss, "lr": update.lr}, step)
+        values = {"loss": loss, "lr": update.lr, "applied": applied, "applied_updates": update.applied}
+        self._tell("step", step, values, tracked=("loss", "lr"))
         self.run.display.advance(plan.batch_size, loss)
 
     def after_evaluation(self, step: int, score: Score) -> None:
@@ -88,43 +83,33 @@ class Observers:
         run, progress = self.run, self.progress
         self.score = score
         progress.evaluation_pending = False
-        rate = self.epoch_clock.rate(run.plan.batch_size)
-        epoch, update = run.plan.epoch_of(step), run.update
-        if self.metrics is not None:
-            self.metrics.write(
-                kind="epoch",
-                step=step,
-                epoch=epoch,
-                train_loss=progress.train_loss,
-                test_loss=score.loss,
-                test_accuracy=score.accuracy,
-                lr=update.lr,
-                images_per_second=rate,
-                skipped_steps=update.skipped,
-            )
-        self._track({"test_accuracy": score.accuracy, "test_loss": score.loss}, step)
+        rate = self.clock.rate(run.plan.batch_size, self.epoch_start)
+        values = {
+            "train_loss": progress.train_loss,
+            "test_loss": score.loss,
+            "test_accuracy": score.accuracy,
+            "lr": run.update.lr,
+            "images_per_second": rate,
+            "skipped_steps": run.update.skipped,
+        }
+        self._tell("epoch", step, values, tracked=("test_accuracy", "test_loss"))
         run.display.line(
-            f"epoch {epoch}/{run.config.training.epochs}  loss {progress.train_loss:.4f}  "
-            f"test accuracy {score.accuracy:.2%}  lr {update.lr:.3g}  {rate or 0:,.0f} images/s  "
-            f"skipped steps {update.skipped}"
+            f"epoch {run.plan.epoch_of(step)}/{run.config.training.epochs}  loss {progress.train_loss:.4f}  "
+            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s  "
+            f"skipped steps {run.update.skipped}"
         )
-        self.epoch_clock = _Clock()
-        self.restart_clocks()
+        self.epoch_start = replace(self.clock)
+        self.clock.start()
 
     def before_checkpoint(self) -> None:
         """Write what the trace still lacks, or a run that continues from the checkpoint would leave a hole in it."""
         if self.recorder is not None:
             self.recorder.flush()
 
-    def restart_clocks(self) -> None:
-        """Leave out of the timing what went on since the last step, such as an evaluation or a checkpoint."""
-        self.epoch_clock.start()
-        self.run_clock.start()
-
     @property
     def images_per_second(self) -> float | None:
         """The speed of training since this start began, without evaluations and checkpoints."""
-        return self.run_clock.rate(self.run.plan.batch_size)
+        return self.clock.rate(self.run.plan.batch_size, _Clock())
 
     def close(self) -> None:
         """Close all files, also when the run fails: the record of its last steps is worth most then."""
@@ -134,17 +119,9 @@ class Observers:
         if self.recorder is not None:
             self.recorder.close()
 
-    def _start_recorder(self) -> str | None:
-        """Start the recorder if the recipe asks for one. Return the problem, if there is one."""
-        run = self.run
-        if not run.config.crosscheck.record:
-            return None
-        try:
-            self.recorder = start_recorder(run, first_step=run.resumed.step + 1)
-        except BadInput as error:
-            return str(error)
-        return None
-
-    def _track(self, values: dict[str, float], step: int) -> None:
+    def _tell(self, kind: str, step: int, values: dict[str, float | None], *, tracked: Sequence[str]) -> None:
+        """Write the values to metrics.jsonl, and give those that are `tracked` to the trackers."""
+        if self.metrics is not None:
+            self.metrics.write(kind=kind, step=step, epoch=self.run.plan.epoch_of(step), **values)
         if self.run.config.output.trackers:
-            self.run.accelerator.log(values, step=step)
+            self.run.accelerator.log({name: values[name] for name in tracked}, step=step)

@@ -1,22 +1,30 @@
 """Recording a run for the cross-check: its optimizer's steps, and chosen forward and backward passes."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners
 from distrib.errors import BadInput
 from distrib.optim.optimizer import options_by_name
 from distrib.optim.schedule import RunLength
+from distrib.ranks.collectives import gather
 from distrib.training.run import Run
 
 
 def start_recorder(run: Run, *, first_step: int) -> Recorder:
     """Start a recorder of the run's optimizer; it continues the folder's trace, if there is one. Raises BadInput."""
-    config, average = run.config.crosscheck, run.update.average
+    config, training, average = run.config.crosscheck, run.config.training, run.update.average
+    length = RunLength(total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch)
+    claims = Claims(  # what the recipe says of all that stands around the optimizer
+        clip_norm=training.clip_norm,
+        clip_value=training.clip_value,
+        average=training.ema,
+        averaged=0 if average is None else int(average.n_averaged),
+        applied=run.update.applied,
+        schedule=run.config.schedule.claim(length),
+        options=options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
+    )
     try:
         return Recorder(
             run.optimizer,
@@ -25,7 +33,7 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
             coordinates=config.coordinates,
             scaler=run.precision.scaler,
             average=() if average is None else zip(run.module.parameters(), average.module.parameters(), strict=True),
-            claims=_claims(run),
+            claims=claims,
             append=True,
             first_step=first_step,
             world_size=run.plan.world_size,
@@ -33,22 +41,6 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
         )
     except TraceError as error:
         raise BadInput(f"crosscheck.record = true: {error}") from None
-
-
-def _claims(run: Run) -> Claims:
-    """Return what the recipe says of all that stands around the optimizer."""
-    training, average = run.config.training, run.update.average
-    return Claims(
-        clip_norm=training.clip_norm,
-        clip_value=training.clip_value,
-        average=training.ema,
-        averaged=0 if average is None else int(average.n_averaged),
-        applied=run.update.applied,
-        schedule=run.config.schedule.claim(
-            RunLength(total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch)
-        ),
-        options=options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
-    )
 
 
 class PassRecorder:
@@ -70,15 +62,10 @@ class PassRecorder:
         self.run, self._steps, self._postponed = run, frozenset(steps), False
         self._winners: Winners | None = None
 
-    @contextmanager
-    def watching(self, step: int) -> Generator[None]:
-        """Watch the network, if this step is to be recorded, during its forward and backward passes."""
+    def watching(self, step: int) -> AbstractContextManager[object]:
+        """Return a context for the forward and backward passes of the step; it watches the network if they are to be recorded."""
         self._winners = Winners(self.run.module) if self._postponed or step in self._steps else None
-        if self._winners is None:
-            yield
-        else:
-            with self._winners:
-                yield
+        return self._winners or nullcontext()
 
     def after_backward(self, step: int, recorder: Recorder | None) -> None:
         """Record the passes that were watched. All ranks call it, because it gathers; only rank 0 has a `recorder`."""
@@ -89,7 +76,9 @@ class PassRecorder:
         self._postponed = not all(bool(gradient.isfinite().all()) for gradient in gradients)
         if self._postponed:
             return
-        everywhere = [_gather(torch.stack(found)) for found in winners.found]
+        everywhere = [
+            gather(run.accelerator, torch.stack(found)) for found in winners.found
+        ]  # (ranks, parts, share, …)
         if recorder is None:
             return
         images, labels = run.batches.whole(step)
@@ -112,12 +101,3 @@ class PassRecorder:
             winners=[run.plan.in_order(found, len(labels)) for found in everywhere],
             parameters=dict(run.module.named_parameters()),
         )
-
-
-def _gather(mine: Tensor) -> Tensor:
-    """Gather (parts, share, …) of each rank as (ranks, parts, share, …)."""
-    if not dist.is_initialized():
-        return mine[None]
-    everywhere = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everywhere, mine.contiguous())
-    return torch.stack(everywhere)

@@ -1,7 +1,7 @@
 """A run assembled from its configuration: data, network, optimizer, checkpoint, outputs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +32,7 @@ from distrib.training.recipe import RunConfig
 
 @dataclass(kw_only=True)
 class Run:
-    """Everything the loop needs, restored from a checkpoint if there was one."""
+    """Everything the loop needs. `build` makes a fresh one, and then puts back the checkpoint that it continues from."""
 
     config: RunConfig
     accelerator: Accelerator
@@ -51,7 +51,7 @@ class Run:
     step_sync: StepSync
     replica_check: ReplicaCheck
     identity: resume.Identity
-    resumed: resume.Resumed
+    resumed: resume.Resumed = field(default_factory=resume.Resumed)
 
     @property
     def total_steps(self) -> int:
@@ -101,63 +101,11 @@ def build(
     precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
     dataset = _load_data(config, accelerator, display)
     raise_if_stop_requested(0)
-    mean, std = dataset.moments()
-    plan = Plan(
-        num_images=len(dataset.train),
-        batch_size=config.training.batch_size,
-        last_batch=config.training.last_batch,
-        accumulate=config.training.accumulate,
-        seed=config.training.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
+    moments = dataset.moments()
+    plan = _plan(config, len(dataset.train), accelerator)
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
-    torch.manual_seed(config.training.seed)
-    module = build_model(config.model, len(dataset.classes)).to(device)
-    if config.model.channels_last:
-        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = build_optimizer(config.optimizer, module.named_parameters(), device)
-    total_steps = plan.steps(config.training.epochs)
-    factor = config.schedule.factor(RunLength(total_updates=total_steps, updates_per_epoch=plan.steps_per_epoch))
-    update = Update(
-        module,
-        optimizer,
-        factor,
-        precision.scaler,
-        clip_norm=config.training.clip_norm,
-        clip_value=config.training.clip_value,
-        ema=config.training.ema,
-    )
-    identity = resume.Identity(
-        dataset=dataset.fingerprint(),
-        num_images=plan.num_images,
-        batch_size=plan.batch_size,
-        last_batch=plan.last_batch,
-        seed=plan.seed,
-        world_size=plan.world_size,
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-    )
-    resumed = resume.continue_from(
-        config.checkpoint,
-        config.keys(),
-        folder,
-        identity,
-        accelerator,
-        display,
-        update,
-        steps_per_epoch=plan.steps_per_epoch,
-    )
-    if resumed.step > total_steps:
-        raise BadInput(
-            f"checkpoint {resumed.path} is at step {resumed.step}, beyond the {total_steps} "
-            f"steps of training.epochs = {config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
-        )
-    raise_if_stop_requested(resumed.step)
-    if config.training.compile:
-        module.compile()
-    model = cast(nn.Module, accelerator.prepare(module))
+    update = _initial_update(config, device, len(dataset.classes), plan, precision)
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -165,26 +113,28 @@ def build(
         folder=folder,
         dataset_name=dataset.name,
         plan=plan,
-        moments=(mean, std),
+        moments=moments,
         batches=Batches(
             dataset.train.to(device),
             plan,
-            Normalize(mean, std, device, channels_last=config.model.channels_last),
+            Normalize(*moments, device, channels_last=config.model.channels_last),
             augmented=config.data.augment,
         ),
         test=dataset.test.to(device),
-        module=module,
-        model=model,
-        optimizer=optimizer,
+        module=update.model,
+        model=update.model,
+        optimizer=update.optimizer,
         precision=precision,
         update=update,
         step_sync=StepSync(device, accelerator.num_processes),
         replica_check=ReplicaCheck(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
-        identity=identity,
-        resumed=resumed,
+        identity=_identity(dataset, plan),
     )
+    _resume(run)
+    raise_if_stop_requested(run.resumed.step)
+    _distribute(run)
     _warm_up(run)
     return run
 
@@ -194,6 +144,79 @@ def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) ->
     if why:
         display.say(why)
     return collectives.main_first(accelerator, lambda: sources.load(config.data, source))
+
+
+def _plan(config: RunConfig, num_images: int, accelerator: Accelerator) -> Plan:
+    """Return which images belong to which step. Raises BadInput where a batch is too large or too small."""
+    return Plan(
+        num_images=num_images,
+        batch_size=config.training.batch_size,
+        last_batch=config.training.last_batch,
+        accumulate=config.training.accumulate,
+        seed=config.training.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def _initial_update(
+    config: RunConfig, device: torch.device, num_classes: int, plan: Plan, precision: Precision
+) -> Update:
+    """Return a fresh network with its optimizer, schedule and moving average. Raises BadInput."""
+    training = config.training
+    torch.manual_seed(training.seed)
+    module = build_model(config.model, num_classes).to(device)
+    if config.model.channels_last:
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    length = RunLength(total_updates=plan.steps(training.epochs), updates_per_epoch=plan.steps_per_epoch)
+    return Update(
+        module,
+        build_optimizer(config.optimizer, module.named_parameters(), device),
+        config.schedule.factor(length),
+        precision.scaler,
+        clip_norm=training.clip_norm,
+        clip_value=training.clip_value,
+        ema=training.ema,
+    )
+
+
+def _identity(dataset: Dataset, plan: Plan) -> resume.Identity:
+    return resume.Identity(
+        dataset=dataset.fingerprint(),
+        num_images=plan.num_images,
+        batch_size=plan.batch_size,
+        last_batch=plan.last_batch,
+        seed=plan.seed,
+        world_size=plan.world_size,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+def _resume(run: Run) -> None:
+    """Put back the checkpoint to continue from, if there is one. Raises BadInput, also for one beyond the run's last step."""
+    run.resumed = resume.continue_from(
+        run.config.checkpoint,
+        run.config.keys(),
+        run.folder,
+        run.identity,
+        run.accelerator,
+        run.display,
+        run.update,
+        steps_per_epoch=run.plan.steps_per_epoch,
+    )
+    if run.resumed.step > run.total_steps:
+        raise BadInput(
+            f"checkpoint {run.resumed.path} is at step {run.resumed.step}, beyond the {run.total_steps} "
+            f"steps of training.epochs = {run.config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
+        )
+
+
+def _distribute(run: Run) -> None:
+    """Compile the network if the recipe asks for it, and wrap it in DDP where there are several ranks."""
+    if run.config.training.compile:
+        run.module.compile()
+    run.model = cast(nn.Module, run.accelerator.prepare(run.module))
 
 
 def _warm_up(run: Run) -> None:

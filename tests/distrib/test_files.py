@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distrib.errors import BadInput
-from distrib.files import expand_path, replacing, sync_folder, write_atomically, write_json
+from distrib.files import expand_path, replacing, sync, write_atomically, write_json
 from tests.support import largest_file
 
 
@@ -100,9 +100,9 @@ def test_value_that_json_lacks_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_sync_of_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
-    sync_folder(tmp_path)
+    sync(tmp_path)
     with pytest.raises(FileNotFoundError):
-        sync_folder(tmp_path / "absent")
+        sync(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(("text", "words"), [("~nobody-of-this-name/x", "give the whole path"), ("a\0b", "NUL")])

@@ -545,7 +545,7 @@ def test_a_disk_that_breaks_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.
     def broken(_path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(store, "sync_folder", broken)
+    monkeypatch.setattr(store, "sync", broken)
     with pytest.raises(OSError, match="Input/output error"):
         save(tmp_path, 2)
     assert names(tmp_path) == ["step-00000001"]
