@@ -182,12 +182,10 @@ def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, 
     base = config.model_dump(exclude={"name", "groups", "foreach", "fused", "differentiable", "capturable"})
     if isinstance(config, AdamW):
         base["decoupled_weight_decay"] = True
-    by_name: dict[str, dict[str, Any]] = {}
-    for name in names:
-        home = _home(config, name)
-        own = {} if home is None else config.groups[home].model_dump(exclude={"pattern"}, exclude_none=True)
-        by_name[name] = base | own
-    return by_name
+    own: dict[int | None, dict[str, Any]] = {None: {}}
+    for number, group in enumerate(config.groups):
+        own[number] = group.model_dump(exclude={"pattern"}, exclude_none=True)
+    return {name: base | own[_home(config, name)] for name in names}
 
 
 def implementation(optimizer: torch.optim.Optimizer) -> str:
