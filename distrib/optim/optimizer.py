@@ -182,10 +182,10 @@ def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, 
     base = config.model_dump(exclude={"name", "groups", "foreach", "fused", "differentiable", "capturable"})
     if isinstance(config, AdamW):
         base["decoupled_weight_decay"] = True
-    own = {
-        number: group.model_dump(exclude={"pattern"}, exclude_none=True) for number, group in enumerate(config.groups)
-    }
-    return {name: base | own.get(_home(config, name), {}) for name in names}
+    own: dict[int | None, dict[str, Any]] = {None: {}}
+    for number, group in enumerate(config.groups):
+        own[number] = group.model_dump(exclude={"pattern"}, exclude_none=True)
+    return {name: base | own[_home(config, name)] for name in names}
 
 
 def implementation(optimizer: torch.optim.Optimizer) -> str:
