@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Generator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from crosscheck.checks import CHECKS
@@ -67,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _replay(trace: Path, require: Sequence[str], to: str | None) -> int:
     gc.disable()  # going through JAX's modules takes a quarter of the time to import it
     try:
+        # JAX comes first, so that whoever lacks the extra is told so by the name of its best-known package.
+        import_module("jax")
+
         from crosscheck.replayer import replay
     finally:
         gc.freeze()
