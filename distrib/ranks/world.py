@@ -135,11 +135,6 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores a process"
 
 
-def peak_device_memory(device: torch.device) -> int | None:
-    """Return the most bytes that this process's tensors have held on the device at once; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
 def shorten_timeout(accelerator: Accelerator, seconds: int) -> None:
     """Let a collective fail, from here on, when a rank does not answer within `seconds`."""
     if accelerator.num_processes == 1:

@@ -4,13 +4,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from distrib.data.images import as_bytes
 from distrib.display import Display
 from distrib.files import read_json, write_json
 from distrib.optim.optimizer import implementation
-from distrib.ranks.world import device_name, peak_device_memory
+from distrib.ranks.world import device_name
 from distrib.training.evaluate import Score
 from distrib.training.run import Run
 
@@ -31,7 +32,7 @@ def write(run: Run, score: Score, train_loss: float | None, images_per_second: f
         "images_per_second": images_per_second,
         "world_size": run.accelerator.num_processes,
         "device": device_name(run.accelerator.device),
-        "peak_device_memory": peak_device_memory(run.accelerator.device),
+        "peak_device_memory": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,  # bytes
         "precision": run.precision.mode,
         "optimizer": type(run.optimizer).__name__,
         "fused": implementation(run.optimizer) == "fused",
