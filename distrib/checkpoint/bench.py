@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
 
         for _ in range(_ROUNDS + 1):
             seconds["checkpoint"].append(_time(save))
-            seconds["plain copy"].append(_time(lambda: _copy(written, folder / "copy")))
+            seconds["plain copy"].append(_time(lambda: copy_synced(written, folder / "copy")))
         size = sum(file.stat().st_size for file in written.iterdir()) / 1e9
     print(f"{millions} million parameters with Adam, {size:.2f} GB; {_ROUNDS} rounds, median [least, most]")
     warm = {what: each[1:] for what, each in seconds.items()}  # the first round makes room
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> None:
     print(f"  checkpoint / plain copy, round by round: {median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]")
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_synced(source: Path, target: Path) -> None:
+    """Copy the files of a folder, each written and synced."""
     target.mkdir(exist_ok=True)
     for file in source.iterdir():
         with file.open("rb") as reading, (target / file.name).open("wb") as writing:

@@ -36,6 +36,10 @@ class Setting:
         """Whether this is a rehearsal, in which a case is tried but measures nothing worth keeping."""
         return self.device == "cpu"
 
+    def folder(self, case: str) -> Path:
+        """A folder of `work` for what this case writes."""
+        return self.work / "".join(letter if letter.isalnum() else "-" for letter in case)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:

@@ -1,11 +1,12 @@
 """The kit's report: what each part measured, as JSON for programs and Markdown for people."""
 
 import math
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from crosscheck.files import write_whole
 
 Figure = bool | int | float | str | None
 Figures = dict[str, Figure]
@@ -96,8 +97,8 @@ def read(path: Path) -> Report | None:
 
 def write(report: Report, folder: Path) -> None:
     """Write report.json and report.md; whoever reads them finds a whole one at any time."""
-    _replace(folder / "report.json", report.model_dump_json(indent=1) + "\n")
-    _replace(folder / "report.md", as_markdown(report))
+    write_whole(folder / "report.json", f"{report.model_dump_json(indent=1)}\n".encode())
+    write_whole(folder / "report.md", as_markdown(report).encode())
 
 
 def as_markdown(report: Report) -> str:
@@ -158,10 +159,3 @@ def _line(cells: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Atomically: the old file stays until the new one is complete."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from crosscheck.tolerance import FAIL
 from distrib.optim.update import Update
 from tests.gpu import page, profile, report
 from tests.gpu.part import Case, Problem, Setting, Skipped
@@ -44,7 +45,7 @@ def test_a_wrong_update_is_a_problem(setting: Setting, monkeypatch: pytest.Monke
         measured.result()
     eta = problem.value.figures["param"]
     assert isinstance(eta, float)
-    assert eta > crosscheck.LIMIT
+    assert eta > FAIL
 
 
 def test_an_overflow_that_does_not_come_is_a_problem(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosscheck import Recorder
+from crosscheck.tolerance import FAIL
 from distrib.data import synthetic
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, build_optimizer
 from distrib.optim.update import Update
@@ -25,8 +26,6 @@ from distrib.training.model import article
 from tests.gpu.part import Case, Cases, Problem, Setting, Skipped
 from tests.gpu.report import Column, Figures
 
-LIMIT = 32.0
-"""The eta beyond which the replay says mismatch, the same for every profile (crosscheck/tolerance.py)."""
 OPTIMIZERS: dict[str, Callable[..., OptimizerConfig]] = {
     "SGD": partial(SGD, lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4),
     "Adam": partial(Adam, lr=2e-3, weight_decay=1e-4),
@@ -134,7 +133,7 @@ def _replay(trace: Path, skipped: int, scaled: bool, seconds: float) -> Figures:
     figures: Figures = {
         "verdict": report["verdict"],
         "profile": ", ".join(report["profiles"]),
-        "limit": LIMIT,
+        "limit": FAIL,
         "elements": report["elements"],
         "skipped": skipped,
         "recording": seconds,

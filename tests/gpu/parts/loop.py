@@ -40,7 +40,7 @@ def _cases(setting: Setting) -> list[Case]:
 def _measure(setting: Setting, name: str, recipe: str, mode: str, batch: int) -> Figures:
     if setting.small and (mode, batch) != ("no", 128):
         raise Skipped("not rehearsed")
-    folder = setting.work / "".join(letter if letter.isalnum() else "-" for letter in f"loop {name}")
+    folder = setting.folder(f"loop {name}")
     folder.mkdir()
     run = _build(setting, recipe, mode, batch, folder)
     timings, trace_bytes = bench.measure(run, rounds=1 if setting.small else 6)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crosscheck import Recorder
 from distrib.checkpoint import store
+from distrib.checkpoint.bench import copy_synced
 from distrib.ranks.digests import digests
 from tests.gpu.part import Case, Cases, Setting, Skipped
 from tests.gpu.parts.optimizer import ARTICLE, expect_room
@@ -105,7 +106,7 @@ def _checkpoint(setting: Setting, name: str) -> Figures:
 
     saved = wall_seconds(save, setting.device)
     size = _bytes_below(written)
-    copied = wall_seconds(lambda: _copy(written, folder / "copy"), setting.device)
+    copied = wall_seconds(lambda: copy_synced(written, folder / "copy"), setting.device)
     shutil.rmtree(folder)
     return {
         "plain": copied * 1e3,
@@ -122,15 +123,6 @@ def _rehearse(setting: Setting, name: str) -> None:
 
 def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in tensors.items()}
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.mkdir()
-    for file in source.iterdir():
-        copied = target / file.name
-        shutil.copyfile(file, copied)
-        with copied.open("rb") as synced:
-            os.fsync(synced.fileno())
 
 
 def _bytes_below(folder: Path) -> int:

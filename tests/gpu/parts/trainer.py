@@ -31,7 +31,7 @@ def _cases(setting: Setting) -> list[Case]:
 def _train(setting: Setting, name: str, recipe: str, overrides: tuple[str, ...]) -> Figures:
     if setting.small and recipe != QUICKSTART:
         raise Skipped("not rehearsed")
-    folder = setting.work / "".join(letter if letter.isalnum() else "-" for letter in name)
+    folder = setting.folder(name)
     trainer = training.start(recipe, folder, training.arguments(setting, *overrides))
     first_step = trainer.wait_for_step(1)
     trainer.expect(0)
