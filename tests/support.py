@@ -39,8 +39,9 @@ SMALL = (
 )
 """Options for twenty steps in two epochs on one thread, not recorded; this takes a second or two."""
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["distrib.train", "distrib.start"])
+RANKS = multiprocessing.get_context("forkserver")
+"""It starts every rank of these tests: a process has one fork server, and its first start fixes what that has imported."""
+RANKS.set_forkserver_preload(["distrib.train", "distrib.start"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def start(
     for rank in range(world_size):
         mine = world | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {})
         job = ([str(argument) for argument in arguments], mine, str(outputs), rank, file_limit, plant)
-        process = _context.Process(target=_rank, args=job, daemon=True)
+        process = RANKS.Process(target=_rank, args=job, daemon=True)
         process.start()
         processes.append(process)
     return Ranks(processes, outputs)

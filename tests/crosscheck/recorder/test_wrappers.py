@@ -1,6 +1,5 @@
 """Recording works under Accelerate, DDP, compilers and loss scalers. Sharded optimizers are refused."""
 
-import multiprocessing
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +26,7 @@ from tests.crosscheck.recording import (
     record_as_rank,
     take_steps,
 )
-from tests.support import JAX, TORCH, run_without
+from tests.support import JAX, RANKS, TORCH, run_without
 
 
 @pytest.fixture
@@ -92,9 +91,7 @@ def test_ddp_of_one_process(tmp_path: Path) -> None:
 
 
 def test_ddp_of_two_processes(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distrib.train"])  # the same server starts all other ranks in these tests
-    ranks = [context.Process(target=record_as_rank, args=(rank, 2, tmp_path), daemon=True) for rank in range(2)]
+    ranks = [RANKS.Process(target=record_as_rank, args=(rank, 2, tmp_path), daemon=True) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
