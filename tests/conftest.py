@@ -1,15 +1,26 @@
-"""The tests check the types of the criterion and the rules, the shapes of the arrays among them, at every call.
+"""The tests check the types of the criterion and the rules, the shapes of the arrays among them.
 
-A machine that only runs the tests of the GPU may lack beartype; there nothing is checked.
+They are checked in the first case of each test function: the others call the same functions with arrays of the same
+axes, and checking all of them took a tenth of the time. A machine that only runs the tests of the GPU may lack beartype;
+there nothing is checked.
 """
 
 from importlib.util import find_spec
 
-from jaxtyping import install_import_hook
+import pytest
+from jaxtyping import config, install_import_hook
 
 CHECKED = ("crosscheck.criterion", "crosscheck.rules")
+_seen: set[str] = set()
 
 if find_spec("beartype") is not None:
     from tests import typecheck
 
     install_import_hook(CHECKED, f"{typecheck.__name__}.checked")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check types if this is the first case of its test function in this process."""
+    function = item.nodeid.partition("[")[0]
+    config.update("jaxtyping_disable", function in _seen)
+    _seen.add(function)

@@ -8,7 +8,7 @@ The axes have the same names everywhere:
 
 Nothing between the quotes means a scalar, and a 1 an axis of length one. What `jax.vmap` maps over the rows sees one
 row at a time, so its arrays have no axis `rows`. The tests check what functions and dataclasses are given and return
-(tests/conftest.py); a replay checks nothing.
+in the first case of each test (tests/conftest.py); a replay checks nothing.
 """
 
 import jax

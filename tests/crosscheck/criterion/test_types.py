@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxtyping import TypeCheckError
+from jaxtyping import TypeCheckError, config
 
 from crosscheck.criterion.elementwise import judge
 from crosscheck.criterion.stochastic import estimate
@@ -15,6 +15,12 @@ from crosscheck.rules.inputs import one_step
 from tests.crosscheck.criterion.test_elementwise import AFTER, BEFORE, BUFFER, MOMENTUM, ROWS, SGD, SGD_H, WIDTH, batch
 
 INPUTS = batch(BEFORE, AFTER, SGD_H)
+
+
+@pytest.fixture(autouse=True)
+def checked_in_every_case() -> None:
+    """Have the types checked in every case here, not in the first of each test only (tests/conftest.py)."""
+    config.update("jaxtyping_disable", False)
 
 
 def with_slot(width: int) -> Mapping[str, Any]:
