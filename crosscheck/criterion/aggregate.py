@@ -36,9 +36,9 @@ _DITHERED = 4.0
 class Weighted:
     """What is summed up of one output, each times the root of w; zero where it is not used. Float32 is exact enough here."""
 
-    slopes: Float32[Array, "rows tried+2 width"]
+    slopes: Float32[Array, "rows numbers width"]
     """Of each hyperparameter; then the residual; then what the coefficient of the number before changes."""
-    errors: Float32[Array, "rows 2 width"]
+    errors: Float32[Array, "rows both width"]
     """The slack and the bound."""
     slack: Float64[Array, "rows width"]
     """The slack itself, where it is used."""

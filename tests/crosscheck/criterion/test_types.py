@@ -36,7 +36,7 @@ def with_slot(width: int) -> Mapping[str, Any]:
         ("values", with_slot(1)),
         ("floor", np.zeros((ROWS, 3))),
         ("floor", np.zeros(ROWS)),
-        ("roundoff", np.zeros((ROWS, 2), np.float32)),
+        ("compute_error", np.zeros((ROWS, 2), np.float32)),
         ("hyperparameters", {**INPUTS.hyperparameters, "sign": np.ones(ROWS - 1)}),
     ],
 )
