@@ -11,11 +11,13 @@ from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.float64 import float64
 from crosscheck.report.coverage import spans
 from crosscheck.report.findings import Findings
-from crosscheck.report.report import NOT_RECORDED, Finding, Report, Verdict
+from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, Finding, Report, Verdict
 from crosscheck.rules import RULES
 from crosscheck.tolerance import FAIL
 from crosscheck.trace.reader import LoadedPart, open_trace
 from crosscheck.trace.tensors import complete_options, tensor_blocks
+
+_UNANSWERED = (NOT_RECORDED, NOT_TESTED)
 
 
 def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
@@ -42,9 +44,10 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
         context.judge.finish()
         report = _report(context, answered)
     for check in require:
-        if report.checks.get(check, NOT_RECORDED) == NOT_RECORDED:
-            recorded = [check for check, result in report.checks.items() if result != NOT_RECORDED]
-            raise TraceError(f"{path}: {check} was not recorded; what was: {', '.join(recorded)}")
+        result = report.checks.get(check, NOT_RECORDED)
+        if result in _UNANSWERED:
+            recorded = [name for name, result in report.checks.items() if result not in _UNANSWERED]
+            raise TraceError(f"{path}: {check} was {result}; what was recorded: {', '.join(recorded)}")
     return report
 
 
@@ -85,7 +88,7 @@ def _report(context: Context, answered: Collection[str]) -> Report:
     power = {name: judge.power.get(name, 0.0) for name in judge.used}
     not_tested = tuple(name for name, eta in power.items() if not eta > FAIL)
     reason = ""
-    if not findings:
+    if not any(finding.check == "optimizer" for finding in findings):
         untold = set(batcher.used) <= set(not_tested)
         reason = _vacuous(context.steps, tally.elements[rule.name], untold, batcher.off_by)
     return Report(
@@ -102,7 +105,8 @@ def _report(context: Context, answered: Collection[str]) -> Report:
         warnings=tuple(_warnings(context)),
         notes=tuple(context.notes),
         not_tested=not_tested,
-        checks={name: _came_to(name, answered, findings) for name in CHECKS},
+        checks={name: _came_to(name, answered, findings, context.checks_claimed) for name in CHECKS},
+        claims_not_tested=context.claims_not_tested,
         power=power,
         off_by=batcher.off_by,
         steps=context.steps,
@@ -137,7 +141,9 @@ def _warnings(context: Context) -> Iterator[str]:
         )
 
 
-def _came_to(check: str, answered: Collection[str], findings: Iterable[Finding]) -> str:
+def _came_to(check: str, answered: Collection[str], findings: Iterable[Finding], claimed: Collection[str]) -> str:
     if any(finding.check == check for finding in findings):
         return str(Verdict.MISMATCH)
-    return str(Verdict.MATCH) if check in answered else NOT_RECORDED
+    if check in answered:
+        return str(Verdict.MATCH)
+    return NOT_TESTED if check in claimed else NOT_RECORDED

@@ -39,6 +39,12 @@ class LossScale(Check):
         self.answered = scaler is not None and len(self._scales) == self._steps > 0
         if scaler is not None and self.answered:
             self.context.findings.add_complete(check_loss_scale(scaler, self._scales))
+        if scaler is not None:
+            moved = len({used.loss_scale for used in self._scales}) > 1
+            untested = f"it stayed at {scaler.scale:g}: neither backoff nor growth was seen"
+            if not self.answered:
+                untested = "not every step on record has one"
+            self.context.claimed("loss scale", "the scaler's loss scale", "" if moved and self.answered else untested)
 
 
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import capture, optimizer_info
+from crosscheck.recorder.claims import expect_checkable
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.pending import Attempt, Pending
 from crosscheck.trace.format import AVERAGE, Claims, Header, Pass, TensorInfo
@@ -87,7 +88,7 @@ class Recorder:
 
         Raises:
             UnsupportedOptimizer: No rule covers this optimizer or one of its tensors.
-            TraceError: The folder cannot be written, or holds a trace.
+            TraceError: The folder cannot be written, or holds a trace; or no replay could check one of the claims.
         """
         self.optimizer = optimizer_info.unwrap(optimizer)
         chosen = optimizer_info.choose_rule(self.optimizer, rule)
@@ -111,6 +112,14 @@ class Recorder:
         self._after_skip = self._loaded = self._closed = False
         self._pending = Pending()
         self._look_at_tensors()
+        if claims is not None:
+            expect_checkable(
+                claims,
+                [info for _, info in self._tensors],
+                [optimizer_info.options_of(group) for group in self.optimizer.param_groups],
+                fresh=first_step == 1 and claims.applied == 0,
+                averaged=bool(self._average),
+            )
         header = Header(
             rule=chosen,
             optimizer=f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",

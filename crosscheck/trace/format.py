@@ -8,7 +8,9 @@ A trace is a folder of segments, one for each time the run was started. A segmen
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+
+from crosscheck.trace.schedule_claims import read_schedule
 
 FORMAT = "twinstep-trace"
 VERSION = 1
@@ -68,6 +70,14 @@ class Claims(_Strict):
     applied: Index = 0  # updates applied before this segment
     schedule: dict[str, Any] | None = None  # of the learning rate, by applied updates
     options: dict[str, dict[str, Option]] | None = None  # by tensor: its group's options; lr without its schedule
+
+    @field_validator("schedule")
+    @classmethod
+    def _can_be_checked(cls, schedule: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Raises TraceError for a schedule that no replay could check."""
+        if schedule is not None:
+            read_schedule(schedule)
+        return schedule
 
 
 class Header(_Strict):
