@@ -17,7 +17,7 @@ class ScaleUsed(NamedTuple):
     """The loss scale of one attempt to step."""
 
     step: int  # counted from 1, skipped ones included
-    applied: bool
+    applied: bool  # nor did the gradients of another optimizer under the same scaler overflow
     loss_scale: float
 
 
@@ -31,6 +31,8 @@ class LossScale(Check):
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._steps += len(part.steps)
         for step in part.steps:
+            if step.overflow_elsewhere and self._scales:
+                self._scales[-1] = self._scales[-1]._replace(applied=False)
             if step.loss_scale is not None:
                 self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale))
 

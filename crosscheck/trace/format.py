@@ -122,6 +122,7 @@ class Step(_Strict):
     backward_norm: Number | None = None  # the same of the gradients as backward left them, where these were recorded
     options: tuple[dict[str, Option], ...]  # by group; an option not named has the value of the row before
     state_loaded: bool = False  # load_state_dict was called since the step before
+    overflow_elsewhere: bool = False  # since then gradients of another optimizer under the same scaler overflowed
 
 
 class SlotRows(_Strict):
