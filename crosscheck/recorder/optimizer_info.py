@@ -114,6 +114,21 @@ def options_of(group: Mapping[str, Any]) -> dict[str, Option]:
     return found
 
 
+def state_of(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, group: int, names: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """Return the state of a parameter.
+
+    Some optimizers, such as apex's FusedAdam, count the steps in the parameter group: that count stands for one of the
+    tensor's own. `names`: the rule's name of each key, where they differ.
+    """
+    state: Mapping[str, Any] = optimizer.state.get(parameter, {})
+    if not state or "step" in (names.get(key, key) for key in state):
+        return state
+    counts = {key: n for key, n in optimizer.param_groups[group].items() if names.get(key, key) == "step"}
+    return {**counts, **state}
+
+
 def _number(value: Any) -> bool | int | float | None:
     if isinstance(value, Tensor):
         return float(value.detach()) if value.numel() == 1 else None

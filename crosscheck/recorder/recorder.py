@@ -332,9 +332,12 @@ class Recorder:
 
     def _moments(self, full: bool) -> list[capture.Moment]:
         """Return what all tensors are now, without their averages."""
-        state = self.optimizer.state
+        states = [
+            optimizer_info.state_of(self.optimizer, parameter, info.group, self._slot_names)
+            for parameter, info in self._tensors
+        ]
         return [
-            capture.take_moment(parameter, state.get(parameter, {}), self._slot_names, self._at(number, full))
+            capture.take_moment(parameter, states[number], self._slot_names, self._at(number, full))
             for number, (parameter, _) in enumerate(self._tensors)
         ]
 

@@ -120,7 +120,8 @@ def _attempt(make: Make, situation: Situation, recording: Mapping[str, Any]) -> 
     try:
         return _observe(make, situation, recording)
     except Exception as error:
-        return f"{type(error).__name__}: {str(error)[:200]}"
+        first_line, _, _ = str(error).partition("\n")
+        return f"{type(error).__name__}: {first_line[:200]}"
 
 
 def _known(situations: Iterable[str]) -> dict[str, type[Situation]]:
