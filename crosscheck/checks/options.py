@@ -24,7 +24,9 @@ class GroupOptions(Check):
                     self.context.findings.add(self._tensor(step.step, tensor.name, groups[tensor.group]))
 
     def finish(self) -> None:
-        if self._claims:
+        # Where no scheduler keeps initial_lr, a claimed lr is what the check of the learning rate starts from.
+        others = any(option != "lr" for options in self._claims.values() for option in options)
+        if others or self.answered:
             untested = "" if self.answered else "no step on record has these tensors with these options"
             self.context.claimed("options", "options by tensor", untested)
 

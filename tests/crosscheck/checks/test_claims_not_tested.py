@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from crosscheck import Claims, Recorder, Report, TraceError, replay
-from tests.crosscheck.recording import make_parameters
+from tests.crosscheck.recording import make_parameters, take_steps
 
 
 def run(
@@ -137,3 +137,13 @@ def test_require_refuses_a_check_that_was_claimed_and_could_not_be_answered(tmp_
     run(tmp_path / "trace", {"clip_norm": 1.0}, look=False)
     with pytest.raises(TraceError, match="gradient was not tested"):
         replay(tmp_path / "trace", require=["gradient"])
+
+
+def test_a_rate_claimed_for_a_schedule_is_tested_with_it(tmp_path: Path) -> None:
+    (weight,) = make_parameters((3, 4))
+    optimizer = torch.optim.SGD([("weight", weight)], lr=0.1)
+    claims = Claims(schedule={"name": "constant"}, options={"weight": {"lr": 0.1}})
+    with Recorder(optimizer, tmp_path / "trace", claims=claims):
+        take_steps(optimizer, [weight], (1, 2, 3))
+    report = replay(tmp_path / "trace")
+    assert (report.checks["learning rate"], report.claims_not_tested) == ("match", ())
