@@ -167,8 +167,8 @@ class _Answer(NamedTuple):
 def _joined(answers: Sequence[_Answer]) -> Report:
     """Return one report of all. What it says of hyperparameters is what the first of the reports says."""
     reports = list({id(it): it for answer in answers if isinstance(it := answer.report, Report)}.values())
-    vectors = [answer.report for answer in answers if isinstance(answer.situation, Vectors)]
-    proves_nothing = next((it.reason for it in vectors if isinstance(it, Report) and it.verdict is Verdict.VACUOUS), "")
+    vectors = [it for a in answers if isinstance(it := a.report, Report) and isinstance(a.situation, Vectors)]
+    proves_nothing = vectors[0].reason if all(report.verdict is Verdict.VACUOUS for report in vectors) else ""
     findings = _first_of_each(finding for report in reports for finding in report.findings)
     worst = max(reports, key=lambda report: report.max_eta)
     slots = dict.fromkeys(slot for report in reports for slot in report.eta)
@@ -194,6 +194,7 @@ def _joined(answers: Sequence[_Answer]) -> Report:
         tensors=sum(report.tensors for report in reports),
         elements=sum(report.elements for report in reports),
         out_of_range=sum(report.out_of_range for report in reports),
+        undetermined=sum(report.undetermined for report in reports),
     )
 
 
