@@ -112,7 +112,7 @@ def test_one_s_own_optimizer_under_its_own_names() -> None:
     report = check_optimizer(Renamed, rule="adam", slots=SLOTS, steps=4, size=64)
     assert (report.verdict, report.rule) == (Verdict.MATCH, "adam")
     assert report.optimizer.endswith(".Renamed")
-    assert set(report.power) == {"lr", "beta1", "beta2", "eps"}
+    assert set(report.power["group 0"]) == {"lr", "beta1", "beta2", "eps"}
 
 
 def test_one_s_own_optimizer_with_a_flaw() -> None:
