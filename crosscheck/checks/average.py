@@ -16,6 +16,7 @@ class Average(Check):
 
     def start(self) -> None:
         self._decay, self._seen = self.claims.average, self.claims.averaged  # updates that the average has seen
+        self._followed = False  # an update after the first, which has the decay in it
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
         self.context.judge.batcher(MOVING_AVERAGE, _PLAIN)
 
@@ -23,6 +24,7 @@ class Average(Check):
         self._options = {}
         for step in part.steps:
             self._options[step.step] = {"decay": self._decay, "seen": self._seen}
+            self._followed |= step.applied and self._seen > 0
             self._seen += step.applied
 
     def tensor(self, tensor: TensorBlock) -> None:
@@ -41,3 +43,11 @@ class Average(Check):
         )
         self.answered = True
         self.context.judge.add(MOVING_AVERAGE, as_step)
+
+    def finish(self) -> None:
+        if self._decay is None:
+            return
+        untested = "" if self._followed else "only its first update is on record, which copies the parameters"
+        if not self.answered:
+            untested = "no average is on record; the recorder is to be given average="
+        self.context.claimed("average", f"average = {self._decay:g}", untested)

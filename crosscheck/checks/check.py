@@ -28,6 +28,24 @@ class Context:
     tensors: set[str] = field(default_factory=set[str])
     moving: set[str] = field(default_factory=set[str])
     """Tensors with elements that took a step."""
+    _claims: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+
+    def claimed(self, check: str, claim: str, untested: str) -> None:
+        """Take in that a segment makes a claim. `untested`: why nothing in it could have contradicted the claim; empty if
+        something could.
+        """
+        if self._claims.get((check, claim)) != "":
+            self._claims[check, claim] = untested
+
+    @property
+    def claims_not_tested(self) -> tuple[str, ...]:
+        """Return the claims that no segment tested, each with the reason."""
+        return tuple(f"{claim}: {why}" for (_, claim), why in self._claims.items() if why)
+
+    @property
+    def checks_claimed(self) -> set[str]:
+        """Return the checks that something was claimed for."""
+        return {check for check, _ in self._claims}
 
 
 class Check:

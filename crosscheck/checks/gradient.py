@@ -25,6 +25,9 @@ class Gradient(Check):
     def start(self) -> None:
         self._silent = self.segment.header.claims is None
         self._applied = self._with_backward = 0  # steps
+        # Before clipping, over all segments so far; below zero: no gradient of backward is on record.
+        self._largest_norm = max((check._largest_norm for check in self.earlier), default=-1.0)
+        self._largest_element = max((check._largest_element for check in self.earlier), default=-1.0)
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
         self.context.judge.batcher(GRADIENT, _NORMED)
 
@@ -38,6 +41,8 @@ class Gradient(Check):
         for step in part.steps:
             self._applied += step.applied
             self._with_backward += step.applied and step.backward_norm is not None
+            if step.applied and step.backward_norm is not None and math.isfinite(step.backward_norm):
+                self._largest_norm = max(self._largest_norm, step.backward_norm / (step.loss_scale or 1.0))
             if not self._silent:
                 self.context.findings.add(_check_norm(step, self._options[step.step], unit_roundoff, elements))
 
@@ -60,14 +65,29 @@ class Gradient(Check):
             slots={},
         )
         self.answered = True
+        if self.claims.clip_value is not None:
+            scales = np.array([step.loss_scale or 1.0 for step in tensor.steps])
+            sizes = np.abs(tensor.backward.astype(np.float64)) / scales[:, None]
+            taken = there & np.array([step.applied for step in tensor.steps])
+            self._largest_element = max(self._largest_element, float(np.max(sizes[taken], initial=-1.0)))
         self.context.judge.add(GRADIENT, as_step)
 
     def finish(self) -> None:
-        """Note whether the gradients of some steps only are on record."""
+        """Note whether the gradients of some steps only are on record, and whether anything was clipped."""
         if not self._silent and self._with_backward not in (0, self._applied):
             self.context.notes.append(
                 f"gradients at the end of backward are on record for {self._with_backward} of {self._applied} applied steps"
             )
+
+        limits = {"clip_norm": (self.claims.clip_norm, "norm"), "clip_value": (self.claims.clip_value, "element")}
+        largest = {"clip_norm": self._largest_norm, "clip_value": self._largest_element}
+        for claim, (limit, what) in limits.items():
+            if limit is None:
+                continue
+            untested = f"nothing was clipped; the largest {what} of a gradient on record is {largest[claim]:.3g}"
+            if largest[claim] < 0:
+                untested = "no gradient of backward is on record; the trainer is to call Recorder.after_backward"
+            self.context.claimed("gradient", f"{claim} = {limit:g}", "" if largest[claim] > limit else untested)
 
     def _options_of(self, step: Step, error: float) -> dict[str, Option]:
         scale, claims = step.loss_scale or 1.0, self.claims

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from crosscheck.checks.check import Check
 from crosscheck.checks.schedules import factors
+from crosscheck.errors import TraceError
 from crosscheck.report.report import Finding
 from crosscheck.tolerance import roundoffs
-from crosscheck.trace.format import Option, Part, Step
+from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int64]
@@ -38,40 +39,71 @@ class LearningRate(Check):
     """
 
     def start(self) -> None:
-        self._initial: list[float] | None = None  # by group
+        self._initial: dict[int, float] = {}  # by group, where it is told
         self._rates: list[RateUsed] = []
         self._last: tuple[Step, list[dict[str, Option]]] | None = None
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
-        if self._initial is None:
-            self._initial = self._initial_rates(part, options[0])
-        self.answered = self.claims.schedule is not None and self._initial is not None
+        silent = self.claims.schedule is None
+        self.answered = not silent
+        claimed = {tensor.group: lr for tensor in reversed(part.tensors) if (lr := self._claimed(tensor)) is not None}
         for step, groups in zip(part.steps, options, strict=True):
             rates = tuple(_number(group.get("lr")) for group in groups)
             self._rates.append(RateUsed(step.step, step.applied, rates))
-            if not self.answered and self._last is not None and not self._last[0].applied:
+            if silent and self._last is not None and not self._last[0].applied:
                 self.context.findings.add(_moved_on(*self._last, step, groups))
             self._last = step, groups
+            for number, group in enumerate(groups):
+                told = claimed.get(number, group.get("initial_lr"))
+                if number not in self._initial and _is_number(told):
+                    self._initial[number] = _number(told)
 
     def finish(self) -> None:
-        schedule, initial = self.claims.schedule, self._initial
-        if schedule is None or initial is None:
+        schedule = self.claims.schedule
+        if schedule is None or not self._rates:
             return
         applied, world_size = self.claims.applied, self.segment.header.world_size
+        right = factors(schedule, _counts(self._rates, applied))
+        constant = schedule["name"] == "constant"
+        untested = f"it asks for the same rate at all {len(right):,} steps on record"
+        tested = len(right) > 1 if constant else (right != right[0]).any()
+        self.context.claimed("learning rate", f"schedule {schedule['name']}", "" if tested else untested)
+        initial = [self._initial_rate(number, right) for number in range(max(len(used.lr) for used in self._rates))]
         self.context.findings.add_complete(
             check_learning_rates(schedule, initial, self._rates, applied_before=applied, world_size=world_size)
         )
 
-    def _initial_rates(self, part: Part, groups: list[dict[str, Option]]) -> list[float] | None:
-        """Return what each group starts from: as claimed for a tensor of it, else as torch's schedulers keep it.
+    def _claimed(self, tensor: TensorInfo) -> Option:
+        return (self.claims.options or {}).get(tensor.name, {}).get("lr")
 
-        None if nobody says.
+    def _initial_rate(self, group: int, right: _Floats) -> float:
+        """Return what a group starts from: as claimed for a tensor of it, else as torch's schedulers keep it, else as an
+        earlier segment had it; for a group that is new in this segment what its first rate says.
+
+        Raises TraceError if a run goes on and nothing tells.
         """
-        claimed = {t.group: (self.claims.options or {}).get(t.name, {}).get("lr") for t in reversed(part.tensors)}
-        rates = [claimed.get(number, group.get("initial_lr")) for number, group in enumerate(groups)]
-        if any(isinstance(rate, bool) or not isinstance(rate, int | float) for rate in rates):
-            return None
-        return [_number(rate) for rate in rates]
+        if group in self._initial:
+            return self._initial[group]
+        for check in reversed(self.earlier):
+            if group in check._initial:
+                return check._initial[group]
+        first = next(k for k, used in enumerate(self._rates) if group < len(used.lr))
+        if first == 0 and (self.claims.applied or self.segment.header.first_step > 1):
+            raise TraceError(
+                f"{self.segment.folder}: a schedule is claimed, and nothing tells from which learning rate group {group} "
+                "started: neither claims.options with its lr, nor initial_lr, nor an earlier segment"
+            )
+        known = [k for k in range(first, len(right)) if right[k] and np.isfinite(right[k])]
+        self._initial[group] = self._rates[known[0]].lr[group] / float(right[known[0]]) if known else 0.0
+        self.context.notes.append(
+            f"nothing tells the initial learning rate of group {group}: it is taken to be "
+            f"{self._initial[group]:.6g}, which is what its first rate and the claimed schedule make of it"
+        )
+        return self._initial[group]
+
+
+def _is_number(value: Option) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: Option) -> float:
@@ -116,8 +148,7 @@ def check_learning_rates(
     Raises:
         TraceError: The claim is not usable.
     """
-    applied = np.array([attempt.applied for attempt in attempts], np.int64)
-    counts = applied_before + np.cumsum(applied) - applied
+    counts = _counts(attempts, applied_before)
     right = factors(claim, counts)
     steps = np.array([attempt.step for attempt in attempts], np.int64)
     findings, mistakes = list[Finding](), list[_Mistake]()
@@ -130,6 +161,12 @@ def check_learning_rates(
             mistakes = mistakes or _mistakes(claim, counts, steps, applied_before, world_size)
             findings.append(_finding(group, steps[there], rates, wrong, rates.causes(wrong, mistakes, there)))
     return findings
+
+
+def _counts(attempts: Sequence[RateUsed], applied_before: int) -> _Counts:
+    """Return how many updates were applied before each attempt."""
+    applied = np.array([attempt.applied for attempt in attempts], np.int64)
+    return applied_before + np.cumsum(applied) - applied
 
 
 def _mistaken_counts(

@@ -17,7 +17,7 @@ class ScaleUsed(NamedTuple):
     """The loss scale of one attempt to step."""
 
     step: int  # counted from 1, skipped ones included
-    applied: bool
+    applied: bool  # nor did the gradients of another optimizer under the same scaler overflow
     loss_scale: float
 
 
@@ -31,6 +31,8 @@ class LossScale(Check):
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._steps += len(part.steps)
         for step in part.steps:
+            if step.overflow_elsewhere and self._scales:
+                self._scales[-1] = self._scales[-1]._replace(applied=False)
             if step.loss_scale is not None:
                 self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale))
 
@@ -39,6 +41,12 @@ class LossScale(Check):
         self.answered = scaler is not None and len(self._scales) == self._steps > 0
         if scaler is not None and self.answered:
             self.context.findings.add_complete(check_loss_scale(scaler, self._scales))
+        if scaler is not None:
+            moved = len({used.loss_scale for used in self._scales}) > 1
+            untested = f"it stayed at {scaler.scale:g}: neither backoff nor growth was seen"
+            if not self.answered:
+                untested = "not every step on record has one"
+            self.context.claimed("loss scale", "the scaler's loss scale", "" if moved and self.answered else untested)
 
 
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:

@@ -23,6 +23,13 @@ class GroupOptions(Check):
                 if tensor.name in self._claims:
                     self.context.findings.add(self._tensor(step.step, tensor.name, groups[tensor.group]))
 
+    def finish(self) -> None:
+        # Where no scheduler keeps initial_lr, a claimed lr is what the check of the learning rate starts from.
+        others = any(option != "lr" for options in self._claims.values() for option in options)
+        if others or self.answered:
+            untested = "" if self.answered else "no step on record has these tensors with these options"
+            self.context.claimed("options", "options by tensor", untested)
+
     def _tensor(self, step: int, name: str, used: Mapping[str, Option]) -> Iterator[Finding]:
         """Yield a finding for each option that is not as claimed, where the options changed since the last look."""
         found = {option: used.get(_name_of(option)) for option in self._claims[name] if _name_of(option) in used}

@@ -133,6 +133,21 @@ def _roundoff(value: Any) -> float:
     return torch.finfo(value.dtype).eps / 2 if isinstance(value, Tensor) and value.is_floating_point() else 0.0
 
 
+def state_of(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, group: int, names: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """Return the state of a parameter.
+
+    Some optimizers, such as apex's FusedAdam, count the steps in the parameter group: that count stands for one of the
+    tensor's own. `names`: the rule's name of each key, where they differ.
+    """
+    state: Mapping[str, Any] = optimizer.state.get(parameter, {})
+    if not state or "step" in (names.get(key, key) for key in state):
+        return state
+    counts = {key: n for key, n in optimizer.param_groups[group].items() if names.get(key, key) == "step"}
+    return {**counts, **state}
+
+
 def _number(value: Any) -> bool | int | float | None:
     if isinstance(value, Tensor):
         return float(value.detach()) if value.numel() == 1 else None

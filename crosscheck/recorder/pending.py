@@ -23,6 +23,7 @@ class Attempt:
     backward_norm: Tensor | None
     scale: Tensor | None
     options: tuple[dict[str, Option], ...]
+    overflow_elsewhere: bool = False
     applied: bool = True  # this and the next are known when the step is over
     loaded: bool = False
 
@@ -86,6 +87,7 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
                 backward_norm=None if attempt.backward_norm is None else float(attempt.backward_norm),
                 options=tuple(changed),
                 state_loaded=attempt.loaded,
+                overflow_elsewhere=attempt.overflow_elsewhere,
             )
         )
     return tuple(described)

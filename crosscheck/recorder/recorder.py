@@ -10,8 +10,10 @@ from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import capture, optimizer_info
+from crosscheck.recorder.claims import expect_checkable
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.pending import Attempt, Pending
+from crosscheck.recorder.scaler_watch import ScalerWatch
 from crosscheck.trace.format import AVERAGE, Claims, Header, Pass, TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 
@@ -74,7 +76,8 @@ class Recorder:
                 `{"exp_avg": "m", "exp_avg_sq": "v"}`.
             named_parameters: Names for the tensors, such as `model.named_parameters()`; otherwise those the
                 optimizer was built with, otherwise positions.
-            scaler: The loss scaler, whose scale is then recorded where the optimizer is not told it.
+            scaler: The loss scaler, whose scale is then recorded where the optimizer is not told it, and whose skipped
+                steps are noticed. Other optimizers may share it.
             average: Pairs of a parameter and its moving average (`torch.optim.swa_utils.AveragedModel`), which is
                 then recorded as one more slot.
             claims: What happens around the optimizer: clipping, schedule, moving average, options by group. The
@@ -87,7 +90,7 @@ class Recorder:
 
         Raises:
             UnsupportedOptimizer: No rule covers this optimizer or one of its tensors.
-            TraceError: The folder cannot be written, or holds a trace.
+            TraceError: The folder cannot be written, or holds a trace; or no replay could check one of the claims.
         """
         self.optimizer = optimizer_info.unwrap(optimizer)
         chosen = optimizer_info.choose_rule(self.optimizer, rule)
@@ -111,6 +114,14 @@ class Recorder:
         self._after_skip = self._loaded = self._closed = False
         self._pending = Pending()
         self._look_at_tensors()
+        if claims is not None:
+            expect_checkable(
+                claims,
+                [info for _, info in self._tensors],
+                [optimizer_info.options_of(group) for group in self.optimizer.param_groups],
+                fresh=first_step == 1 and claims.applied == 0,
+                averaged=bool(self._average),
+            )
         header = Header(
             rule=chosen,
             optimizer=f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",
@@ -128,6 +139,11 @@ class Recorder:
             *watch_steps(self.optimizer, self._see_before, self._on_stepped),
             self.optimizer.register_load_state_dict_post_hook(self._on_loaded),
         ]
+        self._skip_noticed = False  # and the trainer has not told of it
+        self._scaler_watch: ScalerWatch | None = None
+        if scaler is not None and scaler.is_enabled():
+            self._scaler_watch = ScalerWatch(scaler, self.optimizer)
+            self._scaler_watch.start(lambda: self.step, self._on_skipped)
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +171,8 @@ class Recorder:
         self._closed = True
         for hook in self._hooks:
             hook.remove()
+        if self._scaler_watch is not None:
+            self._scaler_watch.remove()
 
     def after_backward(self) -> None:
         """Record the gradients as `backward` left them: averaged over ranks, times the loss scale, not yet clipped.
@@ -198,13 +216,22 @@ class Recorder:
     def skipped(self, *, loss_scale: float | None = None) -> None:
         """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused.
 
-        To be called before the gradients are cleared. `loss_scale` is the one that overflowed, if the scaler was
+        A recorder that was given the scaler notices by itself, and then there is nothing to tell. Otherwise it is to be
+        called before the gradients are cleared. `loss_scale` is the one that overflowed, if the scaler was
         updated since.
         """
+        if self._skip_noticed:
+            self._skip_noticed = False
+            return
         self._see_before(skipped=True)
         if self._attempt is not None and loss_scale is not None:
             self._attempt.scale = torch.tensor(loss_scale, dtype=torch.float64)
         self._see_after(skipped=True)
+
+    def _on_skipped(self) -> None:
+        self._see_before(skipped=True)
+        self._see_after(skipped=True)
+        self._skip_noticed = True
 
     def _on_stepped(self) -> None:
         found_inf = getattr(self.optimizer, "found_inf", None)
@@ -228,6 +255,7 @@ class Recorder:
                 self._tensors.append((parameter, info))
 
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
+        self._skip_noticed = False
         self._settle()
         self._look_at_tensors()
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
@@ -252,6 +280,7 @@ class Recorder:
             norm=capture.norm([grad for grad in grads if grad is not None], scale),
             backward_norm=self._backward_norm,
             scale=self._loss_scale(scale),
+            overflow_elsewhere=self._scaler_watch is not None and self._scaler_watch.overflowed_elsewhere(),
             options=tuple(
                 optimizer_info.options_of(group) | ({"compiled": True} if compiled else {})
                 for group in self.optimizer.param_groups
@@ -303,9 +332,12 @@ class Recorder:
 
     def _moments(self, full: bool) -> list[capture.Moment]:
         """Return what all tensors are now, without their averages."""
-        state = self.optimizer.state
+        states = [
+            optimizer_info.state_of(self.optimizer, parameter, info.group, self._slot_names)
+            for parameter, info in self._tensors
+        ]
         return [
-            capture.take_moment(parameter, state.get(parameter, {}), self._slot_names, self._at(number, full))
+            capture.take_moment(parameter, states[number], self._slot_names, self._at(number, full))
             for number, (parameter, _) in enumerate(self._tensors)
         ]
 

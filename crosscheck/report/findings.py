@@ -16,15 +16,23 @@ class _Kind:
     rule: str  # the rule that they disagree with; empty if they are about something else
     elements: int = 0
     steps: set[int] = field(default_factory=set[int])
+    tensors: dict[str, None] = field(default_factory=dict[str, None])
 
     def add(self, finding: Finding) -> None:
         if (finding.step, -finding.eta) < (self.first.step, -self.first.eta):
             self.first = finding
         self.elements += finding.elements
         self.steps.add(finding.step)
+        self.tensors |= dict.fromkeys(finding.tensors)
 
     def as_one(self) -> Finding:
-        return replace(self.first, elements=self.elements, steps=len(self.steps), last_step=max(self.steps))
+        return replace(
+            self.first,
+            elements=self.elements,
+            steps=len(self.steps),
+            last_step=max(self.steps),
+            tensors=tuple(self.tensors),
+        )
 
 
 class Findings:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,8 +19,20 @@ class Verdict(StrEnum):
 
 
 NOT_RECORDED = "not recorded"
+NOT_TESTED = "not tested"
 
 EXIT_CODES = {Verdict.MATCH: 0, Verdict.MISMATCH: 1, Verdict.VACUOUS: 3}
+
+_OPTIMIZER = "optimizer"  # the check whose findings say that the optimizer is wrong
+_BLAMED: Mapping[str, str] = {
+    "gradient": "the gradient does not reach the optimizer as claimed",
+    "average": "the moving average does not follow the parameters as claimed",
+    "learning rate": "the learning rate does not follow its schedule",
+    "loss scale": "the loss scale does not move as its scaler would move it",
+    "options": "the parameter groups do not have the options claimed",
+    "backward": "the gradient of backward is not that of the recorded batch",
+}
+"""What a headline says of a check around the optimizer that found something; others "do not" match by their name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,11 +61,14 @@ class Finding:
     """Steps at which the slot disagrees."""
     last_step: int = 0
     """The last of them; left out, the first."""
-    check: str = "optimizer"
+    tensors: tuple[str, ...] = ()
+    """All tensors that show it; left out, the one of `tensor`."""
+    check: str = _OPTIMIZER
     """Which of `crosscheck.checks.CHECKS` found it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "last_step", self.last_step or self.step)
+        object.__setattr__(self, "tensors", self.tensors or (self.tensor,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +96,7 @@ class Report:
 
     verdict: Verdict
     reason: str
-    """Why a vacuous record proves nothing; empty otherwise."""
+    """Why the record proves nothing about the optimizer; empty if it does. Without findings the verdict is vacuous then."""
     optimizer: str
     """The class that was recorded."""
     rule: str
@@ -102,7 +118,11 @@ class Report:
     not_tested: tuple[str, ...]
     """Hyperparameters in use that this record would not have shown to be twice as large, or without effect."""
     checks: dict[str, str] = field(default_factory=dict[str, str])
-    """What each of `CHECKS` came to: match, mismatch or not recorded."""
+    """What each of `CHECKS` came to: match or mismatch; not recorded; or not tested, if something was claimed all the same."""
+    claims_not_tested: tuple[str, ...] = ()
+    """Claims that this record could not have contradicted, such as a clip that never clipped, each with the reason."""
+    situations: dict[str, str] = field(default_factory=dict[str, str])
+    """What each situation that `check_optimizer` tries came to; empty in the report of a replay."""
     eta: dict[str, float] = field(default_factory=dict[str, float])
     """The largest eta of each slot that was held against a formula: `param`, those of the optimizer's state, and `grad`
     and `average` where the gradient's way and the moving average were checked."""
@@ -126,18 +146,32 @@ class Report:
 
     def _headline(self) -> str:
         """Return the verdict in one line."""
-        what = f"{self.optimizer.rpartition('.')[2]} ({', '.join(self.profiles) or 'no step'})"
+        kind = self.optimizer.rpartition(".")[2]
+        what = f"{kind} ({', '.join(self.profiles) or 'no step'})"
         seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors"
         if self.verdict is Verdict.MATCH:
-            also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != "optimizer"]
+            also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != _OPTIMIZER]
             around = f"; around it: {', '.join(also)} match" if also else ""
+            around += f"; {len(self.claims_not_tested)} claim(s) not tested" if self.claims_not_tested else ""
             return f"match: {what} is {self.rule} as Optax computes it; {seen}, worst eta {self.max_eta:.2f}{around}"
         if self.verdict is Verdict.VACUOUS:
             return f"vacuous: {what}; {seen}: {self.reason}"
-        return f"mismatch: {what} is not {self.rule}; {seen}, {len(self.findings)} finding(s): {self.findings[0].cause}"
+        seen += f", {len(self.findings)} finding(s)"
+        own = [finding for finding in self.findings if finding.check == _OPTIMIZER]
+        others = [finding for finding in self.findings if finding.check != _OPTIMIZER]
+        if own:
+            too = f" (mismatch around it: {', '.join(_checks_of(others))})" if others else ""
+            return f"mismatch: {what} is not {self.rule}; {seen}: {own[0].cause}{too}"
+        name = self.rule if kind.lower() == self.rule else f"{kind} as {self.rule}"
+        profiles = f"({', '.join(self.profiles) or 'no step'})"
+        innocent = f"{name} {profiles} is not tested, {self.reason}" if self.reason else f"{name} {profiles} matches"
+        first = {finding.check: finding for finding in reversed(others)}
+        blamed = (f"{_BLAMED.get(check, f'{check} does not')}: {first[check].cause}" for check in _checks_of(others))
+        return f"mismatch: {innocent}; {'; '.join(blamed)}; {seen}"
 
     def __str__(self) -> str:
         lines = [self._headline()]
+        lines += _lines_of_situations(self.situations)
         for finding in self.findings:
             lines += _lines_of(finding)
         lines += [f"warning: {line}" for line in self.warnings]
@@ -148,6 +182,7 @@ class Report:
             lines.append(f"smallest error that would have been caught, {where}: {tried}")
         if self.not_tested:
             lines.append(f"not tested by this record: {', '.join(self.not_tested)}")
+        lines += [f"claim not tested by this record: {line}" for line in self.claims_not_tested]
         missing = [name for name, result in self.checks.items() if result == NOT_RECORDED]
         if missing:
             lines.append(f"not recorded: {', '.join(missing)}")
@@ -167,10 +202,23 @@ def _lines_of(finding: Finding) -> list[str]:
     if finding.recorded is not None and finding.expected is not None:
         lines.append(f"    recorded {finding.recorded:.9g}, expected {finding.expected:.9g}, eta {finding.eta:.4g}")
     if finding.elements > 1 or finding.steps > 1:
+        tensors = f" of {len(finding.tensors):,} tensors" if len(finding.tensors) > 1 else ""
         lines.append(
-            f"    {finding.elements:,} elements at {finding.steps:,} step(s), {finding.step} to {finding.last_step}"
+            f"    {finding.elements:,} elements{tensors} at {finding.steps:,} step(s), {finding.step} to {finding.last_step}"
         )
     return lines
+
+
+def _lines_of_situations(situations: Mapping[str, str]) -> list[str]:
+    """Return a line for each situation that does not match, and one for all that do."""
+    matching = [name for name, came_to in situations.items() if came_to == Verdict.MATCH]
+    others = [f"- {name}: {came_to}" for name, came_to in situations.items() if came_to != Verdict.MATCH]
+    return [*others, f"situations that match: {', '.join(matching) or 'none'}"] if situations else []
+
+
+def _checks_of(findings: Iterable[Finding]) -> list[str]:
+    """Return the names of the checks that found something, first step first."""
+    return list(dict.fromkeys(finding.check for finding in findings))
 
 
 def strict_json(value: Any) -> str:

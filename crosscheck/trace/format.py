@@ -8,7 +8,9 @@ A trace is a folder of segments, one for each time the run was started. A segmen
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+
+from crosscheck.trace.schedule_claims import read_schedule
 
 FORMAT = "twinstep-trace"
 VERSION = 1
@@ -72,6 +74,14 @@ class Claims(_Strict):
     schedule: dict[str, Any] | None = None  # of the learning rate, by applied updates
     options: dict[str, dict[str, Option]] | None = None  # by tensor: its group's options; lr without its schedule
 
+    @field_validator("schedule")
+    @classmethod
+    def _can_be_checked(cls, schedule: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Raises TraceError for a schedule that no replay could check."""
+        if schedule is not None:
+            read_schedule(schedule)
+        return schedule
+
 
 class Header(_Strict):
     """Who recorded what. One a segment."""
@@ -115,6 +125,7 @@ class Step(_Strict):
     backward_norm: Number | None = None  # the same of the gradients as backward left them, where these were recorded
     options: tuple[dict[str, Option], ...]  # by group; an option not named has the value of the row before
     state_loaded: bool = False  # load_state_dict was called since the step before
+    overflow_elsewhere: bool = False  # since then gradients of another optimizer under the same scaler overflowed
 
 
 class SlotRows(_Strict):

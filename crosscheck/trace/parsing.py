@@ -56,6 +56,8 @@ def validate(path: Path, values: Any, model: type[Model]) -> Model:
     """Return `values`, which are of `path`, as what they should be. Raises TraceError."""
     try:
         return model.model_validate(values)
+    except TraceError as error:  # of a claim, which is read where it is made as well, without a file
+        raise TraceError(f"{path}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = brief(".".join(map(str, first["loc"])) or "the whole")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from crosscheck import MathMismatch, Report, UnsupportedOptimizer, Verdict, check_optimizer
-from crosscheck.testing import REGIMES, gradient
+from crosscheck.testing import REGIMES, SITUATIONS, gradient
 from crosscheck.tolerance import WARN
 from tests.crosscheck.faulty import FaultyAdam, FaultySGD
 
@@ -29,13 +29,24 @@ TORCH: dict[str, Make] = {
 
 @pytest.mark.parametrize("make", TORCH.values(), ids=TORCH)
 def test_torch_s_own_pass(make: Make) -> None:
-    report = check_optimizer(make, steps=4, size=64)
+    report = check_optimizer(make, steps=4, size=64, situations=())
     assert isinstance(report, Report)
     assert report.verdict is Verdict.MATCH
     assert report.findings == ()
     assert 0 <= report.max_eta <= WARN
     assert (report.steps, report.tensors) == (4, 2)
     assert report.elements >= 4 * 2 * 64
+
+
+@pytest.mark.parametrize("make", TORCH.values(), ids=TORCH)
+def test_torch_s_own_pass_in_every_situation(make: Make) -> None:
+    report = check_optimizer(make, steps=4, size=64)
+    assert (report.verdict, report.findings) == (Verdict.MATCH, ())
+    assert report.max_eta <= WARN
+    other = {name: came_to for name, came_to in report.situations.items() if came_to != "match"}
+    fused = bool(make([Parameter(torch.zeros(1))]).param_groups[0]["fused"])
+    assert list(other) == (["late gradients in float32"] if fused else [])  # torch's fused SGD raises a TypeError there
+    assert set(report.situations) == {f"{name} in float32" for name in ("vectors", *SITUATIONS)}
 
 
 WRONG: dict[str, tuple[Make, str, str, str]] = {
@@ -101,7 +112,7 @@ def test_one_s_own_optimizer_under_its_own_names() -> None:
     report = check_optimizer(Renamed, rule="adam", slots=SLOTS, steps=4, size=64)
     assert (report.verdict, report.rule) == (Verdict.MATCH, "adam")
     assert report.optimizer.endswith(".Renamed")
-    assert set(report.power) == {"lr", "beta1", "beta2", "eps"}
+    assert set(report.power["group 0"]) == {"lr", "beta1", "beta2", "eps"}
 
 
 def test_one_s_own_optimizer_with_a_flaw() -> None:
@@ -157,7 +168,7 @@ def test_dtype_and_regimes_and_size_are_what_the_optimizer_gets(dtype: torch.dty
         return optimizer
 
     report = check_optimizer(
-        make, steps=3, size=96, dtype=dtype, regimes=(name for name in ("huge", "tiny", "denormal"))
+        make, steps=3, size=96, dtype=dtype, regimes=(name for name in ("huge", "tiny", "denormal")), situations=()
     )
     (params,) = seen
     assert [(p.dtype, p.shape) for p in params] == [(dtype, (96,))] * 3
@@ -176,7 +187,7 @@ def test_the_seed_changes_the_numbers_and_nothing_else_does() -> None:
             kept.extend(params)
             return torch.optim.SGD(params, lr=0.1)
 
-        check_optimizer(make, steps=2, size=32, seed=seed)
+        check_optimizer(make, steps=2, size=32, seed=seed, situations=())
         return [tensor for p in kept for tensor in (p.detach(), p.grad) if tensor is not None]
 
     first, again, other = drawn(1), drawn(1), drawn(2)

@@ -151,4 +151,4 @@ def test_not_a_finite_number_is_a_mismatch(trace: Path) -> None:
 def test_a_required_check_that_was_not_recorded_is_bad_input(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "replay", trace, "--require", "backward", "--require", "average")
     assert (code, out) == (2, "")
-    assert "average was not recorded; what was: optimizer, gradient, backward" in err
+    assert "average was not recorded; what was recorded: optimizer, gradient, backward" in err

@@ -1,0 +1,217 @@
+"""`check_optimizer`: an optimizer is tried in many small situations, and each of its steps is replayed through Optax."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from crosscheck.errors import MathMismatch
+from crosscheck.recorder.optimizer_info import DTYPES
+from crosscheck.replayer import replay
+from crosscheck.report.report import Finding, Report, Verdict
+from crosscheck.testing.situations import SITUATIONS, AllAtOnce, Make, Situation, Vectors
+
+_ALL = {"steps": "all", "coordinates": 1}  # every element is recorded in full blocks; one would do for the sampled ones
+
+
+def check_optimizer(
+    make: Make,
+    *,
+    steps: int = 8,
+    size: int = 512,
+    dtype: torch.dtype | Iterable[torch.dtype] | Literal["all"] = torch.float32,
+    rule: str = "auto",
+    slots: Mapping[str, str] | None = None,
+    regimes: Iterable[str] = ("typical", "tiny"),
+    situations: Iterable[str] = tuple(SITUATIONS),
+    seed: int = 0,
+) -> Report:
+    """Let `make(parameters)` take a few steps on made-up gradients, in many situations, and replay them through Optax.
+
+        check_optimizer(lambda params: torch.optim.Adam(params, lr=1e-3, amsgrad=True))
+
+    One optimizer has all of it at once: vectors, one for each regime of gradients; parameters of every shape (0-D to 4-D,
+    channels-last, empty), of two dtypes, in two groups with different options; gradients that are zero, absent or late; a
+    learning rate that changes; a state that is loaded. If this does not match, each situation is tried with an optimizer
+    of its own, to tell which of them fail. An optimizer that raises an exception in one of them cannot be held to a
+    formula there: the report says that this situation was not tried.
+
+    Args:
+        make: Builds the optimizer under test from a list of parameters. It is called several times.
+        steps: Steps to take in each.
+        size: Elements of each vector.
+        dtype: Of the parameters; several of them, or `all`, are tried one after the other.
+        rule: The torch optimizer whose formula is claimed; `auto` goes by the class.
+        slots: The rule's names of state -> this optimizer's, where they differ.
+        regimes: Kinds of gradients of the vectors, see `gradient`.
+        situations: Those to try beside the vectors; all of `crosscheck.testing.SITUATIONS` by default.
+        seed: Of parameters and gradients.
+
+    Returns the report, whose verdict is match; `situations` in it has what each came to.
+
+    Raises:
+        MathMismatch: The update differs from the formula (or nothing moved); the message has the report, which says in
+            which situations, dtypes, shapes and groups.
+        UnsupportedOptimizer: There is no rule for it.
+        ValueError: There is no such situation or dtype.
+    """
+    kinds = _known(situations)
+    recording: dict[str, Any] = {**_ALL, "rule": rule, "slots": slots, "seed": seed}
+    regimes = tuple(regimes)
+    answers: list[_Answer] = []
+    for of in _dtypes(dtype):
+
+        def each(of: torch.dtype = of) -> dict[str, Situation]:
+            vectors = Vectors(of, steps=steps, seed=seed, size=size, regimes=regimes)
+            return {"vectors": vectors, **{name: kind(of, steps=steps, seed=seed) for name, kind in kinds.items()}}
+
+        label = str(of).removeprefix("torch.")
+        answers += (_Answer(f"{name} in {label}", *answer) for name, answer in _tried(make, each, recording).items())
+    report = _joined(answers)
+    if report.verdict is not Verdict.MATCH:
+        raise MathMismatch(str(report), report)
+    return report
+
+
+def observe(
+    make: Make,
+    *,
+    steps: int,
+    size: int,
+    dtype: torch.dtype,
+    regimes: Iterable[str],
+    seed: int = 0,
+    **recording: Any,
+) -> Report:
+    """Record `steps` steps of vectors with made-up gradients and replay them."""
+    vectors = Vectors(dtype, steps=steps, seed=seed, size=size, regimes=regimes)
+    return _observe(make, vectors, {**_ALL, "seed": seed, **recording})
+
+
+def _observe(make: Make, situation: Situation, recording: Mapping[str, Any]) -> Report:
+    with tempfile.TemporaryDirectory(prefix="crosscheck-") as trace:
+        situation.record(make, Path(trace), **recording)
+        return replay(trace)
+
+
+def _tried(
+    make: Make, situations: Callable[[], Mapping[str, Situation]], recording: Mapping[str, Any]
+) -> dict[str, tuple[Situation, Report | str]]:
+    """Try situations all at once; if that does not match, each by itself, which tells where the fault is.
+
+    What the first of them raises is raised.
+    """
+    together, first = situations(), next(iter(situations()))
+    if len(together) > 1:
+        report = _attempt(make, AllAtOnce(together), recording)
+        if isinstance(report, Report) and report.verdict is Verdict.MATCH:
+            return {name: (situation, report) for name, situation in together.items()}
+    return {
+        name: (situation, (_observe if name == first else _attempt)(make, situation, recording))
+        for name, situation in situations().items()
+    }
+
+
+def _attempt(make: Make, situation: Situation, recording: Mapping[str, Any]) -> Report | str:
+    """Return the report of a situation, or what was raised in it."""
+    try:
+        return _observe(make, situation, recording)
+    except Exception as error:
+        first_line, _, _ = str(error).partition("\n")
+        return f"{type(error).__name__}: {first_line[:200]}"
+
+
+def _known(situations: Iterable[str]) -> dict[str, type[Situation]]:
+    names = list(situations)
+    for name in names:
+        if name not in SITUATIONS:
+            raise ValueError(f"situations: there is no {name!r}; accepted are {', '.join(SITUATIONS)}")
+    return {name: SITUATIONS[name] for name in names}
+
+
+def _dtypes(dtype: torch.dtype | Iterable[torch.dtype] | Literal["all"]) -> list[torch.dtype]:
+    if isinstance(dtype, torch.dtype):
+        return [dtype]
+    if dtype == "all":
+        return list(DTYPES)
+    if isinstance(dtype, str):
+        raise ValueError(f"dtype={dtype!r}: accepted are 'all' and dtypes of torch: {', '.join(DTYPES.values())}")
+    return list(dtype)
+
+
+class _Answer(NamedTuple):
+    """What became of one situation."""
+
+    label: str
+    situation: Situation
+    report: Report | str  # or what was raised
+
+    @property
+    def came_to(self) -> str:
+        """Return the verdict; of a mismatch which tensors and from which step, of a vacuous one why."""
+        if isinstance(self.report, str):
+            return f"not tried, for the optimizer raised {self.report}"
+        if self.report.verdict is Verdict.VACUOUS:
+            return f"vacuous: {self.report.reason}"
+        if self.report.verdict is Verdict.MATCH:
+            return str(Verdict.MATCH)
+        wrong = dict.fromkeys(tensor for finding in self.report.findings for tensor in finding.tensors)
+        right = [name for name in self.situation.parameters if name not in wrong]
+        rest = f"; {', '.join(right)} match" if right else ""
+        return f"mismatch of {', '.join(wrong)}, from step {self.report.findings[0].step}{rest}"
+
+
+def _joined(answers: Sequence[_Answer]) -> Report:
+    """Return one report of all. What it says of hyperparameters is what the first of the reports says."""
+    reports = list({id(it): it for answer in answers if isinstance(it := answer.report, Report)}.values())
+    vectors = [it for a in answers if isinstance(it := a.report, Report) and isinstance(a.situation, Vectors)]
+    proves_nothing = vectors[0].reason if all(report.verdict is Verdict.VACUOUS for report in vectors) else ""
+    findings = _first_of_each(finding for report in reports for finding in report.findings)
+    worst = max(reports, key=lambda report: report.max_eta)
+    slots = dict.fromkeys(slot for report in reports for slot in report.eta)
+    return replace(
+        reports[0],
+        verdict=Verdict.MISMATCH if findings else Verdict.VACUOUS if proves_nothing else Verdict.MATCH,
+        reason=proves_nothing,
+        profiles=tuple(dict.fromkeys(profile for report in reports for profile in report.profiles)),
+        own=tuple(dict.fromkeys(piece for report in reports for piece in report.own)),
+        max_eta=worst.max_eta,
+        worst=worst.worst,
+        eta={slot: max(report.eta.get(slot, 0.0) for report in reports) for slot in slots},
+        findings=findings,
+        warnings=tuple(dict.fromkeys(line for report in reports for line in report.warnings)),
+        notes=(),
+        checks={
+            check: str(Verdict.MISMATCH) if any(finding.check == check for finding in findings) else result
+            for check, result in reports[0].checks.items()
+        },
+        situations={answer.label: answer.came_to for answer in answers},
+        steps=sum(report.steps for report in reports),
+        skipped=sum(report.skipped for report in reports),
+        tensors=sum(report.tensors for report in reports),
+        elements=sum(report.elements for report in reports),
+        out_of_range=sum(report.out_of_range for report in reports),
+        undetermined=sum(report.undetermined for report in reports),
+    )
+
+
+def _first_of_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return one finding for each slot and cause, the first, with the tensors and elements of all."""
+    found: dict[tuple[str, str, str], Finding] = {}
+    for finding in findings:
+        key = (finding.check, finding.slot, finding.cause)
+        first = found.get(key)
+        if first is None:
+            found[key] = finding
+        else:
+            found[key] = replace(
+                first,
+                elements=first.elements + finding.elements,
+                tensors=tuple(dict.fromkeys((*first.tensors, *finding.tensors))),
+                steps=max(first.steps, finding.steps),
+                last_step=max(first.last_step, finding.last_step),
+            )
+    return tuple(found.values())
