@@ -1,33 +1,52 @@
-"""Does each step begin where the last one ended? State must not change between steps, on skipped steps, or without a
-gradient, and a run that was resumed must go on from what it had left.
+"""Does each step begin where the last one ended? Neither parameters nor state may change between steps, on skipped steps,
+or without a gradient, and a run that was resumed must go on from what it had left.
 """
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.checks.bits import Bits, Values, all_of, differ, finding, values_before
 from crosscheck.checks.check import Check
-from crosscheck.report.coverage import spans
+from crosscheck.report.coverage import runs, spans
 from crosscheck.report.report import Finding
-from crosscheck.rules.rule import Absent, Rule
 from crosscheck.trace.format import AVERAGE, PARAM, Option, Part
 from crosscheck.trace.reader import Segment
-from crosscheck.trace.tensors import Quantity, TensorBlock
+from crosscheck.trace.tensors import Quantity, TensorBlock, all_quantities
 
-_Bits = NDArray[np.bool_]
+Coordinates = NDArray[np.int64]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Left:
     """What a row of a tensor left behind."""
 
     step: int
-    values: dict[str, NDArray[Any] | None]  # None: the slot was absent
+    full: bool
+    values: dict[str, Values | None]  # None: the slot was absent
     unwritten: dict[str, int]  # slots that a skipped step allocated, and which step
-    of: tuple[str, bytes]  # the tensor's name and the positions that are followed
+    name: str  # of the tensor
+    coordinates: Coordinates
+
+    def narrowed(self, coordinates: Coordinates) -> "_Left":
+        """Return what was left of some of the elements; a slot of one number a tensor stays."""
+        columns = np.isin(self.coordinates, coordinates)
+        values = {k: v if v is None or len(v) != len(columns) else v[columns] for k, v in self.values.items()}
+        return replace(self, values=values, coordinates=self.coordinates[columns])
+
+
+class _Change(NamedTuple):
+    """How a quantity changed between two steps: a sentence without the steps, and the values."""
+
+    how: str
+    found: Values
+    left: Values
+    moved: Bits
 
 
 class Continuity(Check):
@@ -36,27 +55,39 @@ class Continuity(Check):
     def start(self) -> None:
         self._first_step = self.segment.header.first_step
         self._last_step = self._first_step - 1
-        # By number of the tensor: what its last row left. At first, what the step before the segment left, if known.
-        self._left: dict[int, _Left] = {}
+        # By number of the tensor: what its last sampled row left, and its last row of all elements. At first, what the
+        # step before the segment left, if that is known.
+        self._left: dict[int, list[_Left]] = {}
         for check in self.earlier:
             self._left = dict(check._ends.get(self._last_step, self._left))
         self._resumed: set[str] = set()  # tensors whose first row was held against what an earlier segment left
         self._joins = {later.header.first_step - 1 for later in self.context.segments[1:]}  # steps before a segment
-        self._ends: dict[int, dict[int, _Left]] = {}  # by such a step: what it left of each tensor
+        self._ends: dict[int, dict[int, list[_Left]]] = {}  # by such a step: what it left of each tensor
+        self._rows: dict[int, list[int]] = {}  # by tensor: its steps in this part, and the last one before the part
+        self._whole: set[tuple[int, int]] = set()  # the tensors and steps of this part of which all elements are there
+        self._loaded: dict[int, set[str]] = {}  # by step before which state was loaded: what then was another
+        self._claimed: dict[str, set[int]] = {name: set() for name in self.claims.between}
 
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._keep_end()
         self._last_step = part.steps[-1].step
+        self._whole = {(t.tensor, block.steps[0]) for block in part.blocks if block.full for t in block.tensors}
+        steps: dict[int, set[int]] = defaultdict(set)
+        for block in part.blocks:
+            for entry in block.tensors:
+                steps[entry.tensor].update(block.steps)
+        for number, its in steps.items():
+            self._rows[number] = [self._rows.get(number, [self._first_step - 1])[-1], *sorted(its)]
+        self._loaded |= {step.step: set() for step in part.steps if step.state_loaded}
 
     def tensor(self, tensor: TensorBlock) -> None:
-        quantities = {PARAM: tensor.param, **tensor.slots}
+        quantities = all_quantities(tensor)
         for name, quantity in quantities.items():
             self.context.findings.add(_unmoved(tensor, name, quantity))
-        if not tensor.full:
-            self.context.findings.add(self._followed(tensor, quantities))
+        self.context.findings.add(self._followed(tensor, quantities))
 
     def finish(self) -> None:
-        """Note how the segment joins those before it, and whether it was closed."""
+        """Note how the segment joins those before it, whether it was closed, and what was allowed to change."""
         self._keep_end()
         twice = self.context.coverage.add(range(self._first_step, self._last_step + 1))
         if self.earlier:
@@ -66,27 +97,24 @@ class Continuity(Check):
                 f"{self.segment.folder.name} ends at step {self._last_step} without being closed: the run was killed or "
                 "is still going on; steps that were not committed are not in it"
             )
+        self.context.notes += [*_of_loads(self._loaded), *_of_claims(self._claimed)]
 
     def _keep_end(self) -> None:
         if self._last_step in self._joins:
             self._ends[self._last_step] = dict(self._left)
 
     def _followed(self, block: TensorBlock, quantities: dict[str, Quantity]) -> Iterator[Finding]:
-        last, of = self._left.get(block.number), (block.info.name, block.coordinates.tobytes())
-        if last is not None and last.of != of:  # another run's, or other positions
-            last = None
+        last = self._before(block)
+        self.answered |= last is not None or len(block.steps) > 1
         if last is not None and last.step < self._first_step:
             self._resumed.add(block.info.name)
         unwritten = {} if last is None else dict(last.unwritten)
         for row in _noteworthy(block, quantities):
             step = block.steps[row]
             if row:
-                last = _Left(block.steps[row - 1].step, _values_after(quantities, row - 1), unwritten, of)
-            if last is None and self._first_step == 1:
-                yield from _started_from_zero(self.context.rule, block, row, quantities)
+                last = _left_by(block, row - 1, quantities, unwritten)
             if last is not None:
-                for name in {**dict.fromkeys(last.values), **quantities}:
-                    yield from self._join(block, row, name, quantities.get(name), last, unwritten)
+                yield from self._join(block, row, last, unwritten)
             for name, quantity in quantities.items():
                 if step.applied and block.has_grad[row]:
                     unwritten.pop(name, None)
@@ -94,37 +122,93 @@ class Continuity(Check):
                     continue
                 elif not self.context.rule.starts_from_zero(name) or quantity.after[row].any():
                     unwritten[name] = step.step
-        self._left[block.number] = _Left(block.steps[-1].step, _values_after(quantities, -1), unwritten, of)
+        self._keep(block, _left_by(block, len(block.steps) - 1, quantities, unwritten))
 
-    def _join(
-        self, block: TensorBlock, row: int, name: str, quantity: Quantity | None, left: _Left, unwritten: dict[str, int]
-    ) -> Iterator[Finding]:
+    def _before(self, block: TensorBlock) -> _Left | None:
+        """Return what the step before the first row left of the tensor, if it is on record for some element of the row."""
+        rows, first = self._rows[block.number], block.steps[0].step
+        previous = rows[bisect_left(rows, first) - 1]
+        known = [x for x in self._left.get(block.number, ()) if x.step == previous and x.name == block.info.name]
+        for left in known:
+            if np.array_equal(left.coordinates, block.coordinates):
+                return left
+        return next((left for left in known if np.isin(left.coordinates, block.coordinates).any()), None)
+
+    def _keep(self, block: TensorBlock, left: _Left) -> None:
+        """Remember what the last row left. All elements of a tensor are kept only for a row that can be held against them."""
+        rows = self._rows[block.number]
+        others = [other for other in self._left.get(block.number, ()) if other.full != block.full]
+        after = bisect_left(rows, left.step) + 1
+        needed = not block.full or after == len(rows) or (block.number, rows[after]) in self._whole
+        self._left[block.number] = [left, *others] if needed else others
+
+    def _join(self, block: TensorBlock, row: int, left: _Left, unwritten: dict[str, int]) -> Iterator[Finding]:
         """Compare the values before this row with those after the row before, and yield what changed in between."""
-        step = block.steps[row]
-        before = None if quantity is None or not quantity.there_before[row] else quantity.before[row]
-        after, between = left.values.get(name), f"between steps {left.step} and {step.step}"
-        allocated = unwritten.get(name)
-        if allocated is not None and (before is None or after is None):
-            unwritten.pop(name)  # what a skipped step allocated was taken back: absent stayed absent
-        elif allocated is not None and before is not None and step.applied and block.has_grad[row]:
-            cause = (
-                f"{name} was never written: step {allocated}, which was skipped, allocated it, and this step read it"
-            )
-            yield _finding(block, row, name, before, np.zeros_like(before), _all(before), cause)
-        elif step.state_loaded:
-            return
-        elif before is not None and after is not None:
-            moved = _differ(before, after)
-            if moved.any():
-                cause = f"{name} was changed {between}, outside the optimizer's step"
-                yield _finding(block, row, name, before, after, moved, cause)
-        elif before is not None:
-            if before.any() or not self.context.rule.starts_from_zero(name):
-                cause = f"{name} appeared {between}"
-                yield _finding(block, row, name, before, np.zeros_like(before), _all(before), cause)
-        elif after is not None and (after.any() or not self.context.rule.starts_from_zero(name)):
-            cause = f"{name} was dropped {between}"
-            yield _finding(block, row, name, np.zeros_like(after), after, _all(after), cause)
+        if not np.array_equal(left.coordinates, block.coordinates):
+            common = np.intersect1d(left.coordinates, block.coordinates)
+            left, block, row = left.narrowed(common), _narrowed(block, row, common), 0
+        step, quantities = block.steps[row], all_quantities(block)
+        for name in {**dict.fromkeys(left.values), **quantities}:
+            found, after = values_before(quantities.get(name), row), left.values.get(name)
+            allocated = unwritten.get(name)
+            if allocated is not None and (found is None or after is None):
+                unwritten.pop(name)  # what a skipped step allocated was taken back: absent stayed absent
+                continue
+            if allocated is not None and found is not None and step.applied and block.has_grad[row]:
+                cause = f"{name} was never written: step {allocated}, which was skipped, allocated it, and this step read it"
+                yield finding(block, row, name, found, np.zeros_like(found), all_of(found), cause)
+                continue
+            change = self._change(name, found, after)
+            if change is None:
+                continue
+            if step.state_loaded and name not in (PARAM, AVERAGE):
+                self._loaded[step.step].add(name)
+            elif name in self._claimed:
+                self._claimed[name].add(step.step)
+            else:
+                cause = f"{name} {change.how.format(f'between steps {left.step} and {step.step}')}"
+                yield finding(block, row, name, change.found, change.left, change.moved, cause)
+
+    def _change(self, name: str, found: Values | None, left: Values | None) -> _Change | None:
+        """Return how a quantity changed from what was left to what was found; None if it did not."""
+        if found is not None and left is not None:
+            moved = differ(found, left)
+            return _Change("was changed {}, outside the optimizer's step", found, left, moved) if moved.any() else None
+        zero_is_absent = self.context.rule.starts_from_zero(name)
+        if found is not None and (found.any() or not zero_is_absent):
+            return _Change("appeared {}", found, np.zeros_like(found), all_of(found))
+        if left is not None and (left.any() or not zero_is_absent):
+            return _Change("was dropped {}", np.zeros_like(left), left, all_of(left))
+        return None
+
+
+def _left_by(block: TensorBlock, row: int, quantities: dict[str, Quantity], unwritten: dict[str, int]) -> _Left:
+    values = {name: q.after[row] if q.there_after[row] else None for name, q in quantities.items()}
+    return _Left(block.steps[row].step, block.full, values, unwritten, block.info.name, block.coordinates)
+
+
+def _narrowed(block: TensorBlock, row: int, coordinates: Coordinates) -> TensorBlock:
+    """Return one row of a block with some of its elements, for what can be compared; its gradients are left out."""
+    columns = np.flatnonzero(np.isin(block.coordinates, coordinates))
+
+    def narrow(quantity: Quantity) -> Quantity:
+        elementwise = quantity.before.shape[1] == len(block.coordinates)
+        return Quantity(
+            *(
+                values[[row]][:, columns] if elementwise else values[[row]]
+                for values in (quantity.before, quantity.after)
+            ),
+            *(mask[[row]] for mask in (quantity.there_before, quantity.there_after, quantity.changed)),
+        )
+
+    return replace(
+        block,
+        steps=[block.steps[row]],
+        coordinates=block.coordinates[columns],
+        has_grad=block.has_grad[[row]],
+        param=narrow(block.param),
+        slots={name: narrow(slot) for name, slot in block.slots.items()},
+    )
 
 
 def _unmoved(block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Finding]:
@@ -135,30 +219,10 @@ def _unmoved(block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Find
         why = "on a skipped step" if not step.applied else "although it had no gradient"
         if not (quantity.there_before[row] and quantity.there_after[row]):
             continue
-        moved = _differ(quantity.before[row], quantity.after[row])
+        moved = differ(quantity.before[row], quantity.after[row])
         if moved.any():
             cause = f"{name} changed {why}"
-            yield _finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
-
-
-def _started_from_zero(
-    rule: Rule[Any], block: TensorBlock, row: int, quantities: dict[str, Quantity]
-) -> Iterator[Finding]:
-    """Yield a finding for each slot that torch would make in this first step, but that is there as zeros already."""
-    for name, slot in rule.slots.items():
-        start, found = slot.start, quantities.get(name)
-        if not isinstance(start, Absent) or found is None:
-            continue
-        if not found.there_before[row] or found.before[row].any() or not block.has_grad[row]:
-            continue
-        if block.options[row].get(start.matters) and not block.steps[row].state_loaded:
-            before = found.before[row]
-            cause = f"{name} was there before the first gradient, as zeros: {start.otherwise}"
-            yield _finding(block, row, name, before, before, _all(before), cause)
-
-
-def _values_after(quantities: dict[str, Quantity], row: int) -> dict[str, NDArray[Any] | None]:
-    return {name: q.after[row] if q.there_after[row] else None for name, q in quantities.items()}
+            yield finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
 
 
 def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity]) -> list[int]:
@@ -173,36 +237,6 @@ def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity]) -> list[int
     return [int(row) for row in np.flatnonzero(rows)]
 
 
-def _finding(
-    block: TensorBlock, row: int, name: str, recorded: NDArray[Any], expected: NDArray[Any], moved: _Bits, cause: str
-) -> Finding:
-    at = int(np.argmax(moved))
-    scalar = recorded.size != len(block.coordinates)
-    return Finding(
-        step=block.steps[row].step,
-        tensor=block.info.name,
-        slot=name,
-        index=None if scalar else block.position(at),
-        recorded=float(recorded[at]),
-        expected=float(expected[at]),
-        cause=cause,
-        elements=int(moved.sum()),
-        check="average" if name == AVERAGE else "optimizer",
-    )
-
-
-def _differ(a: NDArray[Any], b: NDArray[Any]) -> _Bits:
-    """Compare element by element and bit for bit: NaN equals itself, and 0 differs from -0."""
-    if a.dtype != b.dtype:
-        return np.ones(a.shape, np.bool_)
-    unsigned = np.dtype(f"u{a.dtype.itemsize}")
-    return np.ascontiguousarray(a).view(unsigned) != np.ascontiguousarray(b).view(unsigned)
-
-
-def _all(values: NDArray[Any]) -> _Bits:
-    return np.ones(values.shape, np.bool_)
-
-
 def _join(segment: Segment, twice: list[range], compared: int) -> str:
     """Say how a segment joins those before it. `compared`: tensors whose state was held against what was left."""
     step = segment.header.first_step
@@ -214,3 +248,23 @@ def _join(segment: Segment, twice: list[range], compared: int) -> str:
     else:
         said += f"what step {step - 1} left is not on record, so nothing says whether the run went on from there"
     return f"{said}; {spans(twice)} recorded before as well, and judged both times" if twice else said
+
+
+def _of_loads(loaded: dict[int, set[str]]) -> Iterator[str]:
+    """Say before which steps the optimizer's state was loaded, and whether that changed it."""
+    same = [step for step, names in loaded.items() if not names]
+    if same:
+        yield f"state was loaded before {spans(runs(same))}: it is, bit for bit, what the step before had left"
+    others = {step: names for step, names in loaded.items() if names}
+    if others:
+        names = ", ".join(sorted(set[str]().union(*others.values())))
+        yield f"state was loaded before {spans(runs(others))}: it is not what the step before had left ({names})"
+
+
+def _of_claims(claimed: dict[str, set[int]]) -> Iterator[str]:
+    """Say what the trainer changed between steps, as it claims, and which of its claims were not needed."""
+    for name, steps in claimed.items():
+        if steps:
+            yield f"{name} was changed before {spans(runs(sorted(steps)))}, outside the optimizer's step, as the trainer claims"
+        else:
+            yield f"{name} never changed between steps, though the trainer claims that it may"

@@ -119,6 +119,7 @@ class Recorder:
             world_size=world_size,
             rank=rank,
             seed=seed,
+            attached_with_state=any(self.optimizer.state.values()),
             claims=claims,
             scaler=optimizer_info.scaler_of(scaler),
             versions=optimizer_info.versions(),

@@ -68,6 +68,7 @@ class Claims(_Strict):
     applied: Index = 0  # updates applied before this segment
     schedule: dict[str, Any] | None = None  # of the learning rate, by applied updates
     options: dict[str, dict[str, Option]] | None = None  # by tensor: its group's options; lr without its schedule
+    between: tuple[str, ...] = ()  # what it changes between steps: `param`, `average` or slots of the state
 
 
 class Header(_Strict):
@@ -82,6 +83,7 @@ class Header(_Strict):
     world_size: Positive = 1
     rank: Index = 0
     seed: int | None = None
+    attached_with_state: bool | None = None  # the optimizer held state when the recorder was attached; None: not said
     claims: Claims | None = None
     scaler: Scaler | None = None
     versions: dict[str, str]

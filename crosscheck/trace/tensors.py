@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import Option, SlotRows, Step, TensorInfo, TensorRows
+from crosscheck.trace.format import PARAM, Option, SlotRows, Step, TensorInfo, TensorRows
 from crosscheck.trace.reader import LoadedPart
 
 Floats = NDArray[np.float64]
@@ -47,6 +47,11 @@ class TensorBlock:
     def position(self, column: int) -> tuple[int, ...]:
         """Return the index of the tensor's element that a column holds."""
         return tuple(map(int, np.unravel_index(int(self.coordinates[column]), self.info.shape)))
+
+
+def all_quantities(block: TensorBlock) -> dict[str, Quantity]:
+    """Return the parameter, under the name `param`, and every slot."""
+    return {PARAM: block.param, **block.slots}
 
 
 def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
