@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.report.report import Finding
+from crosscheck.trace.format import AVERAGE
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
 Bits = NDArray[np.bool_]
@@ -47,5 +48,5 @@ def finding(
         expected=float(expected[at]),
         cause=cause,
         elements=int(moved.sum()),
-        check=CONTINUITY,
+        check=AVERAGE if name == AVERAGE else CONTINUITY,  # the moving average has a check of its own
     )

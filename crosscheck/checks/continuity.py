@@ -2,6 +2,7 @@
 or without a gradient, and a run that was resumed must go on from what it had left.
 """
 
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.bits import Bits, Values, all_of, differ, finding, values_before
+from crosscheck.checks.bits import CONTINUITY, Bits, Values, all_of, differ, finding, values_before
 from crosscheck.checks.check import Check
+from crosscheck.checks.unsampled import Held, count_held, held_after, moved_between, moved_within
 from crosscheck.report.coverage import runs, spans
 from crosscheck.report.report import Finding
 from crosscheck.trace.format import AVERAGE, PARAM, Option, Part
@@ -32,6 +34,7 @@ class _Left:
     unwritten: dict[str, int]  # slots that a skipped step allocated, and which step
     name: str  # of the tensor
     coordinates: Coordinates
+    held: Held | None  # by digests, of a sampled row
 
     def narrowed(self, coordinates: Coordinates) -> "_Left":
         """Return what was left of some of the elements; a slot of one number a tensor stays."""
@@ -67,9 +70,12 @@ class Continuity(Check):
         self._whole: set[tuple[int, int]] = set()  # the tensors and steps of this part of which all elements are there
         self._loaded: dict[int, set[str]] = {}  # by step before which state was loaded: what then was another
         self._claimed: dict[str, set[int]] = {name: set() for name in self.claims.between}
+        self._sizes: dict[int, int] = {}  # elements, by tensor
+        self._compared: dict[tuple[int, int], int] = {}  # those held before a step, by tensor and step of this part
+        self._share = [0, 0]  # elements that were held over all boundaries between steps, and all there are
 
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
-        self._keep_end()
+        self._end_part()
         self._last_step = part.steps[-1].step
         self._whole = {(t.tensor, block.steps[0]) for block in part.blocks if block.full for t in block.tensors}
         steps: dict[int, set[int]] = defaultdict(set)
@@ -84,11 +90,14 @@ class Continuity(Check):
         quantities = all_quantities(tensor)
         for name, quantity in quantities.items():
             self.context.findings.add(_unmoved(tensor, name, quantity))
+        self._sizes[tensor.number] = tensor.info.numel
+        if not tensor.full:
+            self.context.findings.add(self._unsampled(tensor, quantities))
         self.context.findings.add(self._followed(tensor, quantities))
 
     def finish(self) -> None:
         """Note how the segment joins those before it, whether it was closed, and what was allowed to change."""
-        self._keep_end()
+        self._end_part()
         twice = self.context.coverage.add(range(self._first_step, self._last_step + 1))
         if self.earlier:
             self.context.notes.append(_join(self.segment, twice, len(self._resumed)))
@@ -98,14 +107,39 @@ class Continuity(Check):
                 "is still going on; steps that were not committed are not in it"
             )
         self.context.notes += [*_of_loads(self._loaded), *_of_claims(self._claimed)]
+        if self.segment is self.context.segments[-1]:
+            held, there = map(sum, zip(self._share, *(check._share for check in self.earlier), strict=True))
+            self.context.notes += [f"between steps {_percent(held, there)} of the elements were held, bit for bit"] * (
+                there > 0
+            )
 
-    def _keep_end(self) -> None:
+    def _end_part(self) -> None:
         if self._last_step in self._joins:
             self._ends[self._last_step] = dict(self._left)
+        self._share[0] += sum(self._compared.values())
+        self._share[1] += sum(self._sizes[number] for number, _ in self._compared)
+        self._compared = {}
+
+    def _unsampled(self, block: TensorBlock, quantities: dict[str, Quantity]) -> Iterator[Finding]:
+        """Yield what changed in elements that no row shows; between two full steps those rows show it."""
+        left = next((known.held for known in self._known(block) if not known.full), None)
+        for name, quantity in quantities.items():
+            for row in moved_between(block, name, quantity, left):
+                step, previous = block.steps[row].step, self._previous(block, row)
+                if {(block.number, step), (block.number, previous)} <= self._whole or self._is_excused(
+                    block, row, name
+                ):
+                    continue
+                yield _unseen(
+                    block, row, name, f"was changed between steps {previous} and {step}, outside the optimizer's step"
+                )
+            for row in moved_within(block, quantity) if name != AVERAGE else ():
+                yield _unseen(block, row, name, f"changed {_why_unmoved(block, row)}")
 
     def _followed(self, block: TensorBlock, quantities: dict[str, Quantity]) -> Iterator[Finding]:
         last = self._before(block)
         self.answered |= last is not None or len(block.steps) > 1
+        self._count(block, last)
         if last is not None and last.step < self._first_step:
             self._resumed.add(block.info.name)
         unwritten = {} if last is None else dict(last.unwritten)
@@ -126,13 +160,45 @@ class Continuity(Check):
 
     def _before(self, block: TensorBlock) -> _Left | None:
         """Return what the step before the first row left of the tensor, if it is on record for some element of the row."""
-        rows, first = self._rows[block.number], block.steps[0].step
-        previous = rows[bisect_left(rows, first) - 1]
-        known = [x for x in self._left.get(block.number, ()) if x.step == previous and x.name == block.info.name]
+        known = self._known(block)
         for left in known:
             if np.array_equal(left.coordinates, block.coordinates):
                 return left
         return next((left for left in known if np.isin(left.coordinates, block.coordinates).any()), None)
+
+    def _count(self, block: TensorBlock, last: _Left | None) -> None:
+        """Count the elements that are held before each row. `last`: what the step before the first row left."""
+        held = [count_held(block, row) for row in range(1, len(block.steps))]
+        if last is not None:
+            first = np.isin(block.coordinates, last.coordinates).sum()
+            by_digest = not block.full and any(
+                left.held is not None and left.held.covers(block) for left in self._known(block)
+            )
+            held.insert(0, count_held(block, 0) if by_digest else int(first))
+        for step, count in zip(block.steps[-len(held) :] if held else (), held, strict=True):
+            at = block.number, step.step
+            self._compared[at] = max(self._compared.get(at, 0), count)
+
+    def _known(self, block: TensorBlock) -> list[_Left]:
+        """Return all that is on record of what the step before the first row left of the tensor."""
+        previous, name = self._previous(block, 0), block.info.name
+        return [left for left in self._left.get(block.number, ()) if left.step == previous and left.name == name]
+
+    def _previous(self, block: TensorBlock, row: int) -> int:
+        """Return the step of the row before, in whichever block it is."""
+        rows = self._rows[block.number]
+        return rows[bisect_left(rows, block.steps[row].step) - 1]
+
+    def _is_excused(self, block: TensorBlock, row: int, name: str) -> bool:
+        """Return whether a change before this row is allowed, and remember it, for it is told."""
+        step = block.steps[row]
+        if step.state_loaded and name not in (PARAM, AVERAGE):
+            self._loaded[step.step].add(name)
+        elif name in self._claimed:
+            self._claimed[name].add(step.step)
+        else:
+            return False
+        return True
 
     def _keep(self, block: TensorBlock, left: _Left) -> None:
         """Remember what the last row left. All elements of a tensor are kept only for a row that can be held against them."""
@@ -159,13 +225,7 @@ class Continuity(Check):
                 yield finding(block, row, name, found, np.zeros_like(found), all_of(found), cause)
                 continue
             change = self._change(name, found, after)
-            if change is None:
-                continue
-            if step.state_loaded and name not in (PARAM, AVERAGE):
-                self._loaded[step.step].add(name)
-            elif name in self._claimed:
-                self._claimed[name].add(step.step)
-            else:
+            if change is not None and not self._is_excused(block, row, name):
                 cause = f"{name} {change.how.format(f'between steps {left.step} and {step.step}')}"
                 yield finding(block, row, name, change.found, change.left, change.moved, cause)
 
@@ -184,7 +244,8 @@ class Continuity(Check):
 
 def _left_by(block: TensorBlock, row: int, quantities: dict[str, Quantity], unwritten: dict[str, int]) -> _Left:
     values = {name: q.after[row] if q.there_after[row] else None for name, q in quantities.items()}
-    return _Left(block.steps[row].step, block.full, values, unwritten, block.info.name, block.coordinates)
+    held = held_after(block, quantities) if row == len(block.steps) - 1 and not block.full else None
+    return _Left(block.steps[row].step, block.full, values, unwritten, block.info.name, block.coordinates, held)
 
 
 def _narrowed(block: TensorBlock, row: int, coordinates: Coordinates) -> TensorBlock:
@@ -216,13 +277,31 @@ def _unmoved(block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Find
     for row, step in enumerate(block.steps):
         if step.applied and (block.has_grad[row] or name == AVERAGE):  # which follows any parameter
             continue
-        why = "on a skipped step" if not step.applied else "although it had no gradient"
         if not (quantity.there_before[row] and quantity.there_after[row]):
             continue
         moved = differ(quantity.before[row], quantity.after[row])
         if moved.any():
-            cause = f"{name} changed {why}"
+            cause = f"{name} changed {_why_unmoved(block, row)}"
             yield finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
+
+
+def _why_unmoved(block: TensorBlock, row: int) -> str:
+    return "although it had no gradient" if block.steps[row].applied else "on a skipped step"
+
+
+def _unseen(block: TensorBlock, row: int, name: str, what: str) -> Finding:
+    """Return a finding about elements of which only the digest is on record."""
+    return Finding(
+        step=block.steps[row].step,
+        tensor=block.info.name,
+        slot=name,
+        cause=f"{name} {what}, in elements that are not sampled: their digest is another",
+        check=CONTINUITY,
+    )
+
+
+def _percent(part: int, whole: int) -> str:
+    return "all" if part == whole else f"{math.floor(1e4 * part / whole) / 100:g} %"
 
 
 def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity]) -> list[int]:

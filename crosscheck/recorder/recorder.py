@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.recorder import capture, optimizer_info
+from crosscheck.recorder import capture, digests, optimizer_info
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.pending import Attempt, Pending
-from crosscheck.trace.format import AVERAGE, Claims, Header, Pass, TensorInfo
+from crosscheck.trace.format import AVERAGE, PARAM, Claims, Header, Pass, TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 
 
@@ -104,7 +104,9 @@ class Recorder:
         """The number of the last step that was recorded."""
         self._tensors: list[tuple[Tensor, TensorInfo]] = []
         self._where: list[Tensor | None] = []  # by tensor: the positions that are sampled
+        self._unsampled: dict[int, int] = {}  # by number, the sizes of tensors of which not all elements are sampled
         self._attempt: Attempt | None = None  # that has not ended yet
+        self._sight: digests.Sight | None = None  # before it
         self._looks: list[_Look] = []  # at the coming step, or at its backward
         self._backward_norm: Tensor | None = None
         self._unaveraged: list[tuple[bool, list[capture.Moment]]] = []  # full?, after the step
@@ -226,6 +228,8 @@ class Recorder:
             if id(parameter) not in known:
                 where = capture.coordinates_of(info, self._coordinates)
                 self._where.append(None if where is None else where.to(parameter.device))
+                if where is not None:
+                    self._unsampled[len(self._tensors)] = info.numel
                 self._tensors.append((parameter, info))
 
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
@@ -248,6 +252,7 @@ class Recorder:
                 None if grad is None else capture.consumed(grad, scale, self._at(number, look.full))
                 for number, grad in enumerate(grads)
             ]
+        self._sight = self._look_at_unsampled(self.step + 1)
         self._attempt = Attempt(
             step=self.step + 1,
             norm=capture.norm([grad for grad in grads if grad is not None], scale),
@@ -260,13 +265,15 @@ class Recorder:
         )
 
     def _see_after(self, *, skipped: bool) -> None:
-        attempt, looks = self._attempt, self._looks
-        if attempt is None:  # a step without a pre-hook: the recorder was attached in the middle of it
+        attempt, looks, sight = self._attempt, self._looks, self._sight
+        if attempt is None or sight is None:  # a step without a pre-hook: the recorder was attached in the middle of it
             return
         self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
         for look in looks:
             moments, block = self._moments(look.full), self._pending.block(self.step, full=look.full)
+            if not look.full:
+                block.sights.append((sight, self._look_at_unsampled(self.step + 1)))
             self._unaveraged.append((look.full, moments))
             for number, after in enumerate(moments):
                 block.add(number, look.grads[number], look.backward[number], look.before[number], after)
@@ -309,6 +316,20 @@ class Recorder:
             capture.take_moment(parameter, state.get(parameter, {}), self._slot_names, self._at(number, full))
             for number, (parameter, _) in enumerate(self._tensors)
         ]
+
+    def _look_at_unsampled(self, step: int) -> digests.Sight:
+        """Return digests of what is held between the step before `step` and `step`."""
+        ranges = digests.choose_ranges(self._unsampled, step)
+        quantities: list[tuple[digests.Named, Tensor]] = []
+        for number in (number for number, held in ranges.items() if held != digests.NOTHING):
+            parameter = self._tensors[number][0]
+            quantities.append(((number, PARAM), parameter))
+            quantities += [
+                ((number, capture.slot_name(key, self._slot_names)), value)
+                for key, value in self.optimizer.state.get(parameter, {}).items()
+                if capture.elementwise(parameter, value)
+            ]
+        return digests.look(quantities, ranges)
 
     def _averages(self, full: bool) -> list[Tensor | None]:
         """Return the moving average of each tensor, where there is one."""

@@ -14,6 +14,7 @@ FORMAT = "twinstep-trace"
 VERSION = 1
 AVERAGE = "average"  # the slot that holds the moving average of a parameter
 GRAD = "grad"  # the gradient, where it stands beside the names of slots
+DIGEST = "digest"  # the array of digests of the parameter; those of a slot are SLOT.digest
 PARAM = "param"  # what stands for the parameter itself beside the names of slots
 RESERVED_SLOTS = ("", PARAM, GRAD, "backward", "coordinates")  # names that a slot cannot have, nor one with a slash
 METADATA_KEY = "twinstep"  # of a safetensors file; its value is a Part or a Pass as JSON
@@ -133,6 +134,8 @@ class TensorRows(_Strict):
     backward: Indices = ()  # rows whose gradient at the end of backward is stored; else it is the one consumed
     before: Indices  # as in SlotRows, of the parameter
     slots: dict[str, SlotRows] = {}
+    # From which element up to which, in C order, digests were taken: before each row and after the last, or all alike.
+    held: tuple[tuple[Index, Index], ...] = ()
 
 
 class Block(_Strict):
@@ -176,6 +179,6 @@ class End(_Strict):
 def key(block: int, tensor: int, quantity: str) -> str:
     """Return the name of an array in the safetensors file.
 
-    Quantities are coordinates, grad, backward, before, after, SLOT.before and SLOT.after.
+    Quantities are coordinates, grad, backward, before, after, digest, SLOT.before, SLOT.after and SLOT.digest.
     """
     return f"{block}/{tensor}/{quantity}"
