@@ -127,6 +127,7 @@ def _vacuous(steps: int, elements: int, untold: bool, off_by: float) -> str:
 
 
 def _warnings(context: Context) -> Iterator[str]:
+    yield from context.warnings
     for name, (_, call) in context.judge.tally.close_calls.items():
         yield f"{name} comes within a factor of two of the limit: {call}"
     missing = context.coverage.missing()

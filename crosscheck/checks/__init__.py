@@ -16,6 +16,7 @@ _KINDS = (
     ("backward", "crosscheck.checks.backward", "Backward"),
     ("continuity", "crosscheck.checks.continuity", "Continuity"),
     ("continuity", "crosscheck.checks.starts", "Starts"),
+    ("continuity", "crosscheck.checks.finite", "Finite"),
 )
 """What a report calls the check, and the class that makes it; in the order in which a replay asks them."""
 

@@ -5,7 +5,7 @@ or without a gradient, and a run that was resumed must go on from what it had le
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -69,6 +69,7 @@ class Continuity(Check):
         self._rows: dict[int, list[int]] = {}  # by tensor: its steps in this part, and the last one before the part
         self._whole: set[tuple[int, int]] = set()  # the tensors and steps of this part of which all elements are there
         self._loaded: dict[int, set[str]] = {}  # by step before which state was loaded: what then was another
+        self._tensors: dict[int, str] = {}  # the names of those in the part before
         self._claimed: dict[str, set[int]] = {name: set() for name in self.claims.between}
         self._sizes: dict[int, int] = {}  # elements, by tensor
         self._compared: dict[tuple[int, int], int] = {}  # those held before a step, by tensor and step of this part
@@ -84,7 +85,24 @@ class Continuity(Check):
                 steps[entry.tensor].update(block.steps)
         for number, its in steps.items():
             self._rows[number] = [self._rows.get(number, [self._first_step - 1])[-1], *sorted(its)]
+        self.context.notes += self._who_came_and_went(part, steps)
         self._loaded |= {step.step: set() for step in part.steps if step.state_loaded}
+
+    def _who_came_and_went(self, part: Part, present: Collection[int]) -> Iterator[str]:
+        """Say which tensors took the place of others, and which are not recorded any more."""
+        first, gone = part.steps[0].step, dict(self._tensors)
+        self._tensors = {number: part.tensors[number].name for number in present}
+        for number in sorted(present):
+            now = part.tensors[number]
+            if now.replaces is not None and number not in gone:
+                was = part.tensors[now.replaces]
+                gone.pop(now.replaces, None)
+                how = "another parameter took its place"
+                if (was.shape, was.dtype) != (now.shape, now.dtype):
+                    how = f"it was {was.dtype} {list(was.shape)} and is {now.dtype} {list(now.shape)} from there on"
+                yield f"before step {first} {was.name} was replaced: {how}, recorded as {now.name}"
+        for name in (name for number, name in gone.items() if number not in self._tensors):
+            yield f"{name} is not recorded from step {first} on: the optimizer does not step it any more"
 
     def tensor(self, tensor: TensorBlock) -> None:
         quantities = all_quantities(tensor)
@@ -101,6 +119,10 @@ class Continuity(Check):
         twice = self.context.coverage.add(range(self._first_step, self._last_step + 1))
         if self.earlier:
             self.context.notes.append(_join(self.segment, twice, len(self._resumed)))
+        if self.segment.end is not None and self.segment.end.stopped is not None:
+            self.context.warnings.append(
+                f"the record ends with step {self._last_step}, and the run went on: {self.segment.end.stopped}"
+            )
         if self.segment.end is None:
             self.context.notes.append(
                 f"{self.segment.folder.name} ends at step {self._last_step} without being closed: the run was killed or "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -82,8 +83,7 @@ def _on_host(sights: Sequence[tuple[Sight, Sight]]) -> list[tuple[dict[Named, in
     if not sights:
         return []
     moments = [moment for step in sights for moment in step]
-    values: list[int] = torch.cat([moment.digests for moment in moments]).tolist()
-    each = iter(values)
+    each = iter(cast(list[int], torch.cat([moment.digests for moment in moments]).tolist()))
     named = [{name: next(each) for name in moment.names} for moment in moments]
     return list(zip(named[::2], named[1::2], strict=True))
 

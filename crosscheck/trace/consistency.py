@@ -12,6 +12,10 @@ def check_part(path: Path, part: Part) -> None:
     for number, tensor in enumerate(part.tensors):
         if tensor.numel >= 2**63:
             raise TraceError(f"{path}: tensor {number} has a shape of {tensor.numel} elements")
+        if tensor.replaces is not None and tensor.replaces >= number:
+            raise TraceError(
+                f"{path}: tensor {number} replaces tensor {tensor.replaces}, which does not come before it"
+            )
     groups = max((tensor.group for tensor in part.tensors), default=-1) + 1
     for step in part.steps:
         if len(step.options) < groups:

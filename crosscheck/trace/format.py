@@ -99,6 +99,9 @@ class TensorInfo(_Strict):
     device: str  # cpu, cuda, …
     group: Index
     implementation: Implementation
+    replaces: Index | None = (
+        None  # the tensor whose place in its group it took, or which was changed in shape or format
+    )
 
     @property
     def numel(self) -> int:
@@ -174,6 +177,7 @@ class End(_Strict):
 
     parts: Index
     last_step: Index
+    stopped: str | None = None  # why the recorder could not go on, in one sentence
 
 
 def key(block: int, tensor: int, quantity: str) -> str:
