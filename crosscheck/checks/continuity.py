@@ -2,7 +2,6 @@
 or without a gradient, and a run that was resumed must go on from what it had left.
 """
 
-import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -12,13 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.checks import told
 from crosscheck.checks.bits import CONTINUITY, Bits, Values, all_of, differ, finding, values_before
 from crosscheck.checks.check import Check
 from crosscheck.checks.unsampled import Held, count_held, held_after, moved_between, moved_within
-from crosscheck.report.coverage import runs, spans
 from crosscheck.report.report import Finding
 from crosscheck.trace.format import AVERAGE, PARAM, Option, Part
-from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import Quantity, TensorBlock, all_quantities
 
 Coordinates = NDArray[np.int64]
@@ -118,7 +116,7 @@ class Continuity(Check):
         self._end_part()
         twice = self.context.coverage.add(range(self._first_step, self._last_step + 1))
         if self.earlier:
-            self.context.notes.append(_join(self.segment, twice, len(self._resumed)))
+            self.context.notes.append(told.join(self.segment, twice, len(self._resumed)))
         if self.segment.end is not None and self.segment.end.stopped is not None:
             self.context.warnings.append(
                 f"the record ends with step {self._last_step}, and the run went on: {self.segment.end.stopped}"
@@ -128,12 +126,12 @@ class Continuity(Check):
                 f"{self.segment.folder.name} ends at step {self._last_step} without being closed: the run was killed or "
                 "is still going on; steps that were not committed are not in it"
             )
-        self.context.notes += [*_of_loads(self._loaded), *_of_claims(self._claimed)]
+        self.context.notes += [*told.of_loads(self._loaded), *told.of_claims(self._claimed)]
         if self.segment is self.context.segments[-1]:
             held, there = map(sum, zip(self._share, *(check._share for check in self.earlier), strict=True))
-            self.context.notes += [f"between steps {_percent(held, there)} of the elements were held, bit for bit"] * (
-                there > 0
-            )
+            self.context.notes += [
+                f"between steps {told.percent(held, there)} of the elements were held, bit for bit"
+            ] * (there > 0)
 
     def _end_part(self) -> None:
         if self._last_step in self._joins:
@@ -322,10 +320,6 @@ def _unseen(block: TensorBlock, row: int, name: str, what: str) -> Finding:
     )
 
 
-def _percent(part: int, whole: int) -> str:
-    return "all" if part == whole else f"{math.floor(1e4 * part / whole) / 100:g} %"
-
-
 def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity]) -> list[int]:
     """Return the rows whose values before the step may be others than the row before left."""
     applied = np.array([step.applied for step in block.steps])
@@ -336,36 +330,3 @@ def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity]) -> list[int
     for quantity in quantities.values():
         rows |= quantity.changed | ~quantity.there_before | ~quantity.there_after
     return [int(row) for row in np.flatnonzero(rows)]
-
-
-def _join(segment: Segment, twice: list[range], compared: int) -> str:
-    """Say how a segment joins those before it. `compared`: tensors whose state was held against what was left."""
-    step = segment.header.first_step
-    said = f"a run resumed here, at step {step}, recorded {segment.folder.name}; "
-    if step == 1:
-        said += "from the beginning again"
-    elif compared:
-        said += f"its {compared} tensors and their slots were held, bit for bit, against what step {step - 1} left"
-    else:
-        said += f"what step {step - 1} left is not on record, so nothing says whether the run went on from there"
-    return f"{said}; {spans(twice)} recorded before as well, and judged both times" if twice else said
-
-
-def _of_loads(loaded: dict[int, set[str]]) -> Iterator[str]:
-    """Say before which steps the optimizer's state was loaded, and whether that changed it."""
-    same = [step for step, names in loaded.items() if not names]
-    if same:
-        yield f"state was loaded before {spans(runs(same))}: it is, bit for bit, what the step before had left"
-    others = {step: names for step, names in loaded.items() if names}
-    if others:
-        names = ", ".join(sorted(set[str]().union(*others.values())))
-        yield f"state was loaded before {spans(runs(others))}: it is not what the step before had left ({names})"
-
-
-def _of_claims(claimed: dict[str, set[int]]) -> Iterator[str]:
-    """Say what the trainer changed between steps, as it claims, and which of its claims were not needed."""
-    for name, steps in claimed.items():
-        if steps:
-            yield f"{name} was changed before {spans(runs(sorted(steps)))}, outside the optimizer's step, as the trainer claims"
-        else:
-            yield f"{name} never changed between steps, though the trainer claims that it may"

@@ -1,6 +1,7 @@
 """The tensors that an optimizer steps, followed while parameters join, leave, or are replaced by others."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ class Followed:
 
     def _look(self) -> list[object]:
         return [
-            (number, id(parameter), parameter.dtype, parameter.shape, parameter.device)
+            # load_state_dict may bring other kernels: fused and foreach are options of a group
+            (number, id(parameter), parameter.dtype, parameter.shape, parameter.device, *_kernels(group))
             for number, group in enumerate(self._optimizer.param_groups)
             for parameter in group["params"]
         ]
@@ -93,6 +95,11 @@ class Followed:
         """Put the sampled positions where the tensor is."""
         where = self.where[number]
         self.where[number] = None if where is None else where.to(self.tensors[number].device)
+
+
+def _kernels(group: Mapping[str, Any]) -> tuple[object, object]:
+    """Return what chooses the implementation of a group's step."""
+    return group.get("fused"), group.get("foreach")
 
 
 def _replacement(old: TensorInfo, new: TensorInfo) -> str:

@@ -120,3 +120,18 @@ def test_training_goes_on_in_a_format_that_no_rule_covers(tmp_path: Path) -> Non
     report = replay(tmp_path)
     assert (report.verdict, report.steps) == (Verdict.MATCH, 2)
     ends_early(report, 2, "weight is complex")
+
+
+def test_kernels_that_a_loaded_state_brings(tmp_path: Path) -> None:
+    """The options of a group come with the state, `fused` among them."""
+    (weight,) = make_parameters((20, 30), dtype=torch.bfloat16)
+    donor = AdamW([weight], lr=0.01, fused=False)
+    take_steps(donor, [weight], (1, 2))
+    optimizer = AdamW([weight], lr=0.01, fused=True)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, [weight], (1, 2))
+        optimizer.load_state_dict(donor.state_dict())
+        take_steps(optimizer, [weight], (3, 4))
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.profiles == ("fused on cpu", "single on cpu")
