@@ -152,6 +152,7 @@ def _not_tested(power: Mapping[str, Mapping[str, Power]]) -> Iterator[str]:
 
 
 def _warnings(context: Context) -> Iterator[str]:
+    yield from context.warnings
     for name, (_, call) in context.judge.tally.close_calls.items():
         yield f"{name} comes within a factor of two of the limit: {call}"
     missing = context.coverage.missing()

@@ -14,13 +14,16 @@ _KINDS = (
     ("loss scale", "crosscheck.checks.loss_scale", "LossScale"),
     ("options", "crosscheck.checks.options", "GroupOptions"),
     ("backward", "crosscheck.checks.backward", "Backward"),
-    ("optimizer", "crosscheck.checks.continuity", "Continuity"),
+    ("continuity", "crosscheck.checks.continuity", "Continuity"),
+    ("continuity", "crosscheck.checks.starts", "Starts"),
+    ("continuity", "crosscheck.checks.finite", "Finite"),
 )
 """What a report calls the check, and the class that makes it; in the order in which a replay asks them."""
 
 CHECKS = tuple(dict.fromkeys(name for name, _, _ in _KINDS))
 """What a record can be held to: each step; the gradient's way from backward to the optimizer; the moving average of
-the parameters; the schedule; the loss scale; the options of each group; and the gradient itself, recomputed."""
+the parameters; the schedule; the loss scale; the options of each group; the gradient itself, recomputed; and that nothing
+but the steps changes parameters and state."""
 
 
 def load_checks() -> tuple[tuple[str, "type[Check]"], ...]:

@@ -23,6 +23,7 @@ class Context:
     findings: Findings
     coverage: Coverage = field(default_factory=Coverage)
     notes: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
     steps: int = 0
     skipped: int = 0
     tensors: set[str] = field(default_factory=set[str])

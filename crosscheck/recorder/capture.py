@@ -46,17 +46,24 @@ def pick(tensor: Tensor, where: Where) -> Tensor:
     return flat.clone() if where.positions is None else flat
 
 
-def take_moment(parameter: Tensor, state: Mapping[str, Any], names: Mapping[str, str], where: Where) -> Moment:
-    """Copy the parameter, and every slot that is one number or is floating and of its shape.
+def elementwise(parameter: Tensor, value: Any) -> bool:
+    """Return whether a piece of state has a number for each element of the parameter."""
+    return isinstance(value, Tensor) and value.shape == parameter.shape and value.dtype in DTYPES
 
-    `names`: the slot's name of each key of the state, where they differ.
-    """
+
+def slot_name(key: str, names: Mapping[str, str]) -> str:
+    """Return the slot's name of a key of the state. `names` has those that differ."""
+    slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
+    return f"state {slot}" if slot in RESERVED_SLOTS else slot
+
+
+def take_moment(parameter: Tensor, state: Mapping[str, Any], names: Mapping[str, str], where: Where) -> Moment:
+    """Copy the parameter, and every slot that is one number or has one for each of its elements. `names`: see slot_name."""
     moment = Moment(pick(parameter, where))
     for key, value in state.items():
-        slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
-        slot = f"state {slot}" if slot in RESERVED_SLOTS else slot
+        slot = slot_name(key, names)
         if isinstance(value, Tensor):
-            if value.shape == parameter.shape and value.dtype in DTYPES:
+            if elementwise(parameter, value):
                 moment.slots[slot] = pick(value, where)
             elif value.numel() == 1:
                 moment.scalars[slot] = value.detach().reshape(1).to(torch.float64, copy=True)

@@ -1,5 +1,6 @@
 """The recorder: two hooks on an optimizer, and a trace that grows part by part."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.recorder import capture, optimizer_info
+from crosscheck.recorder import capture, digests, optimizer_info
 from crosscheck.recorder.claims import expect_checkable
+from crosscheck.recorder.followed import Followed
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.pending import Attempt, Pending
 from crosscheck.recorder.scaler_watch import ScalerWatch
-from crosscheck.trace.format import AVERAGE, Claims, Header, Pass, TensorInfo
+from crosscheck.trace.format import AVERAGE, PARAM, Claims, Header, Pass
 from crosscheck.trace.writer import SegmentWriter
 
 
@@ -34,13 +36,14 @@ class Recorder:
 
     Works in any loop that calls `optimizer.step()`, with or without closure; wrappers of Accelerate are
     looked through. Under data parallelism all ranks take the same step: record on rank 0. Not for sharded
-    optimizers or parameters (FSDP, DTensor, ZeRO), sparse or complex gradients: these are refused by name.
+    optimizers or parameters (FSDP, DTensor, ZeRO): these are refused by name. A gradient that no rule covers, a sparse
+    or complex one, ends the record with a warning, and training goes on.
 
         with Recorder(optimizer, "trace"):
             train()
 
     Hooks of others that change gradients before the step must be registered before the recorder's.
-    A step costs a few hundred small copies; a step that is recorded in full holds a second copy of
+    A step costs a few hundred small copies and a digest of what is not copied; a step that is recorded in full holds a second copy of
     parameters, gradients and state on the host until it is written.
     """
 
@@ -81,7 +84,9 @@ class Recorder:
             average: Pairs of a parameter and its moving average (`torch.optim.swa_utils.AveragedModel`), which is
                 then recorded as one more slot.
             claims: What happens around the optimizer: clipping, schedule, moving average, options by group. The
-                replay holds the record to it; what is not claimed is not checked.
+                replay holds the record to it; what is not claimed is not checked. Parameters or state that the
+                trainer itself changes between steps are named here too (`Claims(between=("param",))`), or the replay
+                finds that they changed.
             append: Continue an existing trace with a segment of its own: a resumed run.
             first_step: The number of the first step to come.
             world_size: Ranks of the run, for the header.
@@ -99,25 +104,24 @@ class Recorder:
         if coordinates < 1:
             raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
-        self._coordinates, self._scaler = coordinates, scaler
+        self._scaler = scaler
         self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
-        self._names = {id(parameter): name for name, parameter in named_parameters or ()}
+        names = {id(parameter): name for name, parameter in named_parameters or ()}
+        self._followed = Followed(self.optimizer, names, coordinates)
         self._average = {id(parameter): averaged for parameter, averaged in average}
         self.step = first_step - 1
         """The number of the last step that was recorded."""
-        self._tensors: list[tuple[Tensor, TensorInfo]] = []
-        self._where: list[Tensor | None] = []  # by tensor: the positions that are sampled
         self._attempt: Attempt | None = None  # that has not ended yet
+        self._sight: digests.Sight | None = None  # before it
         self._looks: list[_Look] = []  # at the coming step, or at its backward
         self._backward_norm: Tensor | None = None
         self._unaveraged: list[tuple[bool, list[capture.Moment]]] = []  # full?, after the step
         self._after_skip = self._loaded = self._closed = False
         self._pending = Pending()
-        self._look_at_tensors()
         if claims is not None:
             expect_checkable(
                 claims,
-                [info for _, info in self._tensors],
+                self._followed.infos,
                 [optimizer_info.options_of(group) for group in self.optimizer.param_groups],
                 fresh=first_step == 1 and claims.applied == 0,
                 averaged=bool(self._average),
@@ -130,6 +134,7 @@ class Recorder:
             world_size=world_size,
             rank=rank,
             seed=seed,
+            attached_with_state=any(self.optimizer.state.values()),
             claims=claims,
             scaler=optimizer_info.scaler_of(scaler),
             versions=optimizer_info.versions(),
@@ -153,10 +158,15 @@ class Recorder:
 
     def close(self) -> None:
         """Commit what waits, mark the end, detach. Closing twice is fine."""
+        self._end()
+        self._detach()
+
+    def _end(self, stopped: str | None = None) -> None:
+        """Commit what waits and mark the end. `stopped`: why the recorder cannot go on."""
         if not self._closed:
-            self._detach()
+            self._closed = True
             self._settle(to_commit=True)
-            self._writer.close(self.step)
+            self._writer.close(self.step, stopped)
 
     def flush(self) -> None:
         """Commit what waits, and go on. Without it a killed run loses up to a part's worth of steps.
@@ -166,6 +176,12 @@ class Recorder:
         """
         if not self._closed:
             self._settle(to_commit=True)
+
+    def _stop(self, error: UnsupportedOptimizer) -> None:
+        """End the record before a step that cannot be recorded; training goes on. The hooks do nothing from here on."""
+        self._attempt = None
+        self._end(str(error))
+        warnings.warn(f"crosscheck: the record ends with step {self.step}: {error}", stacklevel=2)
 
     def _detach(self) -> None:
         self._closed = True
@@ -180,8 +196,8 @@ class Recorder:
         A second point of capture, to be called once a step, before anything touches the gradients. With it the
         replay can check what happens between backward and the optimizer, by the `claims`.
         """
-        self._settle()
-        self._look_at_tensors()
+        if not self._can_go_on():
+            return
         grads = self._grads()
         self._looks = [_Look(full, self._averages(full), self._pick_each(grads, full)) for full in self._fullness()]
         self._backward_norm = capture.norm([grad for grad in grads if grad is not None], None)
@@ -241,29 +257,22 @@ class Recorder:
         self._loaded = True
 
     def _look_at_tensors(self) -> None:
-        """Commit under the old list of tensors before a longer one is used."""
-        if len(self._tensors) == sum(len(group["params"]) for group in self.optimizer.param_groups):
+        """Commit under the old list of tensors before another one is used. Raises UnsupportedOptimizer."""
+        if not self._followed.changed():
             return
-        if self._tensors:
-            self._commit()
-        known = {id(parameter) for parameter, _ in self._tensors}
-        # Tensors keep their numbers: new ones go to the end, whatever group they joined.
-        for parameter, info in optimizer_info.tensors_of(self.optimizer, self._names):
-            if id(parameter) not in known:
-                where = capture.coordinates_of(info, self._coordinates)
-                self._where.append(None if where is None else where.to(parameter.device))
-                self._tensors.append((parameter, info))
+        self._commit()
+        self._looks, self._backward_norm = [], None  # what was seen of others is of no use
+        replaced = self._followed.follow()
+        if replaced:
+            more = f"; so it is with {len(replaced) - 1} more" if len(replaced) > 1 else ""
+            warnings.warn(f"crosscheck: before step {self.step + 1} {replaced[0]}{more}", stacklevel=2)
 
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
         self._skip_noticed = False
-        self._settle()
-        self._look_at_tensors()
+        if not self._can_go_on():
+            return
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
         grads = self._grads()
-        for (_, info), grad in zip(self._tensors, grads, strict=True):
-            if grad is not None and (grad.is_sparse or grad.is_complex()):
-                kind = "sparse" if grad.is_sparse else "complex"
-                raise UnsupportedOptimizer(f"the gradient of {info.name} is {kind}: the rules are for dense real ones")
         wanted = self._fullness(skipped=skipped)
         if self._backward_norm is None:
             self._looks = [_Look(full, self._averages(full), [None] * len(grads)) for full in wanted]
@@ -273,8 +282,9 @@ class Recorder:
             _set_averages(look.before, look.averages)
             look.grads = [
                 None if grad is None else capture.consumed(grad, scale, self._at(number, look.full))
-                for number, grad in enumerate(grads)
+                for number, grad in zip(self._followed.active, grads, strict=True)
             ]
+        self._sight = self._look_at_unsampled(self.step + 1)
         self._attempt = Attempt(
             step=self.step + 1,
             norm=capture.norm([grad for grad in grads if grad is not None], scale),
@@ -287,17 +297,39 @@ class Recorder:
             ),
         )
 
+    def _can_go_on(self) -> bool:
+        """Settle the step before, and return whether the coming one can be recorded. If it cannot, the record ends here."""
+        if self._closed:
+            return False
+        self._settle()
+        try:
+            self._look_at_tensors()
+            self._check_grads()
+        except UnsupportedOptimizer as error:
+            self._stop(error)
+        return not self._closed
+
+    def _check_grads(self) -> None:
+        """Raises UnsupportedOptimizer, by name, for a gradient that the rules do not cover."""
+        for number, grad in zip(self._followed.active, self._grads(), strict=True):
+            if grad is not None and (grad.is_sparse or grad.is_complex()):
+                name, kind = self._followed.infos[number].name, "sparse" if grad.is_sparse else "complex"
+                raise UnsupportedOptimizer(f"the gradient of {name} is {kind}: the rules are for dense real ones")
+
     def _see_after(self, *, skipped: bool) -> None:
-        attempt, looks = self._attempt, self._looks
-        if attempt is None:  # a step without a pre-hook: the recorder was attached in the middle of it
+        attempt, looks, sight = self._attempt, self._looks, self._sight
+        if attempt is None or sight is None:  # a step without a pre-hook: the recorder was attached in the middle of it
             return
         self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
         for look in looks:
             moments, block = self._moments(look.full), self._pending.block(self.step, full=look.full)
+            if not look.full:
+                block.sights.append((sight, self._look_at_unsampled(self.step + 1)))
             self._unaveraged.append((look.full, moments))
-            for number, after in enumerate(moments):
-                block.add(number, look.grads[number], look.backward[number], look.before[number], after)
+            seen = zip(self._followed.active, look.grads, look.backward, look.before, moments, strict=True)
+            for number, grad, backward, before, after in seen:
+                block.add(number, grad, backward, before, after)
         attempt.applied, attempt.loaded = not skipped, self._loaded
         self._pending.attempts.append(attempt)
         self._after_skip, self._loaded = skipped, False
@@ -325,31 +357,51 @@ class Recorder:
         return self._steps == "all" or step <= 3 or step % 100 == 0 or self._after_skip
 
     def _at(self, number: int, full: bool) -> capture.Where:
-        return capture.Where(None if full else self._where[number], to_host=full)
+        return capture.Where(None if full else self._followed.where[number], to_host=full)
 
     def _grads(self) -> list[Tensor | None]:
-        return [parameter.grad for parameter, _ in self._tensors]
+        return [parameter.grad for parameter in self._parameters()]
+
+    def _parameters(self) -> list[Tensor]:
+        """Return the parameters that the optimizer steps now."""
+        return [self._followed.tensors[number] for number in self._followed.active]
 
     def _moments(self, full: bool) -> list[capture.Moment]:
         """Return what all tensors are now, without their averages."""
+        parameters = self._parameters()
+        groups = [self._followed.infos[number].group for number in self._followed.active]
         states = [
-            optimizer_info.state_of(self.optimizer, parameter, info.group, self._slot_names)
-            for parameter, info in self._tensors
+            optimizer_info.state_of(self.optimizer, parameter, group, self._slot_names)
+            for parameter, group in zip(parameters, groups, strict=True)
         ]
         return [
-            capture.take_moment(parameter, states[number], self._slot_names, self._at(number, full))
-            for number, (parameter, _) in enumerate(self._tensors)
+            capture.take_moment(parameter, state, self._slot_names, self._at(number, full))
+            for number, parameter, state in zip(self._followed.active, parameters, states, strict=True)
         ]
+
+    def _look_at_unsampled(self, step: int) -> digests.Sight:
+        """Return digests of what is held between the step before `step` and `step`."""
+        ranges = digests.choose_ranges(self._followed.unsampled, step)
+        quantities: list[tuple[digests.Named, Tensor]] = []
+        for number in (number for number, held in ranges.items() if held != digests.NOTHING):
+            parameter = self._followed.tensors[number]
+            quantities.append(((number, PARAM), parameter))
+            quantities += [
+                ((number, capture.slot_name(key, self._slot_names)), value)
+                for key, value in self.optimizer.state.get(parameter, {}).items()
+                if capture.elementwise(parameter, value)
+            ]
+        return digests.look(quantities, ranges)
 
     def _averages(self, full: bool) -> list[Tensor | None]:
         """Return the moving average of each tensor, where there is one."""
-        return self._pick_each([self._average.get(id(parameter)) for parameter, _ in self._tensors], full)
+        return self._pick_each([self._average.get(id(parameter)) for parameter in self._parameters()], full)
 
     def _pick_each(self, tensors: Sequence[Tensor | None], full: bool) -> list[Tensor | None]:
         """Return of each tensor all elements, or those at the positions sampled of the parameter."""
         return [
             None if tensor is None else capture.pick(tensor, self._at(number, full))
-            for number, tensor in enumerate(tensors)
+            for number, tensor in zip(self._followed.active, tensors, strict=True)
         ]
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:
@@ -361,7 +413,7 @@ class Recorder:
 
     def _commit(self) -> None:
         """Write the steps that wait as one part."""
-        waiting = self._pending.take(tuple(info for _, info in self._tensors), self._where)
+        waiting = self._pending.take(tuple(self._followed.infos), self._followed.where)
         if waiting is None:
             return
         try:

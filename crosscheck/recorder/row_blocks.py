@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from crosscheck.recorder.capture import Moment
-from crosscheck.trace.format import Block, SlotRows, TensorRows, key
+from crosscheck.recorder.digests import NOTHING, Named, Range, Sight
+from crosscheck.trace.format import DIGEST, PARAM, Block, SlotRows, TensorRows, key
 
 
 @dataclass(slots=True)
@@ -25,6 +27,7 @@ class RowBlock:
     full: bool
     steps: list[int] = field(default_factory=list[int])
     rows: dict[int, list[_Row]] = field(default_factory=dict[int, list[_Row]])
+    sights: list[tuple[Sight, Sight]] = field(default_factory=list[tuple[Sight, Sight]])  # before and after each step
     num_bytes: int = 0
 
     def add(self, tensor: int, grad: Tensor | None, backward: Tensor | None, before: Moment, after: Moment) -> None:
@@ -35,6 +38,7 @@ class RowBlock:
     def lay_out(self, number: int, coordinates: Sequence[Tensor | None], arrays: dict[str, Tensor]) -> Block:
         """Put the block's arrays into `arrays` and return its description; `number` is its position in the part."""
         tensors: list[TensorRows] = []
+        digests = _on_host(self.sights)
         for tensor, rows in self.rows.items():
             grads = [row.grad for row in rows if row.grad is not None]
             if grads:
@@ -62,9 +66,34 @@ class RowBlock:
                     absent_before=tuple(r for r, value in enumerate(old) if value is None),
                     absent_after=tuple(r for r, value in enumerate(new) if value is None),
                 )
+            held = _held(self.sights, tensor)
+            for name in (PARAM, *(slot for slot, its in slots.items() if not its.scalar)) if held else ():
+                quantity = DIGEST if name == PARAM else f"{name}.{DIGEST}"
+                pairs = [[moment.get((tensor, name), 0) for moment in step] for step in digests]
+                arrays[key(number, tensor, quantity)] = torch.tensor(pairs, dtype=torch.int64)
             no_grad = tuple(r for r, row in enumerate(rows) if row.grad is None)
-            tensors.append(TensorRows(tensor=tensor, no_grad=no_grad, backward=backward, before=before, slots=slots))
+            tensors.append(
+                TensorRows(tensor=tensor, no_grad=no_grad, backward=backward, before=before, slots=slots, held=held)
+            )
         return Block(full=self.full, steps=tuple(self.steps), tensors=tuple(tensors))
+
+
+def _on_host(sights: Sequence[tuple[Sight, Sight]]) -> list[tuple[dict[Named, int], dict[Named, int]]]:
+    """Return the digests of all moments by what they are of; they are fetched from the device at once."""
+    if not sights:
+        return []
+    moments = [moment for step in sights for moment in step]
+    each = iter(cast(list[int], torch.cat([moment.digests for moment in moments]).tolist()))
+    named = [{name: next(each) for name in moment.names} for moment in moments]
+    return list(zip(named[::2], named[1::2], strict=True))
+
+
+def _held(sights: Sequence[tuple[Sight, Sight]], tensor: int) -> tuple[Range, ...]:
+    """Return what is held of a tensor before each step and after the last, as a trace has it; empty if nothing ever is."""
+    ranges = [before.ranges.get(tensor, NOTHING) for before, _ in sights]
+    ranges += [after.ranges.get(tensor, NOTHING) for _, after in sights[-1:]]
+    different = set(ranges)
+    return () if not different - {NOTHING} else tuple(different) if len(different) == 1 else tuple(ranges)
 
 
 def _unlike(values: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> tuple[int, ...]:

@@ -30,6 +30,11 @@ class Coverage:
         return [range(a.stop, b.start) for a, b in pairwise(edges) if a.stop < b.start]
 
 
+def runs(steps: Iterable[int]) -> list[range]:
+    """Return ascending steps as ranges of those that follow each other."""
+    return _merged([range(step, step + 1) for step in steps])
+
+
 def spans(ranges: Iterable[range]) -> str:
     """Return the ranges in words, such as `step 7`, `steps 8 to 11 (4)` or `steps 8 to 11 (4), 15`."""
     listed = list(ranges)

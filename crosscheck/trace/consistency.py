@@ -12,6 +12,10 @@ def check_part(path: Path, part: Part) -> None:
     for number, tensor in enumerate(part.tensors):
         if tensor.numel >= 2**63:
             raise TraceError(f"{path}: tensor {number} has a shape of {tensor.numel} elements")
+        if tensor.replaces is not None and tensor.replaces >= number:
+            raise TraceError(
+                f"{path}: tensor {number} replaces tensor {tensor.replaces}, which does not come before it"
+            )
     groups = max((tensor.group for tensor in part.tensors), default=-1) + 1
     for step in part.steps:
         if len(step.options) < groups:
@@ -21,13 +25,13 @@ def check_part(path: Path, part: Part) -> None:
     steps = tuple(step.step for step in part.steps)
     _check_ascent(f"{path}: its", steps)
     for number, block in enumerate(part.blocks):
-        _check_block(f"{path}: block {number}", block, frozenset(steps), len(part.tensors))
+        _check_block(f"{path}: block {number}", block, frozenset(steps), part.tensors)
     left_out = set(steps).difference(*(block.steps for block in part.blocks))
     if left_out:
         raise TraceError(f"{path}: no block holds step {min(left_out)}")
 
 
-def _check_block(where: str, block: Block, steps: frozenset[int], tensors: int) -> None:
+def _check_block(where: str, block: Block, steps: frozenset[int], tensors: tuple[TensorInfo, ...]) -> None:
     _check_ascent(f"{where}: its", block.steps)
     strange = set(block.steps) - steps
     if strange:
@@ -39,10 +43,11 @@ def _check_block(where: str, block: Block, steps: frozenset[int], tensors: int) 
     seen: set[int] = set()
     for entry in block.tensors:
         _check_rows(f"{where}, tensor {entry.tensor}", entry, len(block.steps))
-        if entry.tensor >= tensors or entry.tensor in seen:
+        if entry.tensor >= len(tensors) or entry.tensor in seen:
             why = "it is there twice" if entry.tensor in seen else "a tensor that does not exist"
             raise TraceError(f"{where}, tensor {entry.tensor}: {why}")
         seen.add(entry.tensor)
+        _check_held(f"{where}, tensor {entry.tensor}", entry, len(block.steps), tensors[entry.tensor].numel)
 
 
 def _check_rows(where: str, entry: TensorRows, rows: int) -> None:
@@ -55,6 +60,16 @@ def _check_rows(where: str, entry: TensorRows, rows: int) -> None:
         raise TraceError(f"{where}: row {max(listed)} of {rows}: a row that does not exist")
     if 0 not in entry.before:
         raise TraceError(f"{where}: the parameter before the first row is neither stored nor left by a row before")
+
+
+def _check_held(where: str, entry: TensorRows, rows: int, numel: int) -> None:
+    if len(entry.held) not in (0, 1, rows + 1):
+        raise TraceError(
+            f"{where}: held has {len(entry.held)} ranges; accepted are none, 1, or {rows + 1} for {rows} rows"
+        )
+    for start, stop in entry.held:
+        if not start <= stop <= numel:
+            raise TraceError(f"{where}: held says elements {start} up to {stop} of {numel}")
 
 
 def _check_ascent(whose: str, steps: tuple[int, ...]) -> None:

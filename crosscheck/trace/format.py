@@ -16,6 +16,7 @@ FORMAT = "twinstep-trace"
 VERSION = 1
 AVERAGE = "average"  # the slot that holds the moving average of a parameter
 GRAD = "grad"  # the gradient, where it stands beside the names of slots
+DIGEST = "digest"  # the array of digests of the parameter; those of a slot are SLOT.digest
 PARAM = "param"  # what stands for the parameter itself beside the names of slots
 ROUNDOFF_OF = " roundoff"
 """What follows a hyperparameter's name in the name of the option that tells the unit roundoff of the tensor that held it."""
@@ -73,6 +74,7 @@ class Claims(_Strict):
     applied: Index = 0  # updates applied before this segment
     schedule: dict[str, Any] | None = None  # of the learning rate, by applied updates
     options: dict[str, dict[str, Option]] | None = None  # by tensor: its group's options; lr without its schedule
+    between: tuple[str, ...] = ()  # what it changes between steps: `param`, `average` or slots of the state
 
     @field_validator("schedule")
     @classmethod
@@ -95,6 +97,7 @@ class Header(_Strict):
     world_size: Positive = 1
     rank: Index = 0
     seed: int | None = None
+    attached_with_state: bool | None = None  # the optimizer held state when the recorder was attached; None: not said
     claims: Claims | None = None
     scaler: Scaler | None = None
     versions: dict[str, str]
@@ -109,6 +112,9 @@ class TensorInfo(_Strict):
     device: str  # cpu, cuda, …
     group: Index
     implementation: Implementation
+    replaces: Index | None = (
+        None  # the tensor whose place in its group it took, or which was changed in shape or format
+    )
 
     @property
     def numel(self) -> int:
@@ -145,6 +151,8 @@ class TensorRows(_Strict):
     backward: Indices = ()  # rows whose gradient at the end of backward is stored; else it is the one consumed
     before: Indices  # as in SlotRows, of the parameter
     slots: dict[str, SlotRows] = {}
+    # From which element up to which, in C order, digests were taken: before each row and after the last, or all alike.
+    held: tuple[tuple[Index, Index], ...] = ()
 
 
 class Block(_Strict):
@@ -183,11 +191,12 @@ class End(_Strict):
 
     parts: Index
     last_step: Index
+    stopped: str | None = None  # why the recorder could not go on, in one sentence
 
 
 def key(block: int, tensor: int, quantity: str) -> str:
     """Return the name of an array in the safetensors file.
 
-    Quantities are coordinates, grad, backward, before, after, SLOT.before and SLOT.after.
+    Quantities are coordinates, grad, backward, before, after, digest, SLOT.before, SLOT.after and SLOT.digest.
     """
     return f"{block}/{tensor}/{quantity}"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import Option, SlotRows, Step, TensorInfo, TensorRows
+from crosscheck.trace.format import DIGEST, PARAM, Option, SlotRows, Step, TensorInfo, TensorRows
 from crosscheck.trace.reader import LoadedPart
 
 Floats = NDArray[np.float64]
@@ -23,6 +23,7 @@ class Quantity:
     there_before: NDArray[np.bool_]  # (rows,)
     there_after: NDArray[np.bool_]
     changed: NDArray[np.bool_]  # (rows,) stored anew before the step: it is not what the row before left
+    digests: NDArray[np.int64] | None = None  # (rows, 2) before and after the step, of the elements that are held
 
 
 @dataclass(slots=True)
@@ -40,6 +41,9 @@ class TensorBlock:
     backward: NDArray[Any]  # (rows, columns) as backward left them
     has_backward: NDArray[np.bool_]
     param: Quantity
+    held: NDArray[
+        np.int64
+    ]  # (rows + 1, 2) from which element up to which there are digests before each row, after the last
     context: dict[str, Floats]  # by row, what the formula does not read but a mistake may: loss_scale, last_lr
     slots: dict[str, Quantity] = field(default_factory=dict[str, Quantity])
     extras: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])  # the same, elementwise
@@ -47,6 +51,11 @@ class TensorBlock:
     def position(self, column: int) -> tuple[int, ...]:
         """Return the index of the tensor's element that a column holds."""
         return tuple(map(int, np.unravel_index(int(self.coordinates[column]), self.info.shape)))
+
+
+def all_quantities(block: TensorBlock) -> dict[str, Quantity]:
+    """Return the parameter, under the name `param`, and every slot."""
+    return {PARAM: block.param, **block.slots}
 
 
 def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
@@ -82,6 +91,10 @@ class _Arrays:
         with np.errstate(invalid="ignore"):
             array[np.isnan(array)] = np.nan
         return array
+
+    def digests(self, prefix: str) -> NDArray[np.int64]:
+        """Load the digests before and after each step."""
+        return self.part.array(self.block, self.tensor, f"{prefix}{DIGEST}", self.rows, 2, ("int64",))
 
     def mask(self, listed: tuple[int, ...]) -> NDArray[np.bool_]:
         """Return for each row whether it is listed."""
@@ -127,13 +140,20 @@ def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[l
         has_grad=has_grad,
         backward=backward,
         has_backward=has_backward,
+        held=np.zeros((len(steps) + 1, 2), np.int64) + np.array(entry.held or (0, 0), np.int64).reshape(-1, 2),
         context={
             "loss_scale": np.array([step.loss_scale or 1.0 for step in steps]),
             "last_lr": np.array([_lr(options[max(k - 1, 0)][info.group]) for k in picked]),
         },
-        param=_quantity(arrays, "", SlotRows(before=entry.before), columns, (info.dtype,)),
+        param=_quantity(arrays, "", SlotRows(before=entry.before), columns, (info.dtype,), held=bool(entry.held)),
         slots={
-            slot: _quantity(arrays, f"{slot}.", description, 1 if description.scalar else columns)
+            slot: _quantity(
+                arrays,
+                f"{slot}.",
+                description,
+                1 if description.scalar else columns,
+                held=bool(entry.held) and not description.scalar,
+            )
             for slot, description in entry.slots.items()
         },
     )
@@ -145,7 +165,13 @@ def _lr(options: dict[str, Option]) -> float:
 
 
 def _quantity(
-    arrays: _Arrays, prefix: str, description: SlotRows, columns: int, dtypes: tuple[str, ...] = ()
+    arrays: _Arrays,
+    prefix: str,
+    description: SlotRows,
+    columns: int,
+    dtypes: tuple[str, ...] = (),
+    *,
+    held: bool,
 ) -> Quantity:
     there_before, there_after = ~arrays.mask(description.absent_before), ~arrays.mask(description.absent_after)
     changed = arrays.mask(description.before)
@@ -167,4 +193,4 @@ def _quantity(
     before[1:] = after[:-1]
     before[changed] = stored.get("before", 0)
     before[~there_before] = 0
-    return Quantity(before, after, there_before, there_after, changed)
+    return Quantity(before, after, there_before, there_after, changed, arrays.digests(prefix) if held else None)

@@ -47,9 +47,9 @@ class SegmentWriter:
         data = safetensors.torch.save(arrays, {METADATA_KEY: described.model_dump_json(exclude_defaults=True)})
         write_whole(self.folder / f"{name}.{hashlib.sha256(data).hexdigest()}.safetensors", data)
 
-    def close(self, last_step: int) -> None:
-        """Say that the recording ended here on purpose."""
-        write_whole(self.folder / "end.json", _as_bytes(End(parts=self.parts, last_step=last_step)))
+    def close(self, last_step: int, stopped: str | None = None) -> None:
+        """Say that the recording ended here on purpose, or why it could not go on."""
+        write_whole(self.folder / "end.json", _as_bytes(End(parts=self.parts, last_step=last_step, stopped=stopped)))
 
 
 def _as_bytes(model: BaseModel) -> bytes:

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 
-from crosscheck import Finding, Recorder, Report, Verdict, replay
+from crosscheck import Claims, Finding, Recorder, Report, Verdict, replay
 from tests.crosscheck.recording import applied, make_parameters, nothing_more, overflowing_steps, take_steps
 
 Tamper = Callable[[Optimizer, Sequence[Parameter]], None]
@@ -77,7 +77,88 @@ def test_one_bit_changed_between_steps(name: str, slot: str, after: int, tmp_pat
     assert (finding.step, finding.tensor, finding.slot, finding.index) == (after + 1, "second", slot, (1, 2))
     assert finding.recorded != finding.expected
     assert finding.elements == 1
+    assert finding.check == "continuity"
     assert finding.cause.startswith(f"{slot} was changed between steps {after} and {after + 1}")
+
+
+@pytest.mark.parametrize("steps", ["all", (3, 4), (4, 5)])
+@pytest.mark.parametrize("slot", ["param", "exp_avg"])
+def test_an_element_that_only_full_steps_hold(slot: str, steps: Any, tmp_path: Path) -> None:
+    """Of the 1,000 elements one is sampled at every step. Those of a full step are held against the next full step."""
+    (weight,) = make_parameters((1000,))
+    optimizer = Adam([("weight", weight)], lr=0.01)
+    with Recorder(optimizer, tmp_path, steps=steps, coordinates=1):
+        take_steps(optimizer, [weight], range(1, 4))
+        values = weight.detach() if slot == "param" else optimizer.state[weight][slot]
+        values[[7, 8, 9]] += 1
+        take_steps(optimizer, [weight], range(4, 7))
+    report = replay(tmp_path)
+    found = [finding for finding in report.findings if finding.index is not None]
+    if steps == (4, 5):  # nothing was recorded of what these elements were after step 3
+        assert not found
+        return
+    (finding,) = found
+    assert (finding.step, finding.slot, finding.index, finding.elements) == (4, slot, (7,), 3)
+    assert (finding.check, report.checks["optimizer"]) == ("continuity", "match")
+
+
+def test_full_steps_of_two_parts_and_two_starts_are_joined(tmp_path: Path) -> None:
+    (weight,) = make_parameters((1000,))
+    optimizer = SGD([("weight", weight)], lr=0.1)
+    for first_step in (1, 4):
+        with Recorder(optimizer, tmp_path, steps="all", coordinates=1, append=True, first_step=first_step) as recorder:
+            take_steps(optimizer, [weight], (first_step, first_step + 1))
+            recorder.flush()
+            weight.data[7] += 1
+            take_steps(optimizer, [weight], (first_step + 2,))
+            weight.data[8] += 1
+    report = replay(tmp_path)
+    assert [(f.step, f.index, f.steps) for f in report.findings if f.index is not None] == [(3, (7,), 3)], str(report)
+
+
+def allowed(claim: tuple[str, ...], tamper: Tamper, trace: Path) -> Report:
+    """Record a run that tampers after every step, and claims it."""
+    parameters = make_parameters((8,), (20, 30))
+    optimizer = Adam([("first", parameters[0]), ("second", parameters[1])], lr=0.01)
+    with Recorder(optimizer, trace, coordinates=9, claims=Claims(between=claim)):
+        for step in range(1, 7):
+            take_steps(optimizer, parameters, [step])
+            with torch.no_grad():
+                tamper(optimizer, parameters)
+    return replay(trace)
+
+
+def clamp_weights(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del optimizer
+    for parameter in parameters:
+        parameter.clamp_(-0.01, 0.01)
+
+
+def halve_moments(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    for parameter in parameters:
+        optimizer.state[parameter]["exp_avg"] *= 0.5
+
+
+@pytest.mark.parametrize(
+    ("tamper", "claim"), [(clamp_weights, "param"), (halve_moments, "exp_avg")], ids=["param", "exp_avg"]
+)
+def test_a_claim_allows_what_is_done_between_steps(tamper: Tamper, claim: str, tmp_path: Path) -> None:
+    report = allowed((claim,), tamper, tmp_path / "claimed")
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert (
+        f"{claim} was changed before steps 2 to 6 (5), outside the optimizer's step, as the trainer claims"
+        in report.notes
+    )
+    for other in ((), ("exp_avg_sq",)):
+        report = allowed(other, tamper, tmp_path / f"not-{len(other)}")
+        assert {(finding.slot, finding.check) for finding in report.findings} == {(claim, "continuity")}, str(report)
+        assert report.checks["optimizer"] == "match"
+
+
+def test_a_claim_that_was_not_needed_is_told(tmp_path: Path) -> None:
+    report = allowed(("param",), nothing, tmp_path)
+    assert report.verdict is Verdict.MATCH
+    assert "param never changed between steps, though the trainer claims that it may" in report.notes
 
 
 def set_count(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
@@ -124,13 +205,23 @@ def test_state_that_comes_goes_or_moves(
 
 
 def load_optimizer(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del parameters
     state = optimizer.state_dict()
     for slots in state["state"].values():
         for name, value in slots.items():
             slots[name] = value + 1 if name == "step" else value * 0.5
     optimizer.load_state_dict(state)
+
+
+def load_the_same(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    del parameters
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def load_model_too(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    load_the_same(optimizer, parameters)
     for parameter in parameters:
-        parameter.mul_(0.5)  # the same checkpoint also changes the model
+        parameter.mul_(0.5)
 
 
 def load_nothing(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
@@ -147,11 +238,30 @@ def clear_gradients(optimizer: Optimizer, parameters: Sequence[Parameter]) -> No
     optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("tamper", [load_optimizer, load_nothing, nothing, clear_gradients])
+@pytest.mark.parametrize("tamper", [load_optimizer, load_nothing, load_the_same, nothing, clear_gradients])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_legal_between_steps(name: str, tamper: Tamper, tmp_path: Path) -> None:
     report = tampered(OPTIMIZERS[name], tamper, tmp_path)
     assert report.verdict is Verdict.MATCH, report
+    assert report.checks["continuity"] == "match"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "told"),
+    [
+        (load_optimizer, "it is not what the step before had left (exp_avg, exp_avg_sq, step)"),
+        (load_nothing, "it is not what the step before had left (exp_avg, exp_avg_sq, step)"),
+        (load_the_same, "it is, bit for bit, what the step before had left"),
+    ],
+)
+def test_a_loaded_state_is_told(tamper: Tamper, told: str, tmp_path: Path) -> None:
+    report = tampered(OPTIMIZERS["adam"], tamper, tmp_path)
+    assert f"state was loaded before step 4: {told}" in report.notes
+
+
+def test_a_loaded_state_does_not_excuse_parameters(tmp_path: Path) -> None:
+    finding = only_finding(tampered(OPTIMIZERS["adam"], load_model_too, tmp_path))
+    assert (finding.step, finding.slot, finding.check) == (4, "param", "continuity")
 
 
 def test_loading_once_excuses_one_step_only(tmp_path: Path) -> None:

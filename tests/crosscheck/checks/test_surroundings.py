@@ -164,7 +164,9 @@ def test_no_false_alarm(clipping: str, optimizer: str, implementation: str, tmp_
             make=partial(OPTIMIZERS[optimizer], **IMPLEMENTATIONS[implementation]),
         ).run(skip=skip)
         assert report.verdict is Verdict.MATCH, f"{dtype}, scaled {scaled}: {report}"
-        assert not report.warnings, report.warnings
+        # In float16 the divisor of an unfused Adam is zero here, and parameters really become infinite.
+        said = [line for line in report.warnings if dtype is not torch.float16 or "not finite" not in line]
+        assert not said, said
         assert report.checks["gradient"] == report.checks["average"] == "match"
         assert report.skipped == len(skip)
 
@@ -259,7 +261,7 @@ def test_gradient_changed_where_no_coordinate_is_sampled(tmp_path: Path) -> None
 
     trainer = Trainer(tmp_path, clip=touch)
     with Recorder(trainer.optimizer, tmp_path / "other", coordinates=40) as recorder:
-        sampled = recorder._where[0]  # pyright: ignore[reportPrivateUsage]
+        sampled = recorder._followed.where[0]  # pyright: ignore[reportPrivateUsage]
     assert sampled is not None
     hidden = next(position for position in range(600) if position not in sampled.tolist())
     report = trainer.run(steps=8)

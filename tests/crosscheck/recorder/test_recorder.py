@@ -290,14 +290,6 @@ def test_refused_options(options: dict[str, Any], error: type[Exception], messag
     assert not (tmp_path / "trace").exists()
 
 
-def test_sparse_gradient_is_refused_by_name(tmp_path: Path) -> None:
-    embedding = torch.nn.Embedding(5, 2, sparse=True)
-    optimizer = SGD(embedding.named_parameters(), lr=0.1)
-    embedding(torch.tensor([1, 2])).sum().backward()
-    with Recorder(optimizer, tmp_path), pytest.raises(UnsupportedOptimizer, match=r"gradient of weight is sparse"):
-        optimizer.step()
-
-
 class Homemade(Optimizer):
     """An optimizer with Adam's formula and its own names of state."""
 

@@ -207,13 +207,21 @@ def test_a_run_that_began_again(tmp_path: Path) -> None:
     ]
 
 
-def test_other_coordinates_cannot_be_held_against_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moved", [None, 1, 4])
+def test_where_coordinates_differ_the_common_ones_are_held(moved: int | None, tmp_path: Path) -> None:
+    """The first start records elements 0 and 1 of each tensor, the second one all of them."""
+
+    def move(parameters: list[torch.nn.Parameter], _: torch.optim.Optimizer) -> None:
+        if moved is not None:
+            parameters[1].data[moved] += 1
+
     run = Run(tmp_path)
-    run.start(after=0, until=5, flush=(5,))
-    run.start(after=5, until=9, well=True, coordinates=2)
+    run.start(after=0, until=5, flush=(5,), coordinates=2)
+    run.start(after=5, until=9, well=True, spoil=move)
     report = replay(tmp_path)
-    assert report.verdict is Verdict.MATCH
-    assert joins(report) == [f"step 6, recorded segment-0002; {NOT_HELD.format(5)}"]
+    found = [(finding.step, finding.index) for finding in report.findings if finding.index is not None]
+    assert found == ([(6, (1,))] if moved == 1 else []), str(report)
+    assert joins(report) == [f"step 6, recorded segment-0002; {HELD} step 5 left"]
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 8)), max_size=6))

@@ -107,7 +107,8 @@ def test_a_trace_written_by_hand_matches(tmp_path: Path) -> None:
     assert report.elements == 3 * 6 * 2  # applied steps times elements times parameter and buffer
     assert report.max_eta == 0.0
     assert report.not_tested == ()
-    assert report.notes == ()
+    assert report.notes == ("between steps all of the elements were held, bit for bit",)
+    assert report.checks["continuity"] == "match"
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,13 @@ SHAPE, TENSOR = ("tensors", 0, "shape"), ("tensors", 0)
         pytest.param("adam", 1, put(*SHAPE, value=[2**40, 2**40]), "tensor 0 has a shape", id="2**80 elements"),
         pytest.param("adam", 1, put(*SHAPE, value=[3, 4] + [1] * 63), "shape", id="65 dimensions"),
         pytest.param("adam", 1, put(*SHAPE, value=[-3, -4]), "shape", id="negative shape"),
+        # Digests that are described and not there, or of elements that do not exist
+        pytest.param("adam", 1, put(*FIRST, "held", value=[[0, 13]]), "elements 0 up to 13 of 12", id="held beyond"),
+        pytest.param("adam", 1, put(*FIRST, "held", value=[[7, 3]]), "elements 7 up to 3", id="held backwards"),
+        pytest.param("adam", 1, put(*FIRST, "held", value=[[0, 12]] * 2), "held has 2 ranges", id="held for some rows"),
+        pytest.param("adam", 1, drop("0/0/digest"), "digest of 'weight'", id="no digest"),
+        pytest.param("adam", 1, drop("0/0/exp_avg.digest"), "exp_avg.digest of 'weight'", id="no digest of a slot"),
+        pytest.param("adam", 1, put("tensors", 0, "replaces", value=0), "replaces tensor 0", id="replaces itself"),
         # What the rule needs is missing or wrong
         pytest.param("adam", 1, option("lr", ...), "'lr'", id="no lr"),
         pytest.param("adam", 1, option("lr", "fast"), "lr", id="lr is a word"),

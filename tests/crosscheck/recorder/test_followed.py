@@ -1,0 +1,137 @@
+"""Parameters that are replaced, changed or dropped while the recorder watches are followed, or said not to be."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import Parameter
+from torch.optim import SGD, Adam, AdamW
+
+from crosscheck import Recorder, Report, Verdict, replay
+from tests.crosscheck.recording import feed, full_steps, make_parameters, parts_of, take_steps
+
+
+class MovesTheLarge(AdamW):
+    """Moves tensors of 40 rows by 0.1 too much."""
+
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().step(closure)
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                if len(parameter) == 40:
+                    parameter.add_(0.1)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("rows", [30, 40])
+def test_a_parameter_replaced_in_its_group_is_followed(rows: int, wrong: bool, after: int, tmp_path: Path) -> None:
+    emb, head = make_parameters((30, 4), (4, 4))
+    optimizer = (MovesTheLarge if wrong else AdamW)([emb, head], lr=0.01)
+    with Recorder(optimizer, tmp_path, named_parameters=[("emb", emb), ("head", head)], coordinates=9):
+        take_steps(optimizer, [emb, head], range(1, after + 1))
+        other = Parameter(torch.randn(rows, 4))
+        optimizer.param_groups[0]["params"][0] = other
+        with pytest.warns(UserWarning, match=rf"before step {after + 1} emb .* recorded as emb \(2\)"):
+            take_steps(optimizer, [other, head], (after + 1,))
+        take_steps(optimizer, [other, head], range(after + 2, after + 5))
+    report = replay(tmp_path)
+    told = [note for note in report.notes if note.startswith(f"before step {after + 1} emb was replaced")]
+    assert len(told) == 1, str(report)
+    assert "recorded as emb (2)" in told[0]
+    assert ("from there on" in told[0]) == (rows == 40)
+    if wrong and rows == 40:
+        (finding,) = report.findings
+        assert (finding.step, finding.tensor, finding.slot) == (after + 1, "emb (2)", "param")
+    else:
+        assert report.verdict is Verdict.MATCH, str(report)
+    assert {t.tensor for block in parts_of(tmp_path)[-1].blocks for t in block.tensors} == {1, 2}
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_model_that_changes_its_format_is_followed(after: int, tmp_path: Path) -> None:
+    model = torch.nn.Linear(20, 30)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with Recorder(optimizer, tmp_path, named_parameters=model.named_parameters(), coordinates=9):
+        take_steps(optimizer, list(model.parameters()), range(1, after + 1))
+        model.to(torch.bfloat16)
+        with pytest.warns(UserWarning, match=r"weight was float32 \[30, 20\] and is bfloat16"):
+            take_steps(optimizer, list(model.parameters()), (after + 1,))
+        take_steps(optimizer, list(model.parameters()), range(after + 2, after + 6))
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.steps == after + 5
+    assert sum("was replaced: it was float32" in note for note in report.notes) == 2
+
+
+def test_a_parameter_that_leaves_is_told(tmp_path: Path) -> None:
+    parameters = make_parameters((8,), (20, 30), (7,))
+    optimizer = Adam(
+        [{"params": [("a", parameters[0]), ("b", parameters[1])]}, {"params": [("c", parameters[2])]}], lr=0.1
+    )
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, parameters, (1, 2))
+        del optimizer.param_groups[0]
+        take_steps(optimizer, parameters[2:], (3, 4))
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    for name in "ab":
+        assert f"{name} is not recorded from step 3 on: the optimizer does not step it any more" in report.notes
+    assert parts_of(tmp_path)[1].tensors[2].group == 0
+
+
+def ends_early(report: Report, step: int, why: str) -> None:
+    (warning,) = [warning for warning in report.warnings if "the run went on" in warning]
+    assert f"the record ends with step {step}, and the run went on: {why}" in warning
+
+
+def test_training_goes_on_after_a_gradient_that_no_rule_covers(tmp_path: Path) -> None:
+    (weight,) = make_parameters((8, 3))
+    optimizer = SGD([("weight", weight)], lr=0.1)
+    with Recorder(optimizer, tmp_path) as recorder:
+        take_steps(optimizer, [weight], (1, 2))
+        weight.grad = torch.eye(8)[:, :3].to_sparse()
+        with pytest.warns(UserWarning, match="the record ends with step 2: the gradient of weight is sparse"):
+            optimizer.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it is said once
+            for step in range(4, 7):
+                feed([weight], step)
+                recorder.after_backward()
+                optimizer.step()
+            recorder.flush()
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, 2)
+    ends_early(report, 2, "the gradient of weight is sparse")
+    assert full_steps(tmp_path) == [1, 2]
+
+
+def test_training_goes_on_in_a_format_that_no_rule_covers(tmp_path: Path) -> None:
+    (weight,) = make_parameters((8, 3))
+    optimizer = SGD([("weight", weight)], lr=0.1)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, [weight], (1, 2))
+        weight.data = weight.data.to(torch.complex64)
+        weight.grad = torch.ones_like(weight)
+        with pytest.warns(UserWarning, match="the record ends with step 2: weight is complex"):
+            optimizer.step()
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, 2)
+    ends_early(report, 2, "weight is complex")
+
+
+def test_kernels_that_a_loaded_state_brings(tmp_path: Path) -> None:
+    """The options of a group come with the state, `fused` among them."""
+    (weight,) = make_parameters((20, 30), dtype=torch.bfloat16)
+    donor = AdamW([weight], lr=0.01, fused=False)
+    take_steps(donor, [weight], (1, 2))
+    optimizer = AdamW([weight], lr=0.01, fused=True)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, [weight], (1, 2))
+        optimizer.load_state_dict(donor.state_dict())
+        take_steps(optimizer, [weight], (3, 4))
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.profiles == ("fused on cpu", "single on cpu")
