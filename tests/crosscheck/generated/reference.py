@@ -162,9 +162,13 @@ def unmoved(before: Before, dtype: str, *, computed_wide: bool) -> float:
     return float(excess(before, still, dtype, computed_wide=computed_wide)["param"].max())
 
 
-def error_of_change(before: Before, new: Values) -> float:
-    """Return the error of a parameter's change relative to this change, over the whole tensor."""
+def error_of(before: Before, recorded: Mapping[str, Values]) -> float:
+    """Return the error of a step relative to what it should change: the largest of the parameter and each slot."""
+    worst = 0.0
     with np.errstate(all="ignore"):
-        right = _step(before)["param"]
-        off = np.linalg.norm(new - before.values["param"] - right) / np.linalg.norm(right)
-        return float(off) if np.isfinite(off) else 0.0
+        for name, right in _step(before).items():
+            old = before.values.get(name, np.zeros_like(right))
+            changed, new = (right, old + right) if name == "param" else (right - old, right)
+            error = float(np.linalg.norm(recorded[name] - new) / np.linalg.norm(changed))
+            worst = max(worst, error if np.isfinite(error) else 0.0)
+    return worst

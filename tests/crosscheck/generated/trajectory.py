@@ -23,7 +23,7 @@ class Trajectory:
     moved: dict[str, float] = field(default_factory=dict[str, float])
     """By tensor: how far a parameter that stays where it is would be from the exact one, in the same units."""
     error: float = 0.0
-    """The largest error of the change of a tensor in a step, relative to this change."""
+    """The largest error of a step of a tensor, relative to what the step should change."""
     end: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """The parameters by name, and the state by `tensor/slot`, after the last step."""
 
@@ -98,7 +98,7 @@ def _compare(
         found.exceeds(float(ratio.max()), f"{where}, {slot}")
     if state.get("step", before.count + 1) != before.count + 1:
         found.exceeds(np.inf, f"{where}, the count of steps")
-    found.error = max(found.error, reference.error_of_change(before, after["param"]))
+    found.error = max(found.error, reference.error_of(before, after))
     found.moved[name] = max(found.moved.get(name, 0.0), reference.unmoved(before, **arithmetic))
 
 
