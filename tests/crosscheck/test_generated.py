@@ -9,6 +9,9 @@ from tests.crosscheck.generated.runs import failures
 RUNS, CHUNK = 200, 50
 """`make matrix` takes more: see tests/matrix/test_generated.py."""
 
+# One worker takes all of them, because each would compile the same formulas.
+pytestmark = pytest.mark.xdist_group("generated")
+
 
 @pytest.mark.parametrize("first", range(0, RUNS, CHUNK))
 @pytest.mark.parametrize("faulty", [True, False], ids=["mistakes", "correct"])

@@ -76,9 +76,8 @@ def _kinds(setting: Setting) -> Iterable[list[Kind]]:
     yield [_same(name, getattr(m, name)) for name in _state(setting)]
     yield [_same(name, getattr(m, name)) for name in ("element_frozen", "last_block_forgotten", "elements_swapped")] + [_frozen_tensor]  # fmt: skip
     yield [_same(name, getattr(m, name), "between") for name in _between(setting)]
-    if _has_state(setting):
-        starts = ["state_starts_at_one", *(["count_starts_at_one"] if setting.rule != "sgd" else [])]
-        yield [_same(name, getattr(m, name), "start") for name in starts]
+    if setting.rule != "sgd":  # which has no count of steps: what it starts from may be left of an earlier run
+        yield [_same(name, getattr(m, name), "start") for name in ("state_starts_at_one", "count_starts_at_one")]
     if setting.options["weight_decay"]:
         yield [_same(name, getattr(m, name)) for name in ("decay_constant", "decay_by_sign", "decay_of_last_parameter", "decay_at_first_only")]  # fmt: skip
     flags = [name for name in ("maximize", "nesterov") if setting.options.get(name)]

@@ -147,12 +147,9 @@ def state_not_kept(step: Step) -> Iterator[None]:
 
 
 def state_starts_at_one(step: Step) -> Iterator[None]:
-    """Moments are filled with ones before the first step."""
-    if "betas" in step.options:
-        make_state(step, count=0)
-        step.state["exp_avg_sq"].fill_(1.0)
-    else:
-        step.state["momentum_buffer"] = torch.ones_like(step.p)
+    """The second moment is filled with ones before the first step."""
+    make_state(step, count=0)
+    step.state["exp_avg_sq"].fill_(1.0)
     yield from ()
 
 
