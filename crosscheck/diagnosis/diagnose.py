@@ -107,7 +107,8 @@ def _newton_step(rule: Rule[Any], flags: Flags, name: str, inputs: Inputs, facto
     recorded = jnp.stack([jnp.asarray(inputs.recorded[n]) for n in names], axis=1)
     before = jnp.stack([jnp.asarray(inputs.values[n]) for n in names], axis=1)
     size = jnp.abs(exact) + jnp.abs(before) + jnp.abs(recorded)
-    weight = 1.0 / (jnp.asarray(inputs.roundoff)[:, :, None] * size + jnp.asarray(inputs.floor)[:, :, None])
+    error = jnp.asarray(inputs.size_error) + jnp.asarray(inputs.result_error)
+    weight = 1.0 / (error[:, :, None] * size + jnp.asarray(inputs.lost)[:, :, None])
     residual, slope = (recorded - exact) * weight, move(jnp.ones(())) * weight
     real = jnp.arange(exact.shape[2]) < jnp.asarray(inputs.width)[:, None]
     use = real[:, None, :] & jnp.asarray(inputs.judged)[:, :, None] & jnp.isfinite(residual) & jnp.isfinite(slope)
