@@ -4,7 +4,7 @@ A mistake is a generator: what it does before it yields comes before torch's ste
 mistake can change what torch's kernel reads, or undo, repeat and spoil what the kernel did.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,6 +64,8 @@ class Planted:
     """The number of the only tensor that has it."""
     since: int = 1
     """The first step that has it."""
+    wrong: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
+    """By hyperparameter: its relative error, or that of 1 - beta, where the mistake is nothing but a wrong number."""
 
     def __str__(self) -> str:
         where = "" if self.tensor is None else f", tensor {self.tensor} only"

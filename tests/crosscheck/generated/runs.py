@@ -52,6 +52,24 @@ class Outcome:
         return min(self.trajectory.moved.values()) > 1
 
     @property
+    def overstated(self) -> bool:
+        """Whether the report says that it would have caught this mistake, though it has not.
+
+        Judged where the mistake is one wrong number, in all tensors from the first step on, and is twice as large as the
+        smallest error that the report says it would have caught.
+        """
+        if self.report is None or self.verdict is Verdict.MISMATCH or len(self.case.mistakes) != 1:
+            return False
+        (planted,) = self.case.mistakes
+        everywhere = planted.tensor is None and planted.since == 1
+        return everywhere and any(
+            power[name].smallest < error / 2
+            for power in self.report.power.values()
+            for name, error in planted.wrong.items()
+            if name in power
+        )
+
+    @property
     def verdict(self) -> Verdict:
         """The verdict of the replay. To refuse a trace is to say that something is wrong."""
         return Verdict.MISMATCH if self.report is None else self.report.verdict
@@ -61,6 +79,8 @@ class Outcome:
         """What is wrong with the verdict, or nothing."""
         if self.case.mistakes and self.visible and self.verdict is not Verdict.MISMATCH:
             return "a mistake that shows is not found"
+        if self.overstated:
+            return "the report overstates what it would have caught"
         if self.case.mistakes:
             return ""
         if self.visible:
