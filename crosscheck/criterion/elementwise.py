@@ -31,7 +31,6 @@ _TINY = 2.0**-1022
 """This keeps a step without any change from being divided by zero: what is left of it, if anything, is an error."""
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
     """What came out, element by element, of `param` and each slot."""
@@ -75,68 +74,77 @@ class Judged:
     sums: Sums
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Step:
     """What the formula makes of a batch, and how that depends on what goes in. By output, each (rows, width)."""
 
     exact: dict[str, Array]
-    change: dict[str, Array]
     reach: dict[str, Array]
     old: dict[str, Array]
     """What an output changes by if the coefficient of the number before it is off by all of itself."""
     slopes: dict[str, dict[str, Array]]
     """By hyperparameter: what an output changes by if that is off by all of itself."""
+    correction: Array
+    """The error of the parameter's change by what is computed once a tensor, in units of the criterion."""
+    down: Array
+    """How far below its exact value the parameter may be, because a format loses small numbers on the way."""
+    up: Array
+    """How far above."""
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
-    """Compare a batch of recorded rows with the rule; compiled once for each rule, flags and shape."""
+    """Compare a batch of recorded rows with the rule.
+
+    The step is compiled once for each rule, flags and shape; the measuring, which is most of it, once for all rules that
+    have as many hyperparameters.
+    """
     names = (PARAM, *rule.elementwise(flags))
-    step = _step(rule, flags, inputs, names)
-    h, counts = jax.tree.map(_column, (inputs.hyperparameters, inputs.counts))
-    bound = {name: _column(inputs.compute_error[:, i]) * step.reach[name] + _TINY for i, name in enumerate(names)}
-    if rule.correction_error is not None:
-        scalar, beta = _column(inputs.scalar_error), _column(inputs.beta_error)
-        bound[PARAM] += rule.correction_error(h, counts, scalar, beta) * jnp.abs(step.change[PARAM])
-    down = up = jnp.zeros(step.exact[PARAM].shape)
-    if rule.underflow is not None:
-        floor = {name: _column(inputs.floor[:, i]) for i, name in enumerate(names)}
-        between = _column(inputs.rounds_between)
-        down, up = (jnp.where(between, way, 0.0) for way in rule.underflow(h, counts, step.exact, floor))
-    slack = {name: _slack(i, name, inputs, step.exact[name]) for i, name in enumerate(names)}
-    undetermined = jnp.isinf(down) | jnp.isinf(up)
-    distance = {
-        name: _distance(inputs, name, step.exact[name], (down, up) if name == PARAM else (0.0, 0.0)) for name in names
-    }
-    judged, out = _sort_out(names, inputs, step.exact)
-    eta = {name: _eta(distance[name], slack[name], bound[name]) for name in names}
-    evidence = {**judged, PARAM: judged[PARAM] & ~undetermined}
-    slack[PARAM] += jnp.maximum(down, up)
-    residual = {name: inputs.recorded[name] - step.exact[name] for name in names}
-    shown = {name: jnp.abs(residual[name]) + slack[name] + FAIL * bound[name] for name in names}
+    step: _Step = _step(rule, flags, inputs)
+    real = np.arange(inputs.values[PARAM].shape[1])[None, :] < inputs.width[:, None]
+    unusual = np.logical_or.reduce([~np.isfinite(value) for value in inputs.values.values()])
+    nothing = np.zeros(real.shape)
+    overflowed = np.zeros(real.shape, np.bool_)
+    measured: dict[str, _Measured] = {}
+    for i, name in reversed(list(enumerate(names))):  # the parameter last: what becomes of the state decides about it
+        of_parameter = name == PARAM
+        found: _Measured = _measure(
+            before=inputs.values[name],
+            recorded=inputs.recorded[name],
+            exact=step.exact[name],
+            reach=step.reach[name],
+            old=step.old[name],
+            slopes=tuple(step.slopes[tried][name] for tried in rule.matters(flags)),
+            correction=step.correction if of_parameter else nothing,
+            interval=(step.down, step.up) if of_parameter else (nothing, nothing),
+            there=inputs.judged[:, i, None] & real,
+            unusual=unusual,
+            lost_with=overflowed & inputs.rounds_between[:, None] if of_parameter else np.zeros_like(overflowed),
+            size_error=inputs.size_error[:, i, None],
+            result_error=inputs.result_error[:, i, None],
+            lost=inputs.lost[:, i, None],
+            compute_error=inputs.compute_error[:, i, None],
+            largest=inputs.largest[:, i, None],
+        )
+        measured[name] = jax.device_get(found)
+        overflowed = overflowed | measured[name].out_of_range
+    smallest = [measured[name].smallest for name in names]
     return Compared(
-        eta={name: jnp.where(judged[name], eta[name], 0.0) for name in names},
-        exact=step.exact,
-        judged=evidence,
-        out_of_range=out,
-        undetermined=judged[PARAM] & undetermined,
-        smallest={tried: _smallest(evidence, slope, shown) for tried, slope in step.slopes.items()},
-        weighted=tuple(
-            weigh(
-                residual=residual[name],
-                change=step.change[name],
-                slack=slack[name],
-                bound=bound[name],
-                old=step.old[name],
-                slopes=[slope[name] for slope in step.slopes.values()],
-                judged=evidence[name],
-            )
-            for name in names
-        ),
+        eta={name: measured[name].eta for name in names},
+        exact=jax.device_get(step.exact),
+        judged={name: measured[name].judged for name in names},
+        out_of_range={name: measured[name].out_of_range for name in names},
+        undetermined=measured[PARAM].undetermined,
+        smallest={
+            tried: np.fmin.reduce([each[number] for each in smallest])
+            for number, tried in enumerate(rule.matters(flags))
+        },
+        weighted=tuple(measured[name].weighted for name in names),
     )
 
 
-def _step(rule: Rule[Any], flags: Flags, inputs: Inputs, names: tuple[str, ...]) -> _Step:
+@partial(jax.jit, static_argnums=(0, 1))
+def _step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> _Step:
     """Take a step of the rule from every row, with its derivatives."""
 
     def step(
@@ -151,8 +159,7 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs, names: tuple[str, ...])
     exact, derivative = jax.linearize(step, inputs.values, inputs.hyperparameters)  # pyright: ignore[reportUnknownVariableType]
     no_values: dict[str, Array] = {name: jnp.zeros(value.shape) for name, value in inputs.values.items()}
     no_h: dict[str, Array] = {name: jnp.zeros(h.shape) for name, h in inputs.hyperparameters.items()}
-    change = {name: exact[name] - inputs.values[name] for name in names}
-    reach: dict[str, Array] = {name: jnp.abs(change[name]) for name in names}
+    reach: dict[str, Array] = {name: jnp.abs(after - inputs.values[name]) for name, after in exact.items()}
     old: dict[str, Array] = {}
     for name, value in inputs.values.items():
         size = jnp.abs(value)
@@ -164,7 +171,17 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs, names: tuple[str, ...])
                 moved = moved - size  # of the change alone
             reach[output] = reach[output] + jnp.abs(moved)
     slopes = {name: derivative(no_values, {**no_h, name: _whole(rule, name, inputs)}) for name in rule.matters(flags)}
-    return _Step(exact=exact, change=change, reach=reach, old=old, slopes=slopes)  # pyright: ignore[reportArgumentType]
+    h, counts = jax.tree.map(_column, (inputs.hyperparameters, inputs.counts))
+    correction = down = up = jnp.zeros(exact[PARAM].shape)
+    if rule.correction_error is not None:
+        scalar, beta = _column(inputs.scalar_error), _column(inputs.beta_error)
+        change = jnp.abs(exact[PARAM] - inputs.values[PARAM])
+        correction = rule.correction_error(h, counts, scalar, beta) * change
+    if rule.underflow is not None:
+        floor = {name: _column(inputs.floor[:, i]) for i, name in enumerate((PARAM, *rule.elementwise(flags)))}
+        between = _column(inputs.rounds_between)
+        down, up = (jnp.where(between, way, 0.0) for way in rule.underflow(h, counts, exact, floor))
+    return _Step(exact=exact, reach=reach, old=old, slopes=slopes, correction=correction, down=down, up=up)  # pyright: ignore[reportArgumentType]
 
 
 def _whole(rule: Rule[Any], name: str, inputs: Inputs) -> Float64[Array, " rows"]:
@@ -178,69 +195,92 @@ def _column(numbers: Shaped[Array, " rows"]) -> Shaped[jax.Array, "rows 1"]:
     return jnp.asarray(numbers)[:, None]
 
 
-def _slack(i: int, name: str, inputs: Inputs, exact: Float64[Array, "rows width"]) -> Float64[Array, "rows width"]:
-    """Return how far storing alone may take the recorded number from the exact one. `i`: the position of the output."""
-    recorded = jnp.where(jnp.isfinite(inputs.recorded[name]), jnp.abs(inputs.recorded[name]), 0.0)
-    size = jnp.maximum(jnp.abs(inputs.values[name]), jnp.abs(exact))
-    result = jnp.maximum(jnp.abs(exact), recorded)
-    slack = _column(inputs.size_error[:, i]) * size + _column(inputs.result_error[:, i]) * result
-    return slack + _column(inputs.lost[:, i])
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Measured:
+    """What came out of one output, as in `Compared`."""
+
+    eta: Float64[Array, "rows width"]
+    judged: Bool[Array, "rows width"]
+    out_of_range: Bool[Array, "rows width"]
+    undetermined: Bool[Array, "rows width"]
+    smallest: tuple[Float64[Array, "rows width"], ...]
+    weighted: Weighted
+
+
+@jax.jit
+def _measure(
+    *,
+    before: Float64[Array, "rows width"],
+    recorded: Float64[Array, "rows width"],
+    exact: Float64[Array, "rows width"],
+    reach: Float64[Array, "rows width"],
+    old: Float64[Array, "rows width"],
+    slopes: tuple[Float64[Array, "rows width"], ...],
+    correction: Float64[Array, "rows width"],
+    interval: tuple[Float64[Array, "rows width"], Float64[Array, "rows width"]],
+    there: Bool[Array, "rows width"],
+    unusual: Bool[Array, "rows width"],
+    lost_with: Bool[Array, "rows width"],
+    size_error: Float64[Array, "rows 1"],
+    result_error: Float64[Array, "rows 1"],
+    lost: Float64[Array, "rows 1"],
+    compute_error: Float64[Array, "rows 1"],
+    largest: Float64[Array, "rows 1"],
+) -> _Measured:
+    """Measure how far one output is from its formula.
+
+    Args not in `Inputs` or `_Step`:
+        there: Elements that are on record.
+        unusual: Elements of which something that goes in is not finite.
+        lost_with: Elements computed from state that its format could not represent.
+    """
+    # What a format cannot hold overflows in its own direction.
+    beyond = jnp.isfinite(exact) & (jnp.abs(exact) > largest) & (recorded == jnp.copysign(jnp.inf, exact))
+    out_of_range = there & (beyond | lost_with)
+    there = there & ~out_of_range
+    undetermined = there & (jnp.isinf(interval[0]) | jnp.isinf(interval[1]))
+    bound = compute_error * reach + correction + _TINY
+    size = jnp.maximum(jnp.abs(before), jnp.abs(exact))
+    result = jnp.maximum(jnp.abs(exact), jnp.where(jnp.isfinite(recorded), jnp.abs(recorded), 0.0))
+    slack = size_error * size + result_error * result + lost
+    distance = _distance(recorded, exact, interval, unusual)
+    eta = jnp.maximum(distance - jnp.where(jnp.isfinite(slack), slack, 0.0), 0.0) / bound
+    # What is NaN differs in kind, and no rounding explains it.
+    eta = jnp.where(distance == 0, 0.0, jnp.where(jnp.isnan(eta), jnp.inf, eta))
+    judged, residual = there & ~undetermined, recorded - exact
+    slack = slack + jnp.maximum(*interval)
+    # An error e of a hyperparameter moves the exact number by e times the slope. It shows at the latest when that is as
+    # much as the residual that is there, the slack and FAIL times the bound together.
+    shown = jnp.where(judged, jnp.abs(residual) + slack + FAIL * bound, jnp.inf)
+    return _Measured(
+        eta=jnp.where(there, eta, 0.0),
+        judged=judged,
+        out_of_range=out_of_range,
+        undetermined=undetermined,
+        smallest=tuple(shown / jnp.abs(slope) for slope in slopes),
+        weighted=weigh(
+            residual=residual, change=exact - before, slack=slack, bound=bound, old=old, slopes=slopes, judged=judged
+        ),
+    )
 
 
 def _distance(
-    inputs: Inputs, name: str, exact: Float64[Array, "rows width"], interval: tuple[Any, Any]
+    recorded: Float64[Array, "rows width"],
+    exact: Float64[Array, "rows width"],
+    interval: tuple[Float64[Array, "rows width"], Float64[Array, "rows width"]],
+    unusual: Bool[Array, "rows width"],
 ) -> Float64[Array, "rows width"]:
     """Return how far the recorded number is from where the exact one may be; NaN where they differ in kind."""
-    recorded, (down, up) = inputs.recorded[name], interval
+    down, up = interval
     # Two spellings of one formula, p (1 - lr wd) and p - lr wd p, part at infinity: from there on any
     # number that is not finite will do.
-    unusual = sum((~jnp.isfinite(x) for x in inputs.values.values()), jnp.zeros(exact.shape, bool))
     same = (jnp.isnan(exact) & jnp.isnan(recorded)) | (exact == recorded)
     same |= unusual & ~jnp.isfinite(exact) & ~jnp.isfinite(recorded)
     lost = (jnp.isinf(up) & (recorded == jnp.inf)) | (jnp.isinf(down) & (recorded == -jnp.inf))
     lost |= jnp.isinf(up) & jnp.isinf(down) & jnp.isnan(recorded)  # nothing, divided by nothing
     distance = jnp.maximum(recorded - exact - up, exact - recorded - down)
     return jnp.where(same | lost, 0.0, distance)
-
-
-def _eta(
-    distance: Float64[Array, "rows width"], slack: Float64[Array, "rows width"], bound: Float64[Array, "rows width"]
-) -> Float64[Array, "rows width"]:
-    """Return what is left of the distance in units of the bound. What is NaN differs in kind, and no rounding explains it."""
-    eta = jnp.maximum(distance - jnp.where(jnp.isfinite(slack), slack, 0.0), 0.0) / bound
-    return jnp.where(distance == 0, 0.0, jnp.where(jnp.isnan(eta), jnp.inf, eta))
-
-
-def _sort_out(
-    names: tuple[str, ...], inputs: Inputs, exact: Mapping[str, Float64[Array, "rows width"]]
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return which elements of each output are to be judged, and which their format cannot represent."""
-    real = jnp.arange(exact[PARAM].shape[1])[None, :] < _column(inputs.width)
-    there = {name: _column(inputs.judged[:, i]) & real for i, name in enumerate(names)}
-    out: dict[str, Array] = {}
-    for i, name in enumerate(names):
-        beyond = jnp.isfinite(exact[name]) & (jnp.abs(exact[name]) > _column(inputs.largest[:, i]))
-        out[name] = there[name] & beyond & (inputs.recorded[name] == jnp.copysign(jnp.inf, exact[name]))
-    # An unfused kernel computes the parameter from the state as it stored it.
-    overflowed = sum((out[name] for name in names[1:]), jnp.zeros(real.shape, bool))
-    out[PARAM] |= there[PARAM] & overflowed & _column(inputs.rounds_between)
-    return {name: there[name] & ~out[name] for name in names}, out
-
-
-def _smallest(
-    evidence: Mapping[str, Bool[Array, "rows width"]],
-    slopes: Mapping[str, Float64[Array, "rows width"]],
-    shown: Mapping[str, Float64[Array, "rows width"]],
-) -> Float64[Array, "rows width"]:
-    """Return the smallest relative error of a hyperparameter that an element would have shown, in any output.
-
-    An error e moves the exact number by e times the slope; it shows at the latest when that is as much as `shown`: the
-    residual that is there, the slack and FAIL times the bound together.
-    """
-    smallest = jnp.full(shown[PARAM].shape, jnp.inf)
-    for name, slope in slopes.items():
-        smallest = jnp.fmin(smallest, jnp.where(evidence[name], shown[name] / jnp.abs(slope), jnp.inf))
-    return smallest
 
 
 def judge(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Judged:
@@ -254,7 +294,7 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Judged:
     if not np.any(inputs.rounds_between):
         rule = replace(rule, underflow=None)
     names = (PARAM, *rule.elementwise(flags))
-    found: Compared = jax.device_get(compare(rule, flags, inputs))
+    found = compare(rule, flags, inputs)
     element = {name: np.argmax(found.eta[name], axis=1) for name in names}
 
     def gather(of: Callable[[str], Shaped[np.ndarray, " rows"]]) -> Shaped[np.ndarray, "rows outputs"]:
@@ -272,6 +312,6 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Judged:
         checked=gather(lambda name: np.sum(found.judged[name], axis=1)),
         out_of_range=gather(lambda name: np.sum(found.out_of_range[name], axis=1)),
         undetermined=np.sum(found.undetermined, axis=1),
-        smallest={name: np.min(found.smallest[name], axis=1) for name in rule.matters(flags)},
+        smallest={name: np.fmin.reduce(found.smallest[name], axis=1) for name in rule.matters(flags)},
         sums=sum_rows(found.weighted, inputs),
     )
