@@ -4,15 +4,15 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from crosscheck.checks.tally import Tally, disagreements, never_written
 from crosscheck.criterion.batches import Batch, Batcher
 from crosscheck.criterion.elementwise import Judged, judge
-from crosscheck.diagnosis.diagnose import diagnose, take_rows
+from crosscheck.diagnosis.cause import in_common
+from crosscheck.diagnosis.diagnose import diagnose
+from crosscheck.diagnosis.failing import Failing
+from crosscheck.diagnosis.shape import unexplained
 from crosscheck.float64 import float64
 from crosscheck.report.findings import Findings
-from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL, Profile
 from crosscheck.trace.tensors import TensorBlock
@@ -33,8 +33,7 @@ class Judge:
         self._worker, self._findings = worker, findings
         self._batchers: dict[str, Batcher] = {}
         self._waiting: deque[tuple[Batch, Future[Judged]]] = deque()
-        # Rows that disagree, from the first batch that has any.
-        self._samples: dict[tuple[Rule[Any], Flags], Inputs] = {}
+        self._failing: dict[tuple[Rule[Any], Flags], Failing] = {}
 
     def batcher(self, rule: Rule[Any], profile: Profile | None = None) -> Batcher:
         """Return what gathers rows for a rule. `profile`: of all tensors, whatever implementation stepped them."""
@@ -60,8 +59,9 @@ class Judge:
 
     def explain(self, rule: str) -> list[str]:
         """Return the mistakes, as sentences, that explain the rows that disagree with the rule of this name."""
-        each = [diagnose(its, flags, rows) for (its, flags), rows in self._samples.items() if its.name == rule]
-        return list(dict.fromkeys(sentence for found in each for sentence in found))
+        failing = [(its, flags, rows) for (its, flags), rows in self._failing.items() if its.name == rule and rows]
+        causes = in_common([diagnose(its, flags, rows.sample()) for its, flags, rows in failing])
+        return causes or [unexplained(failing)]
 
     def _submit(self, batch: Batch) -> None:
         """Hand a batch to the worker, and take in those that it has finished."""
@@ -81,8 +81,6 @@ class Judge:
     def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
         judged = future.result()
         self.tally.add(batch, judged)
-        wrong = np.flatnonzero(np.any(~(judged.eta[: len(batch.origins)] <= FAIL), axis=1))
-        if len(wrong) and (batch.rule, batch.flags) not in self._samples:
-            self._samples[batch.rule, batch.flags] = take_rows(batch.inputs, wrong)
+        self._failing.setdefault((batch.rule, batch.flags), Failing()).add(batch, judged)
         self._findings.add(never_written(batch))
         self._findings.add(disagreements(batch, judged), batch.rule.name)
