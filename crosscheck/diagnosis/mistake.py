@@ -92,9 +92,9 @@ def wrong_decay(flags: Flags, without: Flags, inputs: Inputs, *, decoupled: bool
             yield WrongInputs(sentence, flags, repeated)
 
 
-STILL = "the parameter does not move (is it the tensor that the model uses, or was it replaced by another?)"
-DECAY_TWICE = "weight decay is applied twice (for example once for each of two groups or dtypes)"
-DECAY_THRICE = "weight decay is applied three times (for example once for each of three groups or dtypes)"
+STILL = "the parameter does not move (another tensor may have taken its place)"
+DECAY_TWICE = "weight decay is applied twice (for example once for each of two dtypes)"
+DECAY_THRICE = "weight decay is applied three times (for example once for each of three dtypes)"
 DECAY_LATE = "weight decay is added after the momentum instead of to the gradient"
 DECAY_NEW = "weight decay is taken from the new parameters"
 DECAY_CONSTANT = "weight decay subtracts a constant instead of a part of the parameter"

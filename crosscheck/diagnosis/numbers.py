@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.diagnosis.trial import Candidate, exact, scaled
+from crosscheck.diagnosis.trial import Candidate, exact, scaled, stored_unit
 from crosscheck.rules.inputs import Inputs
+from crosscheck.tolerance import FORMATS
 
 Floats = NDArray[np.float64]
 _ITERATIONS = 8  # of Gauss and Newton; the formulas are nearly linear in each hyperparameter
@@ -140,13 +141,22 @@ def least_squares(base: Candidate, which: Sequence[Names]) -> list[Fit | None]:
     scatter = np.sum(np.sum(leverage * residual, axis=3) ** 2, axis=2)
     coherent = (_BIAS * np.sum(np.abs(leverage), axis=(2, 3))) ** 2
     rows = np.maximum(2, np.sum(np.any(slopes != 0, axis=(0, 3)), axis=1))
-    errors = np.sqrt(4 * scatter * rows / (rows - 1) + coherent).T
+    errors = np.sqrt(4 * scatter * rows / (rows - 1) + coherent).T + [
+        [_own(base, name) for name in some] for some in which
+    ]
     used = np.maximum(1, np.sum(np.any(slopes != 0, axis=0), axis=(1, 2)))
     misfit = np.sum(np.minimum(residual**2, 1e4), axis=(1, 2)) / used
     found = zip(factors, errors, misfit, strict=True)
     return [
         Fit(f, e, float(m)) if np.all(np.isfinite(f + e)) and np.all(np.abs(f) < 1e12) else None for f, e, m in found
     ]
+
+
+def _own(base: Candidate, name: str) -> float:
+    """Return the relative error of a hyperparameter that is itself rounded, to float32 at the coarsest."""
+    unit = min(stored_unit(base.inputs, 0), FORMATS["float32"].unit_roundoff)
+    left = 1 - base.inputs.hyperparameters[name] if name.startswith("beta") else np.ones(1)
+    return float(2 * unit / np.min(np.abs(left)))
 
 
 def _dot(a: Floats, b: Floats) -> Floats:

@@ -47,14 +47,14 @@ def rounding(trial: Trial) -> list[Cause]:
     for number, name in enumerate(trial.names):
         if name != PARAM and trial.over[name].any():
             made = np.asarray(trial.compared.exact[name])[trial.real(name)]
-            reason = _how(name, trial.recorded(name), made, stored_unit(right.inputs, number))
+            reason = how_rounded(name, trial.recorded(name), made, stored_unit(right.inputs, number))
             if not reason:
                 return []
             said.append(reason)
     given = Trial(right.rule, right.flags, _from_recorded_state(right).inputs)
     if given.over[PARAM].any():
         made, unit = np.asarray(given.compared.exact[PARAM])[given.real(PARAM)], stored_unit(right.inputs, 0)
-        reason = _how(PARAM, given.recorded(PARAM), made, unit) or _narrow_update(given, made, unit)
+        reason = how_rounded(PARAM, given.recorded(PARAM), made, unit) or _narrow_update(given, made, unit)
         if not reason:
             return []
         said.append(reason)
@@ -84,7 +84,7 @@ def _from_recorded_state(right: Candidate) -> Candidate:
     )
 
 
-def _how(name: str, recorded: Floats, right: Floats, unit: float) -> str:
+def how_rounded(name: str, recorded: Floats, right: Floats, unit: float) -> str:
     """Return how numbers seem to have been rounded, as a sentence; empty if it does not look like rounding.
 
     `recorded` and `right`: (elements,), of those that are judged. `unit`: the unit roundoff of their format.

@@ -28,7 +28,7 @@ NO_DECAY = "weight decay is missing"
 DECAY_LR = "weight decay is multiplied by lr once too often"
 DECAY_LATE = "weight decay is added after the momentum instead of to the gradient"
 DECAY_NEW = "weight decay is taken from the new parameters"
-DECAY_TWICE = "weight decay is applied twice (for example once for each of two groups or dtypes)"
+DECAY_TWICE = "weight decay is applied twice (for example once for each of two dtypes)"
 DECOUPLED = "weight decay is decoupled instead of coupled"
 AFTER_STORING = "the parameter is computed from the state after that was rounded to the format it is stored in"
 NO_NESTEROV = "Nesterov's look-ahead is missing"
@@ -45,7 +45,7 @@ ELSEWHERE = frozenset(
     {
         "the momentum buffer is a negative velocity with the learning rate inside (as in Keras)",
         "weight decay subtracts a constant instead of a part of the parameter",
-        "the parameter does not move (is it the tensor that the model uses, or was it replaced by another?)",
+        "the parameter does not move (another tensor may have taken its place)",
     }
 )
 # The cause that is named for each planted error, by `label`. Where the record fits two causes, both are named.
