@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.diagnosis.trial import Candidate, exact, scaled, stored_unit
+from crosscheck.diagnosis.trial import Candidate, exact, scaled, stored_unit, unit_roundoffs
 from crosscheck.rules.inputs import Inputs
 from crosscheck.tolerance import FORMATS
 
@@ -203,11 +203,12 @@ def in_units(inputs: Inputs, made: Mapping[str, Any], slopes: Sequence[Mapping[s
     """
     residuals: list[Floats] = []
     columns: list[Floats] = []
+    roundoff = unit_roundoffs(inputs)
     real = np.arange(next(iter(inputs.recorded.values())).shape[1]) < inputs.width[:, None]
     for number, name in enumerate(made):
         right, recorded = np.asarray(made[name]), np.asarray(inputs.recorded[name])
         size = np.abs(right) + np.abs(inputs.values[name]) + np.abs(recorded)
-        unit = inputs.roundoff[:, number, None] * size + inputs.floor[:, number, None]
+        unit = roundoff[:, number, None] * size + inputs.floor[:, number, None]
         each: Floats = np.stack([np.asarray(slope[name]) / unit for slope in slopes])
         residual: Floats = (recorded - right) / unit
         use = real & inputs.judged[:, number, None] & np.isfinite(residual) & np.all(np.isfinite(each), axis=0)

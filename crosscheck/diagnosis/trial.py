@@ -18,7 +18,7 @@ from crosscheck.criterion.elementwise import Compared, compare
 from crosscheck.diagnosis.cause import Cause, ranked
 from crosscheck.rules.inputs import Inputs, one_step
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.tolerance import FAIL
+from crosscheck.tolerance import FAIL, FORMATS
 from crosscheck.trace.format import PARAM
 
 Outputs = dict[str, NDArray[np.float64]]  # by output: (rows, width)
@@ -60,8 +60,15 @@ def scaled(name: str, value: Any, factor: Any) -> Any:
 
 def stored_unit(inputs: Inputs, number: int) -> float:
     """Return the unit roundoff of the format in which most of an output is stored. `number`: of the output."""
-    units, rows = np.unique(inputs.roundoff[inputs.width > 0, number], return_counts=True)
+    units, rows = np.unique(unit_roundoffs(inputs)[inputs.width > 0, number], return_counts=True)
     return float(units[np.argmax(rows)])
+
+
+def unit_roundoffs(inputs: Inputs) -> NDArray[np.float64]:
+    """Return the unit roundoff of the format of each row and output; the largest number of a format tells which it is."""
+    known = {its.largest: its.unit_roundoff for its in FORMATS.values()}
+    largest, where = np.unique(inputs.largest, return_inverse=True)
+    return np.array([known[float(number)] for number in largest])[where].reshape(inputs.largest.shape)
 
 
 class Trial:
