@@ -1,6 +1,6 @@
 """Replaying a trace: every recorded step once more, by Optax, in float64. Never imports torch."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +11,8 @@ from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.float64 import float64
 from crosscheck.report.coverage import spans
 from crosscheck.report.findings import Findings
-from crosscheck.report.report import NOT_RECORDED, Finding, Report, Verdict
+from crosscheck.report.report import NOT_RECORDED, Finding, Power, Report, Verdict
 from crosscheck.rules import RULES
-from crosscheck.tolerance import FAIL
 from crosscheck.trace.reader import LoadedPart, open_trace
 from crosscheck.trace.tensors import complete_options, tensor_blocks
 
@@ -71,6 +70,10 @@ def _feed(checks: list[Check], part: LoadedPart, context: Context) -> None:
         check.part(part.meta, options)
     for tensor in tensor_blocks(part, options):
         context.tensors.add(tensor.info.name)
+        if tensor.info.numel and any(
+            step.applied and has for step, has in zip(tensor.steps, tensor.has_grad, strict=True)
+        ):
+            context.moving.add(tensor.info.name)
         try:
             for check in checks:
                 check.tensor(tensor)
@@ -82,12 +85,8 @@ def _report(context: Context, answered: Collection[str]) -> Report:
     judge, tally, rule = context.judge, context.judge.tally, context.rule
     batcher = judge.batcher(rule)
     findings = context.findings.in_order(judge.explain)
-    power = {name: judge.power.get(name, 0.0) for name in judge.used}
-    not_tested = tuple(name for name, eta in power.items() if not eta > FAIL)
-    reason = ""
-    if not findings:
-        untold = set(batcher.used) <= set(not_tested)
-        reason = _vacuous(context.steps, tally.elements[rule.name], untold, batcher.off_by)
+    power = judge.power()
+    reason = "" if findings else _vacuous(context, batcher.used)
     return Report(
         verdict=Verdict.MISMATCH if findings else Verdict.VACUOUS if reason else Verdict.MATCH,
         reason=reason,
@@ -101,29 +100,50 @@ def _report(context: Context, answered: Collection[str]) -> Report:
         findings=tuple(findings),
         warnings=tuple(_warnings(context)),
         notes=tuple(context.notes),
-        not_tested=not_tested,
+        not_tested=tuple(_not_tested(power)),
         checks={name: _came_to(name, answered, findings) for name in CHECKS},
         power=power,
-        off_by=batcher.off_by,
         steps=context.steps,
         skipped=context.skipped,
         tensors=len(context.tensors),
         elements=tally.elements[rule.name],
         out_of_range=tally.out_of_range,
+        undetermined=tally.undetermined,
     )
 
 
-def _vacuous(steps: int, elements: int, untold: bool, off_by: float) -> str:
-    """Return why the record proves nothing; empty if it does. `untold`: no hyperparameter's error would have shown."""
-    if not steps:
+def _vacuous(context: Context, used: Mapping[int, Collection[str]]) -> str:
+    """Return why the record proves nothing, or nothing of some tensor or group; empty if it does."""
+    tally, power = context.judge.tally, context.judge.power()
+    if not context.steps:
         return "no step was committed to the record"
-    if not elements:
+    if not tally.elements[context.rule.name]:
         return "no recorded step moved anything that could be checked"
-    if untold:
-        return (
-            f"no hyperparameter in use could have been told from one {off_by:.0%} off: nothing here could have failed"
-        )
+    unseen = [name for name in sorted(context.moving) if not tally.parameters[name]]
+    if unseen:
+        return f"no element of {_listed(unseen)} could be judged: the format cannot tell where it should be"
+    untold = [group for group, names in used.items() if names and "lr" not in _tested(power[f"group {group}"])]
+    if untold or not any(used.values()):
+        groups = " and ".join(f"group {group}" for group in untold) or "any group"
+        return f"not even a rate twice as large would have shown in {groups}: nothing here could have failed"
     return ""
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _tested(power: Mapping[str, Power]) -> list[str]:
+    """Return the hyperparameters whose being off by all of themselves would have shown."""
+    return [name for name, found in power.items() if found.smallest <= 1]
+
+
+def _not_tested(power: Mapping[str, Mapping[str, Power]]) -> Iterator[str]:
+    for where, each in power.items():
+        for name in each:
+            if name not in _tested(each):
+                yield f"{name} of {where}" if len(power) > 1 else name
 
 
 def _warnings(context: Context) -> Iterator[str]:

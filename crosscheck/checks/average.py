@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from crosscheck.checks.check import Check
+from crosscheck.criterion.profile import Profile
 from crosscheck.rules.average import MOVING_AVERAGE
-from crosscheck.tolerance import Profile
 from crosscheck.trace.format import AVERAGE, Option, Part
 from crosscheck.trace.tensors import TensorBlock
 

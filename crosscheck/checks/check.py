@@ -26,6 +26,8 @@ class Context:
     steps: int = 0
     skipped: int = 0
     tensors: set[str] = field(default_factory=set[str])
+    moving: set[str] = field(default_factory=set[str])
+    """Tensors with elements that took a step."""
 
 
 class Check:

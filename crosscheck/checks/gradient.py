@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from crosscheck.checks.check import Check
+from crosscheck.criterion.profile import Profile
 from crosscheck.report.report import Finding
 from crosscheck.rules.gradient import GRADIENT, norm_error
 from crosscheck.rules.rule import number
-from crosscheck.tolerance import FAIL, FORMATS, Profile
+from crosscheck.tolerance import FAIL, FORMATS
 from crosscheck.trace.format import GRAD, Option, Part, Step
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
@@ -31,7 +32,8 @@ class Gradient(Check):
         """Hold the norms against each other, which covers the elements that were not sampled."""
         largest = max((tensor.numel for tensor in part.tensors), default=0)
         unit_roundoff = max((FORMATS[tensor.dtype].unit_roundoff for tensor in part.tensors), default=0.0)
-        elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff)
+        device = part.tensors[0].device if part.tensors else "cpu"
+        elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff, device)
         self._options = {step.step: self._options_of(step, error) for step in part.steps}
         for step in part.steps:
             self._applied += step.applied

@@ -1,20 +1,26 @@
 """Elementwise judging for all checks that need it: in batches, in a worker, while reading goes on."""
 
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from crosscheck.checks.tally import Tally, disagreements, never_written
+import numpy as np
+
+from crosscheck.checks.power import Groups
+from crosscheck.checks.tally import Tally, all_together, disagreements, never_written
 from crosscheck.criterion.batches import Batch, Batcher
 from crosscheck.criterion.elementwise import Judged, judge
+from crosscheck.criterion.profile import Profile
 from crosscheck.diagnosis.cause import in_common
 from crosscheck.diagnosis.diagnose import diagnose
 from crosscheck.diagnosis.failing import Failing
 from crosscheck.diagnosis.shape import unexplained
 from crosscheck.float64 import float64
 from crosscheck.report.findings import Findings
+from crosscheck.report.report import Power
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.tolerance import FAIL, Profile
+from crosscheck.tolerance import FAIL
+from crosscheck.trace.format import PARAM
 from crosscheck.trace.tensors import TensorBlock
 
 _AHEAD = 8  # batches that may wait to be judged, some 10 MiB each
@@ -28,12 +34,13 @@ class Judge:
 
     def __init__(self, worker: ThreadPoolExecutor, findings: Findings) -> None:
         self.tally = Tally()
-        self.power: dict[str, float] = {}
-        """By hyperparameter: the largest eta of being wrong. It is the worker's until `finish` is over."""
+        self.groups: dict[str, Groups] = {}
+        """By rule: what its rows say of the hyperparameters."""
         self._worker, self._findings = worker, findings
         self._batchers: dict[str, Batcher] = {}
         self._waiting: deque[tuple[Batch, Future[Judged]]] = deque()
         self._failing: dict[tuple[Rule[Any], Flags], Failing] = {}
+        self._disagrees: Counter[str] = Counter()  # rows, by rule
 
     def batcher(self, rule: Rule[Any], profile: Profile | None = None) -> Batcher:
         """Return what gathers rows for a rule. `profile`: of all tensors, whatever implementation stepped them."""
@@ -51,17 +58,26 @@ class Judge:
                 self._submit(batch)
         while self._waiting:
             self._take_in(*self._waiting.popleft())
+        for name, groups in self.groups.items():
+            if not self._disagrees[name]:  # otherwise the elements say it already, and more exactly
+                self._findings.add(all_together(self._batchers[name].rule, groups))
 
-    @property
-    def used(self) -> list[str]:
-        """Return the hyperparameters that were in use."""
-        return list(dict.fromkeys(name for batcher in self._batchers.values() for name in batcher.used))
+    def power(self) -> dict[str, dict[str, Power]]:
+        """Return the power for each hyperparameter in use: by group, or by check where it is not a group's."""
+        return {
+            f"group {group}" if batcher.rule.moved == PARAM else batcher.rule.check: self.groups[rule].power(
+                group, list(names)
+            )
+            for rule, batcher in self._batchers.items()
+            if rule in self.groups
+            for group, names in batcher.used.items()
+        }
 
     def explain(self, rule: str) -> list[str]:
         """Return the mistakes, as sentences, that explain the rows that disagree with the rule of this name."""
         failing = [(its, flags, rows) for (its, flags), rows in self._failing.items() if its.name == rule and rows]
         causes = in_common([diagnose(its, flags, rows.sample()) for its, flags, rows in failing])
-        return causes or [unexplained(failing)]
+        return causes or [unexplained(failing)] if failing else []
 
     def _submit(self, batch: Batch) -> None:
         """Hand a batch to the worker, and take in those that it has finished."""
@@ -70,17 +86,16 @@ class Judge:
             self._take_in(*self._waiting.popleft())
 
     def _judged(self, batch: Batch) -> Judged:
-        """Judge a batch, in the worker. A hyperparameter whose error has been shown to show is not tried again."""
-        untold = [name for name in batch.rule.matters(batch.flags) if not self.power.get(name, 0.0) > FAIL]
+        """Judge a batch, in the worker."""
         with float64():
-            result = judge(batch.rule, batch.flags, batch.inputs, untold)
-        for name, eta in result.power.items():
-            self.power[name] = max(self.power.get(name, 0.0), eta)
-        return result
+            return judge(batch.rule, batch.flags, batch.inputs)
 
     def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
         judged = future.result()
         self.tally.add(batch, judged)
+        self.groups.setdefault(batch.rule.name, Groups()).add(batch, judged)
         self._failing.setdefault((batch.rule, batch.flags), Failing()).add(batch, judged)
+        wrong = np.any(~(judged.eta[: len(batch.origins)] <= FAIL), axis=1)
+        self._disagrees[batch.rule.name] += int(np.sum(wrong))
         self._findings.add(never_written(batch))
         self._findings.add(disagreements(batch, judged), batch.rule.name)

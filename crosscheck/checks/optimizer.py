@@ -14,6 +14,7 @@ class Optimizer(Check):
 
     def start(self) -> None:
         self._batcher = self.context.judge.batcher(self.context.rule)
+        self._batcher.stochastic = self.claims.stochastic_rounding
 
     def tensor(self, tensor: TensorBlock) -> None:
         self.context.findings.add(_step_counts(self.context.rule, tensor))

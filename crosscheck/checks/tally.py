@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from crosscheck.checks.power import Groups
 from crosscheck.criterion.batches import WIDTH, Batch
 from crosscheck.criterion.elementwise import Judged
 from crosscheck.report.report import Finding
+from crosscheck.rules.rule import Rule
 from crosscheck.tolerance import FAIL, WARN
+from crosscheck.trace.format import PARAM
 
 
 class Tally:
@@ -17,7 +21,9 @@ class Tally:
     def __init__(self) -> None:
         self.elements: Counter[str] = Counter()
         """Elements judged, by rule."""
-        self.out_of_range = 0
+        self.out_of_range = self.undetermined = 0
+        self.parameters: Counter[str] = Counter()
+        """Elements judged of each parameter itself, by its name."""
         self.max_eta, self.worst = 0.0, "no element"
         self.eta: dict[str, float] = {}
         """The largest eta of each slot."""
@@ -28,6 +34,10 @@ class Tally:
         """Take in what became of a batch."""
         self.elements[batch.rule.name] += int(judged.checked.sum())
         self.out_of_range += int(judged.out_of_range.sum())
+        self.undetermined += int(judged.undetermined.sum())
+        if batch.rule.moved == PARAM:
+            for origin, checked in zip(batch.origins, judged.checked[:, 0], strict=False):  # the other rows are padding
+                self.parameters[origin.block.info.name] += int(checked)
         row, output = np.unravel_index(int(np.argmax(judged.eta)), judged.eta.shape)
         if not judged.eta[row, output] <= self.max_eta and row < len(batch.origins):
             self.max_eta = float(judged.eta[row, output])
@@ -61,6 +71,22 @@ def disagreements(batch: Batch, judged: Judged) -> Iterator[Finding]:
     for output in range(len(batch.outputs)):
         for row in np.flatnonzero(~(judged.eta[: len(batch.origins), output] <= FAIL)):
             yield _finding(batch, judged, int(row), output)
+
+
+def all_together(rule: Rule[Any], groups: Groups) -> Iterator[Finding]:
+    """Yield a finding for each hyperparameter that no element shows to be off, but all of them together do."""
+    for group, name, found in groups.wrong():
+        what = f"1 - {name}" if name in rule.complements else name
+        yield Finding(
+            step=groups.first_step[group],
+            tensor=f"group {group}" if rule.moved == PARAM else "all tensors",
+            slot=name,
+            check=rule.check,
+            cause=(
+                f"all elements together are consistent with {what} x {1 + found.error:.8g}, where rounding explains "
+                f"x 1 ± {found.limit:.2g}; no element alone shows it"
+            ),
+        )
 
 
 def _finding(batch: Batch, judged: Judged, row: int, output: int) -> Finding:

@@ -1,17 +1,18 @@
 """Rows of one formula, gathered until a batch of fixed shape is full: one compilation, bounded memory."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64, Shaped
 
+from crosscheck.criterion.profile import Profile, Rounding, is_biased, profile_of, rounding_of
 from crosscheck.errors import TraceError
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.tolerance import FORMATS, Format, Profile, profile_of, trial_error
-from crosscheck.trace.format import AVERAGE, GRAD, PARAM, Option
+from crosscheck.trace.format import AVERAGE, GRAD, PARAM, DType, Option
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
 ROWS, WIDTH = 512, 256  # 131,072 elements: a MiB an array
@@ -53,6 +54,17 @@ class _Filling:
     origins: list[Origin] = field(default_factory=list[Origin])
 
 
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What the options of a group at one step come to."""
+
+    options: dict[str, Option]
+    flags: Flags
+    h: dict[str, float]
+    profiles: dict[tuple[str, str, str], Profile] = field(default_factory=dict[tuple[str, str, str], Profile])
+    """By what a profile depends on of a tensor: its implementation, device and format."""
+
+
 class Batcher:
     """Gathers the rows of tensors into batches."""
 
@@ -61,15 +73,15 @@ class Batcher:
         self.rule, self.profile = rule, profile
         self.profiles: dict[str, None] = {}
         self.own: dict[str, None] = {}
-        self.used: dict[str, None] = {}
-        """Hyperparameters that were in use, that is, not zero."""
+        self.used: dict[int, dict[str, None]] = defaultdict(dict)
+        """By group: the hyperparameters that were in use, that is, not zero."""
         self.rows = 0
         """Rows taken in: one for each applied step of a tensor."""
-        self.off_by = 0.01
-        """The largest fraction by which a hyperparameter was tried wrong."""
+        self.stochastic = False
+        """Whether parameters and state are claimed to be rounded at random."""
         self._filling: dict[Flags, _Filling] = {}
         # By id of the options: all tensors of a group share one dictionary at a step.
-        self._settings: dict[int, tuple[dict[str, Option], Flags, dict[str, float]]] = {}
+        self._settings: dict[int, _Settings] = {}
 
     def add(self, block: TensorBlock) -> Iterator[Batch]:
         """Take in the applied steps of a tensor and yield the batches that became full.
@@ -80,7 +92,7 @@ class Batcher:
         self.rows += len(moving)
         by_flags: dict[Flags, list[int]] = {}
         for row in moving:
-            by_flags.setdefault(self._settings_of(block.options[row])[0], []).append(row)
+            by_flags.setdefault(self._settings_of(block, row).flags, []).append(row)
         for flags, rows in by_flags.items():
             yield from self._add_rows(block, flags, np.array(rows, np.int64))
 
@@ -91,20 +103,21 @@ class Batcher:
                 yield Batch(self.rule, flags, filling.inputs, filling.origins)
         self._filling = {}
 
-    def _settings_of(self, options: dict[str, Option]) -> tuple[Flags, dict[str, float]]:
+    def _settings_of(self, block: TensorBlock, row: int) -> _Settings:
+        options = block.options[row]
         known = self._settings.get(id(options))
-        if known is None or known[0] is not options:
+        if known is None or known.options is not options:
             flags, h = self.rule.flags(options), self.rule.hyperparameters(options)
             if len(self._settings) > 10_000:
                 self._settings.clear()
-            self._settings[id(options)] = known = (options, flags, h)
+            self._settings[id(options)] = known = _Settings(options, flags, h)
             self.own |= dict.fromkeys(self.rule.own(flags, h))
-            self.used |= dict.fromkeys(name for name in self.rule.matters(flags) if h[name])
-        return known[1], known[2]
+            self.used[block.info.group] |= dict.fromkeys(name for name in self.rule.matters(flags) if h[name])
+        return known
 
     def _add_rows(self, block: TensorBlock, flags: Flags, rows: Int64[np.ndarray, " rows"]) -> Iterator[Batch]:
         outputs = {PARAM: block.param, **self._slots(block, flags)}
-        per_row = self._numbers(block, outputs, rows)
+        per_row = self._numbers(block, flags, outputs, rows)
         hyperparameters = self._hyperparameters(block, rows)
         counts = {name: _counts(block, name, rows) for name in self.rule.counts(flags)}
         absent = {name: ~outputs[name].there_before[rows] for name in self.rule.absent_at_first(flags)}
@@ -144,34 +157,52 @@ class Batcher:
         self, block: TensorBlock, rows: Int64[np.ndarray, " rows"]
     ) -> dict[str, Float64[np.ndarray, " rows"]]:
         """Return the hyperparameters as the recorded implementation reads them, one number a row each."""
-        settings = [self._settings_of(block.options[int(row)])[1] for row in rows]
+        settings = [self._settings_of(block, int(row)).h for row in rows]
         hyperparameters = {name: np.array([h[name] for h in settings]) for name in settings[0]}
         hyperparameters |= {name: values[rows] for name, values in block.context.items()}
-        if self._profile_of(block, rows).rounds_hyperparameters:
-            with np.errstate(over="ignore"):
-                return {name: h.astype(np.float32).astype(np.float64) for name, h in hyperparameters.items()}
-        return hyperparameters
+        rounded = np.array([self._profile_of(block, int(row)).rounds_hyperparameters for row in rows])
+        if not rounded.any():
+            return hyperparameters
+        with np.errstate(over="ignore"):
+            return {name: np.where(rounded, h.astype(np.float32), h) for name, h in hyperparameters.items()}
 
     def _numbers(
-        self, block: TensorBlock, outputs: Mapping[str, Quantity], rows: Int64[np.ndarray, " rows"]
+        self, block: TensorBlock, flags: Flags, outputs: Mapping[str, Quantity], rows: Int64[np.ndarray, " rows"]
     ) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
         """Return the fields of `Inputs` that are about the arithmetic and the outputs of each row."""
-        profile, count = self._profile_of(block, rows), len(rows)
-        self.profiles[profile.name] = None
-        formats = [_format(quantity) for quantity in outputs.values()]
-        self.off_by = max(self.off_by, float(trial_error(formats[0].unit_roundoff)))
+        dtypes: list[DType] = [quantity.after.dtype.name for quantity in outputs.values()]  # pyright: ignore[reportAssignmentType]
+        profiles = [self._profile_of(block, int(row)) for row in rows]
+        known = list(dict.fromkeys(profiles))
+        self.profiles |= {profile.name: None for profile in known}
+        which = np.array([known.index(profile) for profile in profiles]) if len(known) > 1 else np.zeros(len(rows), int)
+        each = [self._arithmetic(profile, flags, dtypes) for profile in known]
         return {
             "judged": np.stack([quantity.there_after[rows] for quantity in outputs.values()], axis=1),
-            "roundoff": np.tile([f.unit_roundoff for f in formats], (count, 1)),
-            "floor": np.tile([f.floor for f in formats], (count, 1)),
-            "largest": np.tile([f.largest for f in formats], (count, 1)),
-            "scalar_error": np.full(count, profile.scalar_error),
-            "beta_error": np.full(count, profile.beta_error),
-            "rounds_between": np.full(count, profile.rounds_between),
+            **{name: np.array([numbers[name] for numbers in each])[which] for name in each[0]},
         }
 
-    def _profile_of(self, block: TensorBlock, rows: Int64[np.ndarray, " rows"]) -> Profile:
-        return self.profile or profile_of(block.info, block.options[int(rows[0])])
+    def _arithmetic(self, profile: Profile, flags: Flags, dtypes: list[DType]) -> dict[str, Any]:
+        """Return what a profile makes of one row: numbers, and lists with one for each output."""
+        stores = (self.rule.stores(flags), *(slot.stores for slot in self.rule.elementwise(flags).values()))
+        # The parameter is computed from the state, so that the coarsest format of all counts.
+        others: list[Sequence[DType]] = [dtypes, *([dtype] for dtype in dtypes[1:])]
+        each = [rounding_of(profile, *of) for of in zip(dtypes, others, stores, strict=True)]
+        return {
+            **{name: [getattr(rounding, name) for rounding in each] for name in Rounding.__dataclass_fields__},
+            "scalar_error": profile.scalar_error,
+            "beta_error": profile.beta_error,
+            "rounds_between": profile.rounds_between,
+            "biased": is_biased(profile, dtypes),
+        }
+
+    def _profile_of(self, block: TensorBlock, row: int) -> Profile:
+        if self.profile is not None:
+            return self.profile
+        of = self._settings_of(block, row)
+        key = block.info.implementation, block.info.device, block.info.dtype
+        if key not in of.profiles:
+            of.profiles[key] = profile_of(block.info, of.options, stochastic=self.stochastic)
+        return of.profiles[key]
 
     def _slots(self, block: TensorBlock, flags: Flags) -> dict[str, Quantity]:
         """Return the elementwise slots that the rule reads. One that torch never made is one of absent rows."""
@@ -191,10 +222,6 @@ class Batcher:
                 quantity = Quantity(zeros, zeros, nothing, nothing, nothing)
             found[name] = quantity
         return found
-
-
-def _format(quantity: Quantity) -> Format:
-    return FORMATS[quantity.after.dtype.name]  # pyright: ignore[reportArgumentType]
 
 
 def _counts(block: TensorBlock, name: str, rows: Int64[np.ndarray, " rows"]) -> Int32[np.ndarray, " rows"]:
@@ -228,11 +255,10 @@ def _empty(rule: Rule[Any], flags: Flags, hyperparameters: Iterable[str]) -> _Fi
             hyperparameters={name: np.zeros(ROWS) for name in hyperparameters},
             counts={name: np.zeros(ROWS, np.int32) for name in rule.counts(flags)},
             absent={name: np.zeros(ROWS, np.bool_) for name in rule.absent_at_first(flags)},
-            roundoff=np.zeros((ROWS, outputs)),
-            floor=np.zeros((ROWS, outputs)),
-            largest=np.zeros((ROWS, outputs)),
+            **{name: np.zeros((ROWS, outputs)) for name in Rounding.__dataclass_fields__},
             scalar_error=np.zeros(ROWS),
             beta_error=np.zeros(ROWS),
             rounds_between=np.zeros(ROWS, np.bool_),
+            biased=np.zeros(ROWS, np.bool_),
         )
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.trace.format import DType, Implementation, Option, Scaler, TensorInfo
+from crosscheck.trace.format import ROUNDOFF_OF, DType, Implementation, Option, Scaler, TensorInfo
 
 CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 """The formulas that can be claimed, and whose they are."""
@@ -64,6 +64,16 @@ def check_tensor(name: str, parameter: Tensor) -> None:
         raise UnsupportedOptimizer(f"{name} is {parameter.dtype}: the rules are for {', '.join(DTYPES.values())}")
 
 
+def _check_betas(name: str, parameter: Tensor, group: Mapping[str, Any]) -> None:
+    """Raises UnsupportedOptimizer for what torch computes with two different betas: the one given, and that in a half."""
+    betas: Any = group.get("betas", ())
+    if parameter.dtype in (torch.float16, torch.bfloat16) and any(isinstance(beta, Tensor) for beta in betas):
+        raise UnsupportedOptimizer(
+            f"{name} is {parameter.dtype} and betas are tensors: torch rounds them to {parameter.dtype} for the state, but "
+            "not for the bias corrections, and no arithmetic profile covers that; give betas as numbers"
+        )
+
+
 def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[int, str]) -> list[tuple[Tensor, TensorInfo]]:
     """Return all parameters in the order of the groups.
 
@@ -76,6 +86,7 @@ def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[int, str]) -> li
         for name, parameter in zip(own, group["params"], strict=True):
             name = given.get(id(parameter), name)
             check_tensor(name, parameter)
+            _check_betas(name, parameter, group)
             names[name] = names.get(name, 0) + 1
             name = name if names[name] == 1 else f"{name} ({names[name]})"
             info = TensorInfo(
@@ -105,6 +116,9 @@ def options_of(group: Mapping[str, Any]) -> dict[str, Option]:
     for name, value in group.items():
         if name in ("params", "param_names"):
             continue
+        roundoffs = [_roundoff(member) for member in (value if isinstance(value, list | tuple) else [value])]  # pyright: ignore[reportUnknownVariableType]
+        if any(roundoffs):
+            found[name + ROUNDOFF_OF] = max(roundoffs)
         if isinstance(value, list | tuple):
             members = [_number(member) for member in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
             if all(isinstance(member, int | float) for member in members):
@@ -112,6 +126,11 @@ def options_of(group: Mapping[str, Any]) -> dict[str, Option]:
         elif value is None or isinstance(_number(value), bool | int | float):
             found[name] = _number(value)
     return found
+
+
+def _roundoff(value: Any) -> float:
+    """Return the unit roundoff of the format of a tensor; 0 for a plain number, which is computed with in float64."""
+    return torch.finfo(value.dtype).eps / 2 if isinstance(value, Tensor) and value.is_floating_point() else 0.0
 
 
 def _number(value: Any) -> bool | int | float | None:

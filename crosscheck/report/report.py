@@ -56,6 +56,25 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Power:
+    """The smallest relative error of a hyperparameter that would have been caught (of 1 - b for a decay b)."""
+
+    element: float
+    """By the element that shows it best."""
+    aggregate: float
+    """By all elements together."""
+
+    @property
+    def smallest(self) -> float:
+        return min(self.element, self.aggregate)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.smallest:.1e}" if self.smallest < 1e-3 else f"{self.smallest:.2%}" if self.smallest <= 1 else "none"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """The result of a replay. `str(report)` is for people, `to_json()` for programs."""
 
@@ -81,17 +100,14 @@ class Report:
     notes: tuple[str, ...]
     """What the record is: where it ends, how it was joined."""
     not_tested: tuple[str, ...]
-    """Hyperparameters in use whose being off by `off_by` this record would not have shown."""
+    """Hyperparameters in use that this record would not have shown to be twice as large, or without effect."""
     checks: dict[str, str] = field(default_factory=dict[str, str])
     """What each of `CHECKS` came to: match, mismatch or not recorded."""
     eta: dict[str, float] = field(default_factory=dict[str, float])
     """The largest eta of each slot that was held against a formula: `param`, those of the optimizer's state, and `grad`
     and `average` where the gradient's way and the moving average were checked."""
-    off_by: float = 0.01
-    """The fraction by which hyperparameters were tried wrong: 1 %, or what the coarsest format here can tell apart."""
-    power: dict[str, float] = field(default_factory=dict[str, float])
-    """By hyperparameter in use: an eta beyond the limit that its being wrong by `off_by` would have caused, or the
-    largest there is where none is beyond."""
+    power: dict[str, dict[str, Power]] = field(default_factory=dict[str, dict[str, Power]])
+    """By group of parameters (or check, for what is not a group's) and hyperparameter in use: what would have been caught."""
     steps: int = 0
     """Steps recorded, skipped ones included."""
     skipped: int = 0
@@ -101,6 +117,8 @@ class Report:
     """Elements (of parameters and slots) held against the formula."""
     out_of_range: int = 0
     """Elements left out because their format cannot represent the result."""
+    undetermined: int = 0
+    """Elements of parameters that may be anywhere on one side, because their format may lose the divisor of their step."""
 
     def to_json(self) -> str:
         """Return strict JSON, in which infinities and NaN are the strings inf, -inf and nan."""
@@ -125,11 +143,11 @@ class Report:
         lines += [f"warning: {line}" for line in self.warnings]
         if self.elements:
             lines.append(f"worst: {self.worst}")
-        if self.power:
-            tried = ", ".join(f"{name} {eta:.3g}" for name, eta in self.power.items())
-            lines.append(f"power (eta if it were {self.off_by:.0%} off): {tried}")
+        for where, power in self.power.items():
+            tried = ", ".join(f"{name} {found}" for name, found in power.items())
+            lines.append(f"smallest error that would have been caught, {where}: {tried}")
         if self.not_tested:
-            lines.append(f"not tested by this record (at {self.off_by:.0%} off): {', '.join(self.not_tested)}")
+            lines.append(f"not tested by this record: {', '.join(self.not_tested)}")
         missing = [name for name, result in self.checks.items() if result == NOT_RECORDED]
         if missing:
             lines.append(f"not recorded: {', '.join(missing)}")
@@ -137,6 +155,8 @@ class Report:
             lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
         if self.out_of_range:
             lines.append(f"out of range: {self.out_of_range:,} elements whose format cannot hold the result")
+        if self.undetermined:
+            lines.append(f"undetermined: {self.undetermined:,} elements whose format may lose what they are divided by")
         lines += [f"note: {line}" for line in self.notes]
         return "\n".join(map(shown, lines))  # names of a trace may hold anything, line breaks too
 

@@ -11,7 +11,19 @@ from jaxtyping import Float64
 from crosscheck.errors import TraceError
 from crosscheck.rules import own
 from crosscheck.rules.arrays import Array
-from crosscheck.rules.rule import Column, Columns, Counts, Hyperparameters, Options, Rule, Slot, flag, number, one_count
+from crosscheck.rules.rule import (
+    Column,
+    Columns,
+    Counts,
+    Hyperparameters,
+    Interval,
+    Options,
+    Rule,
+    Slot,
+    flag,
+    number,
+    one_count,
+)
 from crosscheck.trace.format import PARAM
 
 Decay = Literal["none", "coupled", "decoupled"]
@@ -78,6 +90,10 @@ def _matters(flags: AdamFlags) -> tuple[str, ...]:
     return ("lr", "beta1", "beta2", "eps", *(("weight_decay",) if flags.decay != "none" else ()))
 
 
+def _stores(flags: AdamFlags) -> int:
+    return 2 if flags.decay == "decoupled" else 1  # the decay, then the step
+
+
 def _unused(flags: AdamFlags) -> tuple[str, ...]:
     return () if flags.amsgrad else ("max_exp_avg_sq",)
 
@@ -101,22 +117,34 @@ def _correction_error(h: Columns, counts: Counts, scalar_error: Column, beta_err
 
 def _underflow(
     h: Columns, counts: Counts, after: Mapping[str, Float64[Array, "rows width"]], floor: Columns
-) -> Float64[Array, "rows width"]:
-    """Return what the parameter may lose by two roundings each of m, v and the divisor, all off by their formats' floors.
+) -> Interval:
+    """Return where the parameter may be if m, v and the divisor are each rounded twice, all off by their formats' floors.
 
-    In float16 this is everyday: (1 - beta2) g² is below 2^-25 for g = 1e-3, eps = 1e-8 is zero.
+    In float16 this is everyday: (1 - beta2) g² is below 2^-25 for g = 1e-3, eps = 1e-8 is zero. The quotient then lies
+    between the least and the most that m and the divisor allow, and is infinite in its own direction where the divisor
+    may be lost.
     """
     t = counts["step"] + 1
     root = jnp.sqrt(1 - h["beta2"] ** t)
     name = "max_exp_avg_sq" if "max_exp_avg_sq" in after else "exp_avg_sq"
-    v, m = after[name], jnp.abs(after["exp_avg"])
-    least = jnp.sqrt(jnp.maximum(v - 2 * floor[name], 0.0)) / root + h["eps"] - 2 * floor[PARAM]
+    v, m = after[name], after["exp_avg"]
     divisor = jnp.sqrt(v) / root + h["eps"]
-    most = (m + 2 * floor["exp_avg"]) / least
-    size = jnp.abs(h["lr"]) / (1 - h["beta1"] ** t)
+    least = jnp.sqrt(jnp.maximum(v - 2 * floor[name], 0.0)) / root + h["eps"] - 2 * floor[PARAM]
+    most = jnp.sqrt(v + 2 * floor[name]) / root + h["eps"] + 2 * floor[PARAM]
+    low, high = m - 2 * floor["exp_avg"], m + 2 * floor["exp_avg"]
+
+    def quotient(numerator: Any, outward: Any) -> Any:
+        """Divide by the least divisor if that takes the quotient outward, otherwise by the most."""
+        return jnp.where(
+            outward, jnp.where(least > 0, numerator / least, jnp.copysign(jnp.inf, numerator)), numerator / most
+        )
+
+    size = h["lr"] / (1 - h["beta1"] ** t)
+    fall = jnp.maximum(quotient(high, high > 0) - m / divisor, 0.0)  # how much larger the quotient may be
+    rise = jnp.maximum(m / divisor - quotient(low, low < 0), 0.0)
     regular = jnp.isfinite(divisor) & (divisor > 0)  # what is wrong already is not excused
-    lost = jnp.where(least > 0, size * jnp.maximum(most - m / divisor, 0.0), jnp.inf)
-    return jnp.where(regular & ~jnp.isnan(lost), lost, 0.0)
+    down, up = (jnp.where(regular & ~jnp.isnan(moved), moved, 0.0) for moved in (size * fall, size * rise))
+    return jnp.where(size < 0, -up, down), jnp.where(size < 0, -down, up)
 
 
 def _stock(flags: AdamFlags, options: Options) -> optax.GradientTransformation:
@@ -145,14 +173,16 @@ ADAM = Rule(
     hyperparameters=_hyperparameters,
     slots={
         "exp_avg": Slot("mu"),
-        "exp_avg_sq": Slot("nu"),
-        "max_exp_avg_sq": Slot("nu_max"),
+        "exp_avg_sq": Slot("nu", stores=2),
+        "max_exp_avg_sq": Slot("nu_max", stores=2),
         "step": Slot("count", one_count),
     },
     unused=_unused,
     chain=adam,
     own=_own,
     matters=_matters,
+    stores=_stores,
+    complements=("beta1", "beta2"),
     correction_error=_correction_error,
     underflow=_underflow,
     stock=_stock,

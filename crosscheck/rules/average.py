@@ -48,4 +48,5 @@ MOVING_AVERAGE = Rule(
     hyperparameters=_hyperparameters,
     chain=average,
     matters=_matters,
+    complements=("decay",),
 )

@@ -53,14 +53,17 @@ def _norm_error(h: Columns, counts: Counts, scalar_error: Column, beta_error: Co
     return jnp.where(h["norm"] > h["clip_norm"], h["norm_error"] * scalar_error, 0.0)
 
 
-def norm_error(elements: int, unit_roundoff: float) -> float:
+def norm_error(elements: int, unit_roundoff: float, device: str) -> float:
     """Return how far torch's norm may be off, in roundoffs of float32, by the size of the largest tensor.
 
     On a CPU each of a few lanes adds its squares one after the other in float32, so the error grows with the
     number of elements: measured 6 roundoffs for the 65,536 of this project's largest tensor, 5,900 for 10
-    million, 850,000 (5 %) for 300 million. A half's norm is itself a half.
+    million, 850,000 (5 %) for 300 million. On a GPU a thread adds 128 squares of a chunk of 65,536, and the sums of
+    threads and chunks are added in trees (ATen's ForeachReduceOp.cu): some 64 roundoffs at most, of which a sum of
+    squares passes half on to the norm; not yet seen on a GPU. A half's norm is itself a half.
     """
-    return 2 * unit_roundoff / FORMATS["float32"].unit_roundoff + elements / 4096
+    summed = elements / 1024 if device == "cpu" else min(elements / 1024, 64.0)
+    return 2 * unit_roundoff / FORMATS["float32"].unit_roundoff + summed
 
 
 GRADIENT = Rule(

@@ -31,10 +31,16 @@ class Inputs:
     """Each slot that counts steps, before this step."""
     absent: Mapping[str, Bool[Array, " rows"]]
     """For each slot that torch makes in the first step: whether it is yet to be made."""
-    roundoff: Float64[Array, "rows outputs"]
-    """The unit roundoff of the output's format."""
+    size_error: Float64[Array, "rows outputs"]
+    """What storing may change, relative to the larger of the number before and after the step."""
+    result_error: Float64[Array, "rows outputs"]
+    """What storing once more may change, relative to the result: a fused kernel computes in a wider format."""
+    lost: Float64[Array, "rows outputs"]
+    """What storing may change at least, however small the number."""
+    compute_error: Float64[Array, "rows outputs"]
+    """The unit roundoff of the format in which the change is computed."""
     floor: Float64[Array, "rows outputs"]
-    """Below this number the rounding errors of the format are absolute."""
+    """Below this number the rounding errors of the output's format are absolute."""
     largest: Float64[Array, "rows outputs"]
     """The largest finite number of the format."""
     scalar_error: Float64[Array, " rows"]
@@ -43,6 +49,8 @@ class Inputs:
     """The relative error of beta itself in its powers."""
     rounds_between: Bool[Array, " rows"]
     """Whether intermediate results are stored in the formats of the tensors."""
+    biased: Bool[Array, " rows"]
+    """Whether storing may change all elements alike: a half that decays by a thousandth and is stored does not decay."""
 
 
 def one_step(

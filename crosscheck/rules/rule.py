@@ -22,9 +22,9 @@ Column = Float64[Array, "rows 1"]
 Columns = Mapping[str, Column]
 Counts = Mapping[str, Int32[Array, "rows 1"]]
 CorrectionError = Callable[[Columns, Counts, Column, Column], Column]
-Underflow = Callable[
-    [Columns, Counts, Mapping[str, Float64[Array, "rows width"]], Columns], Float64[Array, "rows width"]
-]
+Interval = tuple[Float64[Array, "rows width"], Float64[Array, "rows width"]]
+"""How far below and how far above its exact value a number may be; either may be infinite."""
+Underflow = Callable[[Columns, Counts, Mapping[str, Float64[Array, "rows width"]], Columns], Interval]
 F = TypeVar("F")
 Shape = tuple[int, ...]
 
@@ -61,6 +61,13 @@ class Slot:
     shape: Callable[[Shape], Shape] = like_parameter
     """From the shape of the parameter to that of the slot."""
     start: float | Absent = 0.0
+    stores: int = 1
+    """How many operations of torch's unfused kernels store a number of the slot's size in a step."""
+
+
+def _once(flags: Any) -> int:
+    del flags
+    return 1
 
 
 def _nothing(flags: Any) -> tuple[str, ...]:
@@ -91,15 +98,19 @@ class Rule(Generic[F]):
     moved: str = PARAM  # what reports call the thing that moves
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
     extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may
+    stores: Callable[[F], int] = (
+        _once  # how many operations of torch's unfused kernels store a number of the parameter's size
+    )
+    complements: tuple[str, ...] = ()  # hyperparameters b that act by 1 - b; an error of theirs is relative to that
     correction_error: CorrectionError | None = None
     """Relative error of the update from what is computed once a tensor: Adam's bias corrections, a clipping norm.
 
     Takes hyperparameters, counts, and the relative errors of such a number (a power of beta, the norm) and of beta itself.
     """
     underflow: Underflow | None = None
-    """Absolute error of the parameter when state and divisor lose what lies below their formats' floors.
+    """Where the parameter may be when state and divisor lose what lies below their formats' floors.
 
-    Takes hyperparameters, counts, exact state after the step and the floors; infinite where all may be lost.
+    Takes hyperparameters, counts, exact state after the step and the floors.
     """
 
     def state(self, flags: F) -> dict[str, Slot]:

@@ -73,7 +73,7 @@ SGD = Rule(
     hyperparameters=_hyperparameters,
     slots={
         "momentum_buffer": Slot(
-            "trace", start=Absent("first", "dampening", "dampening then takes a part of that gradient")
+            "trace", start=Absent("first", "dampening", "dampening then takes a part of that gradient"), stores=2
         )
     },
     unused=_unused,

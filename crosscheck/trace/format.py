@@ -15,6 +15,8 @@ VERSION = 1
 AVERAGE = "average"  # the slot that holds the moving average of a parameter
 GRAD = "grad"  # the gradient, where it stands beside the names of slots
 PARAM = "param"  # what stands for the parameter itself beside the names of slots
+ROUNDOFF_OF = " roundoff"
+"""What follows a hyperparameter's name in the name of the option that tells the unit roundoff of the tensor that held it."""
 RESERVED_SLOTS = ("", PARAM, GRAD, "backward", "coordinates")  # names that a slot cannot have, nor one with a slash
 METADATA_KEY = "twinstep"  # of a safetensors file; its value is a Part or a Pass as JSON
 PART_NAME = r"part-(\d{6})\.([0-9a-f]{64})\.safetensors"
@@ -63,6 +65,7 @@ class Claims(_Strict):
 
     clip_norm: Number | None = None  # the gradients' global 2-norm is clipped at
     clip_value: Number | None = None  # every element is clamped at
+    stochastic_rounding: bool = False  # parameters and state are rounded at random to one of their two neighbours
     average: Number | None = None  # decay of the moving average of the parameters
     averaged: Index = 0  # updates that the average has seen before this segment
     applied: Index = 0  # updates applied before this segment
