@@ -11,11 +11,13 @@ from crosscheck.checks.tally import Tally, all_together, disagreements, never_wr
 from crosscheck.criterion.batches import Batch, Batcher
 from crosscheck.criterion.elementwise import Judged, judge
 from crosscheck.criterion.profile import Profile
-from crosscheck.diagnosis.diagnose import diagnose, take_rows
+from crosscheck.diagnosis.cause import in_common
+from crosscheck.diagnosis.diagnose import diagnose
+from crosscheck.diagnosis.failing import Failing
+from crosscheck.diagnosis.shape import unexplained
 from crosscheck.float64 import float64
 from crosscheck.report.findings import Findings
 from crosscheck.report.report import Power
-from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import PARAM
@@ -37,8 +39,7 @@ class Judge:
         self._worker, self._findings = worker, findings
         self._batchers: dict[str, Batcher] = {}
         self._waiting: deque[tuple[Batch, Future[Judged]]] = deque()
-        # Rows that disagree, from the first batch that has any.
-        self._samples: dict[tuple[Rule[Any], Flags], Inputs] = {}
+        self._failing: dict[tuple[Rule[Any], Flags], Failing] = {}
         self._disagrees: Counter[str] = Counter()  # rows, by rule
 
     def batcher(self, rule: Rule[Any], profile: Profile | None = None) -> Batcher:
@@ -74,8 +75,9 @@ class Judge:
 
     def explain(self, rule: str) -> list[str]:
         """Return the mistakes, as sentences, that explain the rows that disagree with the rule of this name."""
-        each = [diagnose(its, flags, rows) for (its, flags), rows in self._samples.items() if its.name == rule]
-        return list(dict.fromkeys(sentence for found in each for sentence in found))
+        failing = [(its, flags, rows) for (its, flags), rows in self._failing.items() if its.name == rule and rows]
+        causes = in_common([diagnose(its, flags, rows.sample()) for its, flags, rows in failing])
+        return causes or [unexplained(failing)] if failing else []
 
     def _submit(self, batch: Batch) -> None:
         """Hand a batch to the worker, and take in those that it has finished."""
@@ -92,9 +94,8 @@ class Judge:
         judged = future.result()
         self.tally.add(batch, judged)
         self.groups.setdefault(batch.rule.name, Groups()).add(batch, judged)
-        wrong = np.flatnonzero(np.any(~(judged.eta[: len(batch.origins)] <= FAIL), axis=1))
-        self._disagrees[batch.rule.name] += len(wrong)
-        if len(wrong) and (batch.rule, batch.flags) not in self._samples:
-            self._samples[batch.rule, batch.flags] = take_rows(batch.inputs, wrong)
+        self._failing.setdefault((batch.rule, batch.flags), Failing()).add(batch, judged)
+        wrong = np.any(~(judged.eta[: len(batch.origins)] <= FAIL), axis=1)
+        self._disagrees[batch.rule.name] += int(np.sum(wrong))
         self._findings.add(never_written(batch))
         self._findings.add(disagreements(batch, judged), batch.rule.name)

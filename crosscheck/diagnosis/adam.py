@@ -1,25 +1,32 @@
 """What is often taken for torch's Adam, and what may go into it instead of what the record says."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from crosscheck.diagnosis.mistake import (
+    DECAY_CONSTANT,
+    DECAY_NEW,
+    DECAY_TWICE,
     Chain,
     Mistakes,
     WrongFormula,
     WrongInputs,
-    decay_of_new_parameters,
+    add_constant,
+    and_then,
     late_rate,
+    rounded_numbers,
+    still,
     with_numbers,
     wrong_decay,
     wrong_gradient,
 )
 from crosscheck.rules import own
-from crosscheck.rules.adam import AdamFlags, adam, adam_around
+from crosscheck.rules.adam import AdamFlags, adam_around
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Hyperparameters
 
@@ -32,8 +39,9 @@ def _wrong_inputs(flags: AdamFlags, inputs: Inputs) -> Iterator[WrongInputs]:
     h, steps = inputs.hyperparameters, inputs.counts["step"]
     yield from wrong_gradient(flags, inputs)
     yield from late_rate(flags, inputs)
+    yield from rounded_numbers(flags, inputs, ("lr", "beta1", "beta2", "eps", "weight_decay"))
     if flags.decay != "none":
-        yield from wrong_decay(flags, _without_decay(flags), inputs)
+        yield from wrong_decay(flags, _without_decay(flags), inputs, decoupled=flags.decay == "decoupled")
         other = "coupled" if flags.decay == "decoupled" else "decoupled"
         yield WrongInputs(f"weight decay is {other} instead of {flags.decay}", replace(flags, decay=other), inputs)
     swapped = with_numbers(inputs, beta1=h["beta2"], beta2=h["beta1"])
@@ -45,20 +53,28 @@ def _wrong_inputs(flags: AdamFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield WrongInputs("bias corrections are one step behind", flags, behind)
 
 
+Moments = Callable[[AdamFlags, Hyperparameters], optax.GradientTransformation]
+Around = Callable[[optax.GradientTransformation, AdamFlags, Hyperparameters], optax.GradientTransformation]
+
+
+def _moments(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    scale_by = own.scale_by_torch_amsgrad if flags.amsgrad else optax.scale_by_adam
+    return scale_by(h["beta1"], h["beta2"], h["eps"])
+
+
 def _eps_inside(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    return adam_around(optax.scale_by_adam(h["beta1"], h["beta2"], eps=0.0, eps_root=h["eps"]), flags, h)
-
-
-def _decay_without_lr(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    return adam(flags, {**h, "weight_decay": h["weight_decay"] / h["lr"]})
+    del flags
+    return optax.scale_by_adam(h["beta1"], h["beta2"], eps=0.0, eps_root=h["eps"])
 
 
 def _amsgrad_corrected_first(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    return adam_around(optax.scale_by_amsgrad(h["beta1"], h["beta2"], h["eps"]), flags, h)
+    del flags
+    return optax.scale_by_amsgrad(h["beta1"], h["beta2"], h["eps"])
 
 
 def _amsgrad_unused(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
     """Keep the maximum, and divide as plain Adam does."""
+    del flags
     kept = own.scale_by_torch_amsgrad(h["beta1"], h["beta2"], h["eps"])
     plain = optax.scale_by_adam(h["beta1"], h["beta2"], h["eps"])
 
@@ -66,31 +82,31 @@ def _amsgrad_unused(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTrans
         used, _ = plain.update(updates, optax.ScaleByAdamState(state.count, state.mu, state.nu), params)
         return used, kept.update(updates, state, params)[1]
 
-    return adam_around(optax.GradientTransformation(kept.init, update), flags, h)
+    return optax.GradientTransformation(kept.init, update)
 
 
-def _correction(*, first: bool = True, second: bool = True, eps_early: bool = False) -> Chain:
+def _correction(*, first: bool = True, second: bool = True, eps_early: bool = False) -> Moments:
     """Take Optax's moments without their corrections, and make only some of these.
 
     `eps_early`: eps is added before the second moment is corrected.
     """
 
-    def chain(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    def moments(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
         def at(count: Any) -> tuple[optax.GradientTransformation, Any]:
-            root = jnp.sqrt(1.0 - h["beta2"] ** count) if second else jnp.ones(())
+            root = jnp.sqrt((1.0 - h["beta2"] ** count) * h.get(SECOND, 1.0)) if second else jnp.ones(())
             eps = h["eps"] if eps_early else h["eps"] * root
-            unbias = 1.0 - h["beta1"] ** count if first else 1.0
+            unbias = (1.0 - h["beta1"] ** count) * h.get(FIRST, 1.0) if first else 1.0
             if flags.amsgrad:
-                moments = optax.scale_by_amsgrad(
+                bare = optax.scale_by_amsgrad(
                     h["beta1"], h["beta2"], eps, bias_correction_mu=False, bias_correction_nu=False
                 )
             else:
-                moments = _uncorrected(h["beta1"], h["beta2"], eps)
-            return moments, root / unbias
+                bare = _uncorrected(h["beta1"], h["beta2"], eps)
+            return bare, root / unbias
 
-        return adam_around(own.by_count(at), flags, h)
+        return own.by_count(at)
 
-    return chain
+    return moments
 
 
 def _uncorrected(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
@@ -105,26 +121,86 @@ def _uncorrected(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.scale_by_adam().init, update)  # pyright: ignore[reportArgumentType]
 
 
-_eps_early = _correction(eps_early=True)
-_no_first_correction = _correction(first=False)
-_no_second_correction = _correction(second=False)
-_no_corrections = _correction(first=False, second=False)
-_decay_of_new_parameters = decay_of_new_parameters(adam, _without_decay)
+def _decay_without_lr(
+    moments: optax.GradientTransformation, flags: AdamFlags, h: Hyperparameters
+) -> optax.GradientTransformation:
+    return adam_around(moments, flags, {**h, "weight_decay": h["weight_decay"] / h["lr"]})
+
+
+def _decay_of_new(
+    moments: optax.GradientTransformation, flags: AdamFlags, h: Hyperparameters
+) -> optax.GradientTransformation:
+    bare = adam_around(moments, _without_decay(flags), h)
+    return and_then(bare, lambda new: -h["lr"] * h["weight_decay"] * new)
+
+
+def _decay_before_and_after(
+    moments: optax.GradientTransformation, flags: AdamFlags, h: Hyperparameters
+) -> optax.GradientTransformation:
+    return and_then(adam_around(moments, flags, h), lambda new: -h["lr"] * h["weight_decay"] * new)
+
+
+def _decay_constant(
+    moments: optax.GradientTransformation, flags: AdamFlags, h: Hyperparameters
+) -> optax.GradientTransformation:
+    constant = add_constant(h["weight_decay"])
+    parts = (constant, moments) if flags.decay == "coupled" else (moments, constant)
+    return optax.chain(optax.scale(h["sign"]), *parts, optax.scale_by_learning_rate(h["lr"]))
+
+
+@cache
+def _chain(moments: Moments, around: Around) -> Chain:
+    """Return the formula of both, the same object each time, so that what is compiled for it serves again."""
+
+    def chain(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
+        return around(moments(flags, h), flags, h)
+
+    return chain
+
+
+FIRST, SECOND = "first_correction", "second_correction"
+WITH_CORRECTIONS: Chain = _chain(_correction(), adam_around)
+"""The right formula, with `FIRST` and `SECOND` among its hyperparameters: factors on the two corrections."""
+_EPS_INSIDE = ("eps is inside the square root", _eps_inside)
+_MOMENTS: tuple[tuple[str, Moments], ...] = (
+    (
+        "eps is added before the bias correction of the second moment (as TensorFlow does)",
+        _correction(eps_early=True),
+    ),
+    ("the bias correction of the first moment is missing", _correction(first=False)),
+    ("the bias correction of the second moment is missing", _correction(second=False)),
+    ("both bias corrections are missing", _correction(first=False, second=False)),
+)
+_AMSGRAD: tuple[tuple[str, Moments], ...] = (
+    ("AMSGrad's maximum is kept but not used", _amsgrad_unused),
+    ("AMSGrad corrects the bias before it takes the maximum (as Optax does)", _amsgrad_corrected_first),
+)
+_DECAYS: tuple[tuple[str, Around], ...] = (
+    ("weight decay is not multiplied by lr", _decay_without_lr),
+    (DECAY_NEW, _decay_of_new),
+    (DECAY_TWICE, _decay_before_and_after),
+)
+
+
+def _wrong_moments(flags: AdamFlags) -> tuple[tuple[str, Moments], ...]:
+    return (*_MOMENTS, *(_AMSGRAD if flags.amsgrad else (_EPS_INSIDE,)))
+
+
+def _wrong_decays(flags: AdamFlags) -> tuple[tuple[str, Around], ...]:
+    constant = (DECAY_CONSTANT, _decay_constant)
+    return {"none": (), "coupled": (constant,), "decoupled": (*_DECAYS, constant)}[flags.decay]
 
 
 def _wrong_formulas(flags: AdamFlags) -> Iterator[WrongFormula]:
-    if not flags.amsgrad:
-        yield "eps is inside the square root", _eps_inside
-    yield "eps is added before the bias correction of the second moment", _eps_early
-    yield "the bias correction of the first moment is missing", _no_first_correction
-    yield "the bias correction of the second moment is missing", _no_second_correction
-    yield "both bias corrections are missing", _no_corrections
-    if flags.decay == "decoupled":
-        yield "weight decay is not multiplied by lr", _decay_without_lr
-        yield "weight decay is taken from the new parameters", _decay_of_new_parameters
-    if flags.amsgrad:
-        yield "AMSGrad's maximum is kept but not used", _amsgrad_unused
-        yield "AMSGrad corrects the bias before it takes the maximum (as Optax does)", _amsgrad_corrected_first
+    yield from still(_chain(_moments, adam_around))
+    yield from ((sentence, _chain(moments, adam_around)) for sentence, moments in _wrong_moments(flags))
+    yield from ((sentence, _chain(_moments, around)) for sentence, around in _wrong_decays(flags))
 
 
-OF_ADAM = Mistakes(_wrong_inputs, _wrong_formulas)
+def _pairs(flags: AdamFlags) -> Iterator[WrongFormula]:
+    for first, around in _wrong_decays(flags):
+        for second, moments in _wrong_moments(flags):
+            yield f"{first}, and {second}", _chain(moments, around)
+
+
+OF_ADAM = Mistakes(_wrong_inputs, _wrong_formulas, _pairs)

@@ -1,17 +1,27 @@
 """What is often taken for torch's SGD, and what may go into it instead of what the record says."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import optax
 
 from crosscheck.diagnosis.mistake import (
+    DECAY_CONSTANT,
+    DECAY_LATE,
+    DECAY_NEW,
+    DECAY_TWICE,
+    Chain,
     Mistakes,
     WrongFormula,
     WrongInputs,
-    decay_of_new_parameters,
+    add_constant,
+    and_then,
     late_rate,
+    rounded_numbers,
+    still,
     with_values,
     wrong_decay,
     wrong_gradient,
@@ -19,7 +29,7 @@ from crosscheck.diagnosis.mistake import (
 from crosscheck.rules import own
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Hyperparameters
-from crosscheck.rules.sgd import SGDFlags, sgd
+from crosscheck.rules.sgd import SGDFlags
 
 
 def _without_decay(flags: SGDFlags) -> SGDFlags:
@@ -34,8 +44,10 @@ def _wrong_inputs(flags: SGDFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         inside = with_values(inputs, momentum_buffer=buffer)
         yield WrongInputs("the learning rate is inside the momentum buffer", flags, inside)
     yield from late_rate(flags, inputs)
+    yield from rounded_numbers(flags, inputs, ("lr", "momentum", "dampening", "weight_decay"))
     if flags.decay:
-        yield from wrong_decay(flags, _without_decay(flags), inputs)
+        # Without momentum, decay of the parameter beside the step is decay of the gradient.
+        yield from wrong_decay(flags, _without_decay(flags), inputs, decoupled=not flags.momentum)
     if not flags.momentum:
         return
     what = "is missing" if flags.nesterov else "is there, though not asked for"
@@ -46,36 +58,95 @@ def _wrong_inputs(flags: SGDFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield WrongInputs("dampening is applied to the first gradient, which starts the buffer", flags, started)
 
 
-def _decay_late(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    momentum = [own.dampen(h["dampening"]), optax.trace(h["momentum"], nesterov=flags.nesterov)]
-    return optax.chain(
-        optax.scale(h["sign"]),
-        *(momentum if flags.momentum else []),
-        optax.add_decayed_weights(h["weight_decay"]),
-        optax.scale_by_learning_rate(h["lr"]),
-    )
+Velocity = Callable[[SGDFlags, Hyperparameters], optax.GradientTransformation]
+Decay = Callable[[Velocity, SGDFlags, Hyperparameters], optax.GradientTransformation]
 
 
-def _lr_inside(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.scale(h["sign"]),
-        optax.add_decayed_weights(h["weight_decay"]),
-        optax.scale(h["lr"]),
-        own.dampen(h["dampening"]),
-        optax.trace(h["momentum"], nesterov=flags.nesterov),
-        optax.scale(-1.0),
-    )
+def _momentum(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    parts = [own.dampen(h["dampening"]), optax.trace(h["momentum"], nesterov=flags.nesterov)] if flags.momentum else []
+    return optax.chain(*parts, optax.scale_by_learning_rate(h["lr"]))
 
 
-_decay_of_new_parameters = decay_of_new_parameters(sgd, _without_decay)
+def _rate_inside(sign: float) -> Velocity:
+    """Return what keeps the rate, with a sign, in the buffer itself: v <- mu v + sign lr g; p <- p - sign v."""
+
+    def velocity(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.scale(sign * h["lr"]),
+            own.dampen(h["dampening"]),
+            optax.trace(h["momentum"], nesterov=flags.nesterov),
+            optax.scale(-sign),
+        )
+
+    return velocity
+
+
+def _decay(velocity: Velocity, flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    decay = [optax.add_decayed_weights(h["weight_decay"])] if flags.decay else []
+    return optax.chain(optax.scale(h["sign"]), *decay, velocity(flags, h))
+
+
+def _decay_late(velocity: Velocity, flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    bare = _decay(velocity, _without_decay(flags), h)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = bare.update(updates, state, params)
+        return updates - h["lr"] * h["weight_decay"] * params, state
+
+    return optax.GradientTransformation(bare.init, update)
+
+
+def _decay_of_new(velocity: Velocity, flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    return and_then(_decay(velocity, _without_decay(flags), h), lambda new: -h["lr"] * h["weight_decay"] * new)
+
+
+def _decay_before_and_after(velocity: Velocity, flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    return and_then(_decay(velocity, flags, h), lambda new: -h["lr"] * h["weight_decay"] * new)
+
+
+def _constant_in_gradient(velocity: Velocity, flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    return optax.chain(optax.scale(h["sign"]), add_constant(h["weight_decay"]), velocity(flags, h))
+
+
+def _constant_beside(velocity: Velocity, flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    return optax.chain(_decay(velocity, _without_decay(flags), h), add_constant(-h["lr"] * h["weight_decay"]))
+
+
+@cache
+def _chain(velocity: Velocity, decay: Decay) -> Chain:
+    """Return the formula of both, the same object each time, so that what is compiled for it serves again."""
+
+    def chain(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+        return decay(velocity, flags, h)
+
+    return chain
+
+
+_VELOCITIES: tuple[tuple[str, Velocity], ...] = (
+    ("the learning rate is inside the momentum buffer", _rate_inside(1.0)),
+    ("the momentum buffer is a negative velocity with the learning rate inside (as in Keras)", _rate_inside(-1.0)),
+)
+_DECAYS: tuple[tuple[str, Decay], ...] = (
+    (DECAY_LATE, _decay_late),
+    (DECAY_NEW, _decay_of_new),
+    (DECAY_TWICE, _decay_before_and_after),
+    (DECAY_CONSTANT, _constant_in_gradient),
+    (DECAY_CONSTANT, _constant_beside),
+)
 
 
 def _wrong_formulas(flags: SGDFlags) -> Iterator[WrongFormula]:
+    yield from still(_chain(_momentum, _decay))
     if flags.decay:
-        yield "weight decay is added after the momentum instead of to the gradient", _decay_late
-        yield "weight decay is taken from the new parameters", _decay_of_new_parameters
+        yield from ((sentence, _chain(_momentum, decay)) for sentence, decay in _DECAYS)
     if flags.momentum:
-        yield "the learning rate is inside the momentum buffer", _lr_inside
+        yield from ((sentence, _chain(velocity, _decay)) for sentence, velocity in _VELOCITIES)
 
 
-OF_SGD = Mistakes(_wrong_inputs, _wrong_formulas)
+def _pairs(flags: SGDFlags) -> Iterator[WrongFormula]:
+    if flags.decay and flags.momentum:
+        for (first, velocity), (second, decay) in ((v, d) for v in _VELOCITIES for d in _DECAYS):
+            yield f"{first}, and {second}", _chain(velocity, decay)
+
+
+OF_SGD = Mistakes(_wrong_inputs, _wrong_formulas, _pairs)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscheck import Report, TraceError, UnsupportedOptimizer, replay
+from crosscheck.diagnosis.cause import Cause
 from crosscheck.diagnosis.diagnose import diagnose
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
@@ -45,7 +46,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_causes_for_adam() -> Iterator[None]:
     """Look for the cause of a mismatch for SGD only, since compiling Adam's mistakes one by one takes ten seconds."""
 
-    def of_sgd(rule: Rule[Any], flags: Flags, inputs: Inputs) -> list[str]:
+    def of_sgd(rule: Rule[Any], flags: Flags, inputs: Inputs) -> list[Cause]:
         return [] if rule.name.startswith("adam") else diagnose(rule, flags, inputs)
 
     with pytest.MonkeyPatch.context() as patch:

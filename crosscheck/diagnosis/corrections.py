@@ -1,0 +1,76 @@
+"""Bias corrections in float32: off by a factor of their own at each step, and by no more than float32 can be."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.diagnosis.adam import FIRST, SECOND, WITH_CORRECTIONS
+from crosscheck.diagnosis.numbers import in_units
+from crosscheck.diagnosis.trial import Candidate, exact
+from crosscheck.rules.adam import AdamFlags
+from crosscheck.tolerance import FORMATS
+
+Floats = NDArray[np.float64]
+_ITERATIONS = 4
+_STEPS = 4.0  # a correction may be off by so many of the errors that float32 has on the average
+
+
+def float32_corrections(right: Candidate) -> Iterator[Candidate]:
+    """Yield the corrections that each row seems to have been made with, if float32 explains how far they are off.
+
+    How exactly a power is rounded is up to its implementation, so the two corrections are fitted for each row.
+    """
+    if not isinstance(right.flags, AdamFlags):
+        return
+    allowed = np.stack([_float32_error(right, beta) for beta in ("beta1", "beta2")], axis=1)
+    factors: Floats = np.ones_like(allowed)
+    base = replace(right, rule=replace(right.rule, chain=WITH_CORRECTIONS))
+    for _ in range(_ITERATIONS):
+        residual, slopes = _linear(base, factors)
+        slopes = slopes * allowed[:, :, None]
+        off: Floats = (factors - 1) / allowed
+        # Ridge regression with errors of that size as the prior: the two corrections do nearly the same.
+        normal = np.einsum("ric,rjc->rij", slopes, slopes) + np.eye(2)
+        gained: Floats = np.einsum("ric,rc->ri", slopes, residual) - off
+        factors = factors + allowed * _solved(normal, gained)
+    real = right.inputs.width > 0
+    if np.all(np.abs(factors - 1)[real] <= _STEPS * allowed[real]):
+        yield replace(_with(base, factors), sentence="bias corrections are computed in float32")
+
+
+def _solved(matrices: Floats, vectors: Floats) -> Floats:
+    """Return the solution for each row."""
+    solution: Floats = np.linalg.solve(matrices, vectors[:, :, None])[:, :, 0]  # pyright: ignore[reportAssignmentType]
+    return solution
+
+
+def _float32_error(right: Candidate, beta: str) -> Floats:
+    """Return the relative error of 1 - beta^t in float32: beta is off, the power is off, and so is the difference."""
+    t = np.asarray(right.inputs.counts["step"]) + 1
+    power: Floats = np.asarray(right.inputs.hyperparameters[beta]) ** t
+    return FORMATS["float32"].unit_roundoff * ((t + 2) * power / (1 - power) + 1)
+
+
+def _with(base: Candidate, factors: Floats) -> Candidate:
+    h = {**base.inputs.hyperparameters, FIRST: factors[:, 0], SECOND: factors[:, 1]}
+    return replace(base, inputs=replace(base.inputs, hyperparameters=h))
+
+
+def _linear(base: Candidate, factors: Floats) -> tuple[Floats, Floats]:
+    """Return residuals (rows, elements) and their slopes along both corrections, (rows, 2, elements), in roundoffs."""
+    inputs = _with(base, factors).inputs
+
+    def made(first: jax.Array, second: jax.Array) -> dict[str, jax.Array]:
+        h = {**inputs.hyperparameters, FIRST: first, SECOND: second}
+        return exact(replace(base, inputs=replace(inputs, hyperparameters=h)))
+
+    point = (jnp.asarray(factors[:, 0]), jnp.asarray(factors[:, 1]))
+    one, none = jnp.ones_like(point[0]), jnp.zeros_like(point[0])
+    right, along_first = jax.jvp(made, point, (one, none))
+    _, along_second = jax.jvp(made, point, (none, one))
+    residual, slopes = in_units(inputs, right, [along_first, along_second])
+    return residual, np.swapaxes(slopes, 0, 1)

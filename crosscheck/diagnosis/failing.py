@@ -1,0 +1,123 @@
+"""The rows that disagree: a bounded sample of all of them, and where they are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.criterion.batches import Batch
+from crosscheck.criterion.elementwise import Judged
+from crosscheck.rules.inputs import Inputs
+from crosscheck.tolerance import FAIL
+
+T = TypeVar("T")
+ROWS, COLUMNS = 256, 64  # of the sample: 16,384 elements
+_KINDS = 1024  # kinds of rows of which some are kept, 4 KiB a row
+
+
+@dataclass(slots=True)
+class Spread:
+    """How far the disagreement of one output of one tensor spreads over the steps."""
+
+    first: int
+    last: int
+    steps: set[int] = field(default_factory=set[int])
+
+
+class Failing:
+    """Gathers the rows of one formula that disagree.
+
+    Rows are of one kind if they are of the same tensor and the same outputs disagree. Of each kind the first and the last
+    row are kept, and as many between them as there is room for, so that all tensors, outputs, parameter groups and times
+    are in the sample.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, None] = {}
+        """All tensors that were judged, whether they agree or not."""
+        self.spread: dict[tuple[str, str], Spread] = {}
+        """By output and tensor: where it disagrees."""
+        self._rows: dict[tuple[str, tuple[bool, ...]], list[tuple[int, Inputs]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def add(self, batch: Batch, judged: Judged) -> None:
+        """Take in what became of a batch."""
+        self.tensors |= dict.fromkeys(origin.block.info.name for origin in batch.origins)
+        over = ~(judged.eta[: len(batch.origins)] <= FAIL)
+        rows_of: dict[tuple[str, tuple[bool, ...]], list[int]] = {}
+        for row in np.flatnonzero(over.any(axis=1)):
+            tensor, step = batch.origins[row].block.info.name, batch.origins[row].step
+            rows_of.setdefault((tensor, tuple(map(bool, over[row]))), []).append(int(row))
+            for output in np.flatnonzero(over[row]):
+                place = self.spread.setdefault((batch.outputs[output], tensor), Spread(step, step))
+                place.first, place.last = min(place.first, step), max(place.last, step)
+                place.steps.add(step)
+        for kind, rows in rows_of.items():
+            if kind in self._rows or len(self._rows) < _KINDS:
+                kept = self._rows.setdefault(kind, [])
+                for row in _evenly(rows, self._room):
+                    kept.append((batch.origins[row].step, _narrow(batch.inputs, row, judged.element[row])))
+                if len(kept) > 2 * self._room:
+                    kept[:] = _evenly(kept, self._room)
+
+    @property
+    def _room(self) -> int:
+        """Return how many rows of each kind are kept."""
+        return max(2, ROWS // max(1, len(self._rows)))
+
+    def sample(self) -> Inputs:
+        """Return up to `ROWS` rows, filled up to that number with rows of width zero, so that compiled code serves again."""
+        rows = [row for _, row in self._chosen()]
+        padding = replace(rows[0], width=np.zeros(1, np.int32))
+        rows += [padding] * (ROWS - len(rows))
+        return jax.tree.map(_joined, *rows)
+
+    def steps(self) -> NDArray[np.int64]:
+        """Return the steps of the rows of `sample`."""
+        return np.resize(np.array([step for step, _ in self._chosen()], np.int64), ROWS)
+
+    def _chosen(self) -> list[tuple[int, Inputs]]:
+        return _evenly([row for kept in self._rows.values() for row in _evenly(kept, self._room)], ROWS)
+
+
+def _joined(*arrays: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate(arrays)
+
+
+def _evenly(items: list[T], count: int) -> list[T]:
+    """Return at most `count` of the items, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))]
+
+
+def _narrow(inputs: Inputs, row: int, worst: NDArray[np.int64]) -> Inputs:
+    """Return one row with at most `COLUMNS` of its elements, those of the largest eta among them."""
+    width = int(inputs.width[row])
+    chosen = list(dict.fromkeys([*(int(k) for k in worst if k < width), *_spread_out(width)]))[:COLUMNS]
+    columns = np.resize(np.array(sorted(chosen), np.int64), COLUMNS)
+
+    def cut(array: NDArray[Any]) -> NDArray[Any]:
+        return array[row][columns][None]
+
+    def alone(array: NDArray[Any]) -> NDArray[Any]:
+        return array[row : row + 1].copy()
+
+    one: Inputs = jax.tree.map(alone, replace(inputs, values={}, recorded={}))
+    return replace(
+        one,
+        values=jax.tree.map(cut, inputs.values),
+        recorded=jax.tree.map(cut, inputs.recorded),
+        width=np.array([len(chosen)], np.int32),
+    )
+
+
+def _spread_out(width: int) -> Iterator[int]:
+    """Yield the positions of a row, evenly spaced ones first."""
+    yield from (int(k) for k in np.linspace(0, width - 1, min(width, COLUMNS)).round())
+    yield from range(width)

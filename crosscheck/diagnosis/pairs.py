@@ -1,0 +1,42 @@
+"""Two mistakes at once: each pair is tried uncompiled, and the few that come closest are judged."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from crosscheck.diagnosis.catalogue import CATALOGUE
+from crosscheck.diagnosis.numbers import numbers
+from crosscheck.diagnosis.trial import Candidate
+
+
+def wrong_inputs(base: Candidate) -> Iterator[Candidate]:
+    """Yield the mistakes that leave the formula right, beside the mistake that `base` is."""
+    for sentence, flags, inputs in CATALOGUE[base.rule.name].inputs(base.flags, base.inputs):
+        yield Candidate(_both(base.sentence, sentence), base.rule, flags, inputs)
+
+
+def wrong_formulas(base: Candidate) -> Iterator[Candidate]:
+    """Yield the formulas that may have been taken for the right one, beside the mistake of inputs that `base` is."""
+    for sentence, chain in CATALOGUE[base.rule.name].formulas(base.flags):
+        yield replace(base, sentence=_both(base.sentence, sentence), rule=replace(base.rule, chain=chain))
+
+
+def pairs(right: Candidate) -> Iterator[Candidate]:
+    """Yield every two mistakes that can be made together, the second found or fitted on what the first makes."""
+    inputs, formulas = list(wrong_inputs(right)), list(wrong_formulas(right))
+    seen: set[frozenset[str]] = set()
+    for first in inputs:
+        for candidate in (*wrong_inputs(first), *wrong_formulas(first)):
+            # The two may be named in either order, and a mistake made twice may undo itself.
+            both = frozenset(candidate.sentence.split(", and "))
+            if len(both) == 2 and both not in seen:
+                seen.add(both)
+                yield candidate
+    for sentence, chain in CATALOGUE[right.rule.name].pairs(right.flags):
+        yield replace(right, sentence=sentence, rule=replace(right.rule, chain=chain))
+    for first in (*inputs, *formulas):
+        yield from numbers(first)
+    yield from numbers(right, together=2)
+
+
+def _both(first: str, second: str) -> str:
+    return f"{first}, and {second}" if first else second

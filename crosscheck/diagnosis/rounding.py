@@ -1,0 +1,144 @@
+"""Rounding that is not the one of the format: truncated, stochastic, or to a narrower format than the one stored.
+
+All of these are told from what was recorded, what the formula makes, and the unit roundoffs of the formats.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.diagnosis.cause import Cause
+from crosscheck.diagnosis.mistake import NARROW
+from crosscheck.diagnosis.trial import Candidate, Trial, exact, stored_unit
+from crosscheck.tolerance import FORMATS
+from crosscheck.trace.format import PARAM
+
+Floats = NDArray[np.float64]
+_ENOUGH = 16  # elements, to tell one kind of rounding from another
+_SLACK = 0.05  # of a unit in the last place, for the arithmetic before the number was stored
+_NEARLY_ALL = 0.99
+
+
+def narrower(unit: float) -> Iterator[tuple[str, float]]:
+    """Yield the formats that are narrower than the one of this unit roundoff, and their unit roundoffs."""
+    for name, format_ in sorted(FORMATS.items(), key=lambda pair: pair[1].unit_roundoff):
+        if name in NARROW and format_.unit_roundoff > unit:
+            yield name, format_.unit_roundoff
+
+
+def rounded(numbers: Any, name: str) -> Floats:
+    """Return the numbers rounded to nearest in a format."""
+    with np.errstate(all="ignore"):
+        return np.asarray(numbers).astype(NARROW[name]).astype(np.float64)
+
+
+def rounding(trial: Trial) -> list[Cause]:
+    """Return how the numbers were rounded, if that explains all rows.
+
+    First the state is taken as it was recorded, each slot with a reason of its own; then the parameter must follow from it.
+    """
+    right = trial.right
+    said: list[str] = []
+    for number, name in enumerate(trial.names):
+        if name != PARAM and trial.over[name].any():
+            made = np.asarray(trial.compared.exact[name])[trial.real(name)]
+            reason = how_rounded(name, trial.recorded(name), made, stored_unit(right.inputs, number))
+            if not reason:
+                return []
+            said.append(reason)
+    given = Trial(right.rule, right.flags, _from_recorded_state(right).inputs)
+    if given.over[PARAM].any():
+        made, unit = np.asarray(given.compared.exact[PARAM])[given.real(PARAM)], stored_unit(right.inputs, 0)
+        reason = how_rounded(PARAM, given.recorded(PARAM), made, unit) or _narrow_update(given, made, unit)
+        if not reason:
+            return []
+        said.append(reason)
+    elif trial.over[PARAM].any() and not said:
+        said.append("the parameter is computed from the state after that was rounded to the format it is stored in")
+    sentence = ", and ".join(said)
+    return [Cause(sentence, sentence, 0, 0.0)]
+
+
+def _from_recorded_state(right: Candidate) -> Candidate:
+    """Return old state from which the formula makes the state that was recorded.
+
+    A slot is linear in itself: if it misses by d, its old value must be off by d over the slope.
+    """
+    slots = list(right.rule.elementwise(right.flags))
+    values = {name: jnp.asarray(value) for name, value in right.inputs.values.items()}
+    for name in slots:  # in order, because a maximum is taken of the slot before it
+
+        def of(slot: Any, name: str = name) -> Any:
+            return exact(replace(right, inputs=replace(right.inputs, values={**values, name: slot})))[name]
+
+        made, slope = jax.jvp(of, (values[name],), (jnp.ones_like(values[name]),))
+        off = (jnp.asarray(right.inputs.recorded[name]) - made) / slope
+        values[name] = jnp.where(jnp.isfinite(off), values[name] + off, values[name])
+    return replace(
+        right, inputs=replace(right.inputs, values={name: np.asarray(value) for name, value in values.items()})
+    )
+
+
+def how_rounded(name: str, recorded: Floats, right: Floats, unit: float) -> str:
+    """Return how numbers seem to have been rounded, as a sentence; empty if it does not look like rounding.
+
+    `recorded` and `right`: (elements,), of those that are judged. `unit`: the unit roundoff of their format.
+    """
+    use = np.isfinite(recorded) & np.isfinite(right) & (np.abs(right) > 1e-30)
+    recorded, right = recorded[use], right[use]
+    if len(right) < _ENOUGH:
+        return ""
+    for narrow, coarse in narrower(unit):
+        if np.array_equal(rounded(recorded, narrow), recorded):
+            said = _direction(recorded, right, coarse, f"{name} is", narrow)
+            if said:
+                return said
+    return _direction(recorded, right, unit, f"{name} is", "")
+
+
+def _direction(recorded: Floats, right: Floats, unit: float, what: str, narrow: str) -> str:
+    """Return the way from the exact numbers to those recorded: to nearest, toward zero or either way at random.
+
+    To nearest is worth a sentence only in another format than the one stored.
+    """
+    last_place = 2 * unit * 2.0 ** np.floor(np.log2(np.abs(right)))
+    off = (recorded - right) / last_place * np.sign(right)
+    if np.max(np.abs(off)) > 1 + _SLACK:
+        return ""
+    to = f" to {narrow}" if narrow else ""
+    if np.max(np.abs(off)) <= 0.5 + _SLACK:
+        return f"{what} rounded{to}" if narrow else ""
+    if np.mean(off <= _SLACK) >= _NEARLY_ALL:
+        return f"{what} truncated{to} instead of rounded to nearest"
+    if abs(np.mean(off)) <= 5 * np.std(off) / len(off) ** 0.5:
+        return f"{what} rounded stochastically{to}"
+    return ""
+
+
+def _narrow_update(trial: Trial, right: Floats, unit: float) -> str:
+    """Return that the update was computed in a narrower format, if its error looks like that: bounded and of either sign.
+
+    Only elements whose update is large enough to show it beside the rounding of the parameter itself are asked.
+    """
+    real = trial.real(PARAM)
+    old, recorded = trial.right.inputs.values[PARAM][real], trial.recorded(PARAM)
+    change = right - old
+    for narrow, coarse in narrower(unit):
+        use = np.abs(change) * coarse > 16 * unit * (np.abs(right) + np.abs(old))
+        off = (recorded[use] - right[use]) / (coarse * change[use])
+        if len(off) < _ENOUGH or not np.all(np.isfinite(off)):
+            continue
+        size = float(np.sqrt(np.mean(off**2)))
+        rows = np.nonzero(real)[0][use]
+        mean = np.bincount(rows, off) / np.maximum(np.bincount(rows), 1)
+        # What is the same for a whole row, such as a rate that is a little off, is no rounding of its elements.
+        scattered = np.mean((off - mean[rows]) ** 2) >= 0.7 * size**2
+        random = abs(float(np.mean(off))) <= 0.3 * size and np.max(np.abs(off)) <= 5 * size
+        if scattered and random and 0.2 <= size < 1.6:
+            return f"the update is computed in {narrow}"
+    return ""

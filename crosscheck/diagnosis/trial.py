@@ -1,0 +1,142 @@
+"""Trying a mistake on the rows that disagree: first roughly and uncompiled, then by the criterion itself.
+
+Compiling a formula takes a third of a second, and running it once without takes two milliseconds. So every mistake, and
+every pair of two, is first tried uncompiled, and only what reduces the residuals is compiled and judged by the criterion.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.criterion.elementwise import Compared, compare
+from crosscheck.diagnosis.cause import Cause, ranked
+from crosscheck.rules.inputs import Inputs, one_step
+from crosscheck.rules.rule import Flags, Rule
+from crosscheck.tolerance import FAIL, FORMATS
+from crosscheck.trace.format import PARAM
+
+Outputs = dict[str, NDArray[np.float64]]  # by output: (rows, width)
+_REDUCED = 0.9  # of the elements that disagree, so many must come closer to what was recorded
+_BY_HALF = -0.5  # and this is the least that half of them must come closer by, as a logarithm
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A mistake that may explain the rows: with this formula, these flags and these inputs they should agree."""
+
+    sentence: str
+    rule: Rule[Any]
+    flags: Flags
+    inputs: Inputs
+    key: str = ""
+    """The sentence without its numbers; empty if it has none."""
+    fitted: int = 0
+    """How many numbers were fitted to the rows."""
+
+    @property
+    def name(self) -> str:
+        return self.key or self.sentence
+
+
+def exact(candidate: Candidate, factors: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a formula makes of the rows, uncompiled. `factors`: on some of the hyperparameters."""
+    inputs = candidate.inputs
+    h = {name: jnp.asarray(value) for name, value in inputs.hyperparameters.items()}
+    h |= {name: scaled(name, h[name], factor) for name, factor in (factors or {}).items()}
+    each_row = jax.vmap(partial(one_step, candidate.rule, candidate.flags))
+    return each_row(h, inputs.counts, inputs.absent, inputs.values)  # pyright: ignore[reportReturnType, reportArgumentType]
+
+
+def scaled(name: str, value: Any, factor: Any) -> Any:
+    """Return a hyperparameter times a factor. Of Adam's betas the factor goes with 1 - beta, the weight of what is new."""
+    return 1.0 - (1.0 - value) * factor if name.startswith("beta") else value * factor
+
+
+def stored_unit(inputs: Inputs, number: int) -> float:
+    """Return the unit roundoff of the format in which most of an output is stored. `number`: of the output."""
+    units, rows = np.unique(unit_roundoffs(inputs)[inputs.width > 0, number], return_counts=True)
+    return float(units[np.argmax(rows)])
+
+
+def unit_roundoffs(inputs: Inputs) -> NDArray[np.float64]:
+    """Return the unit roundoff of the format of each row and output; the largest number of a format tells which it is."""
+    known = {its.largest: its.unit_roundoff for its in FORMATS.values()}
+    largest, where = np.unique(inputs.largest, return_inverse=True)
+    return np.array([known[float(number)] for number in largest])[where].reshape(inputs.largest.shape)
+
+
+class Trial:
+    """Rows that disagree with a formula, and how far each mistake brings them back."""
+
+    def __init__(self, rule: Rule[Any], flags: Flags, inputs: Inputs) -> None:
+        self.right = Candidate("", rule, flags, inputs)
+        self.compared: Compared = jax.device_get(compare(rule, flags, inputs))
+        self.names = (PARAM, *rule.elementwise(flags))
+        self.over = {name: ~(self.compared.eta[name] <= FAIL) for name in self.names}
+        # A row of the sample without an element that disagrees says nothing about the cause.
+        self.rows = np.any([over.any(axis=1) for over in self.over.values()], axis=0)
+        self._residual = {name: np.abs(inputs.recorded[name] - self.compared.exact[name]) for name in self.names}
+
+    def real(self, name: str) -> NDArray[np.bool_]:
+        """Return which elements of an output are judged, of the rows that disagree."""
+        return self.compared.judged[name] & self.rows[:, None]
+
+    def recorded(self, name: str) -> NDArray[np.float64]:
+        """Return those elements as they were recorded, (elements,)."""
+        return np.asarray(self.right.inputs.recorded[name])[self.real(name)]
+
+    def score(self, candidate: Candidate) -> tuple[NDArray[np.bool_], float]:
+        """Return which rows a mistake brings closer, and by what factor, as a logarithm: the less, the better."""
+        return self.score_of(candidate, exact(candidate))
+
+    def score_of(self, candidate: Candidate, made: Mapping[str, Any]) -> tuple[NDArray[np.bool_], float]:
+        """Return the same for what the mistake has already been found to make."""
+        over = closer = np.zeros(len(self.rows))
+        logs: list[NDArray[np.float64]] = []
+        for name, wrong in self.over.items():
+            left = np.abs(candidate.inputs.recorded[name] - np.asarray(made.get(name, np.nan)))
+            before = self._residual[name]
+            same = (left < before) | (~np.isfinite(before) & np.isfinite(left)) | ~np.isfinite(left + before)
+            over, closer = over + wrong.sum(axis=1), closer + (wrong & same).sum(axis=1)
+            ratio = np.log(np.maximum(left[wrong], 1e-300)) - np.log(np.maximum(before[wrong], 1e-300))
+            logs.append(ratio[np.isfinite(ratio)])
+        ratios = np.concatenate(logs)
+        return closer >= _REDUCED * over, float(np.median(ratios)) if len(ratios) else 0.0
+
+    def promising(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Return those mistakes that bring all rows closer, the best first.
+
+        Several of one sentence may share the rows among them.
+        """
+        by_sentence: dict[str, list[tuple[float, NDArray[np.bool_], Candidate]]] = {}
+        for candidate in candidates:
+            closer, score = self.score(candidate)
+            by_sentence.setdefault(candidate.sentence, []).append((score, closer, candidate))
+        found: list[tuple[float, Candidate]] = []
+        for several in by_sentence.values():
+            best = min(score for score, _, _ in several)
+            if best <= _BY_HALF and np.all(np.any([closer for _, closer, _ in several], axis=0)[self.rows]):
+                found += [(best, candidate) for _, closer, candidate in several if closer[self.rows].any()]
+        return [candidate for _, candidate in sorted(found, key=lambda pair: pair[0])]
+
+    def worst(self, candidate: Candidate) -> NDArray[np.float64]:
+        """Return the largest eta of each row under a mistake; infinite for a row of which nothing is judged."""
+        found: Compared = jax.device_get(compare(candidate.rule, candidate.flags, candidate.inputs))
+        judged = np.any([judged.any(axis=1) for judged in found.judged.values()], axis=0)
+        eta = np.max([eta.max(axis=1) for eta in found.eta.values()], axis=0)
+        return np.where(judged, eta, np.inf)
+
+    def causes(self, candidates: Sequence[Candidate], limit: float = FAIL) -> list[Cause]:
+        """Return the mistakes under which every row agrees, those that fit best first."""
+        best: dict[tuple[str, str, int], NDArray[np.float64]] = {}
+        for candidate in candidates:
+            key, eta = (candidate.sentence, candidate.name, candidate.fitted), self.worst(candidate)
+            best[key] = np.minimum(best[key], eta) if key in best else eta
+        worst = {key: float(np.max(eta[self.rows], initial=0.0)) for key, eta in best.items()}
+        return ranked(Cause(*cause, eta) for cause, eta in worst.items() if eta <= limit)
