@@ -100,7 +100,7 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
     have as many hyperparameters.
     """
     names = (PARAM, *rule.elementwise(flags))
-    step: _Step = _step(rule, flags, inputs)
+    step: _Step = _step(rule, flags, inputs)  # pyright: ignore[reportUnknownVariableType] (jit hides it)
     real = np.arange(inputs.values[PARAM].shape[1])[None, :] < inputs.width[:, None]
     unusual = np.logical_or.reduce([~np.isfinite(value) for value in inputs.values.values()])
     nothing = np.zeros(real.shape)
@@ -108,13 +108,13 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
     measured: dict[str, _Measured] = {}
     for i, name in reversed(list(enumerate(names))):  # the parameter last: what becomes of the state decides about it
         of_parameter = name == PARAM
-        found: _Measured = _measure(
+        found: _Measured = _measure(  # pyright: ignore[reportUnknownVariableType] (jit hides it)
             before=inputs.values[name],
             recorded=inputs.recorded[name],
             exact=step.exact[name],
             reach=step.reach[name],
             old=step.old[name],
-            slopes=tuple(step.slopes[tried][name] for tried in rule.matters(flags)),
+            slopes=tuple([step.slopes[tried][name] for tried in rule.matters(flags)]),  # pyright: ignore[reportUnknownArgumentType]
             correction=step.correction if of_parameter else nothing,
             interval=(step.down, step.up) if of_parameter else (nothing, nothing),
             there=inputs.judged[:, i, None] & real,

@@ -76,7 +76,7 @@ class Trial:
 
     def __init__(self, rule: Rule[Any], flags: Flags, inputs: Inputs) -> None:
         self.right = Candidate("", rule, flags, inputs)
-        self.compared: Compared = jax.device_get(compare(rule, flags, inputs))
+        self.compared: Compared = compare(rule, flags, inputs)
         self.names = (PARAM, *rule.elementwise(flags))
         self.over = {name: ~(self.compared.eta[name] <= FAIL) for name in self.names}
         # A row of the sample without an element that disagrees says nothing about the cause.
