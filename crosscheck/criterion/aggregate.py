@@ -97,7 +97,8 @@ class Sums:
 def sum_rows(outputs: Sequence[Weighted], inputs: Inputs) -> Sums:
     """Sum up a batch by rows."""
     products, residuals, stored, alike, scaled = 0.0, 0.0, 0.0, 0.0, list[Any]()
-    with np.errstate(invalid="ignore"):  # infinity less infinity, where nothing is used
+    # Infinity less infinity, where nothing is used; and a residual may be beyond float32, but its element tells of it.
+    with np.errstate(invalid="ignore", over="ignore"):
         for number, each in enumerate(outputs):
             tried = each.slopes.shape[1] - 2
             slopes = np.asarray(each.slopes)[:, :tried]

@@ -5,7 +5,7 @@ every pair of two, is first tried uncompiled, and only what reduces the residual
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -71,6 +71,10 @@ def unit_roundoffs(inputs: Inputs) -> NDArray[np.float64]:
     return np.array([known[float(number)] for number in largest])[where].reshape(inputs.largest.shape)
 
 
+_ONCE_MORE = 1.5
+"""What storing explains of a mistake, by what it explains of the right step, which stores a number once or twice."""
+
+
 class Trial:
     """Rows that disagree with a formula, and how far each mistake brings them back."""
 
@@ -127,7 +131,9 @@ class Trial:
 
     def worst(self, candidate: Candidate) -> NDArray[np.float64]:
         """Return the largest eta of each row under a mistake; infinite for a row of which nothing is judged."""
-        found: Compared = jax.device_get(compare(candidate.rule, candidate.flags, candidate.inputs))
+        # A mistake may store a number once more than the right step does.
+        inputs = replace(candidate.inputs, size_error=_ONCE_MORE * candidate.inputs.size_error)
+        found = compare(candidate.rule, candidate.flags, inputs)
         judged = np.any([judged.any(axis=1) for judged in found.judged.values()], axis=0)
         eta = np.max([eta.max(axis=1) for eta in found.eta.values()], axis=0)
         return np.where(judged, eta, np.inf)

@@ -5,21 +5,22 @@ the slack and k roundoffs of the change has eta k.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crosscheck import Recorder, Report, Verdict, replay
+from crosscheck.criterion import elementwise
 from crosscheck.criterion.aggregate import Sums
 from crosscheck.criterion.elementwise import Judged, compare, judge
 from crosscheck.float64 import float64
@@ -133,6 +134,7 @@ def test_a_correctly_rounded_step_is_explained_by_storing_it(dtype: DType, data:
 )
 def test_k_roundoffs_of_the_change_measure_k(dtype: DType, k: float, p: float, g: float, m: float, sign: int) -> None:
     """The unit is a roundoff of the change and of every input times the derivative of the change with respect to it."""
+    assume(abs(g) + abs(m) > 1e-3)  # without a change there is no unit
     param, buffer = (float(value) for value in sgd(p, g, m))
     of_buffer = abs(buffer - m) + abs(0.9 - 1) * abs(m) + abs(g)
     of_param = abs(param - p) + 0.1 * (0.9 * abs(m) + abs(g))
@@ -192,11 +194,20 @@ def test_not_a_number_out_of_not_a_number_is_right(value: float) -> None:
     assert not passes(judged(MOMENTUM, batch(before, AFTER, SGD_H)))
 
 
+@pytest.mark.parametrize(("recorded", "right"), [(math.inf, True), (-math.inf, False), (math.nan, False)], ids=str)
+def test_an_overflow_is_excused_in_its_own_direction_only(recorded: float, right: bool) -> None:
+    before = at(BEFORE, "grad", 3e38)
+    before[BUFFER][5] = 3e38
+    stored = np.ones(ROWS, np.bool_)
+    assert passes(judged(MOMENTUM, batch(before, both(-math.inf, recorded), SGD_H, rounds_between=stored))) == right
+
+
 def test_a_result_beyond_the_format_is_counted_and_not_judged() -> None:
     """The buffer correctly overflows, and so does the parameter that is computed from it. Neither is judged."""
     before = at(BEFORE, "grad", 3e38)
     before[BUFFER][5] = 3e38
-    result = judged(MOMENTUM, batch(before, both(-math.inf, math.inf), SGD_H))
+    stored = np.ones(ROWS, np.bool_)  # the parameter is computed from the buffer as it was stored
+    result = judged(MOMENTUM, batch(before, both(-math.inf, math.inf), SGD_H, rounds_between=stored))
     assert passes(result)
     assert (result.out_of_range == 1).all()
     assert (result.checked == WIDTH - 1).all()
@@ -312,7 +323,7 @@ def test_padding_never_shows(junk: float) -> None:
     one, other = (judged(MOMENTUM, replace(inputs, width=width)) for inputs in (clean, dirty))
     for field in ("eta", "element", "over", "checked", "out_of_range"):
         assert np.array_equal(getattr(one, field), getattr(other, field)), field
-    assert all(np.array_equal(smallest, other.smallest[name]) for name, smallest in one.smallest.items())
+    assert all(np.array_equal(smallest[:3], other.smallest[name][:3]) for name, smallest in one.smallest.items())
     for field in Sums.__dataclass_fields__:
         assert np.allclose(getattr(one.sums, field)[:3], getattr(other.sums, field)[:3]), field
     assert np.array_equal(other.checked, np.stack([width, width], axis=1))
@@ -385,7 +396,9 @@ def test_the_smallest_error_shows_and_half_of_it_does_not(name: str, sign: int) 
 
 def test_one_compilation_serves_all_batches(tmp_path: Path) -> None:
     """Each rule is compiled once for each set of flags, whatever the number of rows and tensors, the dtype and the options."""
-    compiled: Callable[[], int] = cast(Any, compare)._cache_size
+
+    def compiled() -> int:
+        return sum(getattr(elementwise, name)._cache_size() for name in ("_step", "_measure"))
 
     def record(name: str, dtype: torch.dtype, sizes: tuple[int, ...], steps: int, **options: Any) -> Report:
         parameters = [torch.nn.Parameter(torch.ones(size, dtype=dtype)) for size in sizes]
