@@ -58,6 +58,7 @@ class Cell:
     verdict: str
     max_eta: float
     out_of_range: int
+    """Elements that the format cannot represent, or whose divisor it may lose."""
     elements: int
 
 
@@ -88,7 +89,7 @@ class Row:
     @property
     def agrees(self) -> bool:
         return self.composition_agrees and all(
-            cell.verdict == Verdict.MATCH and cell.max_eta <= WARN for cell in self.cells
+            cell.verdict != Verdict.MISMATCH and cell.max_eta <= WARN for cell in self.cells
         )
 
 
@@ -197,7 +198,8 @@ def _cell(combination: Combination, implementation: str, dtype: str) -> Cell:
         return CLASSES[combination.rule](parameters, **combination.options, **IMPLEMENTATIONS[implementation])
 
     report = observe(make, steps=6, size=1024, dtype=getattr(torch, dtype), regimes=REGIMES)
-    return Cell(implementation, dtype, report.verdict, report.max_eta, report.out_of_range, report.elements)
+    beyond = report.out_of_range + report.undetermined
+    return Cell(implementation, dtype, report.verdict, report.max_eta, beyond, report.elements)
 
 
 def _free_running(size: int = 256, steps: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -244,6 +246,6 @@ def _answer(difference: float) -> str:
 
 def _shown(cell: Cell) -> str:
     mark = "*" if cell.out_of_range else ""
-    if cell.verdict != Verdict.MATCH:
+    if cell.verdict == Verdict.MISMATCH:
         return f"{cell.verdict}{mark}"
     return ("inf" if math.isinf(cell.max_eta) else f"{cell.max_eta:.2f}") + mark

@@ -173,7 +173,9 @@ class Batcher:
         dtypes: list[DType] = [quantity.after.dtype.name for quantity in outputs.values()]  # pyright: ignore[reportAssignmentType]
         profiles = [self._profile_of(block, int(row)) for row in rows]
         known = list(dict.fromkeys(profiles))
-        self.profiles |= {profile.name: None for profile in known}
+        others = sorted(set(dtypes[1:]) - {dtypes[0]})
+        mixed = f", state in {' and '.join(others)}" if others and self.profile is None else ""
+        self.profiles |= {profile.name + mixed: None for profile in known}
         which = np.array([known.index(profile) for profile in profiles]) if len(known) > 1 else np.zeros(len(rows), int)
         each = [self._arithmetic(profile, flags, dtypes) for profile in known]
         return {

@@ -48,7 +48,6 @@ SGD = (
     sgd("buffer times lr", NESTEROV, 1, BUFFER),
     sgd("momentum 0.1 % off", MOMENTUM, 2, BUFFER),
     sgd("state rounded", MOMENTUM, 1, BUFFER),
-    sgd("state in bfloat16", MOMENTUM),
     sgd("parameter rounded", MOMENTUM),
     sgd("bit flip", MOMENTUM, 5, since=5, only=1, tensor="bias"),
     sgd("stale gradient", {}, 2),

@@ -43,7 +43,9 @@ def check(table: Atlas) -> None:
         f"{row.label}, {cell.implementation}, {cell.dtype}: {cell.verdict}, eta {cell.max_eta}"
         for row in table.rows
         for cell in row.cells
-        if cell.verdict != "match" or not cell.max_eta <= WARN or not cell.elements
+        if cell.verdict not in ("match", "vacuous" if cell.out_of_range and cell.dtype == "float16" else "match")
+        or not cell.max_eta <= WARN
+        or not cell.elements
     ]
     assert not wrong
     assert all(row.composition_difference < 1e-12 for row in table.rows)

@@ -19,6 +19,7 @@ from tests.crosscheck.planted import (
     COUPLED,
     DAMPENED,
     FINE,
+    MOMENTUM,
     PLAIN,
     PLANTED,
     RIGHT,
@@ -152,18 +153,24 @@ def test_one_flipped_bit_is_named_by_its_position(rule: str, recording: str, tmp
 def test_what_a_record_cannot_show_it_does_not_claim(
     planted: Planted, dtype: torch.dtype, hyperparameter: str, tmp_path: Path
 ) -> None:
-    """An error that the format rounds away gives no finding, and its hyperparameter is listed as not tested."""
+    """What is missing is either found, or its hyperparameter is listed as not tested."""
     report = run(planted, tmp_path / "trace", dtype, **RECORDINGS["sampled"])
-    assert report.verdict is not Verdict.MISMATCH, str(report)
-    assert hyperparameter in report.not_tested
+    listed = any(name.startswith(hyperparameter) for name in report.not_tested)
+    assert report.verdict is Verdict.MISMATCH or listed, str(report)
 
 
-def test_the_report_says_by_how_much_a_hyperparameter_was_tried_wrong(tmp_path: Path) -> None:
-    """In bfloat16 an error of 1 % never shows, so a larger one is tried, which must not be printed as 1 %."""
-    planted = adam("beta1 1 % off", {})
-    report = run(planted, tmp_path / "trace", BFLOAT16, **RECORDINGS["sampled"])
-    assert report.verdict is Verdict.MATCH
-    assert "beta1" in report.not_tested or "1 % off" not in str(report)
+def test_an_error_that_is_not_found_is_smaller_than_what_the_report_says_it_would_have_found(tmp_path: Path) -> None:
+    """beta1 is 0.9 and 1 % off, so 1 - beta1 is 9 % off. In bfloat16 few elements show that, or none."""
+    report = run(adam("beta1 1 % off", {}), tmp_path / "trace", BFLOAT16, **RECORDINGS["sampled"])
+    if report.verdict is not Verdict.MISMATCH:
+        assert all(power["beta1"].smallest > 0.09 for power in report.power.values()), str(report)
+
+
+def test_a_state_in_another_format_than_its_parameter_is_a_profile(tmp_path: Path) -> None:
+    """A buffer of bfloat16 beside parameters of float32 is no mistake of the step, and the report tells of it."""
+    report = run(sgd("state in bfloat16", MOMENTUM), tmp_path / "trace", **RECORDINGS["sampled"])
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.profiles == ("single on cpu, state in bfloat16",)
 
 
 def test_a_buffer_of_zeros_from_before_the_first_step_is_not_torch_s(tmp_path: Path) -> None:

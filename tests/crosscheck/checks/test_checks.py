@@ -23,7 +23,8 @@ def test_every_check_is_in_the_list() -> None:
     assert tuple(dict.fromkeys(name for name, _ in loaded)) == CHECKS
     homes = {kind.__module__ for _, kind in loaded}
     helpers = {
-        f"crosscheck.checks.{name}" for name in ("bits", "check", "judge", "schedules", "tally", "told", "unsampled")
+        f"crosscheck.checks.{name}"
+        for name in ("bits", "check", "judge", "power", "schedules", "tally", "told", "unsampled")
     }
     assert homes | helpers == {f"crosscheck.checks.{found.name}" for found in pkgutil.iter_modules(room.__path__)}
 

@@ -163,8 +163,10 @@ def test_no_false_alarm(clipping: str, optimizer: str, implementation: str, tmp_
             claims={**claims, "average": 0.9},
             make=partial(OPTIMIZERS[optimizer], **IMPLEMENTATIONS[implementation]),
         ).run(skip=skip)
-        assert report.verdict is Verdict.MATCH, f"{dtype}, scaled {scaled}: {report}"
-        # In float16 the divisor of an unfused Adam is zero here, and parameters really become infinite.
+        # In float16 the divisor of an unfused Adam is zero here, and parameters really become infinite: nothing is proved.
+        lost = dtype is torch.float16 and optimizer != "sgd" and implementation != "fused"
+        verdict = Verdict.VACUOUS if lost else Verdict.MATCH
+        assert report.verdict is verdict, f"{dtype}, scaled {scaled}: {report}"
         said = [line for line in report.warnings if dtype is not torch.float16 or "not finite" not in line]
         assert not said, said
         assert report.checks["gradient"] == report.checks["average"] == "match"

@@ -138,7 +138,7 @@ def test_a_single_bit_is_rounding_and_not_a_mismatch(tmp_path: Path) -> None:
     made.after[2, 2] = made.after[1, 2]
     report = replay(made.write(tmp_path / "trace"))
     assert report.verdict == "match"
-    assert 0.0 < report.max_eta < 2.0
+    assert report.max_eta == 0.0  # storing the number explains it
 
 
 @pytest.mark.parametrize("quantity", ["after", "buffer"])
