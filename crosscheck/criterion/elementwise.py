@@ -180,7 +180,17 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> _Step:
     if rule.underflow is not None:
         floor = {name: _column(inputs.floor[:, i]) for i, name in enumerate((PARAM, *rule.elementwise(flags)))}
         between = _column(inputs.rounds_between)
-        down, up = (jnp.where(between, way, 0.0) for way in rule.underflow(h, counts, exact, floor))
+        # Where a sum of large numbers is small, rounding alone decides its sign, and so on which side the half-line is.
+        rounded = {
+            name: floor[name] + _column(inputs.compute_error[:, i]) * reach[name] for i, name in enumerate(floor)
+        }
+        finite, half_lines = (
+            rule.underflow(h, counts, exact, least) for least in (floor, {**rounded, PARAM: floor[PARAM]})
+        )
+        down, up = (
+            jnp.where(between, jnp.where(jnp.isinf(far), far, near), 0.0)
+            for near, far in zip(finite, half_lines, strict=True)
+        )
     return _Step(exact=exact, reach=reach, old=old, slopes=slopes, correction=correction, down=down, up=up)  # pyright: ignore[reportArgumentType]
 
 
