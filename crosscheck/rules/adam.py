@@ -15,6 +15,7 @@ from crosscheck.rules.rule import (
     Column,
     Columns,
     Counts,
+    Floors,
     Hyperparameters,
     Interval,
     Options,
@@ -116,7 +117,7 @@ def _correction_error(h: Columns, counts: Counts, scalar_error: Column, beta_err
 
 
 def _underflow(
-    h: Columns, counts: Counts, after: Mapping[str, Float64[Array, "rows width"]], floor: Columns
+    h: Columns, counts: Counts, after: Mapping[str, Float64[Array, "rows width"]], floor: Floors
 ) -> Interval:
     """Return where the parameter may be if m, v and the divisor are each rounded twice, all off by their formats' floors.
 

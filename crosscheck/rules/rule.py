@@ -24,7 +24,9 @@ Counts = Mapping[str, Int32[Array, "rows 1"]]
 CorrectionError = Callable[[Columns, Counts, Column, Column], Column]
 Interval = tuple[Float64[Array, "rows width"], Float64[Array, "rows width"]]
 """How far below and how far above its exact value a number may be; either may be infinite."""
-Underflow = Callable[[Columns, Counts, Mapping[str, Float64[Array, "rows width"]], Columns], Interval]
+Floors = Mapping[str, Float64[Array, "rows _"]]
+"""By output: how much may be lost, of each row or of each element."""
+Underflow = Callable[[Columns, Counts, Mapping[str, Float64[Array, "rows width"]], Floors], Interval]
 F = TypeVar("F")
 Shape = tuple[int, ...]
 
