@@ -13,6 +13,7 @@ from crosscheck.report.coverage import spans
 from crosscheck.report.findings import Findings
 from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, Finding, Power, Report, Verdict
 from crosscheck.rules import RULES
+from crosscheck.text import listed
 from crosscheck.trace.reader import LoadedPart, open_trace
 from crosscheck.trace.tensors import complete_options, tensor_blocks
 
@@ -90,7 +91,7 @@ def _report(context: Context, answered: Collection[str]) -> Report:
     findings = context.findings.in_order(judge.explain)
     power = judge.power()
     innocent = not any(finding.check == "optimizer" for finding in findings)
-    reason = _vacuous(context, batcher.used) if innocent else ""
+    reason = _vacuous(context, batcher.used, power) if innocent else ""
     return Report(
         verdict=Verdict.MISMATCH if findings else Verdict.VACUOUS if reason else Verdict.MATCH,
         reason=reason,
@@ -117,26 +118,21 @@ def _report(context: Context, answered: Collection[str]) -> Report:
     )
 
 
-def _vacuous(context: Context, used: Mapping[int, Collection[str]]) -> str:
+def _vacuous(context: Context, used: Mapping[int, Collection[str]], power: Mapping[str, Mapping[str, Power]]) -> str:
     """Return why the record proves nothing, or nothing of some tensor or group; empty if it does."""
-    tally, power = context.judge.tally, context.judge.power()
+    tally = context.judge.tally
     if not context.steps:
         return "no step was committed to the record"
     if not tally.elements[context.rule.name]:
         return "no recorded step moved anything that could be checked"
     unseen = [name for name in sorted(context.moving) if not tally.parameters[name]]
     if unseen:
-        return f"no element of {_listed(unseen)} could be judged: the format cannot tell where it should be"
+        return f"no element of {listed(unseen)} could be judged: the format cannot tell where it should be"
     untold = [group for group, names in used.items() if names and "lr" not in _tested(power[f"group {group}"])]
     if untold or not any(used.values()):
         groups = " and ".join(f"group {group}" for group in untold) or "any group"
         return f"not even a rate twice as large would have shown in {groups}: nothing here could have failed"
     return ""
-
-
-def _listed(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _tested(power: Mapping[str, Power]) -> list[str]:

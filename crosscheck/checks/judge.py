@@ -1,10 +1,8 @@
 """Elementwise judging for all checks that need it: in batches, in a worker, while reading goes on."""
 
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
-
-import numpy as np
 
 from crosscheck.checks.power import Groups
 from crosscheck.checks.tally import Tally, all_together, disagreements, never_written
@@ -19,8 +17,6 @@ from crosscheck.float64 import float64
 from crosscheck.report.findings import Findings
 from crosscheck.report.report import Power
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.tolerance import FAIL
-from crosscheck.trace.format import PARAM
 from crosscheck.trace.tensors import TensorBlock
 
 _AHEAD = 8  # batches that may wait to be judged, some 10 MiB each
@@ -40,7 +36,6 @@ class Judge:
         self._batchers: dict[str, Batcher] = {}
         self._waiting: deque[tuple[Batch, Future[Judged]]] = deque()
         self._failing: dict[tuple[Rule[Any], Flags], Failing] = {}
-        self._disagrees: Counter[str] = Counter()  # rows, by rule
 
     def batcher(self, rule: Rule[Any], profile: Profile | None = None) -> Batcher:
         """Return what gathers rows for a rule. `profile`: of all tensors, whatever implementation stepped them."""
@@ -59,13 +54,13 @@ class Judge:
         while self._waiting:
             self._take_in(*self._waiting.popleft())
         for name, groups in self.groups.items():
-            if not self._disagrees[name]:  # otherwise the elements say it already, and more exactly
+            if not self._failing_of(name):  # otherwise the elements say it already, and more exactly
                 self._findings.add(all_together(self._batchers[name].rule, groups))
 
     def power(self) -> dict[str, dict[str, Power]]:
         """Return the power for each hyperparameter in use: by group, or by check where it is not a group's."""
         return {
-            f"group {group}" if batcher.rule.moved == PARAM else batcher.rule.check: self.groups[rule].power(
+            f"group {group}" if batcher.rule.of_parameters else batcher.rule.check: self.groups[rule].power(
                 group, list(names)
             )
             for rule, batcher in self._batchers.items()
@@ -75,9 +70,12 @@ class Judge:
 
     def explain(self, rule: str) -> list[str]:
         """Return the mistakes, as sentences, that explain the rows that disagree with the rule of this name."""
-        failing = [(its, flags, rows) for (its, flags), rows in self._failing.items() if its.name == rule and rows]
+        failing = self._failing_of(rule)
         causes = in_common([diagnose(its, flags, rows.sample()) for its, flags, rows in failing])
         return causes or [unexplained(failing)] if failing else []
+
+    def _failing_of(self, rule: str) -> list[tuple[Rule[Any], Flags, Failing]]:
+        return [(its, flags, rows) for (its, flags), rows in self._failing.items() if its.name == rule and rows]
 
     def _submit(self, batch: Batch) -> None:
         """Hand a batch to the worker, and take in those that it has finished."""
@@ -93,9 +91,7 @@ class Judge:
     def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
         judged = future.result()
         self.tally.add(batch, judged)
-        self.groups.setdefault(batch.rule.name, Groups()).add(batch, judged)
+        self.groups.setdefault(batch.rule.name, Groups(batch.rule)).add(batch, judged)
         self._failing.setdefault((batch.rule, batch.flags), Failing()).add(batch, judged)
-        wrong = np.any(~(judged.eta[: len(batch.origins)] <= FAIL), axis=1)
-        self._disagrees[batch.rule.name] += int(np.sum(wrong))
         self._findings.add(never_written(batch))
         self._findings.add(disagreements(batch, judged), batch.rule.name)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,12 +10,14 @@ from crosscheck.criterion.aggregate import Aggregate, Coefficient
 from crosscheck.criterion.batches import Batch
 from crosscheck.criterion.elementwise import Judged
 from crosscheck.report.report import Power
+from crosscheck.rules.rule import Rule
 
 
 class Groups:
     """What the rows of one rule say of its hyperparameters, by the group whose options they were stepped with."""
 
-    def __init__(self) -> None:
+    def __init__(self, rule: Rule[Any]) -> None:
+        self._rule = rule
         self._elements: dict[int, dict[str, float]] = defaultdict(dict)
         self._aggregates: dict[int, dict[tuple[str, ...], Aggregate]] = defaultdict(dict)
         self.first_step: dict[int, int] = {}
@@ -23,7 +26,7 @@ class Groups:
     def add(self, batch: Batch, judged: Judged) -> None:
         """Take in what became of a batch."""
         tried = batch.rule.matters(batch.flags)
-        numbers = np.array([origin.block.info.group for origin in batch.origins])
+        numbers = np.array([self._rule.group_of(origin.block.info) for origin in batch.origins])
         for group in map(int, np.unique(numbers)):
             rows = np.flatnonzero(numbers == group)
             step = min(batch.origins[row].step for row in rows)

@@ -12,7 +12,6 @@ from crosscheck.criterion.elementwise import Judged
 from crosscheck.report.report import Finding
 from crosscheck.rules.rule import Rule
 from crosscheck.tolerance import FAIL, WARN
-from crosscheck.trace.format import PARAM
 
 
 class Tally:
@@ -35,7 +34,7 @@ class Tally:
         self.elements[batch.rule.name] += int(judged.checked.sum())
         self.out_of_range += int(judged.out_of_range.sum())
         self.undetermined += int(judged.undetermined.sum())
-        if batch.rule.moved == PARAM:
+        if batch.rule.of_parameters:
             for origin, checked in zip(batch.origins, judged.checked[:, 0], strict=False):  # the other rows are padding
                 self.parameters[origin.block.info.name] += int(checked)
         row, output = np.unravel_index(int(np.argmax(judged.eta)), judged.eta.shape)
@@ -79,7 +78,7 @@ def all_together(rule: Rule[Any], groups: Groups) -> Iterator[Finding]:
         what = f"1 - {name}" if name in rule.complements else name
         yield Finding(
             step=groups.first_step[group],
-            tensor=f"group {group}" if rule.moved == PARAM else "all tensors",
+            tensor=f"group {group}" if rule.of_parameters else "all tensors",
             slot=name,
             check=rule.check,
             cause=(

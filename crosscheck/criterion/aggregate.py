@@ -27,6 +27,8 @@ _DEVIATIONS = 4.0
 most that, and as a rule a tenth of it."""
 _ROUNDOFFS = 2.0
 """How many roundoffs all elements may be off alike in their change, and a hyperparameter by itself."""
+_UNIFORM = 8.0
+"""Changes that differ by no more than so many times what storing may cost are rounded alike."""
 _DITHERED = 4.0
 """A change is used if it is so many times what storing may cost. A smaller one is lost for many elements at once."""
 
@@ -107,7 +109,7 @@ def sum_rows(outputs: Sequence[Weighted], inputs: Inputs) -> Sums:
             storing, computing = np.moveaxis(errors.astype(np.float64), 2, 0)
             # Where all changes are alike, so is what their sums are rounded by.
             spread = np.max(each.highest, axis=1) - np.min(each.lowest, axis=1)
-            together = (np.asarray(inputs.biased) | (spread <= 8 * np.max(each.slack, axis=1)))[:, None]
+            together = (np.asarray(inputs.biased) | (spread <= _UNIFORM * np.max(each.slack, axis=1)))[:, None]
             own = np.asarray(inputs.compute_error)[:, number, None] * np.sum(np.abs(sums[:, :, :tried]), axis=2)
             products += sums[:, :, :tried]
             residuals += sums[:, :, tried]

@@ -112,7 +112,9 @@ class Batcher:
                 self._settings.clear()
             self._settings[id(options)] = known = _Settings(options, flags, h)
             self.own |= dict.fromkeys(self.rule.own(flags, h))
-            self.used[block.info.group] |= dict.fromkeys(name for name in self.rule.matters(flags) if h[name])
+            self.used[self.rule.group_of(block.info)] |= dict.fromkeys(
+                name for name in self.rule.matters(flags) if h[name]
+            )
         return known
 
     def _add_rows(self, block: TensorBlock, flags: Flags, rows: Int64[np.ndarray, " rows"]) -> Iterator[Batch]:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from crosscheck.diagnosis.failing import Failing, Spread
 from crosscheck.diagnosis.trial import Trial
 from crosscheck.rules.rule import Flags, Rule
+from crosscheck.text import listed
 from crosscheck.trace.format import GRAD, PARAM
 
 _ENOUGH = 24  # elements, to say how a residual grows
 _SPREAD = 0.3  # standard deviation of a logarithm: what varies less cannot be told from a constant
 _NEAR = 0.12  # of an exponent that has a name
-_SAID = 3  # tensors named one by one
 _POWERS = {
     1.0: "like {}",
     2.0: "like {} squared",
@@ -45,17 +45,11 @@ def unexplained(failing: Sequence[tuple[Rule[Any], Flags, Failing]]) -> str:
 
 def _where(output: str, places: dict[str, Spread], tensors: Iterable[str]) -> str:
     agree = [name for name in tensors if name not in places]
-    other = f" (not of {_listed(agree)})" if agree else ""
+    other = f" (not of {listed(agree)})" if agree else ""
     first, last = min(at.first for at in places.values()), max(at.last for at in places.values())
     count = len(set[int]().union(*(at.steps for at in places.values())))
     when = f"at step {first}" if count == 1 else f"at {count} steps from {first} to {last}"
-    return f"it is in {output} of {_listed(list(places))}{other}, {when}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) > _SAID + 1:
-        return f"{', '.join(names[:_SAID])} and {len(names) - _SAID} others"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"it is in {output} of {listed(list(places))}{other}, {when}"
 
 
 def _growth(trial: Trial, output: str, steps: NDArray[np.int64]) -> Iterator[str]:

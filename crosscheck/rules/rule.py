@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int32
 
 from crosscheck.errors import TraceError
 from crosscheck.rules.arrays import Array, Number
-from crosscheck.trace.format import PARAM
+from crosscheck.trace.format import PARAM, TensorInfo
 
 Options = Mapping[str, Any]
 """The options of a torch parameter group at one step."""
@@ -114,6 +114,15 @@ class Rule(Generic[F]):
 
     Takes hyperparameters, counts, exact state after the step and the floors.
     """
+
+    @property
+    def of_parameters(self) -> bool:
+        """Return whether the rule moves parameters, each by the options of its group; others have one set of options."""
+        return self.moved == PARAM
+
+    def group_of(self, tensor: TensorInfo) -> int:
+        """Return the group by whose options the rule moves a tensor."""
+        return tensor.group if self.of_parameters else 0
 
     def state(self, flags: F) -> dict[str, Slot]:
         """Return the slots that torch has under these flags."""
