@@ -8,12 +8,14 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import capture, digests, optimizer_info
 from crosscheck.recorder.claims import expect_checkable
 from crosscheck.recorder.followed import Followed
 from crosscheck.recorder.hooks import watch_steps
+from crosscheck.recorder.loop_objects import LoopObjects
 from crosscheck.recorder.pending import Attempt, Pending
 from crosscheck.recorder.scaler_watch import ScalerWatch
 from crosscheck.trace.format import AVERAGE, PARAM, Claims, Header, Pass
@@ -58,7 +60,12 @@ class Recorder:
         slots: Mapping[str, str] | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
         scaler: torch.amp.GradScaler | None = None,
-        average: Iterable[tuple[Tensor, Tensor]] = (),
+        average: Iterable[tuple[Tensor, Tensor]] | AveragedModel = (),
+        model: torch.nn.Module | None = None,
+        scheduler: Any = None,
+        scheduler_every: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
         claims: Claims | None = None,
         append: bool = False,
         first_step: int = 1,
@@ -81,8 +88,14 @@ class Recorder:
                 optimizer was built with, otherwise positions.
             scaler: The loss scaler, whose scale is then recorded where the optimizer is not told it, and whose skipped
                 steps are noticed. Other optimizers may share it.
-            average: Pairs of a parameter and its moving average (`torch.optim.swa_utils.AveragedModel`), which is
+            average: The `torch.optim.swa_utils.AveragedModel`, or pairs of a parameter and its moving average, which is
                 then recorded as one more slot.
+            model: The model, which names the tensors, and says which average is of which.
+            scheduler: The scheduler that the loop steps after every applied update: what it claims is read from it, as a
+                formula where its class has one, otherwise rate by rate from a copy of it.
+            scheduler_every: The updates to one step of the scheduler, such as those of an epoch.
+            clip_norm: The bound that the loop clips the global norm of the gradients at.
+            clip_value: The bound that it clamps every element at.
             claims: What happens around the optimizer: clipping, schedule, moving average, options by group. The
                 replay holds the record to it; what is not claimed is not checked. Parameters or state that the
                 trainer itself changes between steps are named here too (`Claims(between=("param",))`), or the replay
@@ -106,9 +119,21 @@ class Recorder:
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
         self._scaler = scaler
         self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
-        names = {id(parameter): name for name, parameter in named_parameters or ()}
-        self._followed = Followed(self.optimizer, names, coordinates)
-        self._average = {id(parameter): averaged for parameter, averaged in average}
+        self.loop = LoopObjects(
+            self.optimizer,
+            claims=claims,
+            scheduler=scheduler,
+            scheduler_every=scheduler_every,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            model=model,
+            named_parameters=named_parameters,
+            average=average,
+            first_step=first_step,
+        )
+        """What the objects of the training loop say of it."""
+        claims, self._average = self.loop.claims, self.loop.average
+        self._followed = Followed(self.optimizer, self.loop.names, coordinates)
         self.step = first_step - 1
         """The number of the last step that was recorded."""
         self._attempt: Attempt | None = None  # that has not ended yet
@@ -331,6 +356,7 @@ class Recorder:
             for number, grad, backward, before, after in seen:
                 block.add(number, grad, backward, before, after)
         attempt.applied, attempt.loaded = not skipped, self._loaded
+        self.loop.tell(attempt.options, applied=attempt.applied)
         self._pending.attempts.append(attempt)
         self._after_skip, self._loaded = skipped, False
         if not self._average:
@@ -343,6 +369,8 @@ class Recorder:
         """
         for full, after in self._unaveraged:
             _set_averages(after, self._averages(full))
+        if self._unaveraged:
+            self.loop.tell_averaged(self._pending.attempts[-1].options)
         self._unaveraged = []
         if to_commit or self._pending.due:
             self._commit()

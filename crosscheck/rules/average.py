@@ -1,5 +1,6 @@
-"""The moving average of the parameters: torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn."""
+"""The average of the parameters: torch.optim.swa_utils.AveragedModel, with get_ema_multi_avg_fn or as it is by itself."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,13 +10,20 @@ from crosscheck.rules.rule import Hyperparameters, Options, Rule, number
 from crosscheck.trace.format import AVERAGE
 
 
-def average(flags: None, h: Hyperparameters) -> optax.GradientTransformation:
-    """a <- decay a + (1 - decay) p; the first update copies: a <- p.
+@dataclass(frozen=True, slots=True)
+class AverageFlags:
+    """Which kind of average it is."""
+
+    equal: bool = False  # all parameters since the first weigh the same
+
+
+def average(flags: AverageFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    """a <- decay a + (1 - decay) p, or a <- a + (p - a) / (n + 1) after n updates; the first update copies: a <- p.
 
     Here the average stands in the place of the parameter, and the new parameters in that of the gradient.
     """
-    del flags
-    step_size = jnp.where(h["seen"] > 0, 1 - h["decay"], 1.0)
+    by_decay = jnp.where(h["seen"] > 0, 1 - h["decay"], 1.0)
+    step_size = 1 / (h["seen"] + 1) if flags.equal else by_decay
 
     def move(updates: Any, params: Any) -> Any:
         averaged = optax.incremental_update(updates, params, step_size)
@@ -24,18 +32,16 @@ def average(flags: None, h: Hyperparameters) -> optax.GradientTransformation:
     return optax.stateless(move)
 
 
-def _flags(options: Options) -> None:
-    """Return no flags: the formula has one shape only."""
-    del options
+def _flags(options: Options) -> AverageFlags:
+    return AverageFlags(equal=bool(options.get("equal")))
 
 
 def _hyperparameters(options: Options) -> dict[str, float]:
     return {name: number(options, name) for name in ("decay", "seen")}
 
 
-def _matters(flags: None) -> tuple[str, ...]:
-    del flags
-    return ("decay",)
+def _matters(flags: AverageFlags) -> tuple[str, ...]:
+    return () if flags.equal else ("decay",)
 
 
 MOVING_AVERAGE = Rule(
