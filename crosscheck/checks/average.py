@@ -10,11 +10,13 @@ from crosscheck.checks.check import Check
 from crosscheck.criterion.profile import Profile
 from crosscheck.report.report import Finding
 from crosscheck.rules.average import MOVING_AVERAGE
+from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import AVERAGE, Option, Part
 from crosscheck.trace.tensors import TensorBlock
 from crosscheck.trace.told import AVERAGED
 
-_PLAIN = Profile("plain")
+_BY_DECAY = Profile("plain")
+_EQUAL = Profile("with a weight that torch may hold in float32", scalar_error=FORMATS["float32"].unit_roundoff)
 
 
 class Average(Check):
@@ -28,7 +30,7 @@ class Average(Check):
         self._followed = False  # an update after the first, which has the kind of average in it
         self._updates: dict[int, int] = {}  # by step of the part
         self._options: dict[int, dict[str, Option]] = {}
-        self.context.judge.batcher(MOVING_AVERAGE, _PLAIN)
+        self.context.judge.batcher(MOVING_AVERAGE, _EQUAL if isinstance(self._kind, str) else _BY_DECAY)
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
         self._options, self._updates = {}, {}

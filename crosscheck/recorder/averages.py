@@ -13,26 +13,23 @@ from crosscheck.errors import TraceError
 EQUAL: Literal["equal"] = "equal"
 
 
-def kind_of_average(averaged: AveragedModel) -> float | Literal["equal"]:
+def kind_of_average(averaged: AveragedModel, claimed: float | str | None) -> float | str:
     """Return the decay of an exponential average, or `equal`.
 
-    The decay is in the closure of the function that torch made. Raises TraceError for a function of the user's own,
-    whose decay nothing tells.
+    The decay is in the closure of the function that torch made. Of a function of the user's own it is what is `claimed`;
+    raises TraceError if nothing is.
     """
     function: Any = averaged.multi_avg_fn or averaged.avg_fn
-    if function is None:
+    inner: Any = None if function is None else inspect.unwrap(function)
+    if inner is None or (inner.__module__ == swa_utils.__name__ and inner.__name__ == "swa_update"):
         return EQUAL
-    inner: Any = inspect.unwrap(function)
-    if inner.__module__ == swa_utils.__name__:
-        if inner.__name__ == "swa_update":
-            return EQUAL
-        decay = inspect.getclosurevars(inner).nonlocals.get("decay")
-        if isinstance(decay, int | float):
-            return float(decay)
-    raise TraceError(
-        f"average: the AveragedModel averages by a function of your own ({getattr(inner, '__qualname__', inner)}), and "
-        "nothing tells its decay; name it as claims=Claims(average=0.99), or as Claims(average='equal')"
-    )
+    decay = inspect.getclosurevars(inner).nonlocals.get("decay") if inner.__module__ == swa_utils.__name__ else claimed
+    if decay is None:
+        raise TraceError(
+            f"average: the AveragedModel averages by a function of your own ({getattr(inner, '__qualname__', inner)}), and "
+            "nothing tells its decay; name it as claims=Claims(average=0.99), or as Claims(average='equal')"
+        )
+    return decay
 
 
 def pairs_of(averaged: AveragedModel, model: Module | None) -> list[tuple[Tensor, Tensor]]:

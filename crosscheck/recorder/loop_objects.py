@@ -50,8 +50,7 @@ class LoopObjects:
         self._told_clips = False
         read: dict[str, Any] = {"clip_norm": clip_norm, "clip_value": clip_value}
         if self._averaged is not None:
-            if claims is None or claims.average is None:
-                read["average"] = kind_of_average(self._averaged)
+            read["average"] = kind_of_average(self._averaged, claims.average if claims is not None else None)
             read["averaged"] = int(self._averaged.n_averaged)
         if scheduler is not None:
             read |= self._read_schedule(scheduler, optimizer, claims, scheduler_every, first_step)

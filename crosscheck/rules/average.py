@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from crosscheck.rules.rule import Hyperparameters, Options, Rule, number
+from crosscheck.rules.rule import Column, Columns, Counts, Hyperparameters, Options, Rule, number
 from crosscheck.trace.format import AVERAGE
 
 
@@ -44,6 +44,12 @@ def _matters(flags: AverageFlags) -> tuple[str, ...]:
     return () if flags.equal else ("decay",)
 
 
+def _weight_error(h: Columns, counts: Counts, scalar_error: Column, beta_error: Column) -> Column:
+    """Return the relative error of the weight of the new parameters: torch may compute 1 / (n + 1) in float32."""
+    del counts, beta_error
+    return jnp.where(h["seen"] > 0, scalar_error, 0.0)
+
+
 MOVING_AVERAGE = Rule(
     name="average",
     check="average",
@@ -55,4 +61,5 @@ MOVING_AVERAGE = Rule(
     chain=average,
     matters=_matters,
     complements=("decay",),
+    correction_error=_weight_error,
 )

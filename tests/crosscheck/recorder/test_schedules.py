@@ -1,7 +1,6 @@
 """The claim of a schedule is read from torch's own schedulers, and the loop is held to it."""
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import Parameter
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim import lr_scheduler as made
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import SWALR
 
-from crosscheck import Claims, Recorder, Report, TraceError, Verdict, replay
+from crosscheck import Recorder, Report, Verdict, replay
 from crosscheck.trace.reader import open_trace
 from crosscheck.trace.schedule_claims import RECORDED
 
@@ -127,9 +126,7 @@ FORMULAS: dict[str, Make] = {
     ),
     "CyclicLR": lambda o: made.CyclicLR(o, [0.01, 0.002], 0.05, 3, 2, cycle_momentum=False),
     "CyclicLR, halved": lambda o: made.CyclicLR(o, 0.01, 0.05, 3, mode="triangular2", cycle_momentum=False),
-    "CyclicLR, shrinking": lambda o: made.CyclicLR(
-        o, 0.01, 0.05, 3, mode="exp_range", gamma=0.9, cycle_momentum=False
-    ),
+    "CyclicLR, shrinking": lambda o: made.CyclicLR(o, 0.01, 0.05, 3, mode="exp_range", gamma=0.9, cycle_momentum=False),
     "SequentialLR": sequential,
     "ChainedScheduler": chained,
 }
