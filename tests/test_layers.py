@@ -29,7 +29,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"__init__"},  # it imports its public names, when they are asked for
         {"__main__"},
         {"atlas"},
-        {"testing"},
+        {"testing", "integrations"},
         {"replayer"},
         {"checks"},
         {"diagnosis", "twin"},

@@ -30,6 +30,7 @@ class Gradient(Check):
         self._largest_norm = max((check._largest_norm for check in self.earlier), default=-1.0)
         self._largest_element = max((check._largest_element for check in self.earlier), default=-1.0)
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
+        self._told: dict[str, float | None] = {}  # bounds of the last step, by the loop's own calls
         self.context.judge.batcher(GRADIENT, _NORMED)
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
@@ -71,7 +72,7 @@ class Gradient(Check):
             slots={},
         )
         self.answered = True
-        if self.claims.clip_value is not None:
+        if self.claims.clip_value is not None or self._told.get("clip_value") is not None:
             scales = np.array([step.loss_scale or 1.0 for step in tensor.steps])
             sizes = np.abs(tensor.backward.astype(np.float64)) / scales[:, None]
             taken = there & np.array([step.applied for step in tensor.steps])
@@ -85,10 +86,12 @@ class Gradient(Check):
                 f"gradients at the end of backward are on record for {self._with_backward} of {self._applied} applied steps"
             )
 
-        limits = {"clip_norm": (self.claims.clip_norm, "norm"), "clip_value": (self.claims.clip_value, "element")}
+        bounds = {"clip_norm": self.claims.clip_norm, "clip_value": self.claims.clip_value}
+        bounds = self._told if bounds["clip_norm"] is None and bounds["clip_value"] is None else bounds
+        limits = {"clip_norm": (bounds.get("clip_norm"), "norm"), "clip_value": (bounds.get("clip_value"), "element")}
         largest = {"clip_norm": self._largest_norm, "clip_value": self._largest_element}
         for claim, (limit, what) in limits.items():
-            if limit is None:
+            if limit is None or math.isnan(limit):
                 continue
             untested = f"nothing was clipped; the largest {what} of a gradient on record is {largest[claim]:.3g}"
             if largest[claim] < 0:
@@ -104,13 +107,18 @@ class Gradient(Check):
         options: dict[str, Option] = {"loss_scale": scale, "world_size": float(self.segment.header.world_size)}
         clip_norm, clip_value = self.claims.clip_norm, self.claims.clip_value
         if clip_norm is None and clip_value is None:
-            clip_norm, clip_value = told.get(CLIP_NORM), told.get(CLIP_VALUE)
+            clip_norm, clip_value = _number(told.get(CLIP_NORM)), _number(told.get(CLIP_VALUE))
+            self._told = {"clip_norm": clip_norm, "clip_value": clip_value}
         if clip_norm is not None and step.backward_norm is not None:
             norm = step.backward_norm / scale
             options |= {"clip_norm": clip_norm, "norm": norm, "norm_eps": 1e-6, "norm_error": error}
         if clip_value is not None:
             options["clip_value"] = clip_value
         return options
+
+
+def _number(value: Option) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _unknown(options: dict[str, Option]) -> bool:

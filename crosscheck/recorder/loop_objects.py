@@ -83,6 +83,8 @@ class LoopObjects:
 
     def clipped(self, *, norm: float | None = None, value: float | None = None) -> None:
         """Take in by which bound the gradients of the coming step are clipped; NaN: by something that no claim can hold."""
+        if self._clips:  # twice in a step
+            norm = value = float("nan")
         self._clips = {CLIP_NORM: norm, CLIP_VALUE: value}
 
     def _read_schedule(
