@@ -115,7 +115,8 @@ def _clipping(trainer: Trainer, module: LightningModule) -> dict[str, float] | N
         return None
     if not trainer.gradient_clip_val:
         return {}
-    by_value = str(trainer.gradient_clip_algorithm or "norm").endswith("value")
+    algorithm: Any = trainer.gradient_clip_algorithm
+    by_value = getattr(algorithm, "value", algorithm) == "value"
     return {"clip_value" if by_value else "clip_norm": float(trainer.gradient_clip_val)}
 
 

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.reader import open_trace
+from crosscheck.trace.format import METADATA_KEY, Part
 
 
 def next_step(trace: Path, optimizer: torch.optim.Optimizer) -> int:
@@ -46,12 +48,23 @@ def _steps_taken(optimizer: torch.optim.Optimizer) -> int | None:
 
 def _after(trace: Path, applied: int) -> int:
     """Return the number of the step after so many applied ones. Steps that were skipped are on record and do not count."""
-    steps = {
-        step.step: step.applied for segment in open_trace(trace) for part in segment.parts() for step in part.meta.steps
-    }
+    files = sorted(trace.glob("segment-*/part-*.safetensors"))
+    steps = {step.step: step.applied for file in files for step in _described(file).steps}
     counted = 0
     for number in sorted(steps):
         if steps[number] and counted == applied:
             return number
         counted += steps[number]
     return max(steps, default=0) + 1 + applied - counted
+
+
+def _described(file: Path) -> Part:
+    """Return what a part says of itself. Its arrays are left to the replay, and so are libraries that a trainer need not have.
+
+    Raises TraceError if the file cannot be read.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            return Part.model_validate_json((opened.metadata() or {})[METADATA_KEY])
+    except (OSError, SafetensorError, KeyError, ValidationError) as error:
+        raise TraceError(f"{file} cannot be read ({type(error).__name__}): choose another folder") from error
