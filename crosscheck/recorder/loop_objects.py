@@ -17,6 +17,7 @@ from crosscheck.trace.schedule_claims import RECORDED
 from crosscheck.trace.told import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE
 
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before a name
+_Options = tuple[dict[str, Option], ...]
 
 
 class LoopObjects:
@@ -59,23 +60,24 @@ class LoopObjects:
         self.claims = _join(claims, {name: value for name, value in read.items() if value is not None})
         """All that is claimed; None if nothing is."""
 
-    def tell(self, options: Sequence[dict[str, Option]], *, applied: bool) -> None:
-        """Add to the options of a step what its objects said of it, and go on to the next."""
+    def tell(self, options: _Options, *, applied: bool) -> _Options:
+        """Return the options of a step with what its objects said of it, and go on to the next."""
+        told: list[dict[str, Option]] = [{} for _ in options]
         if self._copy is not None:
-            for group, rate in zip(options, self._copy.rates, strict=False):
+            for group, rate in zip(told, self._copy.rates, strict=False):
                 group[CLAIMED_RATE] = rate
             if applied:
                 self._copy.applied()
-        if self._told_clips:
-            unknown: dict[str, Option] = {CLIP_NORM: float("nan"), CLIP_VALUE: float("nan")}
-            for group in options[:1]:
-                group |= self._clips or unknown
+        if self._told_clips and told:
+            told[0] |= self._clips or {CLIP_NORM: float("nan"), CLIP_VALUE: float("nan")}
             self._clips = {}
+        return _with(options, told)
 
-    def tell_averaged(self, options: Sequence[dict[str, Option]]) -> None:
-        """Add to the options of a step how many updates the average has seen when the step is over."""
-        if self._averaged is not None and options:
-            options[0][AVERAGED] = int(self._averaged.n_averaged)
+    def tell_averaged(self, options: _Options) -> _Options:
+        """Return the options of a step with the number of updates that the average has seen when the step is over."""
+        if self._averaged is None:
+            return options
+        return _with(options, [{AVERAGED: int(self._averaged.n_averaged)}, *({} for _ in options[1:])])
 
     def watch_clipping(self) -> None:
         """Expect to be told of each clipping, from now on: what is not told of a step is not claimed of it."""
@@ -109,6 +111,11 @@ class LoopObjects:
             self._copy = SteppedCopy(inner, optimizer, every=every, applied=applied)
             schedule = {"name": RECORDED, "stepped": stepped, "every": every}
         return {"schedule": schedule, "applied": applied}
+
+
+def _with(options: _Options, told: Sequence[dict[str, Option]]) -> _Options:
+    """Return new options of each group, as those given may be shared by many steps."""
+    return tuple(group | more for group, more in zip(options, told, strict=True)) if any(told) else options
 
 
 def _would_hold_state(optimizer: torch.optim.Optimizer) -> bool:

@@ -57,7 +57,6 @@ class Segment:
     def parts(self) -> Iterator["LoadedPart"]:
         """Yield each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
         last_step = self.header.first_step - 1
-        coordinates: dict[int, bytes | None] = {}
         tensors: tuple[TensorInfo, ...] = ()
         for path in self.part_files:
             with _open_verified(path, PART_NAME, Part) as (meta, file):
@@ -72,7 +71,6 @@ class Segment:
                 last_step = meta.steps[-1].step
                 check_tensors(path, tensors, meta.tensors)
                 tensors = meta.tensors
-                _expect_the_same(part, coordinates)
                 yield part
         if self.end is not None and self.end.last_step != last_step:
             raise TraceError(
@@ -148,9 +146,10 @@ class LoadedPart:
         shape: list[int] = self._file.get_slice(key(block, tensor, "coordinates")).get_shape()
         found = self.array(block, tensor, "coordinates", 1, shape[-1] if shape else 0)[0]
         info = self.meta.tensors[tensor]
-        if len(found) > info.numel or (len(found) and (found.min() < 0 or found.max() >= info.numel)):
+        outside = len(found) > info.numel or (len(found) and (found.min() < 0 or found.max() >= info.numel))
+        if outside or len(np.unique(found)) < len(found):
             raise TraceError(
-                f"{self.path}: coordinates of {info.name!r} are not positions in a tensor of {info.numel} elements"
+                f"{self.path}: coordinates of {info.name!r} are not positions in a tensor of {info.numel} elements, each once"
             )
         return found
 
@@ -224,17 +223,3 @@ def _open_verified(path: Path, pattern: str, model: type[Model]) -> Generator[tu
         if len(text) > LARGEST_JSON:
             raise TraceError(f"{path}: its description is larger than {LARGEST_JSON} bytes")
         yield validate(path, parse(path, text), model), file
-
-
-def _expect_the_same(part: LoadedPart, coordinates: dict[int, bytes | None]) -> None:
-    """Check that the sampled positions of each tensor are those of its first block, which `coordinates` remembers.
-
-    Raises TraceError.
-    """
-    for number, block in enumerate(part.meta.blocks):
-        for entry in block.tensors if not block.full else ():
-            found = part.coordinates(number, entry.tensor)
-            now = None if found is None else found.tobytes()
-            if coordinates.setdefault(entry.tensor, now) != now:
-                name = part.meta.tensors[entry.tensor].name
-                raise TraceError(f"{part.path}: coordinates of {name!r} are others than those sampled before")
