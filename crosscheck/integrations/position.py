@@ -63,6 +63,7 @@ def _described(file: Path) -> Part:
 
     Raises TraceError if the file cannot be read.
     """
+    opened: Any
     try:
         with safe_open(file, "pt") as opened:
             return Part.model_validate_json((opened.metadata() or {})[METADATA_KEY])

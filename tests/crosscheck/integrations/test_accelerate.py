@@ -51,7 +51,8 @@ class Loop:
     def __init__(self, accelerator: Accelerator, schedule: Callable[[Optimizer], Any], make: Any = AdamW) -> None:
         self.accelerator, bare = accelerator, network()
         optimizer = make([parameter for parameter in bare.parameters() if parameter.requires_grad], lr=0.01)
-        loader = torch.utils.data.DataLoader(torch.randn(10, 8), batch_size=1)
+        inputs: Any = torch.randn(10, 8)
+        loader = torch.utils.data.DataLoader[Any](inputs, batch_size=1)
         prepared = cast(Any, accelerator.prepare(bare, optimizer, loader, schedule(optimizer)))
         self.model, self.optimizer, self.loader, self.scheduler = prepared
 

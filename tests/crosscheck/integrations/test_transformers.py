@@ -38,7 +38,7 @@ def examples() -> list[dict[str, Any]]:
 
 
 def train(folder: Path, callback: RecorderCallback, *, resume: Any = None, **more: Any) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
         "max_steps": 10,
