@@ -1,7 +1,7 @@
 """Where a trace is to be continued: what a resumed run tells, and what the trace holds."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
@@ -63,9 +63,8 @@ def _described(file: Path) -> Part:
 
     Raises TraceError if the file cannot be read.
     """
-    opened: Any
     try:
-        with safe_open(file, "pt") as opened:
+        with cast(Any, safe_open)(file, "pt") as opened:
             return Part.model_validate_json((opened.metadata() or {})[METADATA_KEY])
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         raise TraceError(f"{file} cannot be read ({type(error).__name__}): choose another folder") from error
