@@ -1,6 +1,7 @@
 """What is being recorded: the torch optimizer behind the wrappers, its rule, its tensors."""
 
 import platform
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -37,6 +38,12 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
 
 def choose_rule(optimizer: torch.optim.Optimizer, rule: str) -> str:
     """Return the name of the claimed formula; `auto` goes by the class. Raises UnsupportedOptimizer."""
+    kinds = [base.__name__ for base in type(optimizer).__mro__]
+    if any(re.search(r"(4bit|8bit|Fp8)$", kind, re.IGNORECASE) for kind in kinds):
+        raise UnsupportedOptimizer(
+            f"{kinds[0]} keeps its state in fewer bits than any format that the rules know; record the same optimizer with its "
+            f"state in {', '.join(DTYPES.values())}"
+        )
     if rule in CLASSES:
         return rule
     accepted = ", ".join(CLASSES)

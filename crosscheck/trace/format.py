@@ -116,7 +116,7 @@ class TensorInfo(_Strict):
     replaces: Index | None = (
         None  # the tensor whose place in its group it took, or which was changed in shape or format
     )
-    stepped: bool = True  # the optimizer still has it
+    stepped: bool = True  # the optimizer has it, and it is not frozen
 
     @property
     def numel(self) -> int:
