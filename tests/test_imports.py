@@ -23,6 +23,7 @@ for name in {modules!r}:
         (
             [
                 "crosscheck.checks",
+                "crosscheck.commands",
                 "crosscheck.criterion",
                 "crosscheck.diagnosis",
                 "crosscheck.report",
