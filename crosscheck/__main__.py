@@ -5,11 +5,11 @@ import io
 import sys
 from collections.abc import Sequence
 
-from crosscheck.commands import atlas, record, replay
+from crosscheck.commands import atlas, record, replay, watch
 from crosscheck.commands.output import Unwritable, expect_writable, refuse
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 
-COMMANDS = {"replay": replay, "record": record, "atlas": atlas}
+COMMANDS = {"replay": replay, "watch": watch, "record": record, "atlas": atlas}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,9 @@
 """Replaying a trace: every recorded step once more, by Optax, in float64. Never imports torch."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import copy
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from crosscheck.checks import CHECKS, load_checks
@@ -14,7 +16,7 @@ from crosscheck.report.findings import Findings
 from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, Finding, Power, Report, Verdict
 from crosscheck.rules import RULES
 from crosscheck.text import listed
-from crosscheck.trace.reader import LoadedPart, open_trace
+from crosscheck.trace.reader import LoadedPart, PartReader, Segment, open_trace
 from crosscheck.trace.tensors import complete_options, tensor_blocks
 
 _UNANSWERED = (NOT_RECORDED, NOT_TESTED)
@@ -33,16 +35,12 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
         TraceError: Not a trace, a damaged one, or one without what a required check needs.
         UnsupportedOptimizer: There is no rule for what was recorded.
     """
-    segments = open_trace(Path(path))
-    name = segments[0].header.rule
-    if name not in RULES:
-        raise UnsupportedOptimizer(f"{path} claims the rule {name!r}; there are rules for {', '.join(RULES)}")
-    with float64(), ThreadPoolExecutor(max_workers=1) as worker:
-        findings = Findings()
-        context = Context(RULES[name], segments, Judge(worker, findings), findings)
-        answered = _ask(context)
-        context.judge.finish()
-        report = _report(context, answered)
+    with judging() as worker:
+        replaying = Replaying(open_trace(Path(path)), worker)
+        while replaying.advance():
+            pass
+        replaying.end()
+        report = replaying.report()
     for check in require:
         result = report.checks.get(check, NOT_RECORDED)
         if result in _UNANSWERED:
@@ -51,38 +49,102 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
     return report
 
 
-def _ask(context: Context) -> set[str]:
-    """Put every check to every segment. Returns the checks that the record could answer."""
-    kinds = load_checks()
-    asked: list[list[Check]] = [[] for _ in kinds]  # by kind, then by segment
-    for segment in context.segments:
-        checks = [kind(segment, context, earlier) for (_, kind), earlier in zip(kinds, asked, strict=True)]
-        for part in segment.parts():
-            _feed(checks, part, context)
-        for check, its_kind in zip(checks, asked, strict=True):
+@contextmanager
+def judging() -> Generator[ThreadPoolExecutor]:
+    """Let JAX compute in float64, and yield the worker that judges."""
+    with float64(), ThreadPoolExecutor(max_workers=1) as worker:
+        yield worker
+
+
+class Replaying:
+    """A replay that is going on. It is fed part by part, and the last segment may still grow."""
+
+    def __init__(self, segments: tuple[Segment, ...], worker: ThreadPoolExecutor) -> None:
+        """Raises UnsupportedOptimizer."""
+        name = segments[0].header.rule
+        if name not in RULES:
+            folder = segments[0].folder.parent
+            raise UnsupportedOptimizer(f"{folder} claims the rule {name!r}; there are rules for {', '.join(RULES)}")
+        self._findings = Findings()
+        self._context = Context(RULES[name], segments, Judge(worker, self._findings), self._findings)
+        self._kinds = load_checks()
+        self._asked: list[list[Check]] = [[] for _ in self._kinds]  # by kind, then by segment that has ended
+        self._begin()
+
+    def _begin(self) -> None:
+        """Put every check to the next segment."""
+        self._segment = self._context.segments[len(self._asked[0])]
+        self._reader = PartReader(self._segment)
+        self._checks = [
+            kind(self._segment, self._context, earlier)
+            for (_, kind), earlier in zip(self._kinds, self._asked, strict=True)
+        ]
+
+    @property
+    def last_step(self) -> int:
+        """Return the last step that was fed."""
+        return self._reader.last_step
+
+    @property
+    def has_findings(self) -> bool:
+        """Return whether anything is wrong for certain; there may be more in what is not judged yet."""
+        return bool(self._findings)
+
+    def advance(self) -> bool:
+        """Feed the next part there is; return False if there is none, or none yet. Raises TraceError."""
+        while True:
+            for part in self._reader.unread():
+                self._feed(part)
+                return True
+            if self._segment is self._context.segments[-1]:
+                return False
+            self.end()
+            self._begin()
+
+    def _feed(self, part: LoadedPart) -> None:
+        """Hand a part and its tensors to all checks of its segment. Raises TraceError."""
+        context = self._context
+        context.steps += len(part.meta.steps)
+        context.skipped += sum(not step.applied for step in part.meta.steps)
+        options = complete_options(part.meta.steps)
+        for check in self._checks:
+            check.part(part.meta, options)
+        for tensor in tensor_blocks(part, options):
+            context.tensors.add(tensor.info.name)
+            if tensor.info.numel and any(
+                step.applied and has for step, has in zip(tensor.steps, tensor.has_grad, strict=True)
+            ):
+                context.moving.add(tensor.info.name)
+            try:
+                for check in self._checks:
+                    check.tensor(tensor)
+            except TraceError as error:
+                raise TraceError(f"{part.path}: {error}") from None
+
+    def end(self) -> None:
+        """Draw the conclusions that need the whole segment, when all of it was fed. Raises TraceError."""
+        self._reader.check_end()
+        self._conclude()
+
+    def _conclude(self) -> None:
+        for check, its_kind in zip(self._checks, self._asked, strict=True):
             check.finish()
             its_kind.append(check)
-    return {name for (name, _), its_kind in zip(kinds, asked, strict=True) if any(c.answered for c in its_kind)}
 
+    def report(self) -> Report:
+        """Return the report, once the last segment has ended."""
+        self._context.judge.settle()
+        self._findings.add(self._context.judge.together())
+        asked = zip(self._kinds, self._asked, strict=True)
+        return _report(self._context, {name for (name, _), checks in asked if any(check.answered for check in checks)})
 
-def _feed(checks: list[Check], part: LoadedPart, context: Context) -> None:
-    """Hand a part and its tensors to all checks of its segment."""
-    context.steps += len(part.meta.steps)
-    context.skipped += sum(not step.applied for step in part.meta.steps)
-    options = complete_options(part.meta.steps)
-    for check in checks:
-        check.part(part.meta, options)
-    for tensor in tensor_blocks(part, options):
-        context.tensors.add(tensor.info.name)
-        if tensor.info.numel and any(
-            step.applied and has for step, has in zip(tensor.steps, tensor.has_grad, strict=True)
-        ):
-            context.moving.add(tensor.info.name)
-        try:
-            for check in checks:
-                check.tensor(tensor)
-        except TraceError as error:
-            raise TraceError(f"{part.path}: {error}") from None
+    def so_far(self) -> Report:
+        """Return the report as if the segment that is being fed ended here, and leave all as it is. Raises TraceError."""
+        self._context.judge.settle()
+        shared = (self._context.judge, self._context.rule, *self._context.segments)
+        copied = copy.deepcopy(self, {id(each): each for each in shared})
+        copied._conclude()
+        return copied.report()
 
 
 def _report(context: Context, answered: Collection[str]) -> Report:

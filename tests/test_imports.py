@@ -26,6 +26,7 @@ for name in {modules!r}:
                 "crosscheck.commands",
                 "crosscheck.criterion",
                 "crosscheck.diagnosis",
+                "crosscheck.follower",
                 "crosscheck.report",
                 "crosscheck.rules",
                 "crosscheck.twin",

@@ -44,7 +44,7 @@ _DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
 _FLOATS: tuple[str, ...] = get_args(DType)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Segment:
     """One recording: from a start of the run to its end, or to where it was killed."""
 
@@ -56,34 +56,59 @@ class Segment:
 
     def parts(self) -> Iterator["LoadedPart"]:
         """Yield each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
-        last_step = self.header.first_step - 1
-        coordinates: dict[int, bytes | None] = {}
-        tensors: tuple[TensorInfo, ...] = ()
-        for path in self.part_files:
-            with _open_verified(path, PART_NAME, Part) as (meta, file):
-                check_part(path, meta)
-                part = LoadedPart(path, meta, file)
-                first_step = meta.steps[0].step
-                if first_step <= last_step:
-                    raise TraceError(
-                        f"{path} begins with step {first_step}; after the parts before it, or by the header, "
-                        f"step {last_step + 1} is the first that can come"
-                    )
-                last_step = meta.steps[-1].step
-                check_tensors(path, tensors, meta.tensors)
-                tensors = meta.tensors
-                _expect_the_same(part, coordinates)
-                yield part
-        if self.end is not None and self.end.last_step != last_step:
-            raise TraceError(
-                f"{self.folder / 'end.json'}: last_step is {self.end.last_step}; the parts end with step {last_step}"
-            )
+        reader = PartReader(self)
+        yield from reader.unread()
+        reader.check_end()
+
+    def refresh(self) -> None:
+        """Look again which files there are: somebody may be writing the segment. Raises TraceError."""
+        now = _open_segment(self.folder)
+        self.part_files, self.pass_files, self.end = now.part_files, now.pass_files, now.end
 
     def passes(self) -> Iterator["LoadedPass"]:
         """Yield each recorded pass, verified. Raises TraceError."""
         for path in self.pass_files:
             with _open_verified(path, PASS_NAME, Pass) as (described, file):
                 yield LoadedPass(path, described, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+class PartReader:
+    """Reads the parts of a segment in their order, also while it grows."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment, self._read = segment, 0
+        self.last_step = segment.header.first_step - 1
+        """The last step of the parts that were read."""
+        self._coordinates: dict[int, bytes | None] = {}
+        self._tensors: tuple[TensorInfo, ...] = ()
+
+    def unread(self) -> Iterator["LoadedPart"]:
+        """Yield each part that is there and was not read, verified by itself and against those before it. Raises TraceError."""
+        while self._read < len(self._segment.part_files):
+            path = self._segment.part_files[self._read]
+            with _open_verified(path, PART_NAME, Part) as (meta, file):
+                check_part(path, meta)
+                part = LoadedPart(path, meta, file)
+                first_step = meta.steps[0].step
+                if first_step <= self.last_step:
+                    raise TraceError(
+                        f"{path} begins with step {first_step}; after the parts before it, or by the header, "
+                        f"step {self.last_step + 1} is the first that can come"
+                    )
+                self.last_step = meta.steps[-1].step
+                check_tensors(path, self._tensors, meta.tensors)
+                self._tensors = meta.tensors
+                _expect_the_same(part, self._coordinates)
+                self._read += 1
+                yield part
+
+    def check_end(self) -> None:
+        """Raises TraceError if the segment was closed after another step than the last that was read."""
+        segment = self._segment
+        if segment.end is not None and segment.end.last_step != self.last_step:
+            raise TraceError(
+                f"{segment.folder / 'end.json'}: last_step is {segment.end.last_step}; the parts end with step {self.last_step}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +197,13 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
     if len(rules) > 1:
         raise TraceError(f"{folder}: its segments claim different rules ({shown(', '.join(rules))}); replay them apart")
     return segments
+
+
+def is_begun(path: Path) -> bool:
+    """Return whether there is something to open at `path`: the first segment of a trace, or what is no trace at all."""
+    if not path.is_dir():
+        return path.exists()
+    return any(_segments(folder) for folder in (path, path / "trace") if folder.is_dir())
 
 
 def _segments(folder: Path) -> list[Path]:
