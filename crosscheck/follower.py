@@ -1,8 +1,7 @@
 """Replaying a trace while it grows, until the first mismatch or until it is closed. Never imports torch."""
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +9,7 @@ from typing import TypeVar
 from crosscheck.errors import TraceError
 from crosscheck.replayer import Replaying, judging
 from crosscheck.report.report import Report, Verdict
-from crosscheck.trace.reader import Segment, is_begun, open_trace
+from crosscheck.trace.reader import Segment, open_ranks, segment_folders
 
 T = TypeVar("T")
 
@@ -52,20 +51,25 @@ class Follower:
             UnsupportedOptimizer: There is no rule for what is recorded.
             NothingCame: Nothing new came for `timeout` seconds.
         """
-        while not is_begun(self.path):
+        while not segment_folders(self.path) and (self.path.is_dir() or not self.path.exists()):
             self._wait(f"{self.path} to begin")
         with judging() as worker:
             while True:
-                report = self._replay(_look(lambda: open_trace(self.path), self.every), worker)
+                begun = segment_folders(self.path)
+                ranks = _look(lambda: open_ranks(self.path), self.every)
+                report = self._replay(Replaying(ranks, worker), [segments[-1] for segments in ranks.values()], begun)
                 if report is not None:
                     return report
                 self._new_at = time.monotonic()
-                self._say(f"{self.path} has a new segment: the run was started again, and so is its replay")
+                self._say(
+                    f"{self.path} has a new segment: a run or a rank of it was started, and the replay starts again"
+                )
 
-    def _replay(self, segments: tuple[Segment, ...], worker: ThreadPoolExecutor) -> Report | None:
-        """Return the report as `follow` does, or None when there is another segment."""
-        replaying, last = Replaying(segments, worker), segments[-1]
-        following = last.folder.with_name(f"segment-{len(segments) + 1:04}")
+    def _replay(self, replaying: Replaying, last: Sequence[Segment], begun: Sequence[Path]) -> Report | None:
+        """Return the report as `follow` does, or None when there are more segments than those that are `begun`.
+
+        `last`: the last segment of each rank, which may grow.
+        """
         reported, cost, since = -1, 0.0, time.monotonic()  # the last step that was reported on, and what that took when
         closed_at: float | None = None
         while True:
@@ -74,7 +78,9 @@ class Follower:
                 if replaying.has_findings:
                     return replaying.so_far()
             now = time.monotonic()
-            if last.end is not None:
+            open_ones = [segment for segment in last if segment.end is None]
+            growing = min(open_ones, key=lambda segment: len(segment.part_files), default=None)
+            if growing is None:
                 closed_at = now if closed_at is None else closed_at
                 if now - closed_at >= self.linger:
                     replaying.end()
@@ -86,14 +92,16 @@ class Follower:
                 since = time.monotonic()
                 cost = since - now
             so_far = f"no mismatch up to step {replaying.last_step}"
-            if last.end is None:
-                self._wait(f"part {len(last.part_files) + 1} of {last.folder.name}; {so_far}", replaying)
+            if growing is not None:
+                part = f"part {len(growing.part_files) + 1} of {growing.folder.relative_to(self.path)}"
+                self._wait(f"{part}; {so_far}", replaying)
             else:
-                self._say(f"{last.folder.name} is closed; waiting {self.linger:g} s for another segment; {so_far}")
+                self._say(f"the trace is closed; waiting {self.linger:g} s for another segment; {so_far}")
                 time.sleep(self.every)
-            if following.exists():
+            if segment_folders(self.path) != begun:
                 return None
-            _look(last.refresh, self.every)
+            for segment in last:
+                _look(segment.refresh, self.every)
 
     def _wait(self, what: str, replaying: Replaying | None = None) -> None:
         """Wait a moment for something. Raises NothingCame."""

@@ -1,7 +1,7 @@
 """`python -m crosscheck record -- python train.py …`: record the optimizers of a script as it is, and replay.
 
 Every optimizer that the script steps, also in processes that it starts, is recorded from its first step on into a folder of
-its own. The script keeps its standard input, output and error, its signals and its exit code; the report goes to standard
+its own; the ranks of DDP share one, and are compared. The script keeps its standard input, output and error, its signals and its exit code; the report goes to standard
 error. The exit code is the script's if the script failed (128 + N if signal N ended it). Otherwise it is that of the
 replay: 0 match, 1 mismatch, 2 bad input (no optimizer was stepped, or none could be recorded), 3 vacuous; of several
 optimizers the worst.
@@ -132,7 +132,7 @@ def _replay_all(folder: Path, require: list[str]) -> dict[str, Report]:
     for entry in listed:
         if "refused" in entry:
             tell(f"{entry['optimizer']} is not recorded: {entry['refused']}")
-    traces = [entry["trace"] for entry in listed if "trace" in entry]
+    traces = list(dict.fromkeys(entry["trace"] for entry in listed if "trace" in entry))  # ranks share one
     if not traces:
         return {}
     import_jax()

@@ -13,7 +13,12 @@ HELP = "replay a recorded run through Optax; exit 0 match, 1 mismatch, 2 bad inp
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("trace", type=Path, help="a trace, or the folder of a run that holds one")
+    parser.add_argument(
+        "trace",
+        type=Path,
+        nargs="+",
+        help="a trace, or the folder of a run that holds one; several if each rank of a run has one",
+    )
     add_require(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
 
@@ -35,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     import_jax()
     from crosscheck.replayer import replay
 
-    report = replay(options.trace, require=options.require)
+    report = replay(*options.trace, require=options.require)
     if options.json is not None:
         write(options.json, report.to_json() + "\n")
     say(report)

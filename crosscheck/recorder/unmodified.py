@@ -10,9 +10,11 @@ from pathlib import Path
 from traceback import walk_stack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from crosscheck.recorder.recorder import Recorder
+
+_replicated = itertools.count(1)  # optimizers of this process that other ranks have as well, in the same order
 
 
 def record(optimizer: torch.optim.Optimizer, folder: Path, rule: str) -> Path:
@@ -21,12 +23,22 @@ def record(optimizer: torch.optim.Optimizer, folder: Path, rule: str) -> Path:
     To be called in a hook of the optimizer's step. The record ends with the process. Raises UnsupportedOptimizer.
     """
     warnings.filterwarnings("ignore", message="crosscheck: ")  # the script's stderr is its own; the report says it all
-    names = _names(optimizer)
-    trace = _new_folder(folder)
+    rank, world_size = _place(optimizer)
+    trace = _new_folder(folder) if world_size == 1 else folder / f"replicated-{next(_replicated)}"
     try:
-        recorder = Recorder(optimizer, trace, rule=rule, named_parameters=names, scaler=_scaler())
+        recorder = Recorder(
+            optimizer,
+            trace,
+            rule=rule,
+            named_parameters=_names(optimizer),
+            scaler=_scaler(),
+            append=world_size > 1,  # a launcher may start its ranks again
+            rank=rank,
+            world_size=world_size,
+        )
     except BaseException:
-        trace.rmdir()
+        with suppress(OSError):
+            trace.rmdir()
         raise
 
     def close() -> None:
@@ -35,6 +47,17 @@ def record(optimizer: torch.optim.Optimizer, folder: Path, rule: str) -> Path:
 
     Finalize(None, close, exitpriority=0)  # atexit does not call anything in a process that multiprocessing forked
     return trace
+
+
+def _place(optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Return the rank and the number of ranks, if DDP keeps the optimizer's parameters equal on all of them; else 0 and 1."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    wanted = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for module in _modules():
+        if type(module).__name__ == "DistributedDataParallel" and wanted & set(map(id, module.parameters())):
+            return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def _new_folder(folder: Path) -> Path:

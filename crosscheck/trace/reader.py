@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from crosscheck.errors import TraceError
-from crosscheck.text import shown
+from crosscheck.text import listed, shown
 from crosscheck.trace.consistency import check_part, check_tensors
 from crosscheck.trace.format import (
     FORMAT,
     METADATA_KEY,
     PART_NAME,
     PASS_NAME,
+    RANK_NAME,
     SEGMENT_NAME,
     VERSION,
     DType,
@@ -180,8 +181,33 @@ class LoadedPart:
         return found
 
 
+def open_ranks(*paths: Path) -> dict[int, tuple[Segment, ...]]:
+    """Return the segments of every rank of a run, by rank.
+
+    Each of the paths is a trace of one or of several ranks, or a run's folder with such a trace/ in it. Raises TraceError.
+    """
+    found: dict[int, tuple[Segment, ...]] = {}
+    for path in paths:
+        with readable(path):
+            if not path.is_dir():
+                raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
+            folders = _folders_of_ranks(path)
+        for folder in folders or [path]:
+            segments = open_trace(folder)
+            rank = segments[0].header.rank
+            if rank in found:
+                raise TraceError(
+                    f"{found[rank][0].folder.parent} and {segments[0].folder.parent} are both of rank {rank}; replay them apart"
+                )
+            found[rank] = segments
+    rules = sorted({segments[0].header.rule for segments in found.values()})
+    if len(rules) > 1:
+        raise TraceError(f"{paths[0]}: its ranks claim different rules ({shown(', '.join(rules))}); replay them apart")
+    return dict(sorted(found.items()))
+
+
 def open_trace(path: Path) -> tuple[Segment, ...]:
-    """Return the segments of a trace; `path` may also be a run's folder with a trace/ in it. Raises TraceError."""
+    """Return the segments of one rank's trace; `path` may also be a run's folder with a trace/ in it. Raises TraceError."""
     with readable(path):
         if not path.is_dir():
             raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
@@ -196,14 +222,29 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
     rules = sorted({segment.header.rule for segment in segments})
     if len(rules) > 1:
         raise TraceError(f"{folder}: its segments claim different rules ({shown(', '.join(rules))}); replay them apart")
+    ranks = sorted({segment.header.rank for segment in segments})
+    if len(ranks) > 1:
+        raise TraceError(
+            f"{folder}: its segments are of the ranks {listed([str(rank) for rank in ranks])}; each rank has a folder of its own, "
+            "where the recorder is given rank= and world_size="
+        )
     return segments
 
 
-def is_begun(path: Path) -> bool:
-    """Return whether there is something to open at `path`: the first segment of a trace, or what is no trace at all."""
-    if not path.is_dir():
-        return path.exists()
-    return any(_segments(folder) for folder in (path, path / "trace") if folder.is_dir())
+def segment_folders(path: Path) -> list[Path]:
+    """Return the folders of all segments that the ranks have begun, at a path where a trace may still be to come."""
+    return [segment for folder in _folders_of_ranks(path) for segment in _segments(folder)]
+
+
+def _folders_of_ranks(path: Path) -> list[Path]:
+    """Return the folders that hold segments: of rank 0, or of the one that recorded, and those of other ranks in it."""
+    for folder in (path, path / "trace"):
+        if folder.is_dir():
+            ranks = sorted(entry for entry in folder.iterdir() if re.fullmatch(RANK_NAME, entry.name))
+            begun = [place for place in (folder, *ranks) if _segments(place)]
+            if begun:
+                return begun
+    return []
 
 
 def _segments(folder: Path) -> list[Path]:

@@ -82,8 +82,8 @@ def test_it_follows_a_trace_from_before_its_beginning_to_its_end(whole: Path, tm
     assert not any("without being closed" in note for note in report.notes)
     assert told == [
         f"waiting for {path.parent} to begin",
-        "waiting for part 2 of segment-0001; no mismatch up to step 2",
-        "waiting for part 3 of segment-0001; no mismatch up to step 4",
+        "waiting for part 2 of trace/segment-0001; no mismatch up to step 2",
+        "waiting for part 3 of trace/segment-0001; no mismatch up to step 4",
     ]
 
 
@@ -128,15 +128,39 @@ def test_a_requeued_run_is_followed_into_its_next_segment(whole: Path, tmp_path:
 
     report = following(path, told, ("part 3", requeue))
     assert (report.verdict, report.steps) == (Verdict.MATCH, 6)
-    assert f"{path} has a new segment: the run was started again, and so is its replay" in told
+    assert f"{path} has a new segment: a run or a rank of it was started, and the replay starts again" in told
     assert any("bit for bit, against what step 4 left" in note for note in report.notes)
+
+
+def test_all_ranks_are_followed(whole: Path, tmp_path: Path) -> None:
+    """Rank 1 begins late, and differs from rank 0 in its second part."""
+    told: Told = []
+    harmed = harm(whole, tmp_path / "harmed")
+    bring(whole, path := tmp_path / "trace", "header.json", "part-000001*", "part-000002*")
+
+    def begin() -> None:
+        other = path / "rank-0001"
+        bring(harmed, other / "later", "header.json", "part-000001*")
+        header = segment(other / "later") / "header.json"
+        header.write_text(
+            header.read_text().replace('"rank": 0', '"rank": 1').replace('"world_size": 1', '"world_size": 2')
+        )
+        segment(other / "later").rename(segment(other))
+
+    ready = (
+        ("part 3", begin),
+        ("part 2 of rank-0001/segment-0001", lambda: bring(harmed, path / "rank-0001", "part-000002*")),
+    )
+    report = following(path, told, *ready)
+    assert (report.verdict, report.ranks) == (Verdict.MISMATCH, 2)
+    assert [finding.tensor for finding in report.findings if finding.check == "replicas"] == ["bias"]
 
 
 def test_a_closed_trace_may_be_lingered_at(whole: Path) -> None:
     told: Told = []
     report = follower(whole, told, linger=0.1).follow()
     assert report.verdict is Verdict.MATCH
-    assert told == ["segment-0001 is closed; waiting 0.1 s for another segment; no mismatch up to step 6"]
+    assert told == ["the trace is closed; waiting 0.1 s for another segment; no mismatch up to step 6"]
 
 
 def test_it_gives_up_when_nothing_comes(whole: Path, tmp_path: Path) -> None:

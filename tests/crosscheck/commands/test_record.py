@@ -40,14 +40,30 @@ def train(make, steps=4, overflows=()):
         else:
             optimizer.step(closure)
 
+def be_rank(rank):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(rank)
+    for _ in range(3):
+        optimizer.zero_grad()
+        with model.no_sync():
+            model(torch.randn(3, 4)).square().mean().backward()
+        optimizer.step()
+    torch.distributed.destroy_process_group()
+
 torch.manual_seed(0)
 train(lambda p: torch.optim.SGD(p, lr=0.1), steps=5, overflows={3})
 train(lambda p: Decayed(p, lr=0.1))
 train(lambda p: torch.optim.LBFGS(p))
-forked = multiprocessing.get_context("fork").Process(target=train, args=(lambda p: torch.optim.SGD(p, lr=0.2),))
-forked.start()
-forked.join()
-print(sitecustomize.WHOSE, *sys.argv[1:])
+fork = multiprocessing.get_context("fork").Process
+forked = [fork(target=be_rank, args=(rank,)) for rank in range(2)]
+forked += [fork(target=train, args=(lambda p: torch.optim.SGD(p, lr=0.2),))]
+for process in forked:
+    process.start()
+for process in forked:
+    process.join()
+print(sitecustomize.WHOSE, *sys.argv[2:])
 """
 
 WAITS = """
@@ -70,10 +86,20 @@ def record(out: Path, script: str, *arguments: str, options: Sequence[str] = ())
 
 
 def test_every_optimizer_that_steps_is_recorded_and_replayed(tmp_path: Path) -> None:
-    """One is under a loss scaler and skips a step, one is wrong, one has no rule, one steps in a forked process."""
+    """One is under a loss scaler and skips a step, one is wrong, one has no rule, one steps in a forked process, and two ranks
+    never average their gradients.
+    """
     (tmp_path / "sitecustomize.py").write_text("WHOSE = 'the user'")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    arguments = command(tmp_path / "out", MANY, "--lr", "--", "1", options=["--json", str(tmp_path / "report.json")])
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    arguments = command(
+        tmp_path / "out",
+        MANY,
+        str(tmp_path / "store"),
+        "--lr",
+        "--",
+        "1",
+        options=["--json", str(tmp_path / "report.json")],
+    )
     result = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     assert (result.returncode, result.stdout) == (1, "the user --lr -- 1\n"), result.stderr
     reports = json.loads((tmp_path / "report.json").read_text())
@@ -82,7 +108,10 @@ def test_every_optimizer_that_steps_is_recorded_and_replayed(tmp_path: Path) -> 
         "optimizer-1": ("SGD", "match"),
         "optimizer-2": ("Decayed", "mismatch"),
         "optimizer-3": ("SGD", "match"),
+        "replicated-1": ("SGD", "mismatch"),
     }
+    [apart] = reports["replicated-1"]["findings"]
+    assert (apart["check"], apart["step"], apart["tensor"], apart["slot"]) == ("replicas", 1, "weight", "grad")
     sgd, wrong = reports["optimizer-1"], reports["optimizer-2"]
     assert (sgd["steps"], sgd["skipped"], sgd["checks"]["loss scale"]) == (5, 1, "match")
     assert wrong["findings"][0]["step"] == 1
