@@ -57,7 +57,9 @@ class Follower:
             while True:
                 begun = segment_folders(self.path)
                 ranks = _look(lambda: open_ranks(self.path), self.every)
-                report = self._replay(Replaying(ranks, worker), [segments[-1] for segments in ranks.values()], begun)
+                report = self._replay(
+                    Replaying(ranks, worker, growing=True), [segments[-1] for segments in ranks.values()], begun
+                )
                 if report is not None:
                     return report
                 self._new_at = time.monotonic()

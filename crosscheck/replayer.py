@@ -62,8 +62,14 @@ def judging() -> Generator[ThreadPoolExecutor]:
 class Replaying:
     """A replay that is going on. It is fed part by part, and the last segment of each rank may still grow."""
 
-    def __init__(self, ranks: Mapping[int, tuple[Segment, ...]], worker: ThreadPoolExecutor) -> None:
-        """`ranks`: the segments of each rank. Raises UnsupportedOptimizer."""
+    def __init__(
+        self, ranks: Mapping[int, tuple[Segment, ...]], worker: ThreadPoolExecutor, *, growing: bool = False
+    ) -> None:
+        """`ranks`: the segments of each rank; `growing`: parts may still come to those that are not closed.
+
+        Raises UnsupportedOptimizer.
+        """
+        self._growing = growing
         starts = {rank: [segment.header.first_step for segment in segments] for rank, segments in ranks.items()}
         self._comparison = Comparison(starts) if len(ranks) > 1 else None
         self._ranks = {rank: _Rank(segments, worker, self._comparison) for rank, segments in ranks.items()}
@@ -84,7 +90,12 @@ class Replaying:
 
         Raises TraceError.
         """
-        return any(rank.advance() for rank in sorted(self._ranks.values(), key=lambda rank: rank.place))
+        for number, rank in sorted(self._ranks.items(), key=lambda each: each[1].place):
+            if rank.advance():
+                return True
+            if self._comparison is not None and not (self._growing and rank.is_open):
+                self._comparison.end(number, rank.place[0])  # others are not to wait for it
+        return False
 
     def end(self) -> None:
         """Draw the conclusions that need whole segments, when all of them were fed. Raises TraceError."""
@@ -142,6 +153,11 @@ class _Rank:
         """Return the segment that is being fed, from 0, and its last step that was."""
         return len(self._asked[0]), self._reader.last_step
 
+    @property
+    def is_open(self) -> bool:
+        """Return whether the segment that is being fed was not closed."""
+        return self._segment.end is None
+
     def advance(self) -> bool:
         """Feed the next part there is; return False if there is none, or none yet. Raises TraceError."""
         while True:
@@ -149,8 +165,6 @@ class _Rank:
                 self._feed(part)
                 return True
             if self._segment is self._context.segments[-1]:
-                if self._segment.end is not None and self._context.comparison is not None:
-                    self._context.comparison.end(self._segment.header.rank, self.place[0])
                 return False
             self.end()
             self._begin()

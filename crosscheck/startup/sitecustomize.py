@@ -32,22 +32,24 @@ class _AfterTorch:
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then
 
-    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return what the other finders find; whoever only asks whether torch is there does not import it."""
         if name != "torch":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
         loader: Any = spec and spec.loader
-        if loader is None:
-            return spec
-        load = loader.exec_module
+        if loader is not None:
+            load = loader.exec_module
 
-        def load_and_go_on(module: ModuleType) -> None:
-            del loader.exec_module
-            load(module)
-            self._then()
+            def load_and_go_on(module: ModuleType) -> None:
+                del loader.exec_module
+                load(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)  # pyright: ignore[reportArgumentType]
+                    self._then()
 
-        loader.exec_module = load_and_go_on
+            loader.exec_module = load_and_go_on
         return spec
 
 

@@ -240,7 +240,9 @@ def _folders_of_ranks(path: Path) -> list[Path]:
     """Return the folders that hold segments: of rank 0, or of the one that recorded, and those of other ranks in it."""
     for folder in (path, path / "trace"):
         if folder.is_dir():
-            ranks = sorted(entry for entry in folder.iterdir() if re.fullmatch(RANK_NAME, entry.name))
+            ranks = sorted(
+                entry for entry in folder.iterdir() if re.fullmatch(RANK_NAME, entry.name) and entry.is_dir()
+            )
             begun = [place for place in (folder, *ranks) if _segments(place)]
             if begun:
                 return begun

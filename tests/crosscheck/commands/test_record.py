@@ -13,7 +13,9 @@ import pytest
 from tests.support import ROOT, wait_for
 
 MANY = """
-import multiprocessing, sys, sitecustomize, torch
+import importlib.util, multiprocessing, sys, sitecustomize
+assert importlib.util.find_spec("torch")
+import torch
 
 class Decayed(torch.optim.SGD):
     # It decays its weights although nobody asked for it.
