@@ -65,6 +65,7 @@ class Continuity(Check):
         self._joins = {later.header.first_step - 1 for later in self.context.segments[1:]}  # steps before a segment
         self._ends: dict[int, dict[int, list[_Left]]] = {}  # by such a step: what it left of each tensor
         self._rows: dict[int, list[int]] = {}  # by tensor: its steps in this part, and the last one before the part
+        self._full: set[tuple[int, int]] = set()  # the tensors and steps of this part that are in a full block
         self._whole: set[tuple[int, int]] = set()  # the tensors and steps of this part of which all elements are there
         self._loaded: dict[int, set[str]] = {}  # by step before which state was loaded: what then was another
         self._tensors: dict[int, str] = {}  # the names of those in the part before
@@ -76,7 +77,9 @@ class Continuity(Check):
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._end_part()
         self._last_step = part.steps[-1].step
-        self._whole = {(t.tensor, block.steps[0]) for block in part.blocks if block.full for t in block.tensors}
+        full = [(entry, block.steps[0]) for block in part.blocks if block.full for entry in block.tensors]
+        self._full = {(entry.tensor, step) for entry, step in full}
+        self._whole = {(entry.tensor, step) for entry, step in full if entry.range is None}
         steps: dict[int, set[int]] = defaultdict(set)
         for block in part.blocks:
             for entry in block.tensors:
@@ -89,6 +92,8 @@ class Continuity(Check):
     def _who_came_and_went(self, part: Part, present: Collection[int]) -> Iterator[str]:
         """Say which tensors took the place of others, and which are not recorded any more."""
         first, gone = part.steps[0].step, dict(self._tensors)
+        if self.segment.header.coordinates is None:  # tensors take turns, and one that is not here may still be stepped
+            present = [number for number, info in enumerate(part.tensors) if info.stepped]
         self._tensors = {number: part.tensors[number].name for number in present}
         for number in sorted(present):
             now = part.tensors[number]
@@ -192,7 +197,8 @@ class Continuity(Check):
         if last is not None:
             first = np.isin(block.coordinates, last.coordinates).sum()
             by_digest = not block.full and any(
-                left.held is not None and left.held.covers(block) for left in self._known(block)
+                left.held is not None and left.held.of_same(PARAM, block.param) is not None
+                for left in self._known(block)
             )
             held.insert(0, count_held(block, 0) if by_digest else int(first))
         for step, count in zip(block.steps[-len(held) :] if held else (), held, strict=True):
@@ -225,7 +231,7 @@ class Continuity(Check):
         rows = self._rows[block.number]
         others = [other for other in self._left.get(block.number, ()) if other.full != block.full]
         after = bisect_left(rows, left.step) + 1
-        needed = not block.full or after == len(rows) or (block.number, rows[after]) in self._whole
+        needed = not block.full or after == len(rows) or (block.number, rows[after]) in self._full
         self._left[block.number] = [left, *others] if needed else others
 
     def _join(self, block: TensorBlock, row: int, left: _Left, unwritten: dict[str, int]) -> Iterator[Finding]:

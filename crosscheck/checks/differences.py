@@ -101,10 +101,10 @@ class _Pair:
 
     def digests_differ(self, a: Quantity, b: Quantity, moment: int) -> _Bits:
         """Return for each row whether the digests of the same elements differ before (0) or after (1) the step."""
-        if a.digests is None or b.digests is None:
+        if a.digests is None or b.digests is None or a.held is None or b.held is None:
             return np.zeros(len(self._steps), np.bool_)
-        (first, other), (ours, theirs) = self._blocks, self._rows
-        alike = np.all(first.held[ours + moment] == other.held[theirs + moment], axis=1)
+        ours, theirs = self._rows
+        alike = np.all(a.held[ours + moment] == b.held[theirs + moment], axis=1)
         return alike & (a.digests[ours, moment] != b.digests[theirs, moment])
 
     def compare(

@@ -19,13 +19,20 @@ class Finite(Check):
 
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         if self._gradient is None:
-            steps = (step.step for step in part.steps if step.applied and not math.isfinite(step.grad_norm))
+            steps = (
+                step.step
+                for step in part.steps
+                if step.applied and step.grad_norm is not None and not math.isfinite(step.grad_norm)
+            )
             self._gradient = next(steps, None)
 
     def tensor(self, tensor: TensorBlock) -> None:
         name = tensor.info.name
         self._all.add(name)
         applied = np.array([step.applied for step in tensor.steps])
+        steps = [tensor.steps[row].step for row in np.flatnonzero(applied & ~np.isfinite(tensor.grad).all(axis=1))]
+        if steps:
+            self._gradient = min(steps[0], self._gradient or steps[0])
         rows = np.flatnonzero(applied & ~np.isfinite(tensor.param.after).all(axis=1))
         if len(rows):
             row = int(rows[0])

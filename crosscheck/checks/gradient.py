@@ -112,7 +112,7 @@ def _leaves_alone(options: dict[str, Option]) -> bool:
 
 def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, elements: int) -> Iterator[Finding]:
     """Compare the norms over all elements, sampled or not. Clamping leaves no relation between them, so it is not checked."""
-    if step.backward_norm is None or not step.applied or "clip_value" in options:
+    if step.backward_norm is None or step.grad_norm is None or not step.applied or "clip_value" in options:
         return
     h = {name: number(options, name) for name in options}
     expected, error = step.backward_norm / h["loss_scale"], 4 * unit_roundoff

@@ -48,7 +48,7 @@ class Starts(Check):
         for block in part.blocks:
             for entry in block.tensors:
                 first = self._starts.first.setdefault(entry.tensor, block.steps[0])
-                if block.full and first == block.steps[0]:
+                if block.full and entry.range is None and first == block.steps[0]:
                     self._starts.whole.add(entry.tensor)
 
     def tensor(self, tensor: TensorBlock) -> None:

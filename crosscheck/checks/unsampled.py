@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crosscheck.checks.bits import Values, differ
 from crosscheck.trace.tensors import Quantity, TensorBlock
@@ -13,23 +14,28 @@ from crosscheck.trace.tensors import Quantity, TensorBlock
 class Held:
     """What a row left of the elements that are held by digests."""
 
-    start: int
-    stop: int
-    digests: dict[str, int]  # by quantity; those that were absent are left out
+    digests: dict[
+        str, tuple[tuple[int, int], int]
+    ]  # by quantity: of which elements; those that were absent are left out
+    coordinates: NDArray[np.int64]
     sampled: dict[str, Values]
 
-    def covers(self, block: TensorBlock) -> bool:
-        """Return whether the first row of a block has digests of the same elements."""
-        return (self.start, self.stop) == (block.held[0, 0], block.held[0, 1])
+    def of_same(self, name: str, quantity: Quantity) -> int | None:
+        """Return the digest of a quantity, if the first row of a block has one of the same elements."""
+        held, found = self.digests.get(name, ((0, 0), 0))
+        return None if quantity.held is None or held != tuple(map(int, quantity.held[0])) else found
 
 
 def held_after(block: TensorBlock, quantities: dict[str, Quantity]) -> Held:
     """Return what the last row of a block left."""
     there = {name: q for name, q in quantities.items() if q.there_after[-1]}
     return Held(
-        start=int(block.held[-1, 0]),
-        stop=int(block.held[-1, 1]),
-        digests={name: int(q.digests[-1, 1]) for name, q in there.items() if q.digests is not None},
+        digests={
+            name: (tuple(map(int, q.held[-1])), int(q.digests[-1, 1]))  # pyright: ignore[reportArgumentType]
+            for name, q in there.items()
+            if q.digests is not None and q.held is not None
+        },
+        coordinates=block.coordinates,
         sampled={name: q.after[-1] for name, q in there.items()},
     )
 
@@ -42,9 +48,11 @@ def moved_between(block: TensorBlock, name: str, quantity: Quantity, left: Held 
     digests = quantity.digests
     if digests is None:
         return
-    if left is not None and left.covers(block) and quantity.there_before[0]:
-        known = left.digests.get(name)
-        if known is not None and known != digests[0, 0] and not _shown(left.sampled[name], quantity.before[0]):
+    if left is not None and quantity.there_before[0]:
+        known = left.of_same(name, quantity)
+        alike = np.array_equal(left.coordinates, block.coordinates)
+        shown = alike and _shown(left.sampled[name], quantity.before[0])
+        if known is not None and known != digests[0, 0] and not shown:
             yield 0
     both = quantity.there_before[1:] & quantity.there_after[:-1]
     for row in 1 + np.flatnonzero(both & (digests[1:, 0] != digests[:-1, 1])):
@@ -55,18 +63,20 @@ def moved_between(block: TensorBlock, name: str, quantity: Quantity, left: Held 
 def moved_within(block: TensorBlock, quantity: Quantity) -> Iterator[int]:
     """Yield the rows at which nothing may move, and the digest of a quantity changed although no sampled element did."""
     digests = quantity.digests
-    if digests is None:
+    if digests is None or quantity.held is None:
         return
     idle = ~(np.array([step.applied for step in block.steps]) & block.has_grad)
-    alike = np.all(block.held[1:] == block.held[:-1], axis=1) & quantity.there_before & quantity.there_after
+    alike = np.all(quantity.held[1:] == quantity.held[:-1], axis=1) & quantity.there_before & quantity.there_after
     for row in np.flatnonzero(idle & alike & (digests[:, 0] != digests[:, 1])):
         if not _shown(quantity.before[row], quantity.after[row]):
             yield int(row)
 
 
 def count_held(block: TensorBlock, row: int) -> int:
-    """Return how many elements of a tensor are held before a row: those that are sampled, and those of the digest."""
-    start, stop = map(int, block.held[row])
+    """Return how many elements of a parameter are held before a row: those that are sampled, and those of the digest."""
+    if block.param.held is None:
+        return len(block.coordinates)
+    start, stop = map(int, block.param.held[row])
     outside = np.count_nonzero((block.coordinates < start) | (block.coordinates >= stop))
     return stop - start + int(outside)
 

@@ -1,90 +1,135 @@
-"""Digests of the elements that are not sampled: whatever changes them between two steps changes a digest."""
+"""Digests of the elements that are not recorded: whatever changes them between two steps changes a digest."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from crosscheck.trace.digest import digest, multipliers
-
-_AT_ONCE = (
-    1_000_000  # elements of each quantity that are held between two steps; of larger models another million each time
-)
+from crosscheck.recorder.columns import level
+from crosscheck.trace.digest import ROW, WORD, odd_numbers, row_sums
+from crosscheck.trace.format import PARAM
 
 Range = tuple[int, int]
-"""From the first element of a tensor, in C order, up to the one that is not held any more."""
-NOTHING: Range = (0, 0)
+"""From the first element of a tensor, as it lies in memory, up to the one that is not held any more."""
 Named = tuple[int, str]
 """A tensor's number, and `param` or a slot of the state."""
+
+_FOR_PARAMETERS = (
+    3 / 4
+)  # of the bytes, at most; what changes weights between steps is more common than what changes state
+_ALIGNED = 1024  # elements; ranges begin and end at multiples
+
+
+class Windows:
+    """The elements of each quantity that are held while one part of the trace is recorded."""
+
+    def __init__(self, held_bytes: int, turn: int) -> None:
+        """`held_bytes`: to be read at each look. With each turn the windows move on."""
+        self._left, self._turn = held_bytes, turn
+        self.ranges: dict[Named, Range] = {}
+
+    def include(self, quantities: Sequence[tuple[Named, Tensor]]) -> None:
+        """Choose a range of each quantity that has none yet; later ones share what bytes are left."""
+        parameters = [(name, tensor) for name, tensor in quantities if name[1] == PARAM]
+        slots = [(name, tensor) for name, tensor in quantities if name[1] != PARAM]
+        self._choose(parameters, int(self._left * _FOR_PARAMETERS))
+        self._choose(slots, self._left)
+
+    def _choose(self, quantities: Iterable[tuple[Named, Tensor]], held_bytes: int) -> None:
+        new = [(name, tensor) for name, tensor in quantities if name not in self.ranges]
+        height = level([tensor.nbytes for _, tensor in new], held_bytes)
+        for name, tensor in new:
+            numel, count = tensor.numel(), height // tensor.element_size()
+            if count < numel:
+                count = count // _ALIGNED * _ALIGNED
+                start = self._turn % -(-numel // count) * count if count else 0
+                self.ranges[name] = start, min(start + count, numel)
+            else:
+                self.ranges[name] = 0, numel
+            self._left -= min(count, numel) * tensor.element_size()  # however short the last block of a tensor is
+        self._left = max(self._left, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
     """The digests of one moment; they may still be on the device."""
 
-    ranges: Mapping[int, Range]  # by tensor
     names: Sequence[Named]
     digests: Tensor  # (len(names),) int64
 
 
-def choose_ranges(sizes: Mapping[int, int], step: int) -> dict[int, Range]:
-    """Return what to hold of each tensor between the step before `step` and `step`. `sizes`: elements, by tensor.
+class Digester:
+    """Takes the digests of the same memory again and again."""
 
-    A small model is held whole. Of a large one, a window over all tensors in a row moves on with each step.
-    """
-    total = sum(sizes.values())
-    windows = max(-(-total // _AT_ONCE), 1)
-    first = step % windows * _AT_ONCE
-    ranges: dict[int, Range] = {}
-    passed = 0
-    for number, size in sizes.items():
-        start, stop = (min(max(edge - passed, 0), size) for edge in (first, first + _AT_ONCE))
-        ranges[number] = (start, stop) if start < stop else NOTHING
-        passed += size
-    return ranges
+    def __init__(self, pieces: Sequence[tuple[Named, Tensor]]) -> None:
+        """`pieces`: elements as vectors of integers that have their bits (see `words`); none of them is empty."""
+        groups: dict[tuple[torch.dtype, torch.device], list[tuple[Named, Tensor]]] = {}
+        for name, piece in pieces:
+            groups.setdefault((piece.dtype, piece.device), []).append((name, piece))
+        self._groups = [_Group.of([piece for _, piece in members]) for members in groups.values()]
+        self._names = [name for members in groups.values() for name, _ in members]
 
-
-def look(quantities: Iterable[tuple[Named, Tensor]], ranges: Mapping[int, Range]) -> Sight:
-    """Return the digests of the chosen elements of each quantity."""
-    chosen = [(name, tensor.detach()) for name, tensor in quantities if ranges[name[0]] != NOTHING]
-    parts = [(tensor, *ranges[name[0]]) for name, tensor in chosen]
-    digests = on_host if all(tensor.device.type == "cpu" for _, tensor in chosen) else on_device
-    return Sight(ranges, [name for name, _ in chosen], digests(parts))
+    def look(self) -> Sight:
+        """Return the digests of what the memory holds now."""
+        found = [group.digests() for group in self._groups]
+        return Sight(self._names, found[0] if len(found) == 1 else torch.cat([each.cpu() for each in found or [_NONE]]))
 
 
-def on_host(parts: Sequence[tuple[Tensor, int, int]]) -> Tensor:
-    """Return the digests of elements from here to there. NumPy reads each word once and writes nothing: torch takes longer."""
-    found: list[int] = []
-    for tensor, start, stop in parts:
-        array = tensor.view(torch.int16) if tensor.element_size() == 2 else tensor  # NumPy has no bfloat16
-        found.append(digest(array.numpy().reshape(-1)[start:stop]))
-    return torch.tensor(found, dtype=torch.int64)
+def words(tensor: Tensor, held: Range) -> tuple[Tensor, bool]:
+    """Return the held elements as a vector of integers, and whether it is a view of them: of a tensor with gaps it is a copy."""
+    start, stop = held
+    dense = tensor.numel() == 0 or tensor.numel() == 1 + sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    kept = tensor if dense else tensor.contiguous()
+    flat = torch.as_strided(kept, (stop - start,), (1,), kept.storage_offset() + start)
+    return flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]), dense
 
 
-def on_device(parts: Sequence[tuple[Tensor, int, int]]) -> Tensor:
-    """Return the same with a few kernels for all tensors: a device takes longer to start on a tensor than to read it.
-
-    The host waits for nothing once the tables are there.
-    """
-    device = parts[0][0].device
-    words: list[Tensor] = []
-    for tensor, start, stop in parts:
-        flat = tensor.reshape(-1)[start:stop]
-        words.append(flat.view(torch.int16 if flat.element_size() == 2 else torch.int32).to(device))
-    sizes = tuple(len(part) for part in words)
-    factors = _multipliers(1 << (max(sizes) - 1).bit_length(), device)
-    sums = (torch.cat(words) * torch.cat([factors[:size] for size in sizes])).cumsum(0)
-    ends = sums[_ends(sizes, device)]
-    return torch.cat([ends[:1], ends[1:] - ends[:-1]])
+_NONE = torch.zeros(0, dtype=torch.int64)
 
 
-@lru_cache(maxsize=4)
-def _multipliers(count: int, device: torch.device) -> Tensor:
-    return torch.tensor(multipliers(count), device=device)
+class _Group(NamedTuple):
+    """Pieces of one format on one device, which are read with a few operations for all of them."""
+
+    padded: list[Tensor]  # each followed by zeros up to a whole row of words
+    buffer: Tensor
+    within: Tensor
+    across: Tensor  # by row of all pieces
+    starts: Tensor  # the first row of each piece
+
+    @classmethod
+    def of(cls, pieces: Sequence[Tensor]) -> "_Group":
+        device, size = pieces[0].device, pieces[0].element_size()
+        in_row = ROW // 2 if size == WORD else ROW * WORD // size  # elements
+        rows = [-(-len(piece) // in_row) for piece in pieces]
+        numbers = [odd_numbers(count) for count in rows]
+        zeros = [piece.new_zeros(count * in_row - len(piece)) for piece, count in zip(pieces, rows, strict=True)]
+        return cls(
+            padded=[part for piece, rest in zip(pieces, zeros, strict=True) for part in (piece, rest)],
+            buffer=pieces[0].new_empty(sum(rows) * in_row),
+            within=torch.from_numpy(numbers[0][0].copy()).to(device),
+            across=torch.from_numpy(np.concatenate([across for _, across in numbers])).to(device),
+            starts=torch.tensor([0, *rows[:-1]]).cumsum(0).to(device),
+        )
+
+    def digests(self) -> Tensor:
+        torch.cat(self.padded, out=self.buffer)
+        halves = self.buffer.dtype == torch.int64  # float64 is read as two words
+        words = self.buffer.view(torch.int32).to(torch.int64) if halves else self.buffer.view(torch.int64)
+        table = words.view(-1, ROW)
+        if self.buffer.device.type == "cpu":  # NumPy reads each word once and writes nothing: torch takes longer
+            sums = row_sums(table.numpy(), self.within.numpy()) * self.across.numpy()
+            return torch.from_numpy(np.add.reduceat(sums, self.starts.numpy()))
+        sums = ((table * self.within).sum(1) * self.across).cumsum(0)
+        ends = torch.cat([sums[self.starts[1:] - 1], sums[-1:]])  # nothing here makes the host wait
+        return torch.cat([ends[:1], ends[1:] - ends[:-1]])
 
 
-@lru_cache(maxsize=16)
-def _ends(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    return (torch.tensor(sizes).cumsum(0) - 1).to(device)
+def holdable(ranges: Mapping[Named, Range], name: Named) -> bool:
+    """Return whether there is anything of a quantity to hold."""
+    start, stop = ranges.get(name, (0, 0))
+    return stop > start

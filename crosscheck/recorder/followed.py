@@ -1,12 +1,12 @@
 """The tensors that an optimizer steps, followed while parameters join, leave, or are replaced by others."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from crosscheck.recorder import capture, optimizer_info
+from crosscheck.recorder import optimizer_info
 from crosscheck.trace.format import TensorInfo
 
 
@@ -16,25 +16,24 @@ class Followed:
     A parameter whose place another one takes, or that is changed in shape or format, goes on under a new number.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str], coordinates: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> None:
         """`names`: given to parameters, by id. Raises UnsupportedOptimizer."""
         self.tensors: list[Tensor] = []
         self.infos: list[TensorInfo] = []
-        self.where: list[Tensor | None] = []
-        """By tensor: the positions that are sampled; None if that is all of them."""
         self.active: list[int] = []
         """The numbers of those that the optimizer steps now."""
-        self.unsampled: dict[int, int] = {}
-        """The sizes of those of which not all elements are sampled, by number."""
-        self._optimizer, self._names, self._coordinates = optimizer, names, coordinates
+        self._optimizer, self._names = optimizer, names
         self._numbers: dict[int, int] = {}  # by id of the parameter
         self._places: dict[tuple[int, int], int] = {}  # by number of the group and position in it
         self._seen: list[object] = []
+        self._formats: dict[
+            int, object
+        ] = {}  # by number: what a parameter is; it goes on under another number if that changes
         self.follow()
 
-    def changed(self) -> bool:
-        """Return whether the optimizer has other parameters than at the last look, or changed ones."""
-        return self._look() != self._seen
+    def changed(self, numbers: Iterable[int]) -> bool:
+        """Return whether the optimizer has other parameters than at the last look, or one of the numbered ones changed."""
+        return self._look() != self._seen or any(_format(self.tensors[n]) != self._formats[n] for n in numbers)
 
     def follow(self) -> list[str]:
         """Take in what changed and return it, a sentence for each parameter that was replaced. Raises UnsupportedOptimizer."""
@@ -52,7 +51,6 @@ class Followed:
             if number is not None and (info.shape, info.dtype) == (self.infos[number].shape, self.infos[number].dtype):
                 kept = self.infos[number]
                 self.infos[number] = info.model_copy(update={"name": kept.name, "replaces": kept.replaces})
-                self._sample(number)
             else:
                 last = number if number is not None else self._places.get(place)
                 if last is not None and number is None and id(self.tensors[last]) in present:
@@ -62,20 +60,20 @@ class Followed:
                     replaced.append(_replacement(self.infos[last], self.infos[number]))
             active[place] = number
         self.active, self._places, self._seen = list(active.values()), active, self._look()
+        self._formats = {number: _format(self.tensors[number]) for number in self.active}
         groups = len(self._optimizer.param_groups)
         for number in set(range(len(self.infos))).difference(self.active):  # its group may be gone as well
             self.infos[number] = self.infos[number].model_copy(
                 update={"group": min(self.infos[number].group, groups - 1)}
             )
-        self.unsampled = {n: self.infos[n].numel for n in self.active if self.where[n] is not None}
+        stepped = set(self.active)
+        self.infos = [info.model_copy(update={"stepped": n in stepped}) for n, info in enumerate(self.infos)]
         return replaced
 
     def _look(self) -> list[object]:
-        return [
-            # load_state_dict may bring other kernels: fused and foreach are options of a group
-            (number, id(parameter), parameter.dtype, parameter.shape, parameter.device, *_kernels(group))
-            for number, group in enumerate(self._optimizer.param_groups)
-            for parameter in group["params"]
+        return [  # load_state_dict may bring other kernels: fused and foreach are options of a group
+            (*_kernels(group), *((id(p), p.requires_grad) for p in group["params"]))
+            for group in self._optimizer.param_groups
         ]
 
     def _add(self, parameter: Tensor, info: TensorInfo, replaces: int | None) -> int:
@@ -86,15 +84,12 @@ class Followed:
         name = next(name for name in names if name not in taken)
         self.tensors.append(parameter)
         self.infos.append(info.model_copy(update={"name": name, "replaces": replaces}))
-        self.where.append(capture.coordinates_of(self.infos[number], self._coordinates))
-        self._sample(number)
         self._numbers[id(parameter)] = number
         return number
 
-    def _sample(self, number: int) -> None:
-        """Put the sampled positions where the tensor is."""
-        where = self.where[number]
-        self.where[number] = None if where is None else where.to(self.tensors[number].device)
+
+def _format(parameter: Tensor) -> object:
+    return parameter.dtype, parameter.shape, parameter.device
 
 
 def _kernels(group: Mapping[str, Any]) -> tuple[object, object]:

@@ -1,15 +1,15 @@
 """Steps that were recorded and wait to be committed, as one part."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from crosscheck.recorder.row_blocks import RowBlock
+from crosscheck.recorder.row_blocks import Row, RowBlock
+from crosscheck.recorder.view import Chosen
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
-_PART_STEPS = 128  # a part is committed after so many steps,
+PART_STEPS = 128  # a part is committed after so many steps,
 _PART_BYTES = 32 * 2**20  # or when so much waits in memory,
 _PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses at most
 
@@ -19,7 +19,7 @@ class Attempt:
     """One attempt to step; its numbers may still be on the device."""
 
     step: int
-    norm: Tensor
+    norm: Tensor | None
     backward_norm: Tensor | None
     scale: Tensor | None
     options: tuple[dict[str, Option], ...]
@@ -33,39 +33,47 @@ class Pending:
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
-        self._sampled, self._full = RowBlock(full=False), list[RowBlock]()
+        self._blocks: list[RowBlock] = []
+        self._nbytes = 0
         self._committed_at = time.monotonic()
 
-    def block(self, step: int, *, full: bool) -> RowBlock:
-        """Return the block that the rows of a step go to."""
-        block = RowBlock(full=True) if full else self._sampled
-        if full:
-            self._full.append(block)
+    def add(self, step: int, chosen: Chosen, row: Row) -> None:
+        """Take in what was seen of a step; rows of the same chosen elements go to one block."""
+        block = next((block for block in self._blocks if block.chosen is chosen), None)
+        if block is None:
+            block = RowBlock(chosen)
+            self._blocks.append(block)
         block.steps.append(step)
-        return block
+        block.rows.append(row)
+        self._nbytes += row.nbytes
+
+    def drop_last(self) -> None:
+        """Forget the last step."""
+        step = self.attempts.pop().step
+        for block in self._blocks:
+            if block.steps[-1] == step:
+                block.steps.pop()
+                block.rows.pop()
+        self._blocks = [block for block in self._blocks if block.steps]
 
     @property
     def due(self) -> bool:
         """Return whether it is time to commit."""
         return (
-            len(self.attempts) >= _PART_STEPS
-            or self._sampled.num_bytes + sum(block.num_bytes for block in self._full) >= _PART_BYTES
+            len(self.attempts) >= PART_STEPS
+            or self._nbytes >= _PART_BYTES
             or time.monotonic() - self._committed_at >= _PART_SECONDS
         )
 
-    def take(
-        self, tensors: tuple[TensorInfo, ...], coordinates: Sequence[Tensor | None]
-    ) -> tuple[Part, dict[str, Tensor]] | None:
-        """Return the part that waits with its arrays, and start anew; None if nothing waits."""
-        self._committed_at = time.monotonic()
-        if not self.attempts:
+    def take(self, tensors: tuple[TensorInfo, ...]) -> tuple[Part, dict[str, Tensor]] | None:
+        """Return the part that waits with its arrays, and start anew; None if nothing waits. Raises UnsupportedOptimizer."""
+        attempts, blocks = self.attempts, self._blocks
+        self.attempts, self._blocks, self._nbytes, self._committed_at = [], [], 0, time.monotonic()
+        if not attempts:
             return None
         arrays: dict[str, Tensor] = {}
-        waiting = enumerate([self._sampled, *self._full])
-        blocks = tuple(block.lay_out(number, coordinates, arrays) for number, block in waiting)
-        part = Part(tensors=tensors, steps=_described(self.attempts), blocks=blocks)
-        self.attempts, self._sampled, self._full = [], RowBlock(full=False), []
-        return part, arrays
+        laid_out = tuple(block.lay_out(number, arrays) for number, block in enumerate(blocks))
+        return Part(tensors=tensors, steps=_described(attempts), blocks=laid_out), arrays
 
 
 def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
@@ -76,6 +84,9 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
         changed: list[dict[str, Option]] = []
         for number, group in enumerate(attempt.options):
             known = last[number] if number < len(last) else {}
+            if group is known:  # as it is until an option changes
+                changed.append({})
+                continue
             changed.append({name: value for name, value in group.items() if known.get(name, ...) != value})
         last = attempt.options
         described.append(
@@ -83,7 +94,7 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
                 step=attempt.step,
                 applied=attempt.applied,
                 loss_scale=None if attempt.scale is None else float(attempt.scale),
-                grad_norm=float(attempt.norm),
+                grad_norm=None if attempt.norm is None else float(attempt.norm),
                 backward_norm=None if attempt.backward_norm is None else float(attempt.backward_norm),
                 options=tuple(changed),
                 state_loaded=attempt.loaded,

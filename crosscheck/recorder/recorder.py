@@ -1,34 +1,66 @@
 """The recorder: two hooks on an optimizer, and a trace that grows part by part."""
 
+import contextlib
+import functools
+import logging
+import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self
 
 import torch
 from torch import Tensor
 
-from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.recorder import capture, digests, optimizer_info
+from crosscheck.errors import TraceError, UnsupportedOptimizer
+from crosscheck.recorder import gradients, optimizer_info
+from crosscheck.recorder.budget import Size, budget_of
 from crosscheck.recorder.claims import expect_checkable
+from crosscheck.recorder.digests import Sight
 from crosscheck.recorder.followed import Followed
 from crosscheck.recorder.hooks import watch_steps
-from crosscheck.recorder.pending import Attempt, Pending
+from crosscheck.recorder.journal import Journal
+from crosscheck.recorder.options import Options
+from crosscheck.recorder.pending import Attempt
+from crosscheck.recorder.row_blocks import Row
 from crosscheck.recorder.scaler_watch import ScalerWatch
-from crosscheck.trace.format import AVERAGE, PARAM, Claims, Header, Pass
+from crosscheck.recorder.selection import Selection
+from crosscheck.recorder.view import Moment, Picked, View
+from crosscheck.trace.format import AVERAGE, Claims, Header, Pass
 from crosscheck.trace.writer import SegmentWriter
+
+_Arguments = ParamSpec("_Arguments")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Look:
-    """What is seen of one step, by tensor: the sampled coordinates, or all elements."""
+    """What is seen of one step through one view."""
 
-    full: bool
-    averages: list[Tensor | None]  # that no update has touched yet
-    backward: list[Tensor | None]  # gradients as backward left them, where that was seen
-    grads: list[Tensor | None] = field(default_factory=list[Tensor | None])  # as consumed
-    before: list[capture.Moment] = field(default_factory=list[capture.Moment])
+    view: View
+    average: Picked  # that no update has touched yet
+    backward: Picked | None = None  # gradients as backward left them, where that was seen
+    grad: Picked = field(default_factory=Picked)  # as consumed
+    before: Moment = field(default_factory=Moment)
+    sight: Sight | None = None
+
+
+def _never_raises(
+    method: Callable[Concatenate["Recorder", _Arguments], None],
+) -> Callable[Concatenate["Recorder", _Arguments], None]:
+    """Return a method of the recorder that ends the recording instead of breaking the training that calls it."""
+
+    @functools.wraps(method)
+    def guarded(self: "Recorder", *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        try:
+            with torch.no_grad():
+                method(self, *args, **kwargs)
+        except Exception as error:
+            self._fail(error)  # pyright: ignore[reportPrivateUsage]
+
+    return guarded
 
 
 class Recorder:
@@ -36,16 +68,18 @@ class Recorder:
 
     Works in any loop that calls `optimizer.step()`, with or without closure; wrappers of Accelerate are
     looked through. Under data parallelism all ranks should take the same step: record on rank 0, or on every rank to have that
-    checked as well. Not for sharded
-    optimizers or parameters (FSDP, DTensor, ZeRO): these are refused by name. A gradient that no rule covers, a sparse
-    or complex one, ends the record with a warning, and training goes on.
+    checked as well. Not for sharded optimizers or parameters (FSDP, DTensor, ZeRO): these are refused by name.
+
+    It never breaks the training: what cannot be recorded, such as a sparse gradient or a full disk, ends the recording with
+    a warning, and training goes on. What was recorded until then can be replayed, and says where and why it ends.
 
         with Recorder(optimizer, "trace"):
             train()
 
     Hooks of others that change gradients before the step must be registered before the recorder's.
-    A step costs a few hundred small copies and a digest of what is not copied; a step that is recorded in full holds a second copy of
-    parameters, gradients and state on the host until it is written.
+
+    A step costs a fixed number of elements and bytes, whatever the model: see `budget`. Without `close`, what was recorded is
+    written when the process ends or the optimizer is deleted.
     """
 
     def __init__(
@@ -53,8 +87,10 @@ class Recorder:
         optimizer: Any,
         path: str | Path,
         *,
+        budget: Size | int = "default",
         steps: Literal["sampled", "all"] | Iterable[int] = "sampled",
-        coordinates: int = 256,
+        coordinates: int | None = None,
+        strict: bool = False,
         rule: str = "auto",
         slots: Mapping[str, str] | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
@@ -72,9 +108,13 @@ class Recorder:
         Args:
             optimizer: A torch optimizer, or Accelerate's wrapper of one.
             path: The trace's folder; refused if it holds a trace, unless `append`.
+            budget: What may be looked at. `default`: at every step 2,048 elements, spread over up to 64 tensors, and digests
+                of a mebibyte more; at some steps 4 MiB of whole tensors, or of blocks of those that are too large. `light`: about a
+                quarter of that; `full`: everything at every step; a number: bytes to be written for a step, at most.
             steps: Steps recorded in full, counted from 1. `sampled`: the first three, the one after a skip
-                and every hundredth; `all`; or the numbers themselves.
-            coordinates: Elements of each tensor recorded at every step, at fixed positions.
+                and every hundredth, within the budget; `all`, or the numbers themselves: every element of them.
+            coordinates: Elements of each tensor recorded at every step, at fixed positions, instead of those of the budget.
+            strict: Raise what ends a recording instead of warning of it.
             rule: The torch optimizer whose formula is claimed: `sgd`, `adam`, `adamw`; `auto` goes by the class.
             slots: The rule's names of state -> this optimizer's, where they differ:
                 `{"exp_avg": "m", "exp_avg_sq": "v"}`.
@@ -103,23 +143,31 @@ class Recorder:
         chosen = optimizer_info.choose_rule(self.optimizer, rule)
         if isinstance(steps, str) and steps not in ("sampled", "all"):
             raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
-        if coordinates < 1:
+        if coordinates is not None and coordinates < 1:
             raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
-        self._steps = steps if isinstance(steps, str) else frozenset(steps)
-        self._scaler = scaler
-        self._slot_names = {theirs: ours for ours, theirs in (slots or {}).items()}
+        self._scaler, self._strict = scaler, strict
         names = {id(parameter): name for name, parameter in named_parameters or ()}
-        self._followed = Followed(self.optimizer, names, coordinates)
+        self._followed = Followed(self.optimizer, names)
+        self._selection = Selection(
+            self.optimizer,
+            self._followed,
+            {theirs: ours for ours, theirs in (slots or {}).items()},
+            rule=chosen,
+            budget=budget_of(budget),
+            steps=steps,
+            coordinates=coordinates,
+        )
+        self._options = Options(self.optimizer)
         self._average = {id(parameter): averaged for parameter, averaged in average}
         self.step = first_step - 1
         """The number of the last step that was recorded."""
+        self._view: View | None = None  # of the part that is being recorded
+        self._turn = 0  # that it is of
         self._attempt: Attempt | None = None  # that has not ended yet
-        self._sight: digests.Sight | None = None  # before it
         self._looks: list[_Look] = []  # at the coming step, or at its backward
         self._backward_norm: Tensor | None = None
-        self._unaveraged: list[tuple[bool, list[capture.Moment]]] = []  # full?, after the step
-        self._after_skip = self._loaded = self._closed = False
-        self._pending = Pending()
+        self._unaveraged: list[tuple[View, Moment]] = []  # after the step
+        self._after_skip = self._loaded = False
         if claims is not None:
             expect_checkable(
                 claims,
@@ -142,7 +190,7 @@ class Recorder:
             scaler=optimizer_info.scaler_of(scaler),
             versions=optimizer_info.versions(),
         )
-        self._writer = SegmentWriter(Path(path), header, append=append)
+        self._journal = Journal(SegmentWriter(Path(path), header, append=append), first_step)
         self._hooks = [
             *watch_steps(self.optimizer, self._see_before, self._on_stepped),
             self.optimizer.register_load_state_dict_post_hook(self._on_loaded),
@@ -153,57 +201,79 @@ class Recorder:
             self._scaler_watch = ScalerWatch(scaler, self.optimizer)
             self._scaler_watch.start(lambda: self.step, self._on_skipped)
 
+        weakref.finalize(self, _leave, self._journal, weakref.ref(self), os.getpid())
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @_never_raises
     def close(self) -> None:
         """Commit what waits, mark the end, detach. Closing twice is fine."""
-        self._end()
         self._detach()
+        if not self._journal.closed:
+            self._settle()
+            self._journal.end()
 
-    def _end(self, stopped: str | None = None) -> None:
-        """Commit what waits and mark the end. `stopped`: why the recorder cannot go on."""
-        if not self._closed:
-            self._closed = True
-            self._settle(to_commit=True)
-            self._writer.close(self.step, stopped)
-
+    @_never_raises
     def flush(self) -> None:
         """Commit what waits, and go on. Without it a killed run loses up to a part's worth of steps.
 
         To be called between two steps, when the moving average has followed: before a checkpoint is written, so that
-        a run that continues there continues a trace that reaches as far. Raises OSError.
+        a run that continues there continues a trace that reaches as far.
         """
-        if not self._closed:
+        if not self._journal.closed:
             self._settle(to_commit=True)
 
-    def _stop(self, error: UnsupportedOptimizer) -> None:
-        """End the record before a step that cannot be recorded; training goes on. The hooks do nothing from here on."""
-        self._attempt = None
-        self._end(str(error))
-        warnings.warn(f"crosscheck: the record ends with step {self.step}: {error}", stacklevel=2)
+    def _fail(self, error: Exception) -> None:
+        """End the recording, and let the training go on, unless it was to be strict."""
+        self._attempt, self._looks, self._view = (
+            None,
+            [],
+            None,
+        )  # the hooks stay: they may be running, and do nothing now
+        why = str(error) if isinstance(error, UnsupportedOptimizer | TraceError) else f"{type(error).__name__}: {error}"
+        if not self._journal.closed:
+            try:
+                self._settle()
+                self._journal.end(why)
+            except Exception as another:  # what waits cannot be recorded either, and it does not wait any more
+                _log.debug("the recording ends without its last part: %s", another)
+                with contextlib.suppress(Exception):
+                    self._journal.end(why)
+            self._journal.closed = True
+        if self._strict:
+            raise error
+        warnings.warn(
+            f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded can be replayed",
+            stacklevel=4,
+        )
 
     def _detach(self) -> None:
-        self._closed = True
         for hook in self._hooks:
             hook.remove()
         if self._scaler_watch is not None:
             self._scaler_watch.remove()
 
+    @_never_raises
     def after_backward(self) -> None:
         """Record the gradients as `backward` left them: averaged over ranks, times the loss scale, not yet clipped.
 
         A second point of capture, to be called once a step, before anything touches the gradients. With it the
-        replay can check what happens between backward and the optimizer, by the `claims`.
+        replay can check what happens between backward and the optimizer, by the `claims`. Of a large model this is
+        recorded at some steps only, because the norm needs every gradient.
         """
-        if not self._can_go_on():
+        if self._journal.closed:
             return
-        grads = self._grads()
-        self._looks = [_Look(full, self._averages(full), self._pick_each(grads, full)) for full in self._fullness()]
-        self._backward_norm = capture.norm([grad for grad in grads if grad is not None], None)
+        self._prepare()
+        if not self._selection.norm_is_due(self.step + 1):
+            return
+        self._looks = self._begin(skipped=False)
+        for look in self._looks:
+            look.backward = look.view.pick(self._grads(look.view))
+        self._backward_norm = gradients.norm(self._all_grads(), None)
 
     def add_pass(
         self,
@@ -230,7 +300,7 @@ class Recorder:
         for name, parameter in parameters.items():
             if parameter.grad is not None:
                 arrays |= {f"parameter/{name}": parameter.detach(), f"gradient/{name}": parameter.grad}
-        self._writer.write_pass(described, {name: array.cpu().contiguous() for name, array in arrays.items()})
+        self._journal.writer.write_pass(described, {name: array.cpu().contiguous() for name, array in arrays.items()})
 
     def skipped(self, *, loss_scale: float | None = None) -> None:
         """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused.
@@ -259,83 +329,80 @@ class Recorder:
     def _on_loaded(self, _: torch.optim.Optimizer) -> None:
         self._loaded = True
 
-    def _look_at_tensors(self) -> None:
-        """Commit under the old list of tensors before another one is used. Raises UnsupportedOptimizer."""
-        if not self._followed.changed():
-            return
-        self._commit()
-        self._looks, self._backward_norm = [], None  # what was seen of others is of no use
-        replaced = self._followed.follow()
-        if replaced:
-            more = f"; so it is with {len(replaced) - 1} more" if len(replaced) > 1 else ""
-            warnings.warn(f"crosscheck: before step {self.step + 1} {replaced[0]}{more}", stacklevel=2)
+    def _prepare(self) -> None:
+        """Settle the step before, and see which tensors the coming one has. Raises UnsupportedOptimizer for one without a rule."""
+        self._settle()
+        full = self._selection.is_full(self.step + 1, after_skip=self._after_skip)
+        watched = self._followed.active if full or self._view is None else self._view.numbers
+        if self._followed.changed(watched):
+            self._commit()  # under the old list of tensors
+            self._looks, self._backward_norm, self._view = [], None, None  # what was seen of others is of no use
+            replaced = self._followed.follow()
+            if replaced:
+                more = f"; so it is with {len(replaced) - 1} more" if len(replaced) > 1 else ""
+                warnings.warn(f"crosscheck: before step {self.step + 1} {replaced[0]}{more}", stacklevel=2)
+        self._journal.tensors = tuple(self._followed.infos)
 
+    def _begin(self, *, skipped: bool) -> list[_Look]:
+        """Choose how the coming step is looked at: by samples, and if it is to be recorded in full, by more as well."""
+        step = self.step + 1
+        if self._view is None or (self._turn != self._selection.turn(step) and not self._journal.pending.attempts):
+            self._view, self._turn = self._selection.sampled(step), self._selection.turn(step)
+        views = [self._view]
+        if not skipped and self._selection.is_full(step, after_skip=self._after_skip):
+            views.append(self._selection.full(step))
+        return [_Look(view, view.pick(self._averages(view))) for view in views]
+
+    @_never_raises
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
         self._skip_noticed = False
-        if not self._can_go_on():
+        if self._journal.closed:
             return
+        self._prepare()
+        if not self._looks:
+            self._looks = self._begin(skipped=skipped)
+        if skipped:
+            self._looks = self._looks[:1]
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
-        grads = self._grads()
-        wanted = self._fullness(skipped=skipped)
-        if self._backward_norm is None:
-            self._looks = [_Look(full, self._averages(full), [None] * len(grads)) for full in wanted]
-        self._looks = [look for look in self._looks if look.full in wanted]
         for look in self._looks:
-            look.before = self._moments(look.full)
-            _set_averages(look.before, look.averages)
-            look.grads = [
-                None if grad is None else capture.consumed(grad, scale, self._at(number, look.full))
-                for number, grad in zip(self._followed.active, grads, strict=True)
-            ]
-        self._sight = self._look_at_unsampled(self.step + 1)
+            grads = self._grads(look.view)
+            self._expect_dense(look.view, grads)
+            look.grad = gradients.consumed(look.view.pick(grads), scale)
+            look.before = _with_average(look.view.moment(), look.average)
+            look.sight = None if look.view.chosen.full else look.view.sight()
         self._attempt = Attempt(
             step=self.step + 1,
-            norm=capture.norm([grad for grad in grads if grad is not None], scale),
+            norm=None if self._backward_norm is None else gradients.norm(self._all_grads(), scale),
             backward_norm=self._backward_norm,
             scale=self._loss_scale(scale),
             overflow_elsewhere=self._scaler_watch is not None and self._scaler_watch.overflowed_elsewhere(),
-            options=tuple(
-                optimizer_info.options_of(group) | ({"compiled": True} if compiled else {})
-                for group in self.optimizer.param_groups
-            ),
+            options=tuple(o | {"compiled": True} for o in self._options.read()) if compiled else self._options.read(),
         )
 
-    def _can_go_on(self) -> bool:
-        """Settle the step before, and return whether the coming one can be recorded. If it cannot, the record ends here."""
-        if self._closed:
-            return False
-        self._settle()
-        try:
-            self._look_at_tensors()
-            self._check_grads()
-        except UnsupportedOptimizer as error:
-            self._stop(error)
-        return not self._closed
-
-    def _check_grads(self) -> None:
+    def _expect_dense(self, view: View, grads: Iterable[Tensor | None]) -> None:
         """Raises UnsupportedOptimizer, by name, for a gradient that the rules do not cover."""
-        for number, grad in zip(self._followed.active, self._grads(), strict=True):
+        for number, grad in zip(view.numbers, grads, strict=True):
             if grad is not None and (grad.is_sparse or grad.is_complex()):
                 name, kind = self._followed.infos[number].name, "sparse" if grad.is_sparse else "complex"
                 raise UnsupportedOptimizer(f"the gradient of {name} is {kind}: the rules are for dense real ones")
 
+    @_never_raises
     def _see_after(self, *, skipped: bool) -> None:
-        attempt, looks, sight = self._attempt, self._looks, self._sight
-        if attempt is None or sight is None:  # a step without a pre-hook: the recorder was attached in the middle of it
+        attempt, looks = self._attempt, self._looks
+        if attempt is None:  # a step without a pre-hook: the recorder was attached in the middle of it
             return
         self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
         for look in looks:
-            moments, block = self._moments(look.full), self._pending.block(self.step, full=look.full)
-            if not look.full:
-                block.sights.append((sight, self._look_at_unsampled(self.step + 1)))
-            self._unaveraged.append((look.full, moments))
-            seen = zip(self._followed.active, look.grads, look.backward, look.before, moments, strict=True)
-            for number, grad, backward, before, after in seen:
-                block.add(number, grad, backward, before, after)
+            after = look.view.moment()
+            self._unaveraged.append((look.view, after))
+            sights = None if look.sight is None else (look.sight, look.view.sight())
+            row = Row(look.grad, look.backward, look.before, after, sights)
+            self._journal.pending.add(self.step, look.view.chosen, row)
         attempt.applied, attempt.loaded = not skipped, self._loaded
-        self._pending.attempts.append(attempt)
+        self._journal.pending.attempts.append(attempt)
         self._after_skip, self._loaded = skipped, False
+        self._journal.unsettled = bool(self._average)
         if not self._average:
             self._settle()
 
@@ -344,68 +411,22 @@ class Recorder:
 
         The moving average follows the optimizer's step: what it became is there to be seen when the next begins.
         """
-        for full, after in self._unaveraged:
-            _set_averages(after, self._averages(full))
-        self._unaveraged = []
-        if to_commit or self._pending.due:
+        for view, after in self._unaveraged:
+            _with_average(after, view.pick(self._averages(view)))
+        self._unaveraged, self._journal.unsettled = [], False
+        if to_commit or self._journal.pending.due:
             self._commit()
 
-    def _fullness(self, *, skipped: bool = False) -> tuple[bool, ...]:
-        """Return how the coming step is looked at: by samples, and if it is to be recorded in full, by all elements as well."""
-        return (False, True) if self._is_full(self.step + 1) and not skipped else (False,)
+    def _grads(self, view: View) -> list[Tensor | None]:
+        return [self._followed.tensors[number].grad for number in view.numbers]
 
-    def _is_full(self, step: int) -> bool:
-        if isinstance(self._steps, frozenset):
-            return step in self._steps
-        return self._steps == "all" or step <= 3 or step % 100 == 0 or self._after_skip
+    def _all_grads(self) -> list[Tensor]:
+        found = (self._followed.tensors[number].grad for number in self._followed.active)
+        return [grad for grad in found if grad is not None]
 
-    def _at(self, number: int, full: bool) -> capture.Where:
-        return capture.Where(None if full else self._followed.where[number], to_host=full)
-
-    def _grads(self) -> list[Tensor | None]:
-        return [parameter.grad for parameter in self._parameters()]
-
-    def _parameters(self) -> list[Tensor]:
-        """Return the parameters that the optimizer steps now."""
-        return [self._followed.tensors[number] for number in self._followed.active]
-
-    def _moments(self, full: bool) -> list[capture.Moment]:
-        """Return what all tensors are now, without their averages."""
-        parameters = self._parameters()
-        groups = [self._followed.infos[number].group for number in self._followed.active]
-        states = [
-            optimizer_info.state_of(self.optimizer, parameter, group, self._slot_names)
-            for parameter, group in zip(parameters, groups, strict=True)
-        ]
-        return [
-            capture.take_moment(parameter, state, self._slot_names, self._at(number, full))
-            for number, parameter, state in zip(self._followed.active, parameters, states, strict=True)
-        ]
-
-    def _look_at_unsampled(self, step: int) -> digests.Sight:
-        """Return digests of what is held between the step before `step` and `step`."""
-        ranges = digests.choose_ranges(self._followed.unsampled, step)
-        quantities: list[tuple[digests.Named, Tensor]] = []
-        for number in (number for number, held in ranges.items() if held != digests.NOTHING):
-            parameter = self._followed.tensors[number]
-            quantities.append(((number, PARAM), parameter))
-            quantities += [
-                ((number, capture.slot_name(key, self._slot_names)), value)
-                for key, value in self.optimizer.state.get(parameter, {}).items()
-                if capture.elementwise(parameter, value)
-            ]
-        return digests.look(quantities, ranges)
-
-    def _averages(self, full: bool) -> list[Tensor | None]:
+    def _averages(self, view: View) -> list[Tensor | None]:
         """Return the moving average of each tensor, where there is one."""
-        return self._pick_each([self._average.get(id(parameter)) for parameter in self._parameters()], full)
-
-    def _pick_each(self, tensors: Sequence[Tensor | None], full: bool) -> list[Tensor | None]:
-        """Return of each tensor all elements, or those at the positions sampled of the parameter."""
-        return [
-            None if tensor is None else capture.pick(tensor, self._at(number, full))
-            for number, tensor in zip(self._followed.active, tensors, strict=True)
-        ]
+        return [self._average.get(id(self._followed.tensors[number])) for number in view.numbers]
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:
         if told is not None:
@@ -416,17 +437,23 @@ class Recorder:
 
     def _commit(self) -> None:
         """Write the steps that wait as one part."""
-        waiting = self._pending.take(tuple(self._followed.infos), self._followed.where)
-        if waiting is None:
-            return
-        try:
-            self._writer.write(*waiting)
-        except OSError:
-            self._detach()  # a trace with a hole is worse than one that ends
-            raise
+        self._selection.nbytes += self._journal.commit()
 
 
-def _set_averages(moments: Iterable[capture.Moment], averages: Iterable[Tensor | None]) -> None:
-    for moment, averaged in zip(moments, averages, strict=True):
-        if averaged is not None:
-            moment.slots[AVERAGE] = averaged
+def _with_average(moment: Moment, average: Picked) -> Moment:
+    if average.chunks:
+        moment.slots[AVERAGE] = average
+    return moment
+
+
+def _leave(journal: Journal, recorder: weakref.ref[Recorder], process: int) -> None:
+    """Write what a recorder leaves behind that nobody closed, because the process ends or the optimizer is gone."""
+    if os.getpid() != process or journal.closed:  # a process that was forked off ends
+        return
+    left = recorder()
+    if left is not None:
+        left.close()
+        return
+    journal.forget_unsettled()
+    with contextlib.suppress(OSError, UnsupportedOptimizer):
+        journal.end()

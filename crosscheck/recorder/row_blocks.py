@@ -1,133 +1,218 @@
-"""Rows of one tensor, gathered step by step and laid out as the trace wants them."""
+"""Rows of the same chosen elements, gathered step by step and laid out tensor by tensor as the trace wants them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.capture import Moment
-from crosscheck.recorder.digests import NOTHING, Named, Range, Sight
+from crosscheck.errors import UnsupportedOptimizer
+from crosscheck.recorder.columns import Columns
+from crosscheck.recorder.digests import Named, Sight, holdable
+from crosscheck.recorder.view import Chosen, Moment, Picked
 from crosscheck.trace.format import DIGEST, PARAM, Block, SlotRows, TensorRows, key
 
 
-@dataclass(slots=True)
-class _Row:
-    grad: Tensor | None
-    backward: Tensor | None
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was seen of one step."""
+
+    grad: Picked  # as consumed
+    backward: Picked | None  # as backward left it, where that was seen
     before: Moment
     after: Moment
+    sights: tuple[Sight, Sight] | None = None  # before and after the step
+
+    @property
+    def nbytes(self) -> int:
+        gradients = sum(picked.nbytes for picked in (self.grad, self.backward) if picked is not None)
+        return gradients + self.before.nbytes + self.after.nbytes
+
+
+class _Series(NamedTuple):
+    """One quantity of one tensor, in the rows where it is there."""
+
+    rows: list[int]
+    values: Tensor  # (rows, columns)
+
+
+_NEVER = _Series([], torch.zeros(0, 0))
 
 
 @dataclass(slots=True)
 class RowBlock:
-    """A block in the making: the same tensors, or a single step of all elements."""
+    """A block in the making."""
 
-    full: bool
+    chosen: Chosen
     steps: list[int] = field(default_factory=list[int])
-    rows: dict[int, list[_Row]] = field(default_factory=dict[int, list[_Row]])
-    sights: list[tuple[Sight, Sight]] = field(default_factory=list[tuple[Sight, Sight]])  # before and after each step
-    num_bytes: int = 0
+    rows: list[Row] = field(default_factory=list[Row])
 
-    def add(self, tensor: int, grad: Tensor | None, backward: Tensor | None, before: Moment, after: Moment) -> None:
-        self.rows.setdefault(tensor, []).append(_Row(grad, backward, before, after))
-        moments = [t for moment in (before, after) for t in (moment.parameter, *moment.slots.values())]
-        self.num_bytes += sum(t.nbytes for t in (*moments, grad, backward) if t is not None)
+    @property
+    def nbytes(self) -> int:
+        return sum(row.nbytes for row in self.rows)
 
-    def lay_out(self, number: int, coordinates: Sequence[Tensor | None], arrays: dict[str, Tensor]) -> Block:
-        """Put the block's arrays into `arrays` and return its description; `number` is its position in the part."""
+    def lay_out(self, number: int, arrays: dict[str, Tensor]) -> Block:
+        """Put the block's arrays into `arrays` and return its description; `number` is its position in the part.
+
+        Raises UnsupportedOptimizer for a quantity that changes its format.
+        """
+        columns = self.chosen.columns
+        grads = _by_tensor(columns, [row.grad for row in self.rows])
+        backwards = _by_tensor(columns, [row.backward for row in self.rows])
+        moments = [moment for row in self.rows for moment in (row.before, row.after)]
+        of_shape, scalars = (dict.fromkeys(n for m in moments for n in kind(m)) for kind in (_slots, _scalars))
+        before = {name: _by_tensor(columns, [row.before.slots.get(name) for row in self.rows]) for name in of_shape}
+        after = {name: _by_tensor(columns, [row.after.slots.get(name) for row in self.rows]) for name in of_shape}
+        one_before = {name: _by_tensor(None, [row.before.scalars.get(name) for row in self.rows]) for name in scalars}
+        one_after = {name: _by_tensor(None, [row.after.scalars.get(name) for row in self.rows]) for name in scalars}
+        digests = self._digests()
+        ranges = {} if self.chosen.windows is None else self.chosen.windows.ranges
         tensors: list[TensorRows] = []
-        digests = _on_host(self.sights)
-        for tensor, rows in self.rows.items():
-            grads = [row.grad for row in rows if row.grad is not None]
-            if grads:
-                arrays[key(number, tensor, "grad")] = _stack(grads)
-            backward = _unlike([row.backward for row in rows], [row.grad for row in rows])
-            if backward:
-                arrays[key(number, tensor, "backward")] = _stack([rows[r].backward for r in backward])
-            where = coordinates[tensor]
-            if where is not None and not self.full:
-                arrays[key(number, tensor, "coordinates")] = where.cpu().reshape(1, -1)
-            before = _values(
-                arrays,
-                key(number, tensor, ""),
-                [row.before.parameter for row in rows],
-                [row.after.parameter for row in rows],
-            )
-            slots: dict[str, SlotRows] = {}
-            moments = [moment for row in rows for moment in (row.before, row.after)]
-            names = dict.fromkeys(slot for moment in moments for slot in (*moment.slots, *moment.scalars))
-            for slot in names:
-                old, new = [row.before.get(slot) for row in rows], [row.after.get(slot) for row in rows]
-                slots[slot] = SlotRows(
-                    scalar=any(slot in moment.scalars for moment in moments),
-                    before=_values(arrays, key(number, tensor, f"{slot}."), old, new),
-                    absent_before=tuple(r for r, value in enumerate(old) if value is None),
-                    absent_after=tuple(r for r, value in enumerate(new) if value is None),
+        for tensor, its in columns.items():
+
+            def put(quantity: str, values: Tensor, tensor: int = tensor) -> None:
+                arrays[key(number, tensor, quantity)] = values
+
+            def store(
+                prefix: str, old: Mapping[int, _Series], new: Mapping[int, _Series], tensor: int = tensor
+            ) -> SlotRows:
+                name = prefix.rstrip(".") or PARAM
+                its_before, its_after = old.get(tensor, _NEVER), new.get(tensor, _NEVER)
+                stored = _unlike(its_before, its_after)
+                if stored:
+                    arrays[key(number, tensor, f"{prefix}before")] = its_before.values[stored].contiguous()
+                if its_after.rows:
+                    arrays[key(number, tensor, f"{prefix}after")] = its_after.values
+                if (tensor, name) in digests:
+                    arrays[key(number, tensor, f"{prefix}{DIGEST}")] = digests[tensor, name]
+                return SlotRows(
+                    before=tuple(its_before.rows[k] for k in stored),
+                    absent_before=self._others(its_before.rows),
+                    absent_after=self._others(its_after.rows),
+                    held=(ranges[tensor, name],) if (tensor, name) in digests else (),
                 )
-            held = _held(self.sights, tensor)
-            for name in (PARAM, *(slot for slot, its in slots.items() if not its.scalar)) if held else ():
-                quantity = DIGEST if name == PARAM else f"{name}.{DIGEST}"
-                pairs = [[moment.get((tensor, name), 0) for moment in step] for step in digests]
-                arrays[key(number, tensor, quantity)] = torch.tensor(pairs, dtype=torch.int64)
-            no_grad = tuple(r for r, row in enumerate(rows) if row.grad is None)
+
+            grad = grads.get(tensor, _NEVER)
+            if grad.rows:
+                put("grad", grad.values)
+            backward = _different(backwards.get(tensor, _NEVER), grad)
+            if backward.rows:
+                put("backward", backward.values)
+            if not (its.whole or self.chosen.full):
+                put("coordinates", its.ascending.reshape(1, -1))
+            parameter = store("", before[PARAM], after[PARAM])
+            slots = {
+                name: store(f"{name}.", before[name], after[name])
+                for name in of_shape
+                if name != PARAM and (tensor in before[name] or tensor in after[name])
+            }
+            slots |= {
+                name: store(f"{name}.", one_before[name], one_after[name]).model_copy(update={"scalar": True})
+                for name in scalars
+                if tensor in one_before[name] or tensor in one_after[name]
+            }
             tensors.append(
-                TensorRows(tensor=tensor, no_grad=no_grad, backward=backward, before=before, slots=slots, held=held)
+                TensorRows(
+                    tensor=tensor,
+                    range=None if its.whole or not self.chosen.full else its.bounds,
+                    no_grad=self._others(grad.rows),
+                    backward=tuple(backward.rows),
+                    before=parameter.before,
+                    slots=slots,
+                    held=parameter.held or (),
+                )
             )
-        return Block(full=self.full, steps=tuple(self.steps), tensors=tuple(tensors))
+        return Block(full=self.chosen.full, steps=tuple(self.steps), tensors=tuple(tensors))
+
+    def _others(self, rows: Iterable[int]) -> tuple[int, ...]:
+        """Return the rows that are not among these."""
+        there = set(rows)
+        return tuple(row for row in range(len(self.rows)) if row not in there)
+
+    def _digests(self) -> dict[Named, Tensor]:
+        """Return the digests before and after each row by what they are of; they are fetched from the device at once."""
+        pairs = [row.sights for row in self.rows if row.sights is not None]
+        if not pairs or self.chosen.windows is None:
+            return {}
+        sights = [sight for pair in pairs for sight in pair]
+        fetched = torch.cat([sight.digests for sight in sights]).cpu()
+        found: dict[Named, Tensor] = {}
+        position = 0
+        for moment, sight in enumerate(sights):
+            for name in sight.names:
+                table = found.setdefault(name, torch.zeros(len(self.rows), 2, dtype=torch.int64))
+                table[moment // 2, moment % 2] = fetched[position]
+                position += 1
+        return {name: table for name, table in found.items() if holdable(self.chosen.windows.ranges, name)}
 
 
-def _on_host(sights: Sequence[tuple[Sight, Sight]]) -> list[tuple[dict[Named, int], dict[Named, int]]]:
-    """Return the digests of all moments by what they are of; they are fetched from the device at once."""
-    if not sights:
-        return []
-    moments = [moment for step in sights for moment in step]
-    each = iter(cast(list[int], torch.cat([moment.digests for moment in moments]).tolist()))
-    named = [{name: next(each) for name in moment.names} for moment in moments]
-    return list(zip(named[::2], named[1::2], strict=True))
+def _slots(moment: Moment) -> Iterable[str]:
+    return moment.slots
 
 
-def _held(sights: Sequence[tuple[Sight, Sight]], tensor: int) -> tuple[Range, ...]:
-    """Return what is held of a tensor before each step and after the last, as a trace has it; empty if nothing ever is."""
-    ranges = [before.ranges.get(tensor, NOTHING) for before, _ in sights]
-    ranges += [after.ranges.get(tensor, NOTHING) for _, after in sights[-1:]]
-    different = set(ranges)
-    return () if not different - {NOTHING} else tuple(different) if len(different) == 1 else tuple(ranges)
+def _scalars(moment: Moment) -> Iterable[str]:
+    return moment.scalars
 
 
-def _unlike(values: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> tuple[int, ...]:
-    """Return the rows whose value is there and is not, bit for bit, the other one."""
-    there = [row for row, value in enumerate(values) if value is not None]
-    both = [row for row in there if others[row] is not None]
-    unlike = set(there) - set(both)
+def _by_tensor(columns: Mapping[int, Columns] | None, picked: Sequence[Picked | None]) -> dict[int, _Series]:
+    """Return what was picked in each row, tensor by tensor. Without columns each tensor has one number, as a float64."""
+    chunks: dict[tuple[tuple[int, ...], torch.dtype], tuple[list[int], list[Tensor]]] = {}
+    for row, each in enumerate(picked):
+        for numbers, vector in each.chunks if each is not None else ():
+            rows, vectors = chunks.setdefault((numbers, vector.dtype), ([], []))
+            rows.append(row)
+            vectors.append(vector)
+    pieces: dict[int, list[_Series]] = {}
+    for (numbers, _), (rows, vectors) in chunks.items():
+        table = torch.stack(vectors).cpu()
+        table = table.to(torch.float64) if columns is None else table
+        widths = [1 if columns is None else columns[number].count for number in numbers]
+        for number, values in zip(numbers, torch.split(table, widths, dim=1), strict=True):
+            order = None if columns is None else columns[number].order
+            pieces.setdefault(number, []).append(_Series(rows, values if order is None else values[:, order]))
+    return {number: _joined(each) for number, each in pieces.items()}
+
+
+def _joined(pieces: Sequence[_Series]) -> _Series:
+    formats = sorted({str(piece.values.dtype).removeprefix("torch.") for piece in pieces})
+    if len(formats) > 1:
+        raise UnsupportedOptimizer(f"a tensor of the state changed its format, from {' to '.join(formats)} or back")
+    if len(pieces) == 1:
+        return _Series(pieces[0].rows, pieces[0].values.contiguous())
+    rows = [row for piece in pieces for row in piece.rows]
+    order = sorted(range(len(rows)), key=lambda k: rows[k])
+    return _Series([rows[k] for k in order], torch.cat([piece.values for piece in pieces])[order].contiguous())
+
+
+def _unlike(before: _Series, after: _Series) -> list[int]:
+    """Return which of the values before a step are not, bit for bit, what the row before left."""
+    position = {row: k for k, row in enumerate(after.rows)}
+    carried = [k for k, row in enumerate(before.rows) if row - 1 in position]
+    changed = set(range(len(before.rows))) - set(carried)
+    if carried:
+        left = after.values[[position[before.rows[k] - 1] for k in carried]]
+        same = _bitwise_equal(before.values[carried], left)
+        changed |= {k for k, alike in zip(carried, same, strict=True) if not alike}
+    return sorted(changed)
+
+
+def _different(backward: _Series, grad: _Series) -> _Series:
+    """Return the rows of gradients as backward left them that are not, bit for bit, the ones consumed."""
+    position = {row: k for k, row in enumerate(grad.rows)}
+    both = [k for k, row in enumerate(backward.rows) if row in position]
+    unlike = set(range(len(backward.rows))) - set(both)
     if both:
-        same = _bitwise_equal(_stack([values[row] for row in both]), _stack([others[row] for row in both]))
-        unlike |= {row for k, row in enumerate(both) if not same[k]}
-    return tuple(sorted(unlike))
+        same = _bitwise_equal(backward.values[both], grad.values[[position[backward.rows[k]] for k in both]])
+        unlike |= {k for k, alike in zip(both, same, strict=True) if not alike}
+    kept = sorted(unlike)
+    return _Series([backward.rows[k] for k in kept], backward.values[kept].contiguous()) if kept else _NEVER
 
 
-def _values(
-    arrays: dict[str, Tensor], prefix: str, old: Sequence[Tensor | None], new: Sequence[Tensor | None]
-) -> tuple[int, ...]:
-    """Put the values after each row into `arrays`, and those before it where they are not what the row before left.
-
-    Returns the rows of the latter.
-    """
-    stored = _unlike(old, [None, *new[:-1]])
-    if stored:
-        arrays[f"{prefix}before"] = _stack([old[row] for row in stored])
-    if any(value is not None for value in new):
-        arrays[f"{prefix}after"] = _stack(new)
-    return stored
-
-
-def _stack(values: Iterable[Tensor | None]) -> Tensor:
-    return torch.stack([value for value in values if value is not None]).cpu()
-
-
-def _bitwise_equal(a: Tensor, b: Tensor) -> Tensor:
+def _bitwise_equal(a: Tensor, b: Tensor) -> list[bool]:
     """Compare row by row and bit for bit: NaN equals itself, and 0 differs from -0."""
     if a.dtype != b.dtype or a.shape != b.shape:
-        return torch.zeros(len(a), dtype=torch.bool)
-    return (a.view(torch.uint8) == b.view(torch.uint8)).all(dim=1)
+        return [False] * len(a)
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    same = (a.contiguous().view(integers) == b.contiguous().view(integers)).all(dim=1)
+    return cast(list[bool], same.tolist())

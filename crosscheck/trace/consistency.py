@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import RESERVED_SLOTS, Block, Part, TensorInfo, TensorRows
+from crosscheck.trace.format import RESERVED_SLOTS, Block, Part, Ranges, TensorInfo, TensorRows
 
 
 def check_part(path: Path, part: Part) -> None:
@@ -47,7 +47,11 @@ def _check_block(where: str, block: Block, steps: frozenset[int], tensors: tuple
             why = "it is there twice" if entry.tensor in seen else "a tensor that does not exist"
             raise TraceError(f"{where}, tensor {entry.tensor}: {why}")
         seen.add(entry.tensor)
-        _check_held(f"{where}, tensor {entry.tensor}", entry, len(block.steps), tensors[entry.tensor].numel)
+        its, numel = f"{where}, tensor {entry.tensor}", tensors[entry.tensor].numel
+        for ranges in (entry.held, *(slot.held or () for slot in entry.slots.values())):
+            _check_held(its, ranges, len(block.steps), numel)
+        if entry.range is not None and not (block.full and entry.range[0] <= entry.range[1] <= numel):
+            raise TraceError(f"{its}: range is {list(entry.range)}; in a full block it can be elements 0 up to {numel}")
 
 
 def _check_rows(where: str, entry: TensorRows, rows: int) -> None:
@@ -62,12 +66,10 @@ def _check_rows(where: str, entry: TensorRows, rows: int) -> None:
         raise TraceError(f"{where}: the parameter before the first row is neither stored nor left by a row before")
 
 
-def _check_held(where: str, entry: TensorRows, rows: int, numel: int) -> None:
-    if len(entry.held) not in (0, 1, rows + 1):
-        raise TraceError(
-            f"{where}: held has {len(entry.held)} ranges; accepted are none, 1, or {rows + 1} for {rows} rows"
-        )
-    for start, stop in entry.held:
+def _check_held(where: str, held: Ranges, rows: int, numel: int) -> None:
+    if len(held) not in (0, 1, rows + 1):
+        raise TraceError(f"{where}: held has {len(held)} ranges; accepted are none, 1, or {rows + 1} for {rows} rows")
+    for start, stop in held:
         if not start <= stop <= numel:
             raise TraceError(f"{where}: held says elements {start} up to {stop} of {numel}")
 

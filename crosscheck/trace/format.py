@@ -45,6 +45,7 @@ Option = bool | Annotated[int, Field(gt=-(2**63), lt=2**63)] | Number | None | t
 Index = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Indices = tuple[Index, ...]
+Ranges = tuple[tuple[Index, Index], ...]
 Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=2**40)], ...], Field(max_length=64)]
 DType = Literal["float64", "float32", "bfloat16", "float16"]
 Implementation = Literal["single", "foreach", "fused"]
@@ -94,7 +95,7 @@ class Header(_Strict):
     rule: str  # the torch optimizer whose formula is claimed: sgd, adam, adamw
     optimizer: str  # the class that was recorded, with its module
     first_step: Positive = 1
-    coordinates: Positive  # sampled of each tensor
+    coordinates: Positive | None = None  # sampled of each tensor; None: as many as the recorder's budget allows
     world_size: Positive = 1
     rank: Index = 0
     seed: int | None = None
@@ -116,6 +117,7 @@ class TensorInfo(_Strict):
     replaces: Index | None = (
         None  # the tensor whose place in its group it took, or which was changed in shape or format
     )
+    stepped: bool = True  # the optimizer still has it
 
     @property
     def numel(self) -> int:
@@ -128,7 +130,8 @@ class Step(_Strict):
     step: Positive
     applied: bool
     loss_scale: Number | None = None
-    grad_norm: Number  # Euclidean, over all tensors, of the gradients as consumed, in float64
+    # Euclidean, over all tensors, of the gradients as consumed, in float64; None: it was not taken.
+    grad_norm: Number | None = None
     backward_norm: Number | None = None  # the same of the gradients as backward left them, where these were recorded
     options: tuple[dict[str, Option], ...]  # by group; an option not named has the value of the row before
     state_loaded: bool = False  # load_state_dict was called since the step before
@@ -142,6 +145,7 @@ class SlotRows(_Strict):
     before: Indices  # rows whose value before the step is stored; else it is the value after the row before
     absent_before: Indices = ()
     absent_after: Indices = ()
+    held: Ranges | None = None  # as in TensorRows; None: those of the parameter
 
 
 class TensorRows(_Strict):
@@ -152,12 +156,14 @@ class TensorRows(_Strict):
     backward: Indices = ()  # rows whose gradient at the end of backward is stored; else it is the one consumed
     before: Indices  # as in SlotRows, of the parameter
     slots: dict[str, SlotRows] = {}
-    # From which element up to which, in C order, digests were taken: before each row and after the last, or all alike.
-    held: tuple[tuple[Index, Index], ...] = ()
+    # From which element up to which digests were taken: before each row and after the last, or all alike.
+    held: Ranges = ()
+    # In a full block: from which element up to which, in C order, the tensor is there; None: all of it.
+    range: tuple[Index, Index] | None = None
 
 
 class Block(_Strict):
-    """Rows of consecutive steps: the fixed sampled coordinates, or (full) every element of one step."""
+    """Rows of consecutive steps: sampled coordinates, or (full) whole tensors, or blocks of them, of one step."""
 
     full: bool
     steps: Annotated[Indices, Field(min_length=1)]

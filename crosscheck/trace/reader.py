@@ -80,7 +80,6 @@ class PartReader:
         self._segment, self._read = segment, 0
         self.last_step = segment.header.first_step - 1
         """The last step of the parts that were read."""
-        self._coordinates: dict[int, bytes | None] = {}
         self._tensors: tuple[TensorInfo, ...] = ()
 
     def unread(self) -> Iterator["LoadedPart"]:
@@ -99,7 +98,6 @@ class PartReader:
                 self.last_step = meta.steps[-1].step
                 check_tensors(path, self._tensors, meta.tensors)
                 self._tensors = meta.tensors
-                _expect_the_same(part, self._coordinates)
                 self._read += 1
                 yield part
 
@@ -174,9 +172,10 @@ class LoadedPart:
         shape: list[int] = self._file.get_slice(key(block, tensor, "coordinates")).get_shape()
         found = self.array(block, tensor, "coordinates", 1, shape[-1] if shape else 0)[0]
         info = self.meta.tensors[tensor]
-        if len(found) > info.numel or (len(found) and (found.min() < 0 or found.max() >= info.numel)):
+        outside = len(found) > info.numel or (len(found) and (found.min() < 0 or found.max() >= info.numel))
+        if outside or len(np.unique(found)) < len(found):
             raise TraceError(
-                f"{self.path}: coordinates of {info.name!r} are not positions in a tensor of {info.numel} elements"
+                f"{self.path}: coordinates of {info.name!r} are not positions in a tensor of {info.numel} elements, each once"
             )
         return found
 
@@ -299,17 +298,3 @@ def _open_verified(path: Path, pattern: str, model: type[Model]) -> Generator[tu
         if len(text) > LARGEST_JSON:
             raise TraceError(f"{path}: its description is larger than {LARGEST_JSON} bytes")
         yield validate(path, parse(path, text), model), file
-
-
-def _expect_the_same(part: LoadedPart, coordinates: dict[int, bytes | None]) -> None:
-    """Check that the sampled positions of each tensor are those of its first block, which `coordinates` remembers.
-
-    Raises TraceError.
-    """
-    for number, block in enumerate(part.meta.blocks):
-        for entry in block.tensors if not block.full else ():
-            found = part.coordinates(number, entry.tensor)
-            now = None if found is None else found.tobytes()
-            if coordinates.setdefault(entry.tensor, now) != now:
-                name = part.meta.tensors[entry.tensor].name
-                raise TraceError(f"{part.path}: coordinates of {name!r} are others than those sampled before")

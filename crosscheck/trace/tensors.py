@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import DIGEST, PARAM, Option, SlotRows, Step, TensorInfo, TensorRows
+from crosscheck.trace.format import DIGEST, PARAM, Option, Ranges, SlotRows, Step, TensorInfo, TensorRows
 from crosscheck.trace.reader import LoadedPart
 
 Floats = NDArray[np.float64]
@@ -24,6 +24,8 @@ class Quantity:
     there_after: NDArray[np.bool_]
     changed: NDArray[np.bool_]  # (rows,) stored anew before the step: it is not what the row before left
     digests: NDArray[np.int64] | None = None  # (rows, 2) before and after the step, of the elements that are held
+    # (rows + 1, 2) from which element up to which there are digests before each row, and after the last.
+    held: NDArray[np.int64] | None = None
 
 
 @dataclass(slots=True)
@@ -41,9 +43,6 @@ class TensorBlock:
     backward: NDArray[Any]  # (rows, columns) as backward left them
     has_backward: NDArray[np.bool_]
     param: Quantity
-    held: NDArray[
-        np.int64
-    ]  # (rows + 1, 2) from which element up to which there are digests before each row, after the last
     context: dict[str, Floats]  # by row, what the formula does not read but a mistake may: loss_scale, last_lr
     slots: dict[str, Quantity] = field(default_factory=dict[str, Quantity])
     extras: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])  # the same, elementwise
@@ -108,7 +107,9 @@ def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[l
     part, info = arrays.part, arrays.part.meta.tensors[entry.tensor]
     steps = [part.meta.steps[k] for k in picked]
     coordinates = part.coordinates(arrays.block, entry.tensor)
-    if coordinates is None:
+    if entry.range is not None:
+        coordinates = np.arange(*_recorded(arrays, entry, entry.range))
+    elif coordinates is None:
         # Whole. Before the record proves it, its size is but a claim, and nothing is allocated by it.
         part.expect(arrays.block, entry.tensor, "before", len(entry.before), info.numel)
         coordinates = np.arange(info.numel)
@@ -140,23 +141,28 @@ def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[l
         has_grad=has_grad,
         backward=backward,
         has_backward=has_backward,
-        held=np.zeros((len(steps) + 1, 2), np.int64) + np.array(entry.held or (0, 0), np.int64).reshape(-1, 2),
         context={
             "loss_scale": np.array([step.loss_scale or 1.0 for step in steps]),
             "last_lr": np.array([_lr(options[max(k - 1, 0)][info.group]) for k in picked]),
         },
-        param=_quantity(arrays, "", SlotRows(before=entry.before), columns, (info.dtype,), held=bool(entry.held)),
+        param=_quantity(arrays, "", SlotRows(before=entry.before), columns, (info.dtype,), held=entry.held),
         slots={
             slot: _quantity(
                 arrays,
                 f"{slot}.",
                 description,
                 1 if description.scalar else columns,
-                held=bool(entry.held) and not description.scalar,
+                held=() if description.scalar else entry.held if description.held is None else description.held,
             )
             for slot, description in entry.slots.items()
         },
     )
+
+
+def _recorded(arrays: _Arrays, entry: TensorRows, bounds: tuple[int, int]) -> tuple[int, int]:
+    """Return the bounds of a block of a tensor, if the record proves its size. Raises TraceError."""
+    arrays.part.expect(arrays.block, entry.tensor, "before", len(entry.before), bounds[1] - bounds[0])
+    return bounds
 
 
 def _lr(options: dict[str, Option]) -> float:
@@ -171,7 +177,7 @@ def _quantity(
     columns: int,
     dtypes: tuple[str, ...] = (),
     *,
-    held: bool,
+    held: Ranges,
 ) -> Quantity:
     there_before, there_after = ~arrays.mask(description.absent_before), ~arrays.mask(description.absent_after)
     changed = arrays.mask(description.before)
@@ -193,4 +199,8 @@ def _quantity(
     before[1:] = after[:-1]
     before[changed] = stored.get("before", 0)
     before[~there_before] = 0
-    return Quantity(before, after, there_before, there_after, changed, arrays.digests(prefix) if held else None)
+    quantity = Quantity(before, after, there_before, there_after, changed)
+    if held:
+        quantity.digests = arrays.digests(prefix)
+        quantity.held = np.zeros((arrays.rows + 1, 2), np.int64) + np.array(held, np.int64)
+    return quantity

@@ -48,18 +48,20 @@ class SegmentWriter:
             raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from None
         self.parts = 0
 
-    def write(self, part: Part, arrays: dict[str, torch.Tensor]) -> None:
-        """Commit a part. Raises OSError; what was committed before stays."""
-        self._write(f"part-{self.parts + 1:06}", part, arrays)
+    def write(self, part: Part, arrays: dict[str, torch.Tensor]) -> int:
+        """Commit a part. Returns its bytes. Raises OSError; what was committed before stays."""
+        nbytes = self._write(f"part-{self.parts + 1:06}", part, arrays)
         self.parts += 1
+        return nbytes
 
     def write_pass(self, described: Pass, arrays: dict[str, torch.Tensor]) -> None:
         """Write one forward and backward pass to a file of its own. Raises OSError."""
         self._write(f"pass-{described.step:08}", described, arrays)
 
-    def _write(self, name: str, described: BaseModel, arrays: dict[str, torch.Tensor]) -> None:
+    def _write(self, name: str, described: BaseModel, arrays: dict[str, torch.Tensor]) -> int:
         data = safetensors.torch.save(arrays, {METADATA_KEY: described.model_dump_json(exclude_defaults=True)})
         write_whole(self.folder / f"{name}.{hashlib.sha256(data).hexdigest()}.safetensors", data)
+        return len(data)
 
     def close(self, last_step: int, stopped: str | None = None) -> None:
         """Say that the recording ended here on purpose, or why it could not go on."""

@@ -30,7 +30,9 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
             run.optimizer,
             run.folder / "trace",
             steps=config.steps,
+            budget=config.budget,
             coordinates=config.coordinates,
+            strict=True,  # a run that promises a cross-check does not go on without it
             scaler=run.precision.scaler,
             average=() if average is None else zip(run.module.parameters(), average.module.parameters(), strict=True),
             claims=claims,

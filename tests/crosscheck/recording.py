@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
@@ -60,6 +61,19 @@ def full_steps(trace: Path) -> list[int]:
     """Return the steps that were recorded in full."""
     blocks = itertools.chain.from_iterable(part.blocks for part in parts_of(trace))
     return [step for block in blocks if block.full for step in block.steps]
+
+
+def gradient_norms(trace: Path) -> list[float]:
+    """Return the norm of the recorded gradient of each step of a trace with one tensor, all of whose elements are recorded."""
+    norms: list[float] = []
+    for segment in open_trace(trace):
+        for part in segment.parts():
+            numel = part.meta.tensors[0].numel
+            for number, block in enumerate(part.meta.blocks):
+                if not block.full:
+                    rows = part.array(number, 0, "grad", len(block.steps), numel)
+                    norms += np.linalg.norm(rows.astype(np.float64), axis=1).tolist()
+    return norms
 
 
 def applied(trace: Path) -> list[bool]:

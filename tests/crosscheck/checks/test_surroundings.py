@@ -263,9 +263,9 @@ def test_gradient_changed_where_no_coordinate_is_sampled(tmp_path: Path) -> None
 
     trainer = Trainer(tmp_path, clip=touch)
     with Recorder(trainer.optimizer, tmp_path / "other", coordinates=40) as recorder:
-        sampled = recorder._followed.where[0]  # pyright: ignore[reportPrivateUsage]
-    assert sampled is not None
-    hidden = next(position for position in range(600) if position not in sampled.tolist())
+        positions = recorder._selection.sampled(1).chosen.columns[0].positions  # pyright: ignore[reportPrivateUsage]
+        sampled = set(positions.numpy().tolist())
+    hidden = next(position for position in range(600) if position not in sampled)
     report = trainer.run(steps=8)
     only(report, "gradient")
     assert any(finding.tensor == "all tensors" and finding.last_step == 8 for finding in report.findings)

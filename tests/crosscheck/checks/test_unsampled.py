@@ -36,10 +36,11 @@ def tampered(
     after: int = 4,
     dtype: torch.dtype = torch.float32,
     make: Any = Adam,
+    shapes: tuple[tuple[int, ...], ...] = ((40, 30), (50, 20)),
     **recording: Any,
 ) -> Report:
     """Record six steps with one element of two tensors sampled, change one tensor once, and return the report."""
-    parameters = make_parameters((40, 30), (50, 20), dtype=dtype)
+    parameters = make_parameters(*shapes, dtype=dtype)
     optimizer = make([("first", parameters[0]), ("second", parameters[1])], lr=0.01)
     with Recorder(optimizer, trace, coordinates=1, steps=(), **recording) as recorder:
         for step in range(1, 7):
@@ -66,7 +67,7 @@ def two_signs(values: torch.Tensor) -> None:
 
 
 def all_signs(values: torch.Tensor) -> None:
-    values[:43].neg_()
+    values[27:43].neg_()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -141,23 +142,24 @@ def test_where_nothing_may_move(moved: bool, tmp_path: Path) -> None:
 
 
 def test_large_models_are_held_in_blocks_that_move_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 2,200 elements 1,000 are held at a time: after three steps each of them was."""
-    monkeypatch.setattr("crosscheck.recorder.digests._AT_ONCE", 1000)
-    report = tampered(lambda _: None, tmp_path / "right")
-    assert report.verdict is Verdict.MATCH
-    # before steps 2 to 6: windows of 200, 1,000, 1,000, 200 and 1,000 elements, and one or two that are sampled
-    assert 30 < float(share(report).removesuffix(" %")) < 32
+    """Of each tensor 1,024 elements are held at a time, and the next ones in the next part of the trace."""
+    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 2)
 
-    def nudge(values: torch.Tensor) -> None:
-        values[:43] += 1e-3
+    def found(rows: slice, *, after: int) -> list[int]:
+        def nudge(values: torch.Tensor) -> None:
+            values[rows] += 1e-3
 
-    found = [
-        finding.step
-        for after in range(1, 6)
-        for finding in tampered(nudge, tmp_path / f"{after}", after=after).findings
-        if finding.check == "continuity"
-    ]
-    assert found == [2, 4, 5]  # before the other steps the window is over the other tensor
+        trace = tmp_path / f"{rows.start}-{after}"
+        report = tampered(nudge, trace, after=after, shapes=((400, 300), (500, 200)), budget=1024)
+        return [finding.step for finding in report.findings if finding.check == "continuity"]
+
+    first, second = slice(0, 5), slice(6, 10)
+    assert found(first, after=1) == [2]
+    assert found(first, after=3) == []
+    assert found(second, after=3) == [4]
+    assert found(second, after=1) == []
+    report = replay(tmp_path / "0-1")
+    assert 0 < float(share(report).removesuffix(" %")) < 1  # three of five boundaries, 1,024 elements of two tensors
 
 
 def test_layouts_and_sizes_that_are_unusual(tmp_path: Path) -> None:

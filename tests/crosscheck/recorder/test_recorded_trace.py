@@ -259,11 +259,12 @@ def test_gradient_norm_is_exact(dtype: torch.dtype, tmp_path: Path) -> None:
     parameters = make_parameters((50,), (9, 9), (3,), dtype=dtype)
     optimizer = momentum_sgd(parameters)
     expected: list[float] = []
-    with Recorder(optimizer, tmp_path, coordinates=4):
+    with Recorder(optimizer, tmp_path, coordinates=4) as recorder:
         for step in range(1, 6):
             feed(parameters[:2], step, size=300.0)
             squares = [float(g) ** 2 for p in parameters if p.grad is not None for g in p.grad.flatten()]
             expected.append(math.sqrt(math.fsum(squares)))
+            recorder.after_backward()
             optimizer.step()
     recorded = [step.grad_norm for part in parts_of(tmp_path) for step in part.steps]
     assert recorded == pytest.approx(expected, rel=1e-14)

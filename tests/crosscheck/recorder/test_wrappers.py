@@ -20,6 +20,7 @@ from crosscheck.trace.reader import open_trace
 from tests.crosscheck.recording import (
     applied,
     full_steps,
+    gradient_norms,
     make_parameters,
     overflowing_steps,
     parts_of,
@@ -102,7 +103,7 @@ def test_ddp_of_two_processes(tmp_path: Path) -> None:
     for rank, folder in enumerate((tmp_path / "trace", tmp_path / "trace" / "rank-0001")):
         (header,) = [segment.header for segment in open_trace(folder)]
         assert (header.world_size, header.rank) == (2, rank)  # nobody said so but torch.distributed
-    norms = [step.grad_norm for part in parts_of(tmp_path / "trace") for step in part.steps]
+    norms = gradient_norms(tmp_path / "trace")
     assert norms == pytest.approx([1.5 * 3**0.5] * 6)  # of the gradient averaged over the ranks, not of rank 0's own
     weights = [torch.load(tmp_path / f"weight-{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(*weights)
@@ -157,10 +158,10 @@ def test_loss_scaler(skip: tuple[int, ...], fused: bool, sgd: bool, tmp_path: Pa
     assert applied(tmp_path) == [step not in skip for step in range(1, 7)]
     steps = [step for part in parts_of(tmp_path) for step in part.steps]
     scales, scale = list[float](), 1024.0
-    for step in steps:
+    for step, norm in zip(steps, gradient_norms(tmp_path), strict=True):
         scales.append(scale)
         scale = scale if step.applied else scale / 2
-        assert step.grad_norm == (6.0 if step.applied else float("inf"))  # four times the true gradient, 3
+        assert norm == (6.0 if step.applied else float("inf"))  # four times the true gradient, 3
     assert [step.loss_scale for step in steps] == scales
     for segment in open_trace(tmp_path):
         for part in segment.parts():
@@ -184,7 +185,8 @@ def test_gradients_unscaled_and_clipped_before_the_step(fused: bool, tmp_path: P
             scaler.update()
     report = matches(tmp_path)
     assert report.skipped == (1 if fused else 0)
-    norms = [step.grad_norm for part in parts_of(tmp_path) for step in part.steps if step.applied]
+    found = zip(gradient_norms(tmp_path), applied(tmp_path), strict=True)
+    norms = [norm for norm, was_applied in found if was_applied]
     assert norms == pytest.approx([1.0] * len(norms), rel=1e-5)  # divided by the scale once, not twice
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from crosscheck.recorder.digests import choose_ranges, on_device, on_host
+from crosscheck.recorder.digests import Digester, Range, Windows, words
 from crosscheck.trace.digest import digest
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,34 +26,45 @@ def splitmix64() -> Iterator[int]:
 
 def by_the_book(data: bytes, size: int) -> int:
     """Follow the specification with Python's integers."""
-    size = min(size, 4)
-    words = [int.from_bytes(data[k : k + size], "little", signed=True) for k in range(0, len(data), size)]
+    step = 4 if size == 8 else 8  # bytes of a word
+    data = data.ljust(-(-len(data) // step) * step, b"\0")
+    words = [int.from_bytes(data[k : k + step], "little", signed=True) for k in range(0, len(data), step)]
     odd = [output | 1 for output in itertools.islice(splitmix64(), 8192)]
-    total = sum(word * odd[k % 1024] * odd[1024 + k // 1024] for k, word in enumerate(words)) % 2**64
+    total = sum(word * odd[k % 256] * odd[256 + k // 256] for k, word in enumerate(words)) % 2**64
     return total - 2**64 if total >= 2**63 else total
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("start", "stop"), [(0, 3500), (3, 20), (34, 35), (0, 1024), (5, 2053)])
-def test_on_host_and_device_as_specified(dtype: str, start: int, stop: int) -> None:
+@pytest.mark.parametrize("held", [(0, 3500), (1024, 2048), (2048, 3500), (0, 1), (5, 2053)])
+def test_as_specified(dtype: str, held: tuple[int, int]) -> None:
     tensor = torch.randn(700, 5).to(DTYPES[dtype])
-    other = torch.randn(5, 700).to(DTYPES[dtype]).t()  # its order in memory is another
+    other = torch.randn(5, 700).to(DTYPES[dtype]).t()  # it is dense, and read as it lies in memory
+    gaps = torch.randn(700, 10).to(DTYPES[dtype])[:, ::2]
+    parts = [tensor, other, gaps]
+    in_memory = [tensor, other.t(), gaps.contiguous()]
     bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
-    arrays = [part.contiguous().view(bits).numpy().reshape(-1)[start:stop] for part in (tensor, other)]
+    arrays = [part.view(bits).numpy().reshape(-1)[slice(*held)] for part in in_memory]
     expected = [by_the_book(array.tobytes(), array.itemsize) for array in arrays]
-    parts = [(part, start, stop) for part in (tensor, other)]
-    assert on_host(parts).tolist() == expected
-    assert on_device(parts).tolist() == expected
+    sight = Digester([((number, "param"), words(part, held)[0]) for number, part in enumerate(parts)]).look()
+    assert sight.digests.tolist() == expected
     named = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     assert digest(arrays[0].view(named)) == expected[0]
 
 
 def test_small_models_are_held_whole_and_large_ones_in_turn() -> None:
-    assert choose_ranges({0: 600_000, 3: 400_000}, step=7) == {0: (0, 600_000), 3: (0, 400_000)}
-    sizes = {0: 600_000, 1: 2_000_000, 4: 5}
-    held = [choose_ranges(sizes, step) for step in range(3)]
-    assert held[0] == {0: (0, 600_000), 1: (0, 400_000), 4: (0, 0)}
-    assert held[1] == {0: (0, 0), 1: (400_000, 1_400_000), 4: (0, 0)}
-    assert held[2] == {0: (0, 0), 1: (1_400_000, 2_000_000), 4: (0, 5)}
-    assert choose_ranges(sizes, 3) == held[0]
-    assert choose_ranges({}, 3) == {}
+    """Parameters come first; what they leave of the bytes is for the state."""
+
+    def held(turn: int, *sizes: int) -> list[Range]:
+        windows = Windows(held_bytes=2**20, turn=turn)
+        windows.include(
+            [((number, slot), torch.empty(size)) for slot in ("param", "m") for number, size in enumerate(sizes)]
+        )
+        return list(windows.ranges.values())
+
+    assert held(7, 60_000, 40_000) == [(0, 60_000), (0, 40_000)] * 2
+    large = [held(turn, 100_000, 300_000) for turn in range(4)]
+    assert large[0] == [(0, 98_304), (0, 98_304), (0, 32_768), (0, 32_768)]
+    assert large[1] == [(98_304, 100_000), (98_304, 196_608), (32_768, 65_536), (32_768, 65_536)]
+    assert [ranges[1] for ranges in large[2:]] == [(196_608, 294_912), (294_912, 300_000)]
+    assert held(3, 5) == [(0, 5), (0, 5)]
+    assert held(3) == []

@@ -14,7 +14,8 @@ def as_before(meta: Meta, arrays: Arrays) -> None:
     """Take out of a part what the first traces did not have."""
     for block in meta["blocks"]:
         for tensor in block["tensors"]:
-            tensor.pop("held", None)
+            for described in (tensor, *tensor["slots"].values()):
+                described.pop("held", None)
     for name in [name for name in arrays if name.endswith("digest")]:
         del arrays[name]
 

@@ -1,0 +1,68 @@
+"""What looking at a step may cost: numbers of elements and bytes that do not depend on the size of the model."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Size = Literal["light", "default", "full"]
+_LOOKED_AT_KIB = 100  # what the default writes for a step, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much of a step is looked at. Small tensors are covered, large ones by samples that move on."""
+
+    columns: int
+    """Elements that are recorded at every step."""
+    tensors: int
+    """Tensors that these are of; of a model with more, others take their turn with each part of the trace."""
+    wide_bytes: int
+    """Bytes recorded of a step that is recorded in full: whole tensors, or blocks of those that are too large."""
+    held_bytes: int
+    """Bytes read before and after each step for the digests of what has no column."""
+    grad_elements: int
+    """Elements of gradients whose norm is taken at every step; of a larger model it is taken at some steps."""
+    whole: bool = False
+    """Every element of every step is recorded."""
+
+    def thinned(self, halvings: int) -> "Budget":
+        """Return the budget with half as many columns, and bytes of full steps, so many times over."""
+        columns = max(self.columns >> halvings, 16)
+        return replace(
+            self,
+            columns=columns,
+            tensors=min(self.tensors, columns // 2),
+            wide_bytes=max(self.wide_bytes >> halvings, 2**14),
+        )
+
+
+_DEFAULT = Budget(columns=2048, tensors=64, wide_bytes=2**22, held_bytes=2**20, grad_elements=2**20)
+_LIGHT = Budget(columns=512, tensors=16, wide_bytes=2**20, held_bytes=2**17, grad_elements=2**17)
+
+
+def budget_of(size: Size | int) -> Budget:
+    """Return the budget of a name, or of a number of bytes to be written for a step. Raises ValueError."""
+    if size == "default":
+        return _DEFAULT
+    if size == "light":
+        return _LIGHT
+    if size == "full":
+        return Budget(
+            columns=_DEFAULT.columns,
+            tensors=2**62,
+            wide_bytes=2**62,
+            held_bytes=2**62,
+            grad_elements=2**62,
+            whole=True,
+        )
+    if isinstance(size, str | bool) or size < 1024:
+        raise ValueError(
+            f"budget={size!r}: accepted are 'light', 'default', 'full', and the bytes that a step may take, from 1,024"
+        )
+    share = size / (_LOOKED_AT_KIB * 1024)
+    return Budget(
+        columns=max(int(_DEFAULT.columns * share), 16),
+        tensors=max(int(_DEFAULT.tensors * share), 2),
+        wide_bytes=max(int(_DEFAULT.wide_bytes * share), 2**14),
+        held_bytes=max(int(_DEFAULT.held_bytes * share), 2**14),
+        grad_elements=_DEFAULT.grad_elements,
+    )

@@ -1,0 +1,30 @@
+"""Gradients as the optimizer consumes them, and their norm."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crosscheck.recorder.view import Picked
+
+
+def consumed(gradients: Picked, scale: Tensor | None) -> Picked:
+    """Return gradients as a fused kernel consumes them: divided by the loss scale, in float32 if they are halves."""
+    if scale is None:
+        return gradients
+    return Picked([(numbers, _unscaled(vector, scale)) for numbers, vector in gradients.chunks])
+
+
+def _unscaled(vector: Tensor, scale: Tensor) -> Tensor:
+    wide = vector.float() if vector.dtype in (torch.float16, torch.bfloat16) else vector
+    return wide / scale.to(wide.device)
+
+
+def norm(gradients: Sequence[Tensor], scale: Tensor | None) -> Tensor:
+    """Return the Euclidean norm over all gradients, accumulated in float64, on their device (nothing waits for it)."""
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64)
+    device = gradients[0].device
+    parts: list[Tensor] = [torch.linalg.vector_norm(g.detach(), dtype=torch.float64).to(device) for g in gradients]
+    total = torch.stack(parts).square().sum().sqrt()
+    return total if scale is None else total / scale.to(device)

@@ -1,0 +1,44 @@
+"""The options of the parameter groups, read again only when one of them is another."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosscheck.recorder.optimizer_info import options_of
+from crosscheck.trace.format import Option
+
+_NOT_OPTIONS = ("params", "param_names")
+
+
+class Options:
+    """Reads the options of an optimizer. As long as a group's stay as they are, the answer is the same object."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._known: list[tuple[Mapping[str, Any], dict[str, Option]]] = []
+
+    def read(self) -> tuple[dict[str, Option], ...]:
+        """Return the options of each group; reading one that is a tensor on a GPU waits."""
+        known = self._known
+        self._known = []
+        for number, group in enumerate(self._optimizer.param_groups):
+            values: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType]
+                for name, value in group.items()
+                if name not in _NOT_OPTIONS
+            }
+            if number < len(known) and not _has_tensor(values) and known[number][0] == values:
+                self._known.append(known[number])
+            else:
+                self._known.append((values, options_of(group)))
+        return tuple(options for _, options in self._known)
+
+
+def _has_tensor(values: Mapping[str, Any]) -> bool:
+    """Return whether any value is a tensor, which can change in place."""
+    return any(
+        isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(each, Tensor) for each in value))  # pyright: ignore[reportUnknownVariableType]
+        for value in values.values()
+    )

@@ -1,0 +1,102 @@
+"""Which tensors and elements are looked at, step by step: as many as the budget allows, others with each turn."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from crosscheck.recorder import columns, pending
+from crosscheck.recorder.budget import Budget
+from crosscheck.recorder.columns import Columns
+from crosscheck.recorder.digests import Windows
+from crosscheck.recorder.followed import Followed
+from crosscheck.recorder.view import Chosen, View
+
+_FULL_EVERY = 100  # steps
+_THIN_AFTER = 2**27  # bytes of a trace; after as many again each step is recorded with half as much
+_SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
+
+
+class Selection:
+    """Makes the views of an optimizer's steps."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        followed: Followed,
+        slot_names: Mapping[str, str],
+        *,
+        rule: str,
+        budget: Budget,
+        steps: Literal["sampled", "all"] | Iterable[int],
+        coordinates: int | None,
+    ) -> None:
+        """`steps`: those that are recorded in full. `coordinates`: of each tensor, instead of what the budget has for all."""
+        self._optimizer, self._followed, self._slot_names = optimizer, followed, slot_names
+        self._budget, self._coordinates = budget, coordinates
+        self._steps = steps if isinstance(steps, str) else frozenset(steps)
+        self._everything = budget.whole or steps == "all"
+        self._copies = 1 + 2 * (1 + _SLOTS[rule])  # of an element, in a row: its gradient; parameter and state, twice
+        self._seen_all = False
+        self.nbytes = 0
+        """Bytes that were written so far."""
+
+    @property
+    def budget(self) -> Budget:
+        """Return the budget of the next part: a long run is thinned out."""
+        return self._budget if self._budget.whole else self._budget.thinned(self.nbytes // _THIN_AFTER)
+
+    def turn(self, step: int) -> int:
+        return (step - 1) // pending.PART_STEPS
+
+    def sampled(self, step: int) -> View:
+        """Return what is looked at in every step of the turn to which `step` belongs."""
+        numbers, budget, turn = self._trained(), self.budget, self.turn(step)
+        tensors = self._followed.tensors
+        if self._coordinates is not None:
+            chosen = {n: columns.spread(tensors[n], self._coordinates, None) for n in numbers}
+        else:
+            turns = -(-len(numbers) // budget.tensors)
+            numbers = numbers[turn % turns :: turns] if turns else []
+            height = columns.level([tensors[n].numel() for n in numbers], budget.columns)
+            chosen = {n: columns.spread(tensors[n], height, turn) for n in numbers}
+        return self._view(chosen, Windows(budget.held_bytes, turn))
+
+    def is_full(self, step: int, *, after_skip: bool) -> bool:
+        """Return whether a step is to be recorded in full."""
+        if isinstance(self._steps, frozenset):
+            return step in self._steps
+        return self._everything or step <= 3 or step % _FULL_EVERY == 0 or after_skip
+
+    def full(self, step: int) -> View:
+        """Return what is looked at in a step that is recorded in full: everything, or as much as the budget allows."""
+        numbers, tensors = self._trained(), self._followed.tensors
+        if self._everything or isinstance(self._steps, frozenset):
+            return self._view({n: columns.whole(tensors[n]) for n in numbers}, full=True)
+        if self._seen_all:  # each array of a trace costs something as well: once, every tensor is looked at
+            turns = -(-len(numbers) // (2 * self.budget.tensors))
+            numbers = numbers[step // _FULL_EVERY % turns :: turns] if turns else []
+        self._seen_all = True
+        sizes = [tensors[n].nbytes * self._copies for n in numbers]
+        height = columns.level(sizes, self.budget.wide_bytes) // self._copies
+        return self._view({n: _block(tensors[n], height, step // _FULL_EVERY) for n in numbers}, full=True)
+
+    def norm_is_due(self, step: int) -> bool:
+        """Return whether the norm of all gradients is to be taken at a step: of a large model it takes longer than all else."""
+        elements = sum(self._followed.infos[number].numel for number in self._followed.active)
+        return self._everything or step % -(-elements // self._budget.grad_elements or 1) == 0
+
+    def _trained(self) -> list[int]:
+        """Return the tensors that a step can move: a frozen one costs nothing."""
+        tensors = ((number, self._followed.tensors[number]) for number in self._followed.active)
+        return [number for number, tensor in tensors if tensor.requires_grad or tensor.grad is not None]
+
+    def _view(self, chosen: Mapping[int, Columns], windows: Windows | None = None, *, full: bool = False) -> View:
+        followed = self._followed
+        parameters = {number: (followed.tensors[number], followed.infos[number].group) for number in chosen}
+        return View(self._optimizer, parameters, Chosen(chosen, windows, full), self._slot_names)
+
+
+def _block(tensor: Tensor, nbytes: int, turn: int) -> Columns:
+    return columns.block(tensor, max(nbytes // tensor.element_size(), 8), turn)

@@ -1,0 +1,212 @@
+"""What is looked at during one part of a trace: chosen elements of chosen parameters, of their gradients and of their state."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosscheck.recorder.columns import Columns, same_format
+from crosscheck.recorder.digests import Digester, Named, Sight, Windows, holdable, words
+from crosscheck.recorder.optimizer_info import DTYPES, state_of
+from crosscheck.trace.format import PARAM, RESERVED_SLOTS
+
+Numbers = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Picked:
+    """Copies of the chosen elements of numbered tensors, one after the other, in one vector for each format and device."""
+
+    chunks: list[tuple[Numbers, Tensor]] = field(default_factory=list[tuple[Numbers, Tensor]])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(vector.nbytes for _, vector in self.chunks)
+
+
+@dataclass(slots=True)
+class Moment:
+    """Parameters and state before or after a step. What does not exist is left out."""
+
+    slots: dict[str, Picked] = field(default_factory=dict[str, Picked])  # the parameter, and state of its shape
+    scalars: dict[str, Picked] = field(default_factory=dict[str, Picked])  # state of one number a tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(picked.nbytes for picked in self.slots.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The elements that a view looks at. It holds none of the tensors."""
+
+    columns: Mapping[int, Columns]  # by number of the tensor
+    windows: Windows | None  # what is held by digests, if anything is
+    full: bool  # many elements, once: whole tensors, or blocks of them
+
+
+@dataclass(frozen=True, slots=True)
+class _Pin:
+    """A tensor where it was found: as long as it is there, and its memory is where it was, views of it stay good."""
+
+    place: Mapping[Any, Any]
+    key: Any
+    found: Tensor
+    memory: int
+
+    def holds(self) -> bool:
+        return self.place.get(self.key) is self.found and self.found.data_ptr() == self.memory
+
+
+Chunks = list[tuple[Numbers, list[Tensor]]]
+"""Views of one quantity, ready to be copied."""
+
+
+@dataclass(slots=True)
+class _Views:
+    """Views of all quantities, by slot."""
+
+    slots: dict[str, Chunks] = field(default_factory=dict[str, Chunks])
+    scalars: dict[str, Chunks] = field(default_factory=dict[str, Chunks])
+
+
+class View:
+    """Copies what is looked at with one operation for each quantity, whatever the number of tensors.
+
+    Finding a parameter's state, and making views of it, takes longer than copying a few elements. So the views are kept
+    as long as every tensor is where it was.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[int, tuple[Tensor, int]],
+        chosen: Chosen,
+        slot_names: Mapping[str, str],
+    ) -> None:
+        """`parameters`: by number, each with the number of its group."""
+        self.chosen = chosen
+        self._optimizer, self._slot_names = optimizer, slot_names
+        self._parameters = parameters
+        self.numbers: Numbers = tuple(parameters)
+        self._pins: list[_Pin] = []
+        self._states: list[tuple[Tensor, Mapping[str, Any] | None, int]] = []  # of each parameter, and its entries
+        self._groups: list[tuple[int, Mapping[str, Any]]] = []  # that hold counts of their parameters
+        self._memory: list[tuple[Tensor, int]] = []  # of each parameter
+        self._views: _Views | None = None
+        self._counted: list[tuple[str, list[tuple[int, Mapping[Any, Any], Any]]]] = []  # state that is a plain number
+        self._digester: Digester | None = None
+
+    def moment(self) -> Moment:
+        """Copy the parameters, and every slot that is one number or has one for each element."""
+        views, moment = self._current(), Moment()
+        for slot, chunks in views.slots.items():
+            moment.slots[slot] = self._copied(chunks)
+        for slot, chunks in views.scalars.items():
+            moment.scalars[slot] = Picked([(numbers, torch.stack(each)) for numbers, each in chunks])
+        for slot, places in self._counted:
+            values = torch.tensor([place[key] for _, place, key in places], dtype=torch.float64)
+            moment.scalars.setdefault(slot, Picked()).chunks.append((tuple(number for number, *_ in places), values))
+        return moment
+
+    def pick(self, tensors: Iterable[Tensor | None]) -> Picked:
+        """Copy the chosen elements of other tensors of the parameters' shapes, such as gradients; one for each parameter."""
+        there = ((n, t.detach()) for n, t in zip(self.numbers, tensors, strict=True) if t is not None)
+        return self._copied([(numbers, views) for numbers, views, _ in self._viewed(there)])
+
+    def sight(self) -> Sight:
+        """Return the digests of what is held and not recorded."""
+        self._current()
+        return Sight([], torch.zeros(0, dtype=torch.int64)) if self._digester is None else self._digester.look()
+
+    def _copied(self, chunks: Chunks) -> Picked:
+        joined = [(numbers, torch.cat(views)) for numbers, views in chunks]
+        return Picked([(numbers, vector.cpu()) for numbers, vector in joined] if self.chosen.full else joined)
+
+    def _viewed(self, tensors: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[Numbers, list[Tensor], bool]]:
+        """Yield tensors of one format after the other as vectors of the chosen elements, and whether these are views."""
+        for members in same_format(tensors).values():
+            pairs = [self.chosen.columns[number].views(tensor) for number, tensor in members]
+            numbers = tuple(number for number, _ in members)
+            yield (
+                self.numbers if numbers == self.numbers else numbers,
+                [view for views, _ in pairs for view in views],
+                all(are_views for _, are_views in pairs),
+            )
+
+    def _current(self) -> _Views:
+        """Return the views, made anew if a tensor is not where it was."""
+        state = self._optimizer.state
+        if (
+            self._views is None
+            or any(parameter.data_ptr() != memory for parameter, memory in self._memory)
+            or any(
+                state.get(parameter) is not own or len(own or ()) != entries for parameter, own, entries in self._states
+            )
+            or any(self._optimizer.param_groups[number] is not group for number, group in self._groups)
+            or not all(pin.holds() for pin in self._pins)
+        ):
+            self._views = self._make()
+        return self._views
+
+    def _make(self) -> _Views:
+        elementwise: dict[str, list[tuple[int, Tensor]]] = {PARAM: []}
+        scalars: dict[str, list[tuple[int, Tensor]]] = {}
+        counted: dict[str, list[tuple[int, Mapping[Any, Any], Any]]] = {}
+        self._pins, self._states, self._groups, self._memory = [], [], [], []
+        for number, (parameter, group) in self._parameters.items():
+            elementwise[PARAM].append((number, parameter.detach()))
+            self._memory.append((parameter, parameter.data_ptr()))
+            own: Mapping[str, Any] | None = self._optimizer.state.get(parameter)
+            self._states.append((parameter, own, len(own or ())))
+            for key, value in state_of(self._optimizer, parameter, group, self._slot_names).items():
+                slot, place = slot_name(key, self._slot_names), own or {}
+                if key not in place:
+                    place = self._optimizer.param_groups[group]
+                    self._groups.append((group, place))
+                if isinstance(value, Tensor):
+                    self._pins.append(_Pin(place, key, value, value.data_ptr()))
+                    if value.shape == parameter.shape and value.dtype in DTYPES:
+                        elementwise.setdefault(slot, []).append((number, value.detach()))
+                    elif value.numel() == 1:
+                        scalars.setdefault(slot, []).append((number, value.detach().reshape(())))
+                elif isinstance(value, int | float):
+                    counted.setdefault(slot, []).append((number, place, key))
+        self._counted = list(counted.items())
+        views = _Views()
+        lasting = True
+        for slot, tensors in elementwise.items():
+            found = list(self._viewed(tensors))
+            lasting &= all(are_views for *_, are_views in found)
+            views.slots[slot] = [(numbers, each) for numbers, each, _ in found]
+        for slot, tensors in scalars.items():
+            groups = same_format(tensors).values()
+            views.scalars[slot] = [(tuple(n for n, _ in each), [t for _, t in each]) for each in groups]
+        self._digester, held_lastingly = self._make_digester(elementwise)
+        if not (lasting and held_lastingly):
+            self._memory = [(parameter, -1) for parameter, _ in self._memory]  # copies are made anew at every look
+        return views
+
+    def _make_digester(self, elementwise: Mapping[str, list[tuple[int, Tensor]]]) -> tuple[Digester | None, bool]:
+        windows = self.chosen.windows
+        if windows is None:
+            return None, True
+        quantities: list[tuple[Named, Tensor]] = [
+            ((number, slot), tensor)
+            for slot, tensors in elementwise.items()
+            for number, tensor in tensors
+            if not self.chosen.columns[number].whole
+        ]
+        windows.include(quantities)
+        ranges = windows.ranges
+        pieces = [(name, *words(t, ranges[name])) for name, t in quantities if holdable(ranges, name)]
+        lasting = all(is_view for *_, is_view in pieces)
+        return Digester([(name, piece) for name, piece, _ in pieces]) if pieces else None, lasting
+
+
+def slot_name(key: str, names: Mapping[str, str]) -> str:
+    """Return the slot's name of a key of the state. `names` has those that differ."""
+    slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
+    return f"state {slot}" if slot in RESERVED_SLOTS else slot
