@@ -175,6 +175,20 @@ def scaler_of(scaler: torch.amp.GradScaler | None) -> Scaler | None:
     )
 
 
+def place_of(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return the rank of this process and the number of ranks; what is not given is asked of torch.distributed.
+
+    Raises ValueError for a rank that a world of this size does not have.
+    """
+    here, size = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        here, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    here, size = here if rank is None else rank, size if world_size is None else world_size
+    if not 0 <= here < size:
+        raise ValueError(f"rank={here}, world_size={size}: accepted are ranks from 0 to world_size - 1")
+    return here, size
+
+
 def versions() -> dict[str, str]:
     return {
         "torch": torch.__version__,
