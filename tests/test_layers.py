@@ -31,7 +31,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"commands"},
         {"startup"},  # in processes that Python starts
         {"atlas"},
-        {"testing", "follower"},
+        {"testing", "follower", "integrations"},
         {"replayer"},
         {"checks"},
         {"diagnosis", "twin"},

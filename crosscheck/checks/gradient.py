@@ -14,6 +14,7 @@ from crosscheck.rules.rule import number
 from crosscheck.tolerance import FAIL, FORMATS
 from crosscheck.trace.format import GRAD, Option, Part, Step
 from crosscheck.trace.tensors import Quantity, TensorBlock
+from crosscheck.trace.told import CLIP_NORM, CLIP_VALUE
 
 _ROUNDOFF = FORMATS["float32"].unit_roundoff  # what `norm_error` counts in
 _NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
@@ -29,28 +30,34 @@ class Gradient(Check):
         self._largest_norm = max((check._largest_norm for check in self.earlier), default=-1.0)
         self._largest_element = max((check._largest_element for check in self.earlier), default=-1.0)
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
+        self._told: dict[str, float | None] = {}  # bounds of the last step, by the loop's own calls
         self.context.judge.batcher(GRADIENT, _NORMED)
 
-    def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
+    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
         """Hold the norms against each other, which covers the elements that were not sampled."""
         largest = max((tensor.numel for tensor in part.tensors), default=0)
         unit_roundoff = max((FORMATS[tensor.dtype].unit_roundoff for tensor in part.tensors), default=0.0)
         device = part.tensors[0].device if part.tensors else "cpu"
         elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff, device)
-        self._options = {step.step: self._options_of(step, error) for step in part.steps}
+        told = [groups[0] if groups else {} for groups in options]
+        self._options = {
+            step.step: self._options_of(step, said, error) for step, said in zip(part.steps, told, strict=True)
+        }
         for step in part.steps:
             self._applied += step.applied
             self._with_backward += step.applied and step.backward_norm is not None
             if step.applied and step.backward_norm is not None and math.isfinite(step.backward_norm):
                 self._largest_norm = max(self._largest_norm, step.backward_norm / (step.loss_scale or 1.0))
-            if not self._silent:
+            if not self._silent and not _unknown(self._options[step.step]):
                 self.context.findings.add(_check_norm(step, self._options[step.step], unit_roundoff, elements))
 
     def tensor(self, tensor: TensorBlock) -> None:
         if self._silent or not tensor.has_backward.any():
             return
-        there, zeros = tensor.has_backward, np.zeros_like(tensor.grad)
-        options = [self._options[step.step] for step in tensor.steps]
+        zeros, options = np.zeros_like(tensor.grad), [self._options[step.step] for step in tensor.steps]
+        there = tensor.has_backward & ~np.array([_unknown(each) for each in options])
+        if not there.any():
+            return
         # What nothing should happen to, and nothing happened to, is right without arithmetic.
         untouched = np.array([_leaves_alone(each) for each in options])
         if tensor.backward is not tensor.grad:
@@ -65,7 +72,7 @@ class Gradient(Check):
             slots={},
         )
         self.answered = True
-        if self.claims.clip_value is not None:
+        if self.claims.clip_value is not None or self._told.get("clip_value") is not None:
             scales = np.array([step.loss_scale or 1.0 for step in tensor.steps])
             sizes = np.abs(tensor.backward.astype(np.float64)) / scales[:, None]
             taken = there & np.array([step.applied for step in tensor.steps])
@@ -79,25 +86,44 @@ class Gradient(Check):
                 f"gradients at the end of backward are on record for {self._with_backward} of {self._applied} applied steps"
             )
 
-        limits = {"clip_norm": (self.claims.clip_norm, "norm"), "clip_value": (self.claims.clip_value, "element")}
+        bounds = {"clip_norm": self.claims.clip_norm, "clip_value": self.claims.clip_value}
+        bounds = self._told if bounds["clip_norm"] is None and bounds["clip_value"] is None else bounds
+        limits = {"clip_norm": (bounds.get("clip_norm"), "norm"), "clip_value": (bounds.get("clip_value"), "element")}
         largest = {"clip_norm": self._largest_norm, "clip_value": self._largest_element}
         for claim, (limit, what) in limits.items():
-            if limit is None:
+            if limit is None or math.isnan(limit):
                 continue
             untested = f"nothing was clipped; the largest {what} of a gradient on record is {largest[claim]:.3g}"
             if largest[claim] < 0:
                 untested = "no gradient of backward is on record; the trainer is to call Recorder.after_backward"
             self.context.claimed("gradient", f"{claim} = {limit:g}", "" if largest[claim] > limit else untested)
 
-    def _options_of(self, step: Step, error: float) -> dict[str, Option]:
-        scale, claims = step.loss_scale or 1.0, self.claims
+    def _options_of(self, step: Step, told: dict[str, Option], error: float) -> dict[str, Option]:
+        """Return what makes the consumed gradient of the one that backward left.
+
+        The bounds of clipping are those claimed; where none is, those that the loop's own call told.
+        """
+        scale = step.loss_scale or 1.0
         options: dict[str, Option] = {"loss_scale": scale, "world_size": float(self.segment.header.world_size)}
-        if claims.clip_norm is not None and step.backward_norm is not None:
+        clip_norm, clip_value = self.claims.clip_norm, self.claims.clip_value
+        if clip_norm is None and clip_value is None:
+            clip_norm, clip_value = _number(told.get(CLIP_NORM)), _number(told.get(CLIP_VALUE))
+            self._told = {"clip_norm": clip_norm, "clip_value": clip_value}
+        if clip_norm is not None and step.backward_norm is not None:
             norm = step.backward_norm / scale
-            options |= {"clip_norm": claims.clip_norm, "norm": norm, "norm_eps": 1e-6, "norm_error": error}
-        if claims.clip_value is not None:
-            options["clip_value"] = claims.clip_value
+            options |= {"clip_norm": clip_norm, "norm": norm, "norm_eps": 1e-6, "norm_error": error}
+        if clip_value is not None:
+            options["clip_value"] = clip_value
         return options
+
+
+def _number(value: Option) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _unknown(options: dict[str, Option]) -> bool:
+    """Return whether nobody said how the gradient is clipped, or no claim can hold it."""
+    return any(value != value for value in (options.get("clip_norm"), options.get("clip_value")))
 
 
 def _leaves_alone(options: dict[str, Option]) -> bool:

@@ -1,34 +1,20 @@
 """Is each learning rate that was used the one that the claimed schedule gives?"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.checks.check import Check
-from crosscheck.checks.schedules import factors
+from crosscheck.checks.rates import RateUsed, check_learning_rates, claimed_by_group, counts_of
 from crosscheck.errors import TraceError
 from crosscheck.report.report import Finding
-from crosscheck.tolerance import roundoffs
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
+from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
+from crosscheck.trace.told import CLAIMED_RATE
 
 _Floats = NDArray[np.float64]
-_Counts = NDArray[np.int64]
-_Bits = NDArray[np.bool_]
-
-_RELATIVE = 1e-11  # torch's own schedulers multiply from step to step: 6e-14 of a rate in 30,000 steps
-_RELATIVE_IN_FLOAT32 = 2.0**-22
-_NEAR_ZERO = 2.0**-50  # of the peak: a cosine near zero is a difference of numbers near one
-_TINY = float(np.finfo(np.float64).tiny)  # below it XLA has zero
-
-
-class RateUsed(NamedTuple):
-    """The learning rates of one attempt to step."""
-
-    step: int  # counted from 1, skipped ones included
-    applied: bool
-    lr: tuple[float, ...]  # by parameter group
 
 
 class LearningRate(Check):
@@ -49,7 +35,8 @@ class LearningRate(Check):
         claimed = {tensor.group: lr for tensor in reversed(part.tensors) if (lr := self._claimed(tensor)) is not None}
         for step, groups in zip(part.steps, options, strict=True):
             rates = tuple(_number(group.get("lr")) for group in groups)
-            self._rates.append(RateUsed(step.step, step.applied, rates))
+            told = tuple(_number(group.get(CLAIMED_RATE)) for group in groups)
+            self._rates.append(RateUsed(step.step, step.applied, rates, told))
             if silent and self._last is not None and not self._last[0].applied:
                 self.context.findings.add(_moved_on(*self._last, step, groups))
             self._last = step, groups
@@ -62,16 +49,54 @@ class LearningRate(Check):
         schedule = self.claims.schedule
         if schedule is None or not self._rates:
             return
-        applied, world_size = self.claims.applied, self.segment.header.world_size
-        right = factors(schedule, _counts(self._rates, applied))
-        constant = schedule["name"] == "constant"
-        untested = f"it asks for the same rate at all {len(right):,} steps on record"
-        tested = len(right) > 1 if constant else (right != right[0]).any()
-        self.context.claimed("learning rate", f"schedule {schedule['name']}", "" if tested else untested)
-        initial = [self._initial_rate(number, right) for number in range(max(len(used.lr) for used in self._rates))]
+        read_schedule(schedule)
+        on_record = self._applied_on_record()
+        applied = self.claims.applied if on_record is None else on_record
+        if schedule["name"] == RECORDED:
+            self.context.findings.add(self._not_restored(schedule, applied))
+        counts = counts_of(self._rates, applied)
+        each = claimed_by_group(schedule, self._rates, counts)
+        right = [claimed.factors(counts) for claimed in each]
+        self.context.claimed("learning rate", f"schedule {_told(schedule)}", _untested(schedule, right))
+        initial = [
+            1.0 if schedule["name"] == RECORDED else self._initial_rate(number, right[number])
+            for number in range(len(right))
+        ]
         self.context.findings.add_complete(
-            check_learning_rates(schedule, initial, self._rates, applied_before=applied, world_size=world_size)
+            check_learning_rates(
+                schedule,
+                initial,
+                self._rates,
+                applied_before=applied,
+                world_size=self.segment.header.world_size,
+            )
         )
+
+    def _applied_on_record(self) -> int | None:
+        """Return how many updates were applied before this segment, if an earlier one reaches as far; None if none does."""
+        first = self.segment.header.first_step
+        for check in reversed(self.earlier):
+            if check._rates and check._rates[0].step < first <= check._rates[-1].step + 1:
+                before = check._applied_on_record()
+                already = check.claims.applied if before is None else before
+                return already + sum(used.applied for used in check._rates if used.step < first)
+        return None
+
+    def _not_restored(self, claim: Mapping[str, Any], applied: int) -> Iterator[Finding]:
+        """Yield a finding if the scheduler that gave the claimed rates did not stand where the run does."""
+        if claim["stepped"] != applied // claim["every"]:
+            yield Finding(
+                step=self._rates[0].step,
+                tensor="group 0",
+                slot="lr",
+                recorded=float(claim["stepped"]),
+                expected=float(applied // claim["every"]),
+                cause=(
+                    f"the scheduler had been stepped {claim['stepped']} times when recording began, after {applied} "
+                    "applied updates: its state was not restored, or it was stepped for other reasons"
+                ),
+                check="learning rate",
+            )
 
     def _claimed(self, tensor: TensorInfo) -> Option:
         return (self.claims.options or {}).get(tensor.name, {}).get("lr")
@@ -128,148 +153,20 @@ def _moved_on(
             )
 
 
-def check_learning_rates(
-    claim: Mapping[str, Any],
-    initial_lr: Sequence[float],
-    attempts: Sequence[RateUsed],
-    *,
-    applied_before: int = 0,
-    world_size: int = 1,
-) -> list[Finding]:
-    """Return a finding for each group whose learning rates are not its initial one times the schedule's factor.
-
-    Args:
-        claim: The schedule, as `crosscheck.checks.schedules.factors` takes it.
-        initial_lr: By parameter group.
-        attempts: Every attempt in its order. Where one lacks a group, that group is not judged.
-        applied_before: Updates applied before the first of the attempts.
-        world_size: Ranks of the run.
-
-    Raises:
-        TraceError: The claim is not usable.
-    """
-    counts = _counts(attempts, applied_before)
-    right = factors(claim, counts)
-    steps = np.array([attempt.step for attempt in attempts], np.int64)
-    findings, mistakes = list[Finding](), list[_Mistake]()
-    for group, initial in enumerate(initial_lr):
-        there = np.array([group < len(attempt.lr) for attempt in attempts], np.bool_)
-        used = np.array([attempt.lr[group] for attempt in attempts if group < len(attempt.lr)], np.float64)
-        rates = _Rates(claim, initial, used, _times(initial, right[there]))
-        wrong = ~rates.agree(rates.expected)
-        if wrong.any():
-            mistakes = mistakes or _mistakes(claim, counts, steps, applied_before, world_size)
-            findings.append(_finding(group, steps[there], rates, wrong, rates.causes(wrong, mistakes, there)))
-    return findings
+def _told(claim: Mapping[str, Any]) -> str:
+    """Return the name of a schedule; of several, all their names."""
+    if claim["name"] == BY_GROUP:
+        return ", ".join(dict.fromkeys(_told(inner) for inner in claim["schedules"]))
+    return "of the scheduler's own code" if claim["name"] == RECORDED else str(claim["name"])
 
 
-def _counts(attempts: Sequence[RateUsed], applied_before: int) -> _Counts:
-    """Return how many updates were applied before each attempt."""
-    applied = np.array([attempt.applied for attempt in attempts], np.int64)
-    return applied_before + np.cumsum(applied) - applied
-
-
-def _mistaken_counts(
-    counts: _Counts, steps: _Counts, applied_before: int, world_size: int
-) -> Iterator[tuple[str, _Counts]]:
-    """Yield what a schedule may count instead of the applied updates: a sentence and the counts."""
-    attempted = steps - 1
-    once_a_rank = f"the schedule steps once per rank, {world_size} times an update"
-    if world_size > 1:
-        yield once_a_rank, counts * world_size
-    if (attempted != counts).any():
-        yield "the schedule counts skipped steps", attempted
-        yield "the schedule counts skipped steps", applied_before + np.arange(len(steps))  # those since a resume
-        if world_size > 1:
-            yield f"{once_a_rank}, and counts skipped steps", attempted * world_size
-    if applied_before:
-        yield f"the schedule started over at step {steps[0]}", counts - applied_before
-    yield "the schedule is one update ahead", counts + 1
-    yield "the schedule is one update behind", np.maximum(counts - 1, 0)
-
-
-class _Mistake(NamedTuple):
-    """A schedule that counts something else."""
-
-    sentence: str
-    counts: _Counts  # (attempts,)
-    factors: _Floats  # (attempts,)
-
-
-def _mistakes(
-    claim: Mapping[str, Any], counts: _Counts, steps: _Counts, applied_before: int, world_size: int
-) -> list[_Mistake]:
-    tried = list(_mistaken_counts(counts, steps, applied_before, world_size))
-    found = factors(claim, np.concatenate([mistaken for _, mistaken in tried]))  # at once: each call compiles
-    return [_Mistake(*one, part) for one, part in zip(tried, np.split(found, len(tried)), strict=True)]
-
-
-class _Rates(NamedTuple):
-    """One group: what it used, and what it should have."""
-
-    claim: Mapping[str, Any]
-    initial: float
-    used: _Floats  # (attempts,)
-    expected: _Floats  # (attempts,)
-
-    def agree(self, expected: _Floats) -> _Bits:
-        cancels = self.claim["name"] in ("cosine", "onecycle")
-        with np.errstate(all="ignore"):  # whatever was recorded may be infinite
-            floor = abs(self.initial) * (_NEAR_ZERO if cancels else _TINY) + _TINY
-            in_float32 = (self.used == self.used.astype(np.float32)).all()  # a tensor, as capturable wants it
-            relative = _RELATIVE_IN_FLOAT32 if in_float32 else _RELATIVE
-            close = np.abs(self.used - expected) <= relative * np.abs(expected) + floor
-        same = (self.used == expected) | (np.isnan(self.used) & np.isnan(expected))
-        return np.where(np.isfinite(expected), close, same)
-
-    def causes(self, wrong: _Bits, mistakes: list[_Mistake], there: _Bits) -> list[str]:
-        """Return the mistakes, as sentences, each of which explains all these rates: those of the simplest kind that does."""
-        found: list[str] = []
-        if np.all(self.used == self.used[0]) and not np.all(self.expected == self.expected[0]):
-            found.append(f"it stays at {self.used[0]:.6g}, as if the schedule never stepped")
-        # When its run is over torch's CosineAnnealingLR goes up again: what was counted wrong shows before.
-        total = self.claim.get("total", np.inf)
-        for mistake in mistakes:
-            as_if = self.agree(_times(self.initial, mistake.factors[there]))
-            in_time = mistake.counts[there] <= total
-            if as_if[in_time].all() and (wrong & in_time).any():
-                found.append(mistake.sentence)
-        return list(dict.fromkeys(found)) or list(self._multiple())
-
-    def _multiple(self) -> Iterator[str]:
-        regular = np.isfinite(self.expected) & np.isfinite(self.used)
-        at = int(np.argmax(np.where(regular, np.abs(self.expected), 0.0)))
-        if len(self.used) < 2 or not regular[at] or self.expected[at] == 0:
-            return
-        with np.errstate(all="ignore"):
-            ratio = float(self.used[at] / self.expected[at])
-            explains = self.agree(self.expected * ratio).all()
-        if explains:
-            yield (
-                f"the initial lr acts as {self.initial * ratio:.6g} where the claim says {self.initial:.6g} "
-                f"({ratio:.6g} times)"
-            )
-
-
-def _times(initial: float, factor: _Floats) -> _Floats:
-    with np.errstate(all="ignore"):  # 0 times infinity, for one
-        return initial * factor
-
-
-def _finding(group: int, steps: _Counts, rates: _Rates, wrong: _Bits, causes: list[str]) -> Finding:
-    at, count = int(np.argmax(wrong)), int(wrong.sum())
-    used, expected = float(rates.used[at]), float(rates.expected[at])
-    why = " or ".join(causes) or "no mistake of the catalogue explains it"
-    return Finding(
-        step=int(steps[at]),
-        last_step=int(steps[np.flatnonzero(wrong)[-1]]),
-        tensor=f"group {group}",
-        slot="lr",
-        recorded=used,
-        expected=expected,
-        eta=roundoffs(used, expected),
-        cause=f"lr is not what the {rates.claim['name']} schedule gives: {why}",
-        elements=count,
-        steps=count,
-        check="learning rate",
-    )
+def _untested(claim: Mapping[str, Any], right: Sequence[_Floats]) -> str:
+    """Return why nothing on record could have contradicted the schedule; nothing if something could."""
+    known = [factors[~np.isnan(factors)] for factors in right]
+    if not any(map(len, known)):
+        return "its own code gave no rate at any step on record"
+    if any((factors != factors[0]).any() for factors in known if len(factors)):
+        return ""
+    if claim["name"] == "constant" and len(right[0]) > 1:
+        return ""
+    return f"it asks for the same rate at all {len(right[0]):,} steps on record"

@@ -28,7 +28,8 @@ def factors(claim: Claim, applied: NDArray[np.int64]) -> NDArray[np.float64]:
     Args:
         claim: `name` and the numbers that go with it, none besides.
             constant; step: size, gamma; multistep: milestones, gamma; exponential: size, gamma;
-            cosine: warmup, total, start_factor, end_factor; onecycle: total, pct_start, div_factor, final_div_factor.
+            cosine: warmup, total, start_factor, end_factor; onecycle: total, pct_start, div_factor, final_div_factor;
+            and those of `crosscheck.trace.schedule_claims.SCHEDULES` that are read from a scheduler.
         applied: Counts from 0 up, of any one-dimensional length.
 
     Returns:
@@ -37,10 +38,14 @@ def factors(claim: Claim, applied: NDArray[np.int64]) -> NDArray[np.float64]:
     Raises:
         TraceError: The claim has another name, or lacks a number, or one is not usable.
     """
-    name, numbers = read_schedule(claim)
-    schedule = _SCHEDULES[name](**numbers)
+    read_schedule(claim)
     with float64():
-        return np.asarray(jax.jit(jax.vmap(schedule))(applied), np.float64)
+        return np.asarray(jax.jit(jax.vmap(_schedule(claim)))(applied), np.float64)
+
+
+def _schedule(claim: Claim) -> Schedule:
+    """Return the schedule of a claim that was read and found usable."""
+    return _SCHEDULES[claim["name"]](**{key: value for key, value in claim.items() if key != "name"})
 
 
 def _constant() -> Schedule:
@@ -95,6 +100,76 @@ def _onecycle(total: int, pct_start: float, div_factor: float, final_div_factor:
     return optax.piecewise_interpolate_schedule("cosine", 1.0 / div_factor, boundaries)
 
 
+def _piecewise(start: float, boundaries: Sequence[float], factors: Sequence[float], between: str) -> Schedule:
+    """Go from `start` at 0 to each factor at its boundary, and stay at the last: LinearLR, ConstantLR, OneCycleLR."""
+    before = [start, *factors[:-1]]
+    scales: Any = {at: new / old for at, old, new in zip(boundaries, before, factors, strict=True)}
+    if between == "none":
+        return optax.piecewise_constant_schedule(start, scales)
+    return optax.piecewise_interpolate_schedule("cosine" if between == "cosine" else "linear", start, scales)
+
+
+def _polynomial(total: int, power: float) -> Schedule:
+    return optax.polynomial_schedule(1.0, 0.0, power, total)
+
+
+def _cosine_annealing(half_period: int, end_factor: float) -> Schedule:
+    """Go down and up again for ever: CosineAnnealingLR. Optax's cosine stays down."""
+    return lambda applied: _half_cosine(applied / half_period, end_factor)
+
+
+def _half_cosine(part: Any, end_factor: float) -> Any:
+    return end_factor + (1 - end_factor) * (1 + jnp.cos(jnp.pi * part)) / 2
+
+
+def _warm_restarts(period: int, multiplier: int, end_factor: float) -> Schedule:
+    """Return CosineAnnealingWarmRestarts: half a cosine after the other, each `multiplier` times as long as the one before.
+
+    `optax.sgdr_schedule` takes a list of cycles, which for a run of unknown length there is not.
+    """
+    starts, lengths = [0], [period]
+    while multiplier > 1 and starts[-1] + lengths[-1] < 2**62:
+        starts.append(starts[-1] + lengths[-1])
+        lengths.append(lengths[-1] * multiplier)
+    begin, length = np.array(starts, np.int64), np.array([float(one) for one in lengths])
+
+    def factor(applied: Any) -> Any:
+        cycle = jnp.clip(jnp.searchsorted(begin, applied, side="right") - 1, 0, len(starts) - 1)
+        inside = applied - jnp.asarray(begin)[cycle]
+        return _half_cosine((inside % period if multiplier == 1 else inside) / jnp.asarray(length)[cycle], end_factor)
+
+    return factor
+
+
+def _cyclic(up: float, down: float, peak_factor: float, mode: str, gamma: float) -> Schedule:
+    """Return CyclicLR (Smith 2017): lines up and down between 1 and the peak, whose height may shrink."""
+
+    def factor(applied: Any) -> Any:
+        cycle = jnp.floor(applied / (up + down))
+        inside = applied - cycle * (up + down)
+        height = jnp.where(inside <= up, inside / up, (up + down - inside) / down)
+        shrunk = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": gamma ** (applied * 1.0)}[mode]
+        return 1.0 + (peak_factor - 1.0) * height * shrunk
+
+    return factor
+
+
+def _every(updates: int, schedule: Claim) -> Schedule:
+    inner = _schedule(schedule)
+    return lambda applied: inner(applied // updates)
+
+
+def _sequential(milestones: Sequence[int], schedules: Sequence[Claim]) -> Schedule:
+    """Return SequentialLR: one schedule after the other, each counted from its milestone."""
+    return optax.join_schedules([_schedule(claim) for claim in schedules], milestones)
+
+
+def _product(schedules: Sequence[Claim]) -> Schedule:
+    """Return ChainedScheduler, where each of them multiplies what it finds."""
+    each = [_schedule(claim) for claim in schedules]
+    return lambda applied: jnp.prod(jnp.stack([jnp.asarray(one(applied), np.float64) for one in each]))
+
+
 _SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "constant": _constant,
     "step": _staircase,
@@ -102,5 +177,13 @@ _SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "exponential": _staircase,
     "cosine": _cosine,
     "onecycle": _onecycle,
+    "piecewise": _piecewise,
+    "polynomial": _polynomial,
+    "cosine annealing": _cosine_annealing,
+    "warm restarts": _warm_restarts,
+    "cyclic": _cyclic,
+    "every": _every,
+    "sequential": _sequential,
+    "product": _product,
 }
-"""By the name of a claim; the parameters of each are the other keys of `crosscheck.trace.schedule_claims.SCHEDULES`."""
+"""By the name of a claim; the parameters of each are its other keys in `crosscheck.trace.schedule_claims.SCHEDULES`."""

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.recorder import gradients, optimizer_info
@@ -22,6 +23,7 @@ from crosscheck.recorder.digests import Sight
 from crosscheck.recorder.followed import Followed
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.journal import Journal
+from crosscheck.recorder.loop_objects import LoopObjects
 from crosscheck.recorder.options import Options
 from crosscheck.recorder.pending import Attempt
 from crosscheck.recorder.row_blocks import Row
@@ -95,7 +97,12 @@ class Recorder:
         slots: Mapping[str, str] | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
         scaler: torch.amp.GradScaler | None = None,
-        average: Iterable[tuple[Tensor, Tensor]] = (),
+        average: Iterable[tuple[Tensor, Tensor]] | AveragedModel = (),
+        model: torch.nn.Module | None = None,
+        scheduler: Any = None,
+        scheduler_every: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
         claims: Claims | None = None,
         append: bool = False,
         first_step: int = 1,
@@ -122,8 +129,14 @@ class Recorder:
                 optimizer was built with, otherwise positions.
             scaler: The loss scaler, whose scale is then recorded where the optimizer is not told it, and whose skipped
                 steps are noticed. Other optimizers may share it.
-            average: Pairs of a parameter and its moving average (`torch.optim.swa_utils.AveragedModel`), which is
+            average: The `torch.optim.swa_utils.AveragedModel`, or pairs of a parameter and its moving average, which is
                 then recorded as one more slot.
+            model: The model, which names the tensors, and says which average is of which.
+            scheduler: The scheduler that the loop steps after every applied update: what it claims is read from it, as a
+                formula where its class has one, otherwise rate by rate from a copy of it.
+            scheduler_every: The updates to one step of the scheduler, such as those of an epoch.
+            clip_norm: The bound that the loop clips the global norm of the gradients at.
+            clip_value: The bound that it clamps every element at.
             claims: What happens around the optimizer: clipping, schedule, moving average, options by group. The
                 replay holds the record to it; what is not claimed is not checked. Parameters or state that the
                 trainer itself changes between steps are named here too (`Claims(between=("param",))`), or the replay
@@ -146,8 +159,21 @@ class Recorder:
         if coordinates is not None and coordinates < 1:
             raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
         self._scaler, self._strict = scaler, strict
-        names = {id(parameter): name for name, parameter in named_parameters or ()}
-        self._followed = Followed(self.optimizer, names)
+        self.loop = LoopObjects(
+            self.optimizer,
+            claims=claims,
+            scheduler=scheduler,
+            scheduler_every=scheduler_every,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            model=model,
+            named_parameters=named_parameters,
+            average=average,
+            first_step=first_step,
+        )
+        """What the objects of the training loop say of it."""
+        claims, self._average = self.loop.claims, self.loop.average
+        self._followed = Followed(self.optimizer, self.loop.names)
         self._selection = Selection(
             self.optimizer,
             self._followed,
@@ -158,7 +184,6 @@ class Recorder:
             coordinates=coordinates,
         )
         self._options = Options(self.optimizer)
-        self._average = {id(parameter): averaged for parameter, averaged in average}
         self.step = first_step - 1
         """The number of the last step that was recorded."""
         self._view: View | None = None  # of the part that is being recorded
@@ -400,6 +425,7 @@ class Recorder:
             row = Row(look.grad, look.backward, look.before, after, sights)
             self._journal.pending.add(self.step, look.view.chosen, row)
         attempt.applied, attempt.loaded = not skipped, self._loaded
+        attempt.options = self.loop.tell(attempt.options, applied=attempt.applied)
         self._journal.pending.attempts.append(attempt)
         self._after_skip, self._loaded = skipped, False
         self._journal.unsettled = bool(self._average)
@@ -413,6 +439,9 @@ class Recorder:
         """
         for view, after in self._unaveraged:
             _with_average(after, view.pick(self._averages(view)))
+        if self._unaveraged:
+            last = self._journal.pending.attempts[-1]
+            last.options = self.loop.tell_averaged(last.options)
         self._unaveraged, self._journal.unsettled = [], False
         if to_commit or self._journal.pending.due:
             self._commit()

@@ -1,21 +1,29 @@
-"""The moving average of the parameters: torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn."""
+"""The average of the parameters: torch.optim.swa_utils.AveragedModel, with get_ema_multi_avg_fn or as it is by itself."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
-from crosscheck.rules.rule import Hyperparameters, Options, Rule, number
+from crosscheck.rules.rule import Column, Columns, Counts, Hyperparameters, Options, Rule, number
 from crosscheck.trace.format import AVERAGE
 
 
-def average(flags: None, h: Hyperparameters) -> optax.GradientTransformation:
-    """a <- decay a + (1 - decay) p; the first update copies: a <- p.
+@dataclass(frozen=True, slots=True)
+class AverageFlags:
+    """Which kind of average it is."""
+
+    equal: bool = False  # all parameters since the first weigh the same
+
+
+def average(flags: AverageFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    """a <- decay a + (1 - decay) p, or a <- a + (p - a) / (n + 1) after n updates; the first update copies: a <- p.
 
     Here the average stands in the place of the parameter, and the new parameters in that of the gradient.
     """
-    del flags
-    step_size = jnp.where(h["seen"] > 0, 1 - h["decay"], 1.0)
+    by_decay = jnp.where(h["seen"] > 0, 1 - h["decay"], 1.0)
+    step_size = 1 / (h["seen"] + 1) if flags.equal else by_decay
 
     def move(updates: Any, params: Any) -> Any:
         averaged = optax.incremental_update(updates, params, step_size)
@@ -24,18 +32,22 @@ def average(flags: None, h: Hyperparameters) -> optax.GradientTransformation:
     return optax.stateless(move)
 
 
-def _flags(options: Options) -> None:
-    """Return no flags: the formula has one shape only."""
-    del options
+def _flags(options: Options) -> AverageFlags:
+    return AverageFlags(equal=bool(options.get("equal")))
 
 
 def _hyperparameters(options: Options) -> dict[str, float]:
     return {name: number(options, name) for name in ("decay", "seen")}
 
 
-def _matters(flags: None) -> tuple[str, ...]:
-    del flags
-    return ("decay",)
+def _matters(flags: AverageFlags) -> tuple[str, ...]:
+    return () if flags.equal else ("decay",)
+
+
+def _weight_error(h: Columns, counts: Counts, scalar_error: Column, beta_error: Column) -> Column:
+    """Return the relative error of the weight of the new parameters: torch may compute 1 / (n + 1) in float32."""
+    del counts, beta_error
+    return jnp.where(h["seen"] > 0, scalar_error, 0.0)
 
 
 MOVING_AVERAGE = Rule(
@@ -49,4 +61,5 @@ MOVING_AVERAGE = Rule(
     chain=average,
     matters=_matters,
     complements=("decay",),
+    correction_error=_weight_error,
 )

@@ -71,7 +71,9 @@ class Claims(_Strict):
     clip_norm: Number | None = None  # the gradients' global 2-norm is clipped at
     clip_value: Number | None = None  # every element is clamped at
     stochastic_rounding: bool = False  # parameters and state are rounded at random to one of their two neighbours
-    average: Number | None = None  # decay of the moving average of the parameters
+    average: Number | Literal["equal"] | None = (
+        None  # decay of the moving average of the parameters; or all weigh the same
+    )
     averaged: Index = 0  # updates that the average has seen before this segment
     applied: Index = 0  # updates applied before this segment
     schedule: dict[str, Any] | None = None  # of the learning rate, by applied updates

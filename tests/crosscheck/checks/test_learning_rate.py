@@ -10,7 +10,7 @@ import torch
 from torch.optim import lr_scheduler as twin
 
 from crosscheck import Finding
-from crosscheck.checks.learning_rate import RateUsed, check_learning_rates
+from crosscheck.checks.rates import RateUsed, check_learning_rates
 from crosscheck.errors import TraceError
 from distrib.optim.schedule import Cosine, Exponential, MultiStep, OneCycle, RunLength, ScheduleConfig, Step
 

@@ -1,0 +1,96 @@
+"""What a claim of a schedule says of one parameter group: by a formula, or by the rates that a scheduler's own code gave."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.checks.schedules import factors
+from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED
+
+_Floats = NDArray[np.float64]
+_Counts = NDArray[np.int64]
+
+_EXACT_AT_ZERO = ("constant", "step", "multistep", "exponential")
+"""Schedules that multiply. A cosine or a line that ends near zero is a difference of numbers that are not."""
+
+
+class Claimed(Protocol):
+    """The schedule of one group: its factors of the initial learning rate, by the number of applied updates."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def total(self) -> float:
+        """Return the number of updates after which nothing is claimed any more that torch would do."""
+        ...
+
+    @property
+    def cancels(self) -> bool:
+        """Return whether small factors are differences of large numbers, and as inexact as these."""
+        ...
+
+    def factors(self, counts: _Counts) -> _Floats:
+        """Return the factor after each of these numbers of updates; NaN where the claim says nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A claim that can be computed for any number of updates."""
+
+    claim: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.claim["name"])
+
+    @property
+    def total(self) -> float:
+        # When its run is over torch's CosineAnnealingLR goes up again.
+        return float(self.claim["total"]) if self.name == "cosine" else np.inf
+
+    @property
+    def cancels(self) -> bool:
+        return self.name not in _EXACT_AT_ZERO
+
+    def factors(self, counts: _Counts) -> _Floats:
+        return factors(self.claim, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rates that the recorder took from a copy of the scheduler, each beside the one that was used."""
+
+    counts: _Counts  # that are known, ascending
+    rates: _Floats
+    name: str = "scheduler's own"
+    total: float = np.inf
+    cancels: bool = True
+
+    def factors(self, counts: _Counts) -> _Floats:
+        if not len(self.counts):
+            return np.full(counts.shape, np.nan)
+        at = np.minimum(np.searchsorted(self.counts, counts), len(self.counts) - 1)
+        return np.where(self.counts[at] == counts, self.rates[at], np.nan)
+
+
+def claimed_of_group(claim: Mapping[str, Any], group: int, counts: _Counts, recorded: _Floats) -> Claimed:
+    """Return what the claim says of a group.
+
+    Args:
+        claim: The schedule, as it was claimed.
+        group: The number of the parameter group.
+        counts: The updates applied before each attempt on record.
+        recorded: The rate claimed beside each of these attempts; NaN where there is none.
+    """
+    if claim["name"] == RECORDED:
+        known, first = np.unique(counts[~np.isnan(recorded)], return_index=True)
+        return Table(known, recorded[~np.isnan(recorded)][first])
+    if claim["name"] == BY_GROUP:
+        schedules = claim["schedules"]
+        return Formula(schedules[min(group, len(schedules) - 1)])
+    return Formula(claim)

@@ -1,0 +1,142 @@
+"""Lightning: a callback.
+
+    trainer = Trainer(callbacks=[RecorderCallback("trace")])
+
+Steps are optimizer steps. The gradients are captured before the trainer clips them, and the trainer says by which bound it
+clips and when it steps the scheduler. A run that continues from a checkpoint continues the trace. Rank 0 records.
+"""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crosscheck.errors import TraceError
+from crosscheck.integrations.position import holds_trace, next_step
+from crosscheck.integrations.recording import Recording, attach
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise ImportError("crosscheck.integrations.lightning needs Lightning: pip install 'lightning>=2.6'") from error
+
+
+class RecorderCallback(Callback):
+    """Records one optimizer of a `fit`, from its first step to its last.
+
+    Under manual optimization the module clips and steps schedulers itself, at moments that no callback is told of: what it
+    does around the optimizer is then claimed by hand.
+    """
+
+    def __init__(self, path: str | Path, *, optimizer: int = 0, **recording: Any) -> None:
+        """Prepare to record.
+
+        Args:
+            path: The folder of the trace.
+            optimizer: Which one, in the order of `configure_optimizers`.
+            **recording: More arguments of `Recorder`, such as `steps`, `average` or `claims`. Those given here count
+                more than what the trainer says.
+        """
+        super().__init__()
+        self.path, self._number, self._given = Path(path), optimizer, recording
+        self.recording = Recording(None)
+        """The recording, while `fit` runs, on the rank that records."""
+        self._captures = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach, when a checkpoint that is continued has been loaded."""
+        if not trainer.is_global_zero:
+            return
+        if not 0 <= self._number < len(trainer.optimizers):
+            raise TraceError(
+                f"RecorderCallback(optimizer={self._number}): accepted are 0 to {len(trainer.optimizers) - 1}, "
+                "the numbers of the optimizers that configure_optimizers returns"
+            )
+        optimizer = trainer.optimizers[self._number]
+        automatic = pl_module.automatic_optimization
+        first_step = trainer.global_step + 1 if automatic else next_step(self.path, optimizer)
+        found: dict[str, Any] = {
+            "scaler": getattr(trainer.precision_plugin, "scaler", None),
+            "world_size": trainer.world_size,
+            "append": holds_trace(self.path),
+            "first_step": first_step,
+        }
+        if "named_parameters" not in self._given:
+            found["model"] = pl_module
+        if automatic:
+            clipped = _clipping(trainer, pl_module)
+            found |= clipped or {}
+            claims: Any = self._given.get("claims")
+            by_hand = claims is not None and (claims.clip_norm, claims.clip_value) != (None, None)
+            self._captures = clipped is not None or by_hand or bool({"clip_norm", "clip_value"} & set(self._given))
+            found |= _schedule(trainer, optimizer)
+        self.recording = Recording(
+            attach(optimizer, self.path, found, self._given, applied=trainer.global_step if automatic else None)
+        )
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Capture scaled gradients: under a loss scaler they are unscaled before the next hook."""
+        del pl_module
+        if self._captures and self._scaled(trainer) and not trainer.fit_loop._should_accumulate():  # pyright: ignore[reportPrivateUsage]
+            self.recording.after_backward()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Capture the gradients, which the trainer clips next."""
+        del pl_module, optimizer
+        if self._captures and not self._scaled(trainer):
+            self.recording.after_backward()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Commit what waits, so that a run that continues from this checkpoint continues the trace."""
+        del trainer, pl_module, checkpoint
+        self.recording.flush()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mark the end of the record."""
+        del trainer, pl_module
+        self.recording.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Commit what is there when training fails."""
+        del trainer, pl_module, exception
+        self.recording.close()
+
+    def _scaled(self, trainer: Trainer) -> bool:
+        return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def _clipping(trainer: Trainer, module: LightningModule) -> dict[str, float] | None:
+    """Return how the trainer clips, as arguments of the recorder; None if the module has its own way, which nothing tells."""
+    if type(module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping:
+        return None
+    if not trainer.gradient_clip_val:
+        return {}
+    algorithm: Any = trainer.gradient_clip_algorithm
+    by_value = getattr(algorithm, "value", algorithm) == "value"
+    return {"clip_value" if by_value else "clip_norm": float(trainer.gradient_clip_val)}
+
+
+def _schedule(trainer: Trainer, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the scheduler of the optimizer and the updates to one of its steps, as arguments of the recorder."""
+    for config in trainer.lr_scheduler_configs:
+        scheduler: Any = config.scheduler
+        if getattr(scheduler, "optimizer", None) is not optimizer:
+            continue
+        each = trainer.accumulate_grad_batches
+        batches = float(trainer.num_training_batches)
+        if config.interval == "epoch" and math.isfinite(batches):
+            return {"scheduler": scheduler, "scheduler_every": math.ceil(batches / each) * config.frequency}
+        if config.interval == "step" and (
+            config.frequency == 1 or (each == 1 and math.isfinite(batches) and batches % config.frequency == 0)
+        ):
+            return {"scheduler": scheduler, "scheduler_every": config.frequency}
+        warnings.warn(
+            f"crosscheck: the learning rate is not checked: a scheduler with interval={config.interval!r} and "
+            f"frequency={config.frequency} is not stepped after a fixed number of updates here",
+            stacklevel=2,
+        )
+    return {}

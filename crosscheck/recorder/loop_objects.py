@@ -1,0 +1,147 @@
+"""What the objects of a training loop say of it: scheduler, model, averaged model, bounds of clipping."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim.swa_utils import AveragedModel
+
+from crosscheck.errors import TraceError
+from crosscheck.recorder.averages import kind_of_average, pairs_of
+from crosscheck.recorder.schedules import formula_of, times_stepped, unwrap_scheduler
+from crosscheck.recorder.stepped_copy import SteppedCopy
+from crosscheck.trace.format import Claims, Option
+from crosscheck.trace.schedule_claims import RECORDED
+from crosscheck.trace.told import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE
+
+_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before a name
+_Options = tuple[dict[str, Option], ...]
+
+
+class LoopObjects:
+    """The claims that are read from objects, joined with those that were written down; and what is told at each step."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        claims: Claims | None,
+        scheduler: Any,
+        scheduler_every: int,
+        clip_norm: float | None,
+        clip_value: float | None,
+        model: Module | None,
+        named_parameters: Iterable[tuple[str, Tensor]] | None,
+        average: Iterable[tuple[Tensor, Tensor]] | AveragedModel,
+        first_step: int,
+    ) -> None:
+        """Read all objects. Raises TraceError for one that no claim can be read from, and for two that contradict each other."""
+        if model is not None and named_parameters is not None:
+            raise TraceError("model= and named_parameters= both name the parameters; give one of them")
+        self.names = dict(_names(model)) if model is not None else {id(p): name for name, p in named_parameters or ()}
+        """Names of parameters, by id."""
+        self._averaged = average if isinstance(average, AveragedModel) else None
+        pairs = pairs_of(average, model) if isinstance(average, AveragedModel) else average
+        self.average = {id(parameter): averaged for parameter, averaged in pairs}
+        """The average of each parameter, by id of the parameter."""
+        self._copy: SteppedCopy | None = None
+        self._clips: dict[str, Option] = {}
+        self._told_clips = False
+        read: dict[str, Any] = {"clip_norm": clip_norm, "clip_value": clip_value}
+        if self._averaged is not None:
+            read["average"] = kind_of_average(self._averaged, claims.average if claims is not None else None)
+            read["averaged"] = int(self._averaged.n_averaged)
+        if scheduler is not None:
+            read |= self._read_schedule(scheduler, optimizer, claims, scheduler_every, first_step)
+        elif scheduler_every != 1:
+            raise TraceError(f"scheduler_every={scheduler_every} is about a scheduler; give scheduler= as well")
+        self.claims = _join(claims, {name: value for name, value in read.items() if value is not None})
+        """All that is claimed; None if nothing is."""
+
+    def tell(self, options: _Options, *, applied: bool) -> _Options:
+        """Return the options of a step with what its objects said of it, and go on to the next."""
+        told: list[dict[str, Option]] = [{} for _ in options]
+        if self._copy is not None:
+            for group, rate in zip(told, self._copy.rates, strict=False):
+                group[CLAIMED_RATE] = rate
+            if applied:
+                self._copy.applied()
+        if self._told_clips and told:
+            told[0] |= self._clips or {CLIP_NORM: float("nan"), CLIP_VALUE: float("nan")}
+            self._clips = {}
+        return _with(options, told)
+
+    def tell_averaged(self, options: _Options) -> _Options:
+        """Return the options of a step with the number of updates that the average has seen when the step is over."""
+        if self._averaged is None:
+            return options
+        return _with(options, [{AVERAGED: int(self._averaged.n_averaged)}, *({} for _ in options[1:])])
+
+    def watch_clipping(self) -> None:
+        """Expect to be told of each clipping, from now on: what is not told of a step is not claimed of it."""
+        self._told_clips = True
+
+    def clipped(self, *, norm: float | None = None, value: float | None = None) -> None:
+        """Take in by which bound the gradients of the coming step are clipped; NaN: by something that no claim can hold."""
+        if self._clips:  # twice in a step
+            norm = value = float("nan")
+        self._clips = {CLIP_NORM: norm, CLIP_VALUE: value}
+
+    def _read_schedule(
+        self, scheduler: Any, optimizer: torch.optim.Optimizer, claims: Claims | None, every: int, first_step: int
+    ) -> dict[str, Any]:
+        if every < 1:
+            raise TraceError(
+                f"scheduler_every={every}: accepted are whole numbers from 1, the updates to one of its steps"
+            )
+        inner = unwrap_scheduler(scheduler, optimizer)
+        stepped = times_stepped(inner)
+        told = claims is not None and "applied" in claims.model_fields_set
+        if every > 1 and stepped and not told:
+            raise TraceError(
+                f"scheduler_every={every} in a run that goes on: say how many updates were applied, as "
+                "claims=Claims(applied=...), since the scheduler counts only its own steps"
+            )
+        fresh = first_step == 1 and _would_hold_state(optimizer) and not any(optimizer.state.values())
+        applied = claims.applied if claims is not None and told else 0 if fresh else stepped * every
+        schedule = formula_of(inner, optimizer, every)
+        if schedule is None:
+            self._copy = SteppedCopy(inner, optimizer, every=every, applied=applied)
+            schedule = {"name": RECORDED, "stepped": stepped, "every": every}
+        return {"schedule": schedule, "applied": applied}
+
+
+def _with(options: _Options, told: Sequence[dict[str, Option]]) -> _Options:
+    """Return new options of each group, as those given may be shared by many steps."""
+    return tuple(group | more for group, more in zip(options, told, strict=True)) if any(told) else options
+
+
+def _would_hold_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimizer of this kind holds state once it has taken a step."""
+    return any("betas" in group or group.get("momentum") for group in optimizer.param_groups)
+
+
+def _names(model: Module) -> Iterable[tuple[int, str]]:
+    for name, parameter in model.named_parameters():
+        while name.startswith(_WRAPPERS):
+            name = name.partition(".")[2]
+        yield id(parameter), name
+
+
+def _join(claims: Claims | None, read: Mapping[str, Any]) -> Claims | None:
+    """Return what was written down and what was read, together. Raises TraceError, by name, where they contradict."""
+    if claims is None:
+        return Claims(**read) if read else None
+    written = {name: getattr(claims, name) for name in claims.model_fields_set}
+    for name, value in read.items():
+        if written.get(name) is not None and written[name] != value:
+            raise TraceError(
+                f"claims.{name} = {written[name]!r}, but {_WHERE.get(name, name + '=')} says {value!r}; "
+                "correct the one that is wrong, or leave one of them out"
+            )
+    return Claims(**(written | dict(read)))
+
+
+_WHERE = {"schedule": "the scheduler", "average": "the AveragedModel", "averaged": "the AveragedModel's n_averaged"}

@@ -1,0 +1,13 @@
+"""Options that the recorder adds to those of a parameter group: what the loop's own objects said of a step.
+
+None of them is a name that torch or an optimizer uses. Imports neither JAX nor torch.
+"""
+
+CLAIMED_RATE = "lr claimed"
+"""The rate that the group should have, from a copy of the scheduler that is stepped once for each claimed step."""
+AVERAGED = "updates averaged"
+"""How many updates the moving average has seen when the step is over; in the first group."""
+CLIP_NORM = "clip_norm told"
+"""The norm at which the loop's own call clipped; None: it did not; NaN: nobody said, or no claim can hold it. First group."""
+CLIP_VALUE = "clip_value told"
+"""The same of the value at which every element was clamped."""

@@ -1,0 +1,229 @@
+"""A loop of Accelerate is recorded by one line: its optimizer, scheduler, accumulation and clipping."""
+
+import os
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from crosscheck import Report, TraceError, Verdict, replay
+from crosscheck.integrations.accelerate import record
+from crosscheck.trace.reader import open_trace
+from tests.crosscheck.recording import parts_of
+from tests.support import RANKS
+
+Build = Callable[[Any], Accelerator]
+
+
+@pytest.fixture
+def build() -> Generator[Build]:
+    """Return a function that makes an Accelerator on the CPU; what all of them share is forgotten afterwards."""
+
+    def make(accumulation: int = 1) -> Accelerator:
+        forget()
+        return Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
+
+    yield make
+    forget()
+
+
+def forget() -> None:
+    AcceleratorState._reset_state(True)  # pyright: ignore[reportPrivateUsage]
+    PartialState._reset_state()  # pyright: ignore[reportPrivateUsage]
+    GradientState._reset_state()  # pyright: ignore[reportPrivateUsage]
+
+
+def network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))
+
+
+class Loop:
+    """Someone else's loop."""
+
+    def __init__(self, accelerator: Accelerator, schedule: Callable[[Optimizer], Any], make: Any = AdamW) -> None:
+        self.accelerator, bare = accelerator, network()
+        optimizer = make([parameter for parameter in bare.parameters() if parameter.requires_grad], lr=0.01)
+        inputs: Any = torch.randn(10, 8)
+        loader = torch.utils.data.DataLoader[Any](inputs, batch_size=1)
+        prepared = cast(Any, accelerator.prepare(bare, optimizer, loader, schedule(optimizer)))
+        self.model, self.optimizer, self.loader, self.scheduler = prepared
+
+    def epoch(self, *, clip: float | None = None, clip_value: float | None = None) -> None:
+        for inputs in self.loader:
+            with self.accelerator.accumulate(self.model):
+                self.accelerator.backward(self.model(inputs).square().mean() * 30)
+                if self.accelerator.sync_gradients and clip:
+                    self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
+                if self.accelerator.sync_gradients and clip_value:
+                    self.accelerator.clip_grad_value_(self.model.parameters(), clip_value)
+                self.optimizer.step()
+                self.scheduler.step()
+                self.optimizer.zero_grad()
+
+
+def warm_up(optimizer: Optimizer) -> LambdaLR:
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 4))
+
+
+def checks(report: Report) -> set[str]:
+    assert report.verdict is Verdict.MISMATCH, str(report)
+    return {finding.check for finding in report.findings}
+
+
+def test_accumulation_clipping_and_warm_up(build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(4), warm_up)
+    untouched = dict(vars(loop.accelerator))
+    with record(loop.accelerator, tmp_path):
+        for _ in range(2):
+            loop.epoch(clip=0.5)
+    assert vars(loop.accelerator).keys() == untouched.keys()
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.steps == 6  # ten batches an epoch: parts of 4, 4 and 2
+    assert report.checks["gradient"] == report.checks["learning rate"] == "match"
+    assert not report.claims_not_tested
+    assert parts_of(tmp_path)[0].tensors[0].name == "0.weight"
+
+
+def test_a_bound_that_clips_by_value(build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(1), warm_up)
+    with record(loop.accelerator, tmp_path):
+        loop.epoch(clip_value=0.1)
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.checks["gradient"] == "match"
+    assert not report.claims_not_tested
+
+
+def test_a_bound_that_never_clips_is_told(build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(4), warm_up)
+    with record(loop.accelerator, tmp_path):
+        loop.epoch(clip=1e6)
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert any("clip_norm = 1e+06: nothing was clipped" in claim for claim in report.claims_not_tested)
+
+
+def test_a_loop_that_clips_by_other_means_is_not_accused(build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(1), warm_up)
+    with record(loop.accelerator, tmp_path) as recording:
+        loop.accelerator.backward(loop.model(torch.randn(4, 8)).square().mean() * 30)
+        torch.nn.utils.clip_grad_norm_(loop.model.parameters(), 0.1)
+        loop.optimizer.step()
+        recording.flush()
+    assert replay(tmp_path).checks["gradient"] == "not recorded"
+
+
+def test_a_wrong_bound_and_a_wrong_schedule(build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(1), warm_up)
+    with record(loop.accelerator, tmp_path / "bound", clip_norm=0.4):
+        loop.epoch(clip=0.5)
+    assert checks(replay(tmp_path / "bound")) == {"gradient"}
+    loop = Loop(build(1), lambda o: CosineAnnealingLR(o, 40))
+    with record(loop.accelerator, tmp_path / "schedule"):
+        for _ in range(2):
+            loop.epoch()
+            loop.scheduler.step()  # once an epoch too often
+    assert checks(replay(tmp_path / "schedule")) == {"learning rate"}
+
+
+def test_frozen_tensors_and_one_cycle(build: Build, tmp_path: Path) -> None:
+    """As in Accelerate's example of image classification: the base is frozen, the head follows OneCycleLR."""
+    loop = Loop(build(1), lambda o: OneCycleLR(o, max_lr=0.05, total_steps=20))
+    loop.model[0].requires_grad_(False)
+    with record(loop.accelerator, tmp_path):
+        loop.epoch()
+        loop.epoch()
+    report = replay(tmp_path)
+    assert report.verdict is not Verdict.MISMATCH, str(report)
+    assert report.checks["learning rate"] == "match"
+
+
+def test_a_plateau_is_told_and_left_out(build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(1), ReduceLROnPlateau)
+    with pytest.warns(
+        UserWarning, match="the learning rate is not checked: scheduler: ReduceLROnPlateau is not a function"
+    ):
+        recording = record(loop.accelerator, tmp_path)
+    recording.close()
+    with pytest.raises(TraceError, match="ReduceLROnPlateau is not a function of the step"):
+        record(loop.accelerator, tmp_path / "given", scheduler=loop.scheduler)
+
+
+def test_resumed_from_a_state_in_the_middle(build: Build, tmp_path: Path) -> None:
+    """The record of a killed run reaches further than the state that the next one loads: it is joined at the step."""
+    loop = Loop(build(4), lambda o: CosineAnnealingLR(o, 20))
+    recording = record(loop.accelerator, tmp_path / "trace")
+    loop.epoch(clip=0.5)
+    recording.flush()
+    loop.accelerator.save_state(str(tmp_path / "state"))
+    loop.epoch(clip=0.5)
+    recording.flush()
+    loop = Loop(build(4), lambda o: CosineAnnealingLR(o, 20))
+    with pytest.raises(TraceError, match="this optimizer has taken no step: load the run's state before"):
+        record(loop.accelerator, tmp_path / "trace")
+    loop.accelerator.load_state(str(tmp_path / "state"))
+    with record(loop.accelerator, tmp_path / "trace"):
+        for _ in range(2):
+            loop.epoch(clip=0.5)
+    assert open_trace(tmp_path / "trace")[1].header.first_step == 4
+    report = replay(tmp_path / "trace")
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.checks["gradient"] == report.checks["learning rate"] == "match"
+
+
+def test_an_optimizer_that_does_not_count_is_asked_for_its_step(build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(1), lambda o: StepLR(o, 3), SGD)
+    with record(loop.accelerator, tmp_path):
+        loop.epoch()
+    with pytest.raises(TraceError, match=r"the state of SGD does not tell at which step.*say first_step="):
+        record(loop.accelerator, tmp_path)
+    with record(loop.accelerator, tmp_path, first_step=11):
+        loop.epoch()
+    assert replay(tmp_path).checks["learning rate"] == "match"
+
+
+def test_which_optimizer_is_asked(build: Build, tmp_path: Path) -> None:
+    accelerator = build(1)
+    with pytest.raises(TraceError, match=r"prepared 0 optimizers: call accelerator.prepare before"):
+        record(accelerator, tmp_path)
+    model = network()
+    first, second = (cast(Any, accelerator.prepare_optimizer(SGD(model.parameters(), lr=0.1))) for _ in range(2))
+    with pytest.raises(TraceError, match="prepared 2 optimizers: say which one with optimizer="):
+        record(accelerator, tmp_path)
+    record(accelerator, tmp_path / "1", optimizer=first).close()
+    record(accelerator, tmp_path / "2", optimizer=second).close()
+
+
+def test_two_ranks_step_a_prepared_scheduler_twice(tmp_path: Path) -> None:
+    """Accelerate steps it once for each rank. Every rank calls `record`, and rank 0 records."""
+    ranks = [RANKS.Process(target=train_as_rank, args=(rank, tmp_path), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(100)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    report = replay(tmp_path / "trace")
+    assert checks(report) == {"learning rate"}
+    assert "the schedule steps once per rank, 2 times an update" in report.findings[0].cause
+
+
+def train_as_rank(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}  # asked for, and not used: the group exists
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    loop = Loop(Accelerator(cpu=True), lambda o: CosineAnnealingLR(o, 40))
+    with record(loop.accelerator, folder / "trace"):
+        for _ in range(2):
+            loop.epoch()
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,98 @@
+"""The Trainer of transformers is recorded by a callback."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+transformers: Any = pytest.importorskip(
+    "transformers", reason="transformers is not installed: pip install 'transformers>=5'"
+)
+
+from crosscheck import Claims, Report, TraceError, Verdict, replay  # noqa: E402
+from crosscheck.integrations.transformers import RecorderCallback  # noqa: E402
+from crosscheck.trace.reader import open_trace  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers
+
+
+class Network(torch.nn.Module):
+    """A model as the Trainer wants it: it returns its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 2)
+
+    def forward(self, x: Any, labels: Any) -> Any:
+        found = self.second(torch.tanh(self.first(x)))
+        return {"loss": torch.nn.functional.mse_loss(found, labels) * 30, "logits": found}
+
+
+def examples() -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {"x": torch.randn(8, generator=generator), "labels": torch.randn(2, generator=generator)} for _ in range(28)
+    ]
+
+
+def train(folder: Path, callback: RecorderCallback, *, resume: Any = None, **more: Any) -> None:
+    arguments: dict[str, Any] = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 10,
+        "learning_rate": 0.01,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 3,
+        "max_grad_norm": 1.0,
+        "optim": "adamw_torch_fused",
+        "save_steps": 5,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    settings = transformers.TrainingArguments(str(folder / "out"), **(arguments | more))
+    trainer = transformers.Trainer(Network(), settings, train_dataset=examples(), callbacks=[callback])
+    trainer.train(resume_from_checkpoint=resume)
+
+
+def matches(trace: Path, *, steps: int) -> Report:
+    report = replay(trace)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert not report.claims_not_tested
+    assert report.checks["gradient"] == report.checks["learning rate"] == "match"
+    assert report.steps == steps
+    return report
+
+
+def test_accumulation_clipping_and_cosine_with_warm_up(tmp_path: Path) -> None:
+    """And resumed from the checkpoint in its middle: what was recorded beyond it is there twice."""
+    trace = tmp_path / "trace"
+    train(tmp_path, RecorderCallback(trace))
+    assert "fused" in str(matches(trace, steps=10))
+    train(tmp_path, RecorderCallback(trace), resume=str(tmp_path / "out" / "checkpoint-5"))
+    matches(trace, steps=15)
+    assert [segment.header.first_step for segment in open_trace(trace)] == [1, 6]
+
+
+@pytest.mark.parametrize("given", [{"clip_norm": 2.0}, {"claims": Claims(clip_norm=2.0)}], ids=["argument", "claim"])
+def test_another_bound_is_claimed(given: Any, tmp_path: Path) -> None:
+    train(tmp_path, RecorderCallback(tmp_path / "trace", **given), max_steps=4)
+    report = replay(tmp_path / "trace")
+    assert {finding.check for finding in report.findings} == {"gradient"}, str(report)
+
+
+def test_another_schedule_is_claimed(tmp_path: Path) -> None:
+    claims = Claims(schedule={"name": "cosine", "warmup": 3, "total": 10, "start_factor": 0.1, "end_factor": 0.0})
+    train(tmp_path, RecorderCallback(tmp_path / "trace", claims=claims))
+    report = replay(tmp_path / "trace")
+    assert {finding.check for finding in report.findings} == {"learning rate"}, str(report)
+
+
+def test_only_a_trainer_can_attach(tmp_path: Path) -> None:
+    callback = RecorderCallback(tmp_path / "trace")
+    state, control = transformers.TrainerState(), transformers.TrainerControl()
+    settings = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    with pytest.raises(TraceError, match=r"for transformers.Trainer to call; give it in callbacks="):
+        callback.on_train_begin(settings, state, control, lr_scheduler=None, model=Network(), optimizer=None)
