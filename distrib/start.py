@@ -26,10 +26,13 @@ from distrib.job.stop import StopRequest
 from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
+from distrib.ranks.same_start import require_same
 from distrib.training import loop, run, summary
 from distrib.training.recipe import RunConfig
 
 _LET_RANK_0_REPORT = 10.0  # seconds
+_OF_ONE_MACHINE = ("data.root", "output.quiet")
+"""Keys that need not be the same on all ranks: each machine may keep its files where it likes, and only rank 0 shows anything."""
 
 
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
@@ -121,6 +124,7 @@ class _Start:
         """Train to a good end and return it; every other end is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
         reports = accelerator.is_main_process
+        require_same(accelerator, {key: value for key, value in config.keys().items() if key not in _OF_ONE_MACHINE})
         prepared = collectives.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
             return Outcome(code=earlier["exit_code"], message=earlier["reason"], shown=True, reports=False)

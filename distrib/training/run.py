@@ -23,6 +23,7 @@ from distrib.optim.schedule import RunLength
 from distrib.optim.update import Update
 from distrib.ranks import collectives
 from distrib.ranks.replica_check import ReplicaCheck
+from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
 from distrib.system import keep_freed_memory
 from distrib.training.evaluate import Score, evaluate
@@ -100,6 +101,8 @@ def build(
     device = accelerator.device
     precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
     dataset = _load_data(config, accelerator, display)
+    fingerprint = dataset.fingerprint()
+    require_same(accelerator, {"precision.mode": precision.mode, "fingerprint of the images": fingerprint})
     raise_if_stop_requested(0)
     moments = dataset.moments()
     plan = _plan(config, len(dataset.train), accelerator)
@@ -130,7 +133,7 @@ def build(
         replica_check=ReplicaCheck(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
-        identity=_identity(dataset, plan),
+        identity=_identity(fingerprint, plan),
     )
     _resume(run)
     raise_if_stop_requested(run.resumed.step)
@@ -180,9 +183,9 @@ def _initial_update(
     )
 
 
-def _identity(dataset: Dataset, plan: Plan) -> resume.Identity:
+def _identity(fingerprint: str, plan: Plan) -> resume.Identity:
     return resume.Identity(
-        dataset=dataset.fingerprint(),
+        dataset=fingerprint,
         num_images=plan.num_images,
         batch_size=plan.batch_size,
         last_batch=plan.last_batch,
