@@ -17,7 +17,7 @@ from distrib.config.load import load
 from distrib.crosscheck import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
-from distrib.files import expand_path, write_atomically
+from distrib.files import NEEDS_USER, expand_path, patiently, write_atomically
 from distrib.job import lock
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import default_folder, wait_until_visible
@@ -159,7 +159,7 @@ class _Start:
         given = config.output.dir
         folder = default_folder(self.recipe) if given is None else expand_path(given, "output.dir")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            patiently(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
             lock.acquire(folder, self.display.say)  # until this process ends
             self.status.folder = folder
             earlier = self.status.final_status(folder)
@@ -167,8 +167,10 @@ class _Start:
                 resume.refuse_leftovers(config.checkpoint, folder)
                 self.status.begin(folder)
         except OSError as error:
+            if error.errno not in NEEDS_USER:
+                raise
             raise BadInput(
-                f"output.dir = {folder} cannot be written ({error.strerror}): choose another folder"
+                f"output.dir = {folder} cannot be written ({error.filename}: {error.strerror}): choose another folder"
             ) from None
         return {"folder": str(folder), "earlier": earlier}
 

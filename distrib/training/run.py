@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distrib.checkpoint import resume, state
+from distrib.checkpoint.values import Identity
 from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
@@ -51,7 +52,7 @@ class Run:
     update: Update
     step_sync: StepSync
     replica_check: ReplicaCheck
-    identity: resume.Identity
+    identity: Identity
     resumed: resume.Resumed = field(default_factory=resume.Resumed)
 
     @property
@@ -183,8 +184,8 @@ def _initial_update(
     )
 
 
-def _identity(fingerprint: str, plan: Plan) -> resume.Identity:
-    return resume.Identity(
+def _identity(fingerprint: str, plan: Plan) -> Identity:
+    return Identity(
         dataset=fingerprint,
         num_images=plan.num_images,
         batch_size=plan.batch_size,
