@@ -170,7 +170,7 @@ class _Start:
             if error.errno not in NEEDS_USER:
                 raise
             raise BadInput(
-                f"output.dir = {folder} cannot be written ({error.filename}: {error.strerror}): choose another folder"
+                f"output.dir = {folder} cannot be used ({error.filename}: {error.strerror}): choose another folder"
             ) from None
         return {"folder": str(folder), "earlier": earlier}
 

@@ -29,7 +29,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             if saves:
                 observers.before_checkpoint()
                 path = checkpointer.save(step, observers.progress)
-                observers.clock.start()
+                observers.after_checkpoint(step)
                 if result.stop or not evaluated:
                     raise _stopped(run, request, step, path)
     # A run that was complete when it resumed has no score yet.
