@@ -27,7 +27,7 @@ class CrosscheckConfig(Section):
     """Record the optimizer's steps in the run's folder, under trace/."""
     steps: Literal["sampled", "all"] | Annotated[tuple[Positive, ...], Field(strict=False)] = "sampled"
     """Steps recorded with every element: sampled (the first three, every hundredth, the one after a skip), all, or step numbers."""
-    coordinates: Positive = 256
+    coordinates: Annotated[int, Field(ge=1, le=10**6)] = 256
     """Elements of each tensor recorded at every step."""
     gradient_steps: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
     """Steps recorded with their batch, to recompute the gradient itself: 3 MB and a second or two of replay each."""

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         config = load(RunConfig, recipe, arguments[1:])
         world.check(config.training.world_size)
         accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
-    except BadInput as error:
+    except (BadInput, OSError) as error:
         return _refuse(error, status)
     request.wait_for_agreement()
     display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
@@ -68,12 +68,14 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     return outcome.code
 
 
-def _refuse(error: BadInput, status: Status) -> int:
-    """End a start by bad input before there is a process group, and return the exit code.
+def _refuse(error: BadInput | OSError, status: Status) -> int:
+    """End a start by an error before there is a process group, and return the exit code.
 
     Rank 0 reports it. What only another machine has is reported by that machine's first rank.
     """
     outcome = outcome_of(error, status, reports=status.reports)
+    if not outcome.foreseen:
+        raise error
     if not status.reports:
         # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
         time.sleep(_LET_RANK_0_REPORT)

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
-from distrib.config.section import Positive, Section
+from distrib.config.section import Positive, PositiveNumber, Section
 
 
 class TrainingConfig(Section):
@@ -22,9 +22,9 @@ class TrainingConfig(Section):
     """Parts in which each rank computes its share of a batch, to save memory; must divide batch_size."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Initial weights, order and augmentation follow from it."""
-    clip_norm: PositiveFloat | None = None
+    clip_norm: PositiveNumber | None = None
     """Scale gradients down to this global 2-norm (torch's clip_grad_norm_)."""
-    clip_value: PositiveFloat | None = None
+    clip_value: PositiveNumber | None = None
     """Clamp each gradient element to [-clip_value, clip_value] (torch's clip_grad_value_)."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, taken after each applied update; evaluation uses it."""
@@ -36,7 +36,7 @@ class TrainingConfig(Section):
     """Only deterministic algorithms, for bit-identical repeats on a GPU; on a CPU runs repeat anyway."""
     world_size: Positive | None = None
     """How many processes this run is meant to have; any other world is refused. none takes what there is."""
-    threads: Positive | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads per process; none shares the cores out among the ranks of this machine."""
     check_ranks_every: Positive | None = 100
     """Steps between comparisons, bit for bit, of what the ranks hold (weights, optimizer, moving average); also before
