@@ -18,7 +18,7 @@ from distrib.crosscheck import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
 from distrib.files import NEEDS_USER, expand_path, patiently, write_atomically
-from distrib.job import lock
+from distrib.job import environment, lock
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
             print(help_text(RunConfig), end="")
         return EXIT_DONE if arguments else EXIT_BAD_INPUT
     try:
+        environment.check()
+        status.check()
         recipe = Path(arguments[0])
         config = load(RunConfig, recipe, arguments[1:])
         world.check(config.training.world_size)
@@ -129,7 +131,7 @@ class _Start:
         require_same(accelerator, {key: value for key, value in config.keys().items() if key not in _OF_ONE_MACHINE})
         prepared = collectives.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
-            return Outcome(code=earlier["exit_code"], message=earlier["reason"], shown=True, reports=False)
+            return Outcome(code=earlier["exit_code"], message=str(earlier.get("reason", "")), shown=True, reports=False)
         folder = self.status.folder = Path(prepared["folder"])
         collectives.agree_on_error(accelerator, wait_until_visible(folder))
         ready = run.build(

@@ -149,7 +149,7 @@ def _differences(path: Path, saved: Saved, keys: Mapping[str, Any], identity: Id
     changed = [  # those of the others that did: they matter to the last bits only
         f"{fact} {there[fact]} -> {here[fact]}"
         for fact in here
-        if fact not in _MUST_MATCH and there[fact] != here[fact]
+        if fact not in _MUST_MATCH and there[fact] != here[fact] and there[fact] is not None
     ]
     lines = [f"continuing from {path}"]
     if changed:

@@ -40,6 +40,7 @@ class Identity(_Values):
     world_size: _Count
     threads: _Count
     torch: _Text
+    hardware: _Text | None = None  # None: written before checkpoints said so
 
 
 class Saved(_Values):

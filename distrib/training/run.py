@@ -26,6 +26,7 @@ from distrib.ranks import collectives
 from distrib.ranks.replica_check import ReplicaCheck
 from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
+from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
 from distrib.training.evaluate import Score, evaluate
 from distrib.training.model import build_model
@@ -134,7 +135,7 @@ def build(
         replica_check=ReplicaCheck(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
-        identity=_identity(fingerprint, plan),
+        identity=_identity(fingerprint, plan, device),
     )
     _resume(run)
     raise_if_stop_requested(run.resumed.step)
@@ -184,7 +185,7 @@ def _initial_update(
     )
 
 
-def _identity(fingerprint: str, plan: Plan) -> Identity:
+def _identity(fingerprint: str, plan: Plan, device: torch.device) -> Identity:
     return Identity(
         dataset=fingerprint,
         num_images=plan.num_images,
@@ -194,6 +195,7 @@ def _identity(fingerprint: str, plan: Plan) -> Identity:
         world_size=plan.world_size,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
+        hardware=hardware(device),
     )
 
 

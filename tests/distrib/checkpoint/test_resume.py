@@ -27,6 +27,7 @@ IDENTITY = Identity(
     world_size=1,
     threads=1,
     torch="2.14.1",
+    hardware="GenuineIntel AVX512",
 )
 STEPS_PER_EPOCH = 4
 KEYS: dict[str, Any] = {
@@ -257,6 +258,7 @@ def test_another_run_is_refused(go: Caller, other: dict[str, Any], key: str, sho
         ({"threads": 2}, "threads 1 -> 2"),
         ({"world_size": 4}, "world_size 1 -> 4"),
         ({"torch": "9.9"}, "torch 2.14.1 -> 9.9"),
+        ({"hardware": "AuthenticAMD AVX2"}, "hardware GenuineIntel AVX512 -> AuthenticAMD AVX2"),
         ({"threads": 2, "world_size": 4}, "world_size 1 -> 4, threads 1 -> 2"),
     ],
 )
