@@ -47,8 +47,11 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         recipe = Path(arguments[0])
         config = load(RunConfig, recipe, arguments[1:])
         world.check(config.training.world_size)
-        accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
-    except (BadInput, OSError) as error:
+        training = config.training
+        accelerator = world.start(
+            training.threads, deterministic=training.deterministic, timeout=training.start_timeout_seconds
+        )
+    except (BadInput, OSError, PeerLost) as error:
         return _refuse(error, status)
     request.wait_for_agreement()
     display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     return outcome.code
 
 
-def _refuse(error: BadInput | OSError, status: Status) -> int:
+def _refuse(error: BadInput | OSError | PeerLost, status: Status) -> int:
     """End a start by an error before there is a process group, and return the exit code.
 
     Rank 0 reports it. What only another machine has is reported by that machine's first rank.

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs
 
 from distrib.errors import BadInput
+from distrib.ranks.meeting import meet
 
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
 START_SECONDS = 600
@@ -68,16 +69,17 @@ def _check_gpus(environment: Mapping[str, str]) -> None:
         )
 
 
-def start(threads: int | None, *, deterministic: bool) -> Accelerator:
+def start(threads: int | None, *, deterministic: bool, timeout: int = START_SECONDS) -> Accelerator:
     """Join the process group and set this process's threads.
 
-    With None for `threads` the ranks of this machine share out its cores.
+    With None for `threads` the ranks of this machine share out its cores. `timeout` is how many seconds ranks wait for each other.
 
-    Raises BadInput when Accelerate did not join the processes that were launched.
+    Raises BadInput when Accelerate did not join the processes that were launched, and PeerLost when not all of them come.
     """
     threads = threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
-    _join_again(os.environ)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        meet(os.environ, timeout)
     try:
         accelerator = _accelerator()
     except ValueError as error:  # it reads dozens of variables
@@ -109,30 +111,7 @@ def _accelerator() -> Accelerator:
         kwargs_handlers=[
             # No find_unused_parameters: every parameter takes part in every step, and the search costs a pass.
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS)),
         ],
-    )
-
-
-def _join_again(environment: Mapping[str, str]) -> None:
-    """Form the process group of a launcher's second start in a corner of the store that nobody has written to.
-
-    With a static rendezvous the agent's store outlives its ranks: a rank that reads where its peer listens before the
-    peer has said it anew is told where the dead one listened, and both wait for ever. Accelerate takes a group that is there.
-    """
-    attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt == 0 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return
-    timeout = timedelta(seconds=START_SECONDS)
-    agents = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timeout
-    )
-    dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo",
-        store=dist.PrefixStore(f"start-{attempt}", agents),  # pyright: ignore[reportPrivateImportUsage]
-        rank=int(environment["RANK"]),
-        world_size=int(environment["WORLD_SIZE"]),
-        timeout=timeout,
     )
 
 

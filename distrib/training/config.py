@@ -41,8 +41,10 @@ class TrainingConfig(Section):
     check_ranks_every: Positive | None = 100
     """Steps between comparisons, bit for bit, of what the ranks hold (weights, optimizer, moving average); also before
     every checkpoint. A difference ends the run with 1, unsaved. none compares nothing."""
+    start_timeout_seconds: Positive = 600
+    """How long a rank waits for its peers to come, and then in each stage of the start, such as decoding images."""
     timeout_seconds: Positive = 60
-    """How long a rank waits for its peers in a step, or for rank 0 to save, before it gives up (600 s while the run starts).
+    """How long a rank waits for its peers in a step, or for rank 0 to save, before it gives up.
     A rank whose process is dead or frozen is given up after three quarters of it, and sooner once the run was asked to stop."""
 
     @model_validator(mode="after")
