@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import QUICKSTART, SMALL, read_json, train, train_well
 
-TINY = (*SMALL, "--training.epochs=1", "--data.train_images=64")
+TINY = (*SMALL, "--training.epochs=1", "--data.train_images=64", "--crosscheck.record", "--crosscheck.replay=false")
 
 
 def refuses(call: str, name: str, number: int, times: int, rank: int) -> None:
@@ -51,6 +51,7 @@ CALLS = [
     ("flock", ".lock", errno.EIO),
     ("open", ".lock", errno.ENFILE),
     ("mkdir", "checkpoints", errno.ENOMEM),
+    ("mkdir", "trace", errno.EIO),
 ]
 
 
