@@ -29,9 +29,9 @@ class CrosscheckConfig(Section):
     """Record the optimizer's steps in the run's folder, under trace/."""
     steps: Literal["sampled", "all"] | Annotated[tuple[Positive, ...], Field(strict=False)] = "sampled"
     """Steps recorded with every element: sampled (the first three, every hundredth, the one after a skip), all, or step numbers."""
-    budget: Literal["light", "default", "full"] | Annotated[int, Field(ge=1024)] = "default"
+    budget: Literal["light", "default", "full"] | Annotated[int, Field(ge=1024, le=2**40)] = "default"
     """What may be looked at in a step: light, default (about 100 KiB written a step), full (everything), or a number of bytes."""
-    coordinates: Positive | None = None
+    coordinates: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Elements of each tensor recorded at every step, instead of those that the budget spreads over all tensors."""
     gradient_steps: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
     """Steps recorded with their batch, to recompute the gradient itself: 3 MB and a second or two of replay each."""

@@ -31,7 +31,7 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             if saves:
                 observers.before_checkpoint()
                 path = checkpointer.save(step, observers.progress)
-                observers.clock.start()
+                observers.after_checkpoint(step)
                 if result.stop or not evaluated:
                     _raise_mismatch(run, observers, step, path)
                     raise _stopped(run, request, step, path)

@@ -46,11 +46,15 @@ class Observers:
         self.progress = replace(run.resumed.progress)
         self.score: Score | None = None  # of the last evaluation
         self.clock, self.epoch_start = _Clock(), _Clock()
-        self.metrics: Metrics | None = None
-        if self.main:
-            self.metrics = Metrics(
-                run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=self.progress.evaluation_pending
-            )
+        pending = self.progress.evaluation_pending
+        self.metrics: Metrics | None = on_every_rank(
+            run.accelerator,
+            lambda: (
+                Metrics(run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=pending)
+                if self.main
+                else None
+            ),
+        )
         config = run.config.crosscheck
         self.passes = PassRecorder(run, config.gradient_steps if config.record else ())
         self.recorder: Recorder | None = on_every_rank(
@@ -119,6 +123,12 @@ class Observers:
         """Write what the trace still lacks, or a run that continues from the checkpoint would leave a hole in it."""
         if self.recorder is not None:
             self.recorder.flush()
+
+    def after_checkpoint(self, step: int) -> None:
+        """Note that the run can be continued from this step, and leave the time out that the checkpoint took."""
+        if self.metrics is not None:
+            self.metrics.after_checkpoint(step)
+        self.clock.start()
 
     @property
     def images_per_second(self) -> float | None:
