@@ -20,7 +20,7 @@ from crosscheck.report.report import Finding, Power
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.tensors import TensorBlock
 
-_AHEAD = 8  # batches that may wait to be judged, some 10 MiB each
+_AHEAD = 32  # batches that may wait to be judged, some 2.5 MiB each
 
 
 class Judge:

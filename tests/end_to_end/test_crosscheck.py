@@ -23,7 +23,7 @@ from distrib.job.stop import Stopped, StopRequest
 from distrib.optim.update import Update
 from distrib.training import summary
 from tests.crosscheck.faulty import FaultySGD
-from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for, wait_until
+from tests.support import OVERFLOWING, QUICKSTART, SMALL, read_json, start, train, train_well, wait_for, wait_until
 
 RECORDED = (*SMALL, "--crosscheck.record", "--crosscheck.gradient_steps=[]")
 NOBODY_ASKS = StopRequest(lambda _code, _reason: None)
@@ -62,8 +62,7 @@ def test_recording_changes_no_bit_of_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fused", ["true", "false"])
 def test_steps_that_the_loss_scaler_skips_are_in_the_record(tmp_path: Path, fused: str) -> None:
     """At this loss scale the first steps overflow. The scaler calls a fused optimizer for them, and no other."""
-    overflowing = ("--precision.mode=fp16", "--precision.force=true", "--precision.init_scale=1e9")
-    summary = train_well(tmp_path, *RECORDED, *overflowing, f"--optimizer.fused={fused}")
+    summary = train_well(tmp_path, *RECORDED, *OVERFLOWING, f"--optimizer.fused={fused}")
     assert summary["skipped_steps"] > 0
     assert summary["crosscheck"]["verdict"] == "match"
     assert summary["crosscheck"]["steps_checked"] == summary["applied_updates"]
