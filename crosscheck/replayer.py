@@ -1,31 +1,36 @@
 """Replaying a trace: every recorded step once more, by Optax, in float64. Never imports torch."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import copy
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from crosscheck.checks import CHECKS, load_checks
 from crosscheck.checks.check import Check, Context
+from crosscheck.checks.comparison import Comparison
 from crosscheck.checks.judge import Judge
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.float64 import float64
 from crosscheck.report.coverage import spans
 from crosscheck.report.findings import Findings
-from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, Finding, Power, Report, Verdict
+from crosscheck.report.ranks import of_all_ranks
+from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, REPLICAS, Finding, Power, Report, Verdict
 from crosscheck.rules import RULES
 from crosscheck.text import listed
-from crosscheck.trace.reader import LoadedPart, open_trace
+from crosscheck.trace.reader import LoadedPart, PartReader, Segment, open_ranks
 from crosscheck.trace.tensors import complete_options, tensor_blocks
 
 _UNANSWERED = (NOT_RECORDED, NOT_TESTED)
 
 
-def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
+def replay(path: str | Path, *others: str | Path, require: Iterable[str] = ()) -> Report:
     """Hold every recorded step against its formula.
 
     Each step starts from the recorded parameters, gradients and state and is computed in float64 by the Optax
     chain of the trace's rule; see `crosscheck.criterion.elementwise` for the criterion and `crosscheck.tolerance` for
-    the thresholds. One part is in memory at a time. `path` is a trace, or a run's folder with `trace/` in it.
+    the thresholds. One part of each rank is in memory at a time. `path` is a trace, or a run's folder with `trace/` in it;
+    `others` are traces of other ranks of the run that were recorded into folders of their own.
 
     `require` names checks (see `crosscheck.checks.CHECKS`) that the record must be able to answer.
 
@@ -33,16 +38,12 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
         TraceError: Not a trace, a damaged one, or one without what a required check needs.
         UnsupportedOptimizer: There is no rule for what was recorded.
     """
-    segments = open_trace(Path(path))
-    name = segments[0].header.rule
-    if name not in RULES:
-        raise UnsupportedOptimizer(f"{path} claims the rule {name!r}; there are rules for {', '.join(RULES)}")
-    with float64(), ThreadPoolExecutor(max_workers=1) as worker:
-        findings = Findings()
-        context = Context(RULES[name], segments, Judge(worker, findings), findings)
-        answered = _ask(context)
-        context.judge.finish()
-        report = _report(context, answered)
+    with judging() as worker:
+        replaying = Replaying(open_ranks(*map(Path, (path, *others))), worker)
+        while replaying.advance():
+            pass
+        replaying.end()
+        report = replaying.report()
     for check in require:
         result = report.checks.get(check, NOT_RECORDED)
         if result in _UNANSWERED:
@@ -51,38 +52,168 @@ def replay(path: str | Path, *, require: Iterable[str] = ()) -> Report:
     return report
 
 
-def _ask(context: Context) -> set[str]:
-    """Put every check to every segment. Returns the checks that the record could answer."""
-    kinds = load_checks()
-    asked: list[list[Check]] = [[] for _ in kinds]  # by kind, then by segment
-    for segment in context.segments:
-        checks = [kind(segment, context, earlier) for (_, kind), earlier in zip(kinds, asked, strict=True)]
-        for part in segment.parts():
-            _feed(checks, part, context)
-        for check, its_kind in zip(checks, asked, strict=True):
+@contextmanager
+def judging() -> Generator[ThreadPoolExecutor]:
+    """Let JAX compute in float64, and yield the worker that judges."""
+    with float64(), ThreadPoolExecutor(max_workers=1) as worker:
+        yield worker
+
+
+class Replaying:
+    """A replay that is going on. It is fed part by part, and the last segment of each rank may still grow."""
+
+    def __init__(
+        self, ranks: Mapping[int, tuple[Segment, ...]], worker: ThreadPoolExecutor, *, growing: bool = False
+    ) -> None:
+        """`ranks`: the segments of each rank; `growing`: parts may still come to those that are not closed.
+
+        Raises UnsupportedOptimizer.
+        """
+        self._growing = growing
+        starts = {rank: [segment.header.first_step for segment in segments] for rank, segments in ranks.items()}
+        self._comparison = Comparison(starts) if len(ranks) > 1 else None
+        self._ranks = {rank: _Rank(segments, worker, self._comparison) for rank, segments in ranks.items()}
+        self._world_size = max(segments[-1].header.world_size for segments in ranks.values())
+
+    @property
+    def last_step(self) -> int:
+        """Return the last step that was fed of all ranks."""
+        return min(rank.place[1] for rank in self._ranks.values())
+
+    @property
+    def has_findings(self) -> bool:
+        """Return whether anything is wrong for certain; there may be more in what is not judged yet."""
+        return bool(self._comparison) or any(rank.findings for rank in self._ranks.values())
+
+    def advance(self) -> bool:
+        """Feed the next part there is, of the rank that is most behind; return False if there is none, or none yet.
+
+        Raises TraceError.
+        """
+        for number, rank in sorted(self._ranks.items(), key=lambda each: each[1].place):
+            if rank.advance():
+                return True
+            if self._comparison is not None and not (self._growing and rank.is_open):
+                self._comparison.end(number, rank.place[0])  # others are not to wait for it
+        return False
+
+    def end(self) -> None:
+        """Draw the conclusions that need whole segments, when all of them were fed. Raises TraceError."""
+        for rank in self._ranks.values():
+            rank.end()
+
+    def report(self) -> Report:
+        """Return the report, once all ranks have ended."""
+        return self._together({number: rank.report() for number, rank in self._ranks.items()})
+
+    def so_far(self) -> Report:
+        """Return the report as if what was fed were all, and leave everything as it is. Raises TraceError."""
+        return self._together({number: rank.so_far() for number, rank in self._ranks.items()})
+
+    def _together(self, reports: Mapping[int, Report]) -> Report:
+        comparison = self._comparison
+        if comparison is None:
+            return next(iter(reports.values()))
+        return of_all_ranks(
+            reports,
+            comparison.finding(),
+            compared=comparison.rows > 0,
+            notes=comparison.notes(self._world_size),
+        )
+
+
+class _Rank:
+    """The replay of what one rank recorded."""
+
+    def __init__(
+        self, segments: tuple[Segment, ...], worker: ThreadPoolExecutor, comparison: Comparison | None
+    ) -> None:
+        """Raises UnsupportedOptimizer."""
+        name = segments[0].header.rule
+        if name not in RULES:
+            folder = segments[0].folder.parent
+            raise UnsupportedOptimizer(f"{folder} claims the rule {name!r}; there are rules for {', '.join(RULES)}")
+        self.findings = Findings()
+        self._context = Context(RULES[name], segments, Judge(worker, self.findings), self.findings, comparison)
+        self._kinds = load_checks()
+        self._asked: list[list[Check]] = [[] for _ in self._kinds]  # by kind, then by segment that has ended
+        self._begin()
+
+    def _begin(self) -> None:
+        """Put every check to the next segment."""
+        self._segment = self._context.segments[len(self._asked[0])]
+        self._reader = PartReader(self._segment)
+        self._checks = [
+            kind(self._segment, self._context, earlier)
+            for (_, kind), earlier in zip(self._kinds, self._asked, strict=True)
+        ]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Return the segment that is being fed, from 0, and its last step that was."""
+        return len(self._asked[0]), self._reader.last_step
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the segment that is being fed was not closed."""
+        return self._segment.end is None
+
+    def advance(self) -> bool:
+        """Feed the next part there is; return False if there is none, or none yet. Raises TraceError."""
+        while True:
+            for part in self._reader.unread():
+                self._feed(part)
+                return True
+            if self._segment is self._context.segments[-1]:
+                return False
+            self.end()
+            self._begin()
+
+    def _feed(self, part: LoadedPart) -> None:
+        """Hand a part and its tensors to all checks of its segment. Raises TraceError."""
+        context = self._context
+        context.steps += len(part.meta.steps)
+        context.skipped += sum(not step.applied for step in part.meta.steps)
+        options = complete_options(part.meta.steps)
+        for check in self._checks:
+            check.part(part.meta, options)
+        for tensor in tensor_blocks(part, options):
+            context.tensors.add(tensor.info.name)
+            if tensor.info.numel and any(
+                step.applied and has for step, has in zip(tensor.steps, tensor.has_grad, strict=True)
+            ):
+                context.moving.add(tensor.info.name)
+            try:
+                for check in self._checks:
+                    check.tensor(tensor)
+            except TraceError as error:
+                raise TraceError(f"{part.path}: {error}") from None
+
+    def end(self) -> None:
+        """Draw the conclusions that need the whole segment, when all of it was fed. Raises TraceError."""
+        self._reader.check_end()
+        self._conclude()
+
+    def _conclude(self) -> None:
+        for check, its_kind in zip(self._checks, self._asked, strict=True):
             check.finish()
             its_kind.append(check)
-    return {name for (name, _), its_kind in zip(kinds, asked, strict=True) if any(c.answered for c in its_kind)}
 
+    def report(self) -> Report:
+        """Return the report, once the last segment has ended."""
+        self._context.judge.settle()
+        self.findings.add(self._context.judge.together())
+        asked = zip(self._kinds, self._asked, strict=True)
+        return _report(self._context, {name for (name, _), checks in asked if any(check.answered for check in checks)})
 
-def _feed(checks: list[Check], part: LoadedPart, context: Context) -> None:
-    """Hand a part and its tensors to all checks of its segment."""
-    context.steps += len(part.meta.steps)
-    context.skipped += sum(not step.applied for step in part.meta.steps)
-    options = complete_options(part.meta.steps)
-    for check in checks:
-        check.part(part.meta, options)
-    for tensor in tensor_blocks(part, options):
-        context.tensors.add(tensor.info.name)
-        if tensor.info.numel and any(
-            step.applied and has for step, has in zip(tensor.steps, tensor.has_grad, strict=True)
-        ):
-            context.moving.add(tensor.info.name)
-        try:
-            for check in checks:
-                check.tensor(tensor)
-        except TraceError as error:
-            raise TraceError(f"{part.path}: {error}") from None
+    def so_far(self) -> Report:
+        """Return the report as if the segment that is being fed ended here, and leave all as it is. Raises TraceError."""
+        self._context.judge.settle()
+        context = self._context
+        shared = (context.judge, context.rule, context.comparison, *context.segments)
+        copied = copy.deepcopy(self, {id(each): each for each in shared})
+        copied._conclude()
+        return copied.report()
 
 
 def _report(context: Context, answered: Collection[str]) -> Report:
@@ -106,7 +237,7 @@ def _report(context: Context, answered: Collection[str]) -> Report:
         warnings=tuple(_warnings(context)),
         notes=tuple(context.notes),
         not_tested=tuple(_not_tested(power)),
-        checks={name: _came_to(name, answered, findings, context.checks_claimed) for name in CHECKS},
+        checks={name: _came_to(name, answered, findings, context.checks_claimed) for name in _checks_of(context)},
         claims_not_tested=context.claims_not_tested,
         power=power,
         steps=context.steps,
@@ -116,6 +247,12 @@ def _report(context: Context, answered: Collection[str]) -> Report:
         out_of_range=tally.out_of_range,
         undetermined=tally.undetermined,
     )
+
+
+def _checks_of(context: Context) -> Iterator[str]:
+    """Yield the checks that can be put to the record: a run of one rank has no replicas."""
+    alone = context.segments[-1].header.world_size == 1
+    yield from (name for name in CHECKS if not (alone and name == REPLICAS))
 
 
 def _vacuous(context: Context, used: Mapping[int, Collection[str]], power: Mapping[str, Mapping[str, Power]]) -> str:

@@ -1,17 +1,19 @@
-"""The cross-check of a run: what of it is recorded, and the replay of the record when training is over."""
+"""The cross-check of a run: what of it is recorded, and the replay of the record, during training and when it is over."""
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from tempfile import TemporaryFile
+from typing import IO, Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distrib.config.section import Positive, Section
 from distrib.display import Display
-from distrib.errors import RunFault
+from distrib.errors import BadInput, RunFault
 from distrib.files import read_json
 from distrib.job.stop import Stopped, StopRequest
 from distrib.system import kill_with_parent
@@ -27,14 +29,25 @@ class CrosscheckConfig(Section):
     """Record the optimizer's steps in the run's folder, under trace/."""
     steps: Literal["sampled", "all"] | Annotated[tuple[Positive, ...], Field(strict=False)] = "sampled"
     """Steps recorded with every element: sampled (the first three, every hundredth, the one after a skip), all, or step numbers."""
-    budget: Literal["light", "default", "full"] | Annotated[int, Field(ge=1024)] = "default"
+    budget: Literal["light", "default", "full"] | Annotated[int, Field(ge=1024, le=2**40)] = "default"
     """What may be looked at in a step: light, default (about 100 KiB written a step), full (everything), or a number of bytes."""
-    coordinates: Positive | None = None
+    coordinates: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Elements of each tensor recorded at every step, instead of those that the budget spreads over all tensors."""
     gradient_steps: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
     """Steps recorded with their batch, to recompute the gradient itself: 3 MB and a second or two of replay each."""
     replay: bool = True
     """Replay the record when training is over, if JAX and Optax are installed; a mismatch ends the run with 1."""
+    live: Literal["off", "warn", "stop"] = "off"
+    """Replay the record while training goes on as well, in a process of low priority. At a mismatch warn says so once, and stop
+    writes a checkpoint and ends the run with 1."""
+
+    @model_validator(mode="after")
+    def _live_needs_a_record(self) -> Self:
+        if self.live != "off" and not self.record:
+            raise ValueError(
+                f"live = {self.live} has no record to replay: set crosscheck.record = true, or crosscheck.live = off"
+            )
+        return self
 
 
 def replay(
@@ -48,7 +61,7 @@ def replay(
     The replay is a process of its own: the trainer never imports JAX, and a GPU belongs to torch. `step` is the run's
     last. Raises RunFault if there is no verdict, and Stopped if somebody asked this process to stop before there was one.
     """
-    missing = [name for name in ("jax", "optax") if importlib.util.find_spec(name) is None]
+    missing = _missing()
     if missing:
         display.say(
             f"cross-check: recorded but not replayed, because {' and '.join(missing)} is not installed here; "
@@ -78,8 +91,7 @@ def replay(
     summed_up, *rest = out.rstrip().splitlines()
     of_interest = rest if replayer.returncode != _MATCH else [line for line in rest if line.startswith("warning: ")]
     display.say("\n".join([f"cross-check: {summed_up}", *of_interest]))
-    mismatch = f"the cross-check found a mismatch: {summed_up} (all of it: {to})"
-    return read_json(to), mismatch if replayer.returncode == _MISMATCH else ""
+    return read_json(to), _mismatch(summed_up, to) if replayer.returncode == _MISMATCH else ""
 
 
 def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tuple[str, str]:
@@ -90,3 +102,76 @@ def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tupl
         except subprocess.TimeoutExpired:
             if request.asked():
                 process.kill()
+
+
+class LiveReplay:
+    """The replay of a trace that this process is writing, by a process of the lowest priority and with one thread."""
+
+    def __init__(self, mode: str, folder: Path, display: Display) -> None:
+        """`mode`: what to do at a mismatch, warn or stop. Raises BadInput if JAX or Optax is not installed."""
+        missing = _missing()
+        if missing:
+            raise BadInput(
+                f"crosscheck.live = {mode} replays with {' and '.join(missing)}, not installed here: "
+                "pip install 'twinstep[replay]', or set crosscheck.live = off"
+            )
+        self._stops, self._display, self._to = mode == "stop", display, folder / "crosscheck.json"
+        self.mismatch: str | None = None
+        """In one line what was found, if it is a reason to stop."""
+        # A pipe that nobody empties would stop it. `close` closes the files.
+        self._out, self._err = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115
+        nice = [] if shutil.which("nice") is None else ["nice", "-n", "19"]
+        one_thread = {"NPROC": "1", "PJRT_NPROC": "1", "OMP_NUM_THREADS": "1"}  # XLA's and NumPy's
+        self._process: subprocess.Popen[str] | None = subprocess.Popen(
+            [
+                *kill_with_parent(),
+                *nice,
+                *(sys.executable, "-m", "crosscheck", "watch", folder / "trace", "--json", self._to),
+            ],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", **one_thread},
+            stdout=self._out,
+            stderr=self._err,
+            text=True,
+        )
+
+    def asks_to_stop(self) -> bool:
+        """Return whether there is a mismatch to stop for; say what there is to say when the replay has ended."""
+        if self._process is not None and (code := self._process.poll()) is not None:
+            self._process = None
+            self._ended(code)
+        return self.mismatch is not None
+
+    def _ended(self, code: int) -> None:
+        report, errors = _lines(self._out), _lines(self._err)
+        if code != _MISMATCH or not report:
+            why = errors[-1] if errors and code > 0 else f"exit code {code}"
+            self._display.say(f"warning: the live replay has ended, and training goes on without it: {why}")
+            return
+        mismatch = _mismatch(report[0], self._to)
+        self._display.say("\n".join([f"cross-check: {report[0]}", *report[1:]]))
+        if self._stops:
+            self.mismatch = mismatch
+        else:
+            self._display.say(f"warning: {mismatch}; training goes on, by crosscheck.live = warn")
+
+    def close(self) -> None:
+        """End the replay, which another one at the end of training makes superfluous."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._out.close()
+        self._err.close()
+
+
+def _missing() -> list[str]:
+    """Return what is not installed of all that a replay needs."""
+    return [name for name in ("jax", "optax") if importlib.util.find_spec(name) is None]
+
+
+def _mismatch(summed_up: str, report: Path) -> str:
+    return f"the cross-check found a mismatch: {summed_up} (all of it: {report})"
+
+
+def _lines(file: IO[str]) -> list[str]:
+    file.seek(0)
+    return file.read().splitlines()

@@ -1,23 +1,94 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""Files that are either the old ones or the new ones, never half of each; and files of a user that are read with limits.
+
+Whatever a run reads is opened here: a pipe, a device or a file that never ends is refused before a byte of it is read.
+"""
 
 import contextlib
 import errno
 import json
 import os
-from collections.abc import Generator
+import stat
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from distrib.errors import BadInput
 
+T = TypeVar("T")
+
 NEEDS_USER = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOENT, errno.ENOTDIR),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
+    *(errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO),
 )
-"""Errors of a disk that somebody has to mend first: it is full, or the path cannot be written."""
-DISK_BROKEN = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-"""Errors of a disk, or of the server it is on, that breaks. It may be well again at the next start."""
+"""Errors that somebody has to mend first: the disk is full, or the path cannot be read or written."""
+TRANSIENT = (
+    *(errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ESTALE),
+    *(errno.ENFILE, errno.EMFILE, errno.ENOMEM),
+)
+"""Errors that may pass by themselves: what met one of them is tried again."""
+DISK_BROKEN = (*TRANSIENT, errno.EIO, errno.ETIMEDOUT)
+"""Errors of a disk that breaks, of its server, or of a machine that lacks something. It may be well again at the next start."""
+
+_PAUSES = (0.05, 0.2, 1.0)  # seconds between tries
+_LARGEST_JSON = 8 * 2**20  # bytes; the trainer's own files have thousands
+
+
+class Unfit(ValueError):
+    """A file that is not read: a pipe, a device, a folder, or one that is too large. The message says what it is."""
+
+
+def patiently(path: Path, work: Callable[[], T]) -> T:
+    """Return what `work` returns. After an error that may pass by itself it is tried again, a few times in all.
+
+    So `work` must bear to be repeated. Raises OSError, which names `path`: a failed write or sync does not say whose.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return work()
+        except OSError as error:
+            if pause is None or error.errno not in TRANSIENT:
+                raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def open_regular(path: Path, most: int) -> BinaryIO:
+    """Open a regular file of at most `most` bytes for reading. Raises OSError, or Unfit for everything else."""
+    # O_NONBLOCK: to open a pipe for reading would wait for its writer.
+    handle = patiently(path, lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise Unfit(f"it is {_kind(facts.st_mode)}, not a regular file")
+        if facts.st_size > most:
+            raise Unfit(f"it has {facts.st_size} bytes, and at most {most} are read")
+    except BaseException:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def read(path: Path, most: int) -> bytes:
+    """Return what a regular file of at most `most` bytes holds. Raises OSError or Unfit."""
+
+    def whole() -> bytes:
+        with open_regular(path, most) as file:
+            return file.read(most + 1)  # a file of /proc says that it is empty, and one may grow while it is read
+
+    content = patiently(path, whole)
+    if len(content) > most:
+        raise Unfit(f"it has more than the {most} bytes that are read")
+    return content
+
+
+def read_json(path: Path, most: int = _LARGEST_JSON) -> Any:
+    """Return what a JSON file holds. Raises OSError, or ValueError for a file that is not JSON."""
+    try:
+        return json.loads(read(path, most).decode("utf-8"))
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
 
 
 @contextlib.contextmanager
@@ -25,8 +96,9 @@ def replacing(path: Path) -> Generator[Path]:
     """Give a new file beside `path` to write to. When it is written, it is synced and replaces `path`.
 
     Whatever fails leaves the old file, and nothing beside it. Only this user may read the new file, unless its mode is
-    changed. Raises OSError.
+    changed. Raises OSError, also for a device or a pipe at `path`, which a file must not replace.
     """
+    refuse_special(path)
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         new = Path(file.name)
     try:
@@ -41,9 +113,22 @@ def replacing(path: Path) -> Generator[Path]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text`, for all to read; whatever fails on the way leaves the old file. Raises OSError."""
-    with replacing(path) as new:
-        new.write_text(text, encoding="utf-8")
-        new.chmod(0o644)
+    data = text.encode("utf-8")
+
+    def write() -> None:
+        with replacing(path) as new:
+            new.write_bytes(data)
+            new.chmod(0o644)
+
+    patiently(path, write)
+
+
+def refuse_special(path: Path) -> None:
+    """Raise OSError if `path` is a device, a pipe or a socket. A file that is missing is fine, and so is a folder."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EEXIST, f"{_kind(mode)} is in its place", str(path))
 
 
 def expand_path(text: str, key: str) -> Path:
@@ -58,12 +143,13 @@ def expand_path(text: str, key: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds. Raises OSError, or ValueError for what is not JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Replace `path` by the value as JSON. Raises OSError."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # it holds a path that is no UTF-8
+        text = json.dumps(value, indent=2)
+    write_atomically(path, text + "\n")
 
 
 def sync(path: Path) -> None:
@@ -73,3 +159,8 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder"}
+    return kinds.get(stat.S_IFMT(mode), "a socket")

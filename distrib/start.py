@@ -17,8 +17,8 @@ from distrib.config.load import load
 from distrib.crosscheck import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
-from distrib.files import expand_path, write_atomically
-from distrib.job import lock
+from distrib.files import NEEDS_USER, expand_path, patiently, write_atomically
+from distrib.job import environment, lock
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
@@ -26,10 +26,13 @@ from distrib.job.stop import StopRequest
 from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
+from distrib.ranks.same_start import require_same
 from distrib.training import loop, run, summary
 from distrib.training.recipe import RunConfig
 
 _LET_RANK_0_REPORT = 10.0  # seconds
+_OF_ONE_MACHINE = ("data.root", "output.quiet")
+"""Keys that need not be the same on all ranks: each machine may keep its files where it likes, and only rank 0 shows anything."""
 
 
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
@@ -39,11 +42,16 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
             print(help_text(RunConfig), end="")
         return EXIT_DONE if arguments else EXIT_BAD_INPUT
     try:
+        environment.check()
+        status.check()
         recipe = Path(arguments[0])
         config = load(RunConfig, recipe, arguments[1:])
         world.check(config.training.world_size)
-        accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
-    except BadInput as error:
+        training = config.training
+        accelerator = world.start(
+            training.threads, deterministic=training.deterministic, timeout=training.start_timeout_seconds
+        )
+    except (BadInput, OSError, PeerLost) as error:
         return _refuse(error, status)
     request.wait_for_agreement()
     display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
@@ -65,12 +73,14 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     return outcome.code
 
 
-def _refuse(error: BadInput, status: Status) -> int:
-    """End a start by bad input before there is a process group, and return the exit code.
+def _refuse(error: BadInput | OSError | PeerLost, status: Status) -> int:
+    """End a start by an error before there is a process group, and return the exit code.
 
     Rank 0 reports it. What only another machine has is reported by that machine's first rank.
     """
     outcome = outcome_of(error, status, reports=status.reports)
+    if not outcome.foreseen:
+        raise error
     if not status.reports:
         # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
         time.sleep(_LET_RANK_0_REPORT)
@@ -121,9 +131,10 @@ class _Start:
         """Train to a good end and return it; every other end is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
         reports = accelerator.is_main_process
+        require_same(accelerator, {key: value for key, value in config.keys().items() if key not in _OF_ONE_MACHINE})
         prepared = collectives.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
-            return Outcome(code=earlier["exit_code"], message=earlier["reason"], shown=True, reports=False)
+            return Outcome(code=earlier["exit_code"], message=str(earlier.get("reason", "")), shown=True, reports=False)
         folder = self.status.folder = Path(prepared["folder"])
         collectives.agree_on_error(accelerator, wait_until_visible(folder))
         ready = run.build(
@@ -155,7 +166,7 @@ class _Start:
         given = config.output.dir
         folder = default_folder(self.recipe) if given is None else expand_path(given, "output.dir")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            patiently(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
             lock.acquire(folder, self.display.say)  # until this process ends
             self.status.folder = folder
             earlier = self.status.final_status(folder)
@@ -163,8 +174,10 @@ class _Start:
                 resume.refuse_leftovers(config.checkpoint, folder)
                 self.status.begin(folder)
         except OSError as error:
+            if error.errno not in NEEDS_USER:
+                raise
             raise BadInput(
-                f"output.dir = {folder} cannot be written ({error.strerror}): choose another folder"
+                f"output.dir = {folder} cannot be used ({error.filename}: {error.strerror}): choose another folder"
             ) from None
         return {"folder": str(folder), "earlier": earlier}
 

@@ -1,6 +1,7 @@
 """What is asked of the operating system: that freed memory stays with the process, that children die with it."""
 
 import ctypes
+import os
 import shutil
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -20,6 +21,11 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # not glibc
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _INT_MAX))
+
+
+def memory() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def kill_with_parent() -> list[str]:

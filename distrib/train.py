@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from distrib.display import print_error
+from distrib.display import open_streams, print_error
 from distrib.errors import EXIT_INSISTED
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.status import Status
@@ -16,6 +16,7 @@ from distrib.job.stop import Stopped, StopRequest
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and return the exit code."""
+    open_streams()
     status = Status()
 
     def leave(code: int, reason: str) -> None:

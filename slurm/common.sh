@@ -10,11 +10,20 @@ whole() { # NAME MINIMUM: refuse the variable if it is not a whole number from M
     [[ ${!1} =~ ^(0|[1-9][0-9]{0,5})$ ]] && (($1 >= $2)) || refuse "$1 = ${!1@Q} is not a whole number from $2 to 999999"
 }
 
+number() { # NAME: refuse the variable, if it is set, unless it is a plain number. Bash would run commands in what it computes with
+    [[ ! ${!1:-0} =~ ^(0|[1-9][0-9]{0,17})$ ]] || return 0
+    refuse "$1 = ${!1@Q} is not a number: SLURM sets this variable, and nobody else should"
+}
+
 readable() { # FILE
     [[ -f $1 && -r $1 ]]
 }
 
 [[ -n ${SLURM_JOB_ID:-} ]] || refuse "no SLURM_JOB_ID: this script runs under SLURM, submit it with sbatch"
+for variable in SLURM_JOB_ID SLURM_JOB_NUM_NODES SLURM_GPUS_ON_NODE SLURM_CPUS_PER_TASK SLURM_RESTART_COUNT SLURM_ARRAY_JOB_ID \
+    SLURM_ARRAY_TASK_ID; do
+    number "$variable"
+done
 
 # SETUP names a file to source, which sets the environment up. Without it the project's own .venv is used, if it is there.
 if [[ -n ${SETUP:-} ]]; then

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+LONGEST_FILE = 10_000_000
+"""How many characters of a file are read at most."""
+
 
 def words(line: str) -> Iterator[str]:
     """Yield the line's words as a shell would split them, without its comment. Raises ValueError for an open quote."""
@@ -24,20 +27,31 @@ def words(line: str) -> Iterator[str]:
 
 
 def main(name: str, task: str) -> int:
-    """Print the run of this task and return the exit code."""
-    runs: list[list[str]] = []
-    for number, line in enumerate(Path(name).read_text(errors="surrogateescape").splitlines(), 1):
+    """Print the run of this task and return the exit code. A line that cannot be split into words is a run that fails by itself."""
+    try:
+        with Path(name).open(errors="surrogateescape") as file:
+            text = file.read(LONGEST_FILE + 1)
+    except OSError as error:
+        return refuse(f"{name!r} cannot be read: {error.strerror}")
+    if len(text) > LONGEST_FILE:
+        return refuse(f"{name!r} is longer than the {LONGEST_FILE} characters that are read")
+    runs: list[list[str] | str] = []  # the words of a run, or what is wrong with its line
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            runs.append(list(words(line)))
+            run = list(words(line))
         except ValueError as error:
-            return refuse(f"{name!r}, line {number}: {str(error).lower()}")
-    runs = [run for run in runs if run]
+            runs.append(f"line {number}: {str(error).lower()}")
+        else:
+            runs += [run] if run else []
     way_out = f"{name!r} has {len(runs)} run(s): sbatch --array=1-{len(runs)} slurm/sweep.sbatch ..."
     if not task:
         return refuse(f"no SLURM_ARRAY_TASK_ID; {way_out}")
-    if not 1 <= int(task) <= len(runs):
+    if not (task.isascii() and task.isdecimal() and 1 <= int(task[:18]) <= len(runs)):
         return refuse(f"task {task} of the array has no run; {way_out}")
-    sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in runs[int(task) - 1]))
+    run = runs[int(task) - 1]
+    if isinstance(run, str):
+        return refuse(f"{name!r}, {run}")
+    sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in run))
     return 0
 
 

@@ -1,8 +1,8 @@
-"""The tests check the types of the criterion and the rules, the shapes of the arrays among them.
+"""All test processes share what JAX compiles (`tests.compiled`), and check the types of the criterion and the rules.
 
-They are checked in the first case of each test function: the others call the same functions with arrays of the same
-axes, and checking all of them took a tenth of the time. A machine that only runs the tests of the GPU may lack beartype;
-there nothing is checked.
+Types, the shapes of arrays among them, are checked in the first case of each test function: the others call the same
+functions with arrays of the same axes, and checking all of them took a tenth of the time. A machine that only runs the
+tests of the GPU may lack beartype; there nothing is checked.
 """
 
 from importlib.util import find_spec
@@ -10,8 +10,11 @@ from importlib.util import find_spec
 import pytest
 from jaxtyping import config, install_import_hook
 
+from tests import compiled
+
 CHECKED = ("crosscheck.criterion", "crosscheck.rules")
 _seen: set[str] = set()
+_compiled = compiled.share()
 
 if find_spec("beartype") is not None:
     from tests import typecheck
@@ -24,3 +27,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     function = item.nodeid.partition("[")[0]
     config.update("jaxtyping_disable", function in _seen)
     _seen.add(function)
+
+
+def pytest_unconfigure() -> None:
+    """Remove what was compiled, in the process that made the folder."""
+    compiled.forget(_compiled)

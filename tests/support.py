@@ -39,6 +39,17 @@ SMALL = (
 )
 """Options for twenty steps in two epochs on one thread, not recorded; this takes a second or two."""
 
+OVERFLOWING = (
+    "--precision.mode=fp16",
+    "--precision.force=true",
+    "--precision.init_scale=1e9",
+    "--data.train_images=40",
+    "--data.test_images=10",
+    "--training.batch_size=4",
+)
+"""Options behind `SMALL` for as many steps in fp16, of which the first overflow. A CPU emulates fp16, fifteen times slower,
+so that batches are small."""
+
 RANKS = multiprocessing.get_context("forkserver")
 """It starts every rank of these tests: a process has one fork server, and its first start fixes what that has imported."""
 RANKS.set_forkserver_preload(["distrib.train", "distrib.start"])

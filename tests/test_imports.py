@@ -23,8 +23,10 @@ for name in {modules!r}:
         (
             [
                 "crosscheck.checks",
+                "crosscheck.commands",
                 "crosscheck.criterion",
                 "crosscheck.diagnosis",
+                "crosscheck.follower",
                 "crosscheck.report",
                 "crosscheck.rules",
                 "crosscheck.twin",

@@ -28,8 +28,10 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "crosscheck": (
         {"__init__"},  # it imports its public names, when they are asked for
         {"__main__"},
+        {"commands"},
+        {"startup"},  # in processes that Python starts
         {"atlas"},
-        {"testing", "integrations"},
+        {"testing", "follower", "integrations"},
         {"replayer"},
         {"checks"},
         {"diagnosis", "twin"},

@@ -17,13 +17,14 @@ _KINDS = (
     ("continuity", "crosscheck.checks.continuity", "Continuity"),
     ("continuity", "crosscheck.checks.starts", "Starts"),
     ("continuity", "crosscheck.checks.finite", "Finite"),
+    ("replicas", "crosscheck.checks.replicas", "Replicas"),
 )
 """What a report calls the check, and the class that makes it; in the order in which a replay asks them."""
 
 CHECKS = tuple(dict.fromkeys(name for name, _, _ in _KINDS))
 """What a record can be held to: each step; the gradient's way from backward to the optimizer; the moving average of
-the parameters; the schedule; the loss scale; the options of each group; the gradient itself, recomputed; and that nothing
-but the steps changes parameters and state."""
+the parameters; the schedule; the loss scale; the options of each group; the gradient itself, recomputed; that nothing
+but the steps changes parameters and state; and, of a run of several ranks, that all ranks hold the same."""
 
 
 def load_checks() -> tuple[tuple[str, "type[Check]"], ...]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from crosscheck.checks.comparison import Comparison
 from crosscheck.checks.judge import Judge
 from crosscheck.report.coverage import Coverage
 from crosscheck.report.findings import Findings
@@ -21,6 +22,8 @@ class Context:
     segments: tuple[Segment, ...]
     judge: Judge
     findings: Findings
+    comparison: Comparison | None = None
+    """With the records of other ranks, if there are any."""
     coverage: Coverage = field(default_factory=Coverage)
     notes: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])

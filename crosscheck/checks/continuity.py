@@ -55,6 +55,7 @@ class Continuity(Check):
 
     def start(self) -> None:
         self._first_step = self.segment.header.first_step
+        self._in_turns = self.segment.header.coordinates is None  # other tensors and elements in each part
         self._last_step = self._first_step - 1
         # By number of the tensor: what its last sampled row left, and its last row of all elements. At first, what the
         # step before the segment left, if that is known.
@@ -76,7 +77,7 @@ class Continuity(Check):
 
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._end_part()
-        self._last_step = part.steps[-1].step
+        last, self._last_step = self._last_step, part.steps[-1].step
         full = [(entry, block.steps[0]) for block in part.blocks if block.full for entry in block.tensors]
         self._full = {(entry.tensor, step) for entry, step in full}
         self._whole = {(entry.tensor, step) for entry, step in full if entry.range is None}
@@ -85,14 +86,20 @@ class Continuity(Check):
             for entry in block.tensors:
                 steps[entry.tensor].update(block.steps)
         for number, its in steps.items():
-            self._rows[number] = [self._rows.get(number, [self._first_step - 1])[-1], *sorted(its)]
+            before = self._rows.get(number, [self._first_step - 1])[-1]
+            self._rows[number] = [before, *sorted(its)]
+            if self._in_turns:  # a tensor that is not here may have moved all the same
+                self._rows[number] = [last, *(step.step for step in part.steps)]
+        if self._in_turns:
+            boundaries = len(part.steps) - (not self.earlier and last < self._first_step)
+            self._share[1] += boundaries * sum(info.numel for info in part.tensors if info.stepped)
         self.context.notes += self._who_came_and_went(part, steps)
         self._loaded |= {step.step: set() for step in part.steps if step.state_loaded}
 
     def _who_came_and_went(self, part: Part, present: Collection[int]) -> Iterator[str]:
         """Say which tensors took the place of others, and which are not recorded any more."""
         first, gone = part.steps[0].step, dict(self._tensors)
-        if self.segment.header.coordinates is None:  # tensors take turns, and one that is not here may still be stepped
+        if self._in_turns:
             present = [number for number, info in enumerate(part.tensors) if info.stepped]
         self._tensors = {number: part.tensors[number].name for number in present}
         for number in sorted(present):
@@ -142,7 +149,8 @@ class Continuity(Check):
         if self._last_step in self._joins:
             self._ends[self._last_step] = dict(self._left)
         self._share[0] += sum(self._compared.values())
-        self._share[1] += sum(self._sizes[number] for number, _ in self._compared)
+        if not self._in_turns:
+            self._share[1] += sum(self._sizes[number] for number, _ in self._compared)
         self._compared = {}
 
     def _unsampled(self, block: TensorBlock, quantities: dict[str, Quantity]) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Elementwise judging for all checks that need it: in batches, in a worker, while reading goes on."""
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -15,11 +16,11 @@ from crosscheck.diagnosis.failing import Failing
 from crosscheck.diagnosis.shape import unexplained
 from crosscheck.float64 import float64
 from crosscheck.report.findings import Findings
-from crosscheck.report.report import Power
+from crosscheck.report.report import Finding, Power
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.tensors import TensorBlock
 
-_AHEAD = 8  # batches that may wait to be judged, some 10 MiB each
+_AHEAD = 32  # batches that may wait to be judged, some 2.5 MiB each
 
 
 class Judge:
@@ -46,16 +47,19 @@ class Judge:
         for batch in self._batchers[rule.name].add(tensor):
             self._submit(batch)
 
-    def finish(self) -> None:
+    def settle(self) -> None:
         """Judge the batches that are not full, and wait for all."""
         for batcher in self._batchers.values():
             for batch in batcher.flush():
                 self._submit(batch)
         while self._waiting:
             self._take_in(*self._waiting.popleft())
+
+    def together(self) -> Iterator[Finding]:
+        """Yield what no element shows, but all of those judged so far together do."""
         for name, groups in self.groups.items():
             if not self._failing_of(name):  # otherwise the elements say it already, and more exactly
-                self._findings.add(all_together(self._batchers[name].rule, groups))
+                yield from all_together(self._batchers[name].rule, groups)
 
     def power(self) -> dict[str, dict[str, Power]]:
         """Return the power for each hyperparameter in use: by group, or by check where it is not a group's."""

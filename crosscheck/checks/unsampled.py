@@ -50,9 +50,9 @@ def moved_between(block: TensorBlock, name: str, quantity: Quantity, left: Held 
         return
     if left is not None and quantity.there_before[0]:
         known = left.of_same(name, quantity)
-        alike = np.array_equal(left.coordinates, block.coordinates)
-        shown = alike and _shown(left.sampled[name], quantity.before[0])
-        if known is not None and known != digests[0, 0] and not shown:
+        _, ours, theirs = np.intersect1d(left.coordinates, block.coordinates, return_indices=True)
+        changed = known is not None and known != digests[0, 0]
+        if changed and not _shown(left.sampled[name][ours], quantity.before[0][theirs]):
             yield 0
     both = quantity.there_before[1:] & quantity.there_after[:-1]
     for row in 1 + np.flatnonzero(both & (digests[1:, 0] != digests[:-1, 1])):

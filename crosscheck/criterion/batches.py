@@ -15,7 +15,11 @@ from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.format import AVERAGE, GRAD, PARAM, DType, Option
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
-ROWS, WIDTH = 512, 256  # 131,072 elements: a MiB an array
+ROWS, WIDTH = 256, 128
+"""32,768 elements, a quarter of a MiB an array. Larger batches are not faster, and a short trace would fill them with padding.
+
+The sample of rows that disagree has the same shape, so that the diagnosis needs no other compilation of the right formula.
+"""
 
 
 @dataclass(frozen=True, slots=True)

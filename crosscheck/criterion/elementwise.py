@@ -99,6 +99,11 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
     The step is compiled once for each rule, flags and shape; the measuring, which is most of it, once for all rules that
     have as many hyperparameters.
     """
+    # What no row asks for need not be compiled.
+    if not np.any(inputs.scalar_error):
+        rule = replace(rule, correction_error=None)
+    if not np.any(inputs.rounds_between):
+        rule = replace(rule, underflow=None)
     names = (PARAM, *rule.elementwise(flags))
     step: _Step = _step(rule, flags, inputs)  # pyright: ignore[reportUnknownVariableType] (jit hides it)
     real = np.arange(inputs.values[PARAM].shape[1])[None, :] < inputs.width[:, None]
@@ -298,11 +303,6 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Judged:
 
     The summing up is NumPy's: every reduction that XLA has to compile costs more than it saves.
     """
-    # What no row asks for need not be compiled.
-    if not np.any(inputs.scalar_error):
-        rule = replace(rule, correction_error=None)
-    if not np.any(inputs.rounds_between):
-        rule = replace(rule, underflow=None)
     names = (PARAM, *rule.elementwise(flags))
     found = compare(rule, flags, inputs)
     element = {name: np.argmax(found.eta[name], axis=1) for name in names}

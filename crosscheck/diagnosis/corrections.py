@@ -72,5 +72,5 @@ def _linear(base: Candidate, factors: Floats) -> tuple[Floats, Floats]:
     one, none = jnp.ones_like(point[0]), jnp.zeros_like(point[0])
     right, along_first = jax.jvp(made, point, (one, none))
     _, along_second = jax.jvp(made, point, (none, one))
-    residual, slopes = in_units(inputs, right, [along_first, along_second])
+    residual, slopes = in_units(base, right, [along_first, along_second])
     return residual, np.swapaxes(slopes, 0, 1)

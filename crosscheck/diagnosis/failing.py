@@ -1,6 +1,5 @@
 """The rows that disagree: a bounded sample of all of them, and where they are."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -8,14 +7,13 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.criterion.batches import Batch
+from crosscheck.criterion.batches import ROWS, Batch
 from crosscheck.criterion.elementwise import Judged
 from crosscheck.rules.inputs import Inputs
 from crosscheck.tolerance import FAIL
 
 T = TypeVar("T")
-ROWS, COLUMNS = 256, 64  # of the sample: 16,384 elements
-_KINDS = 1024  # kinds of rows of which some are kept, 4 KiB a row
+_KINDS = 1024  # kinds of rows of which some are kept, 8 KiB a row
 
 
 @dataclass(slots=True)
@@ -61,7 +59,7 @@ class Failing:
             if kind in self._rows or len(self._rows) < _KINDS:
                 kept = self._rows.setdefault(kind, [])
                 for row in _evenly(rows, self._room):
-                    kept.append((batch.origins[row].step, _narrow(batch.inputs, row, judged.element[row])))
+                    kept.append((batch.origins[row].step, _alone(batch.inputs, row)))
                 if len(kept) > 2 * self._room:
                     kept[:] = _evenly(kept, self._room)
 
@@ -71,7 +69,7 @@ class Failing:
         return max(2, ROWS // max(1, len(self._rows)))
 
     def sample(self) -> Inputs:
-        """Return up to `ROWS` rows, filled up to that number with rows of width zero, so that compiled code serves again."""
+        """Return a batch: some of the rows, filled up with rows of width zero, so that compiled code serves again."""
         rows = [row for _, row in self._chosen()]
         padding = replace(rows[0], width=np.zeros(1, np.int32))
         rows += [padding] * (ROWS - len(rows))
@@ -96,28 +94,10 @@ def _evenly(items: list[T], count: int) -> list[T]:
     return [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))]
 
 
-def _narrow(inputs: Inputs, row: int, worst: NDArray[np.int64]) -> Inputs:
-    """Return one row with at most `COLUMNS` of its elements, those of the largest eta among them."""
-    width = int(inputs.width[row])
-    chosen = list(dict.fromkeys([*(int(k) for k in worst if k < width), *_spread_out(width)]))[:COLUMNS]
-    columns = np.resize(np.array(sorted(chosen), np.int64), COLUMNS)
+def _alone(inputs: Inputs, row: int) -> Inputs:
+    """Return a copy of one row, as a batch of one."""
 
-    def cut(array: NDArray[Any]) -> NDArray[Any]:
-        return array[row][columns][None]
-
-    def alone(array: NDArray[Any]) -> NDArray[Any]:
+    def copied(array: NDArray[Any]) -> NDArray[Any]:
         return array[row : row + 1].copy()
 
-    one: Inputs = jax.tree.map(alone, replace(inputs, values={}, recorded={}))
-    return replace(
-        one,
-        values=jax.tree.map(cut, inputs.values),
-        recorded=jax.tree.map(cut, inputs.recorded),
-        width=np.array([len(chosen)], np.int32),
-    )
-
-
-def _spread_out(width: int) -> Iterator[int]:
-    """Yield the positions of a row, evenly spaced ones first."""
-    yield from (int(k) for k in np.linspace(0, width - 1, min(width, COLUMNS)).round())
-    yield from range(width)
+    return jax.tree.map(copied, inputs)

@@ -3,18 +3,15 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import combinations
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.diagnosis.trial import Candidate, exact, scaled, stored_unit, unit_roundoffs
-from crosscheck.rules.inputs import Inputs
+from crosscheck.diagnosis.trial import Candidate, exact_along, scaled, stored_unit, unit_roundoffs
 from crosscheck.tolerance import FORMATS
 
 Floats = NDArray[np.float64]
@@ -177,12 +174,12 @@ def _inverse(normal: Floats) -> Floats:
 def _linear(copies: Candidate, which: Sequence[Names], factors: Floats) -> tuple[Floats, Floats]:
     """Return residuals (fits, rows, elements of all outputs) and their slopes (names of a fit, …), in roundoffs."""
     rows = len(copies.inputs.width) // len(which)
-    every = dict.fromkeys(name for some in which for name in some)
+    every = copies.rule.matters(copies.flags)  # so that all fits share what is compiled
 
-    def column(of: Callable[[int, Names], float]) -> jax.Array:
-        return jnp.asarray(np.repeat([of(k, some) for k, some in enumerate(which)], rows))
+    def column(of: Callable[[int, Names], float]) -> Floats:
+        return np.repeat([of(k, some) for k, some in enumerate(which)], rows)
 
-    def factor(name: str) -> jax.Array:
+    def factor(name: str) -> Floats:
         return column(lambda k, some: factors[k, some.index(name)] if name in some else 1.0)
 
     point = {name: factor(name) for name in every}
@@ -190,22 +187,25 @@ def _linear(copies: Candidate, which: Sequence[Names], factors: Floats) -> tuple
     slopes: list[Any] = []
     for member in range(len(which[0])):
         along = {name: column(lambda _, some, name=name, member=member: float(some[member] == name)) for name in every}
-        made, slope = jax.jvp(partial(exact, copies), (point,), (along,))  # pyright: ignore[reportUnknownVariableType]
+        made, slope = exact_along(copies, point, along)
         slopes.append(slope)
-    residual, each = in_units(copies.inputs, made, slopes)
+    residual, each = in_units(copies, made, slopes)
     return residual.reshape(len(which), rows, -1), each.reshape(len(each), len(which), rows, -1)
 
 
-def in_units(inputs: Inputs, made: Mapping[str, Any], slopes: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
+def in_units(
+    candidate: Candidate, made: Mapping[str, Any], slopes: Sequence[Mapping[str, Any]]
+) -> tuple[Floats, Floats]:
     """Return residuals (rows, elements of all outputs) and slopes (number, rows, elements) in roundoffs of their numbers.
 
     Both are zero where nothing is judged.
     """
+    inputs = candidate.inputs
     residuals: list[Floats] = []
     columns: list[Floats] = []
     roundoff = unit_roundoffs(inputs)
     real = np.arange(next(iter(inputs.recorded.values())).shape[1]) < inputs.width[:, None]
-    for number, name in enumerate(made):
+    for number, name in enumerate(candidate.outputs):
         right, recorded = np.asarray(made[name]), np.asarray(inputs.recorded[name])
         size = np.abs(right) + np.abs(inputs.values[name]) + np.abs(recorded)
         unit = roundoff[:, number, None] * size + inputs.floor[:, number, None]

@@ -1,9 +1,10 @@
-"""Trying a mistake on the rows that disagree: first roughly and uncompiled, then by the criterion itself.
+"""Trying a mistake on the rows that disagree: first roughly, then by the criterion itself.
 
-Compiling a formula takes a third of a second, and running it once without takes two milliseconds. So every mistake, and
-every pair of two, is first tried uncompiled, and only what reduces the residuals is compiled and judged by the criterion.
+Compiling the criterion of a formula takes most of a second, and running the formula once without takes ten milliseconds.
+So every mistake, and every pair of two, is first tried roughly, and only what reduces the residuals is judged by the criterion.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,19 +44,68 @@ class Candidate:
     def name(self) -> str:
         return self.key or self.sentence
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names of what the formula makes, in the order of the criterion's arrays."""
+        return (PARAM, *self.rule.elementwise(self.flags))
 
-def exact(candidate: Candidate, factors: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what a formula makes of the rows, uncompiled. `factors`: on some of the hyperparameters."""
-    inputs = candidate.inputs
-    h = {name: jnp.asarray(value) for name, value in inputs.hyperparameters.items()}
-    h |= {name: scaled(name, h[name], factor) for name, factor in (factors or {}).items()}
-    each_row = jax.vmap(partial(one_step, candidate.rule, candidate.flags))
-    return each_row(h, inputs.counts, inputs.absent, inputs.values)  # pyright: ignore[reportReturnType, reportArgumentType]
+
+def exact(candidate: Candidate) -> dict[str, Any]:
+    """Return what a formula makes of the rows."""
+    made = _compiled if _is_asked_often(candidate) else _one_step_of_all
+    return made(candidate.rule, candidate.flags, *_read(candidate.inputs))  # pyright: ignore[reportUnknownVariableType] (jit hides it)
+
+
+def exact_along(
+    candidate: Candidate, factors: Mapping[str, Any], along: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a formula makes of the rows with these factors on its hyperparameters, and the derivatives along others."""
+    made = _compiled_along if _is_asked_often(candidate) else _along
+    return made(candidate.rule, candidate.flags, *_read(candidate.inputs), factors, along)  # pyright: ignore[reportUnknownVariableType] (jit hides it)
+
+
+_OFTEN = 24
+"""Compiling a formula takes as long as running it so many times uncompiled, and most are run a few times only."""
+_asked: Counter[tuple[Rule[Any], Flags]] = Counter()
+
+
+def _is_asked_often(candidate: Candidate) -> bool:
+    of = candidate.rule, candidate.flags
+    _asked[of] += 1
+    return _asked[of] > _OFTEN
+
+
+def _read(inputs: Inputs) -> tuple[Any, Any, Any, Any]:
+    """Return what a step reads, as `one_step` takes it."""
+    return inputs.hyperparameters, inputs.counts, inputs.absent, inputs.values
+
+
+def _one_step_of_all(rule: Rule[Any], flags: Flags, h: Any, counts: Any, absent: Any, values: Any) -> dict[str, Any]:
+    """Take a step from every row."""
+    h = {name: jnp.asarray(value) for name, value in h.items()}
+    return jax.vmap(partial(one_step, rule, flags))(h, counts, absent, values)
+
+
+def _along(
+    rule: Rule[Any], flags: Flags, h: Any, counts: Any, absent: Any, values: Any, factors: Any, along: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take a step from every row with factors on hyperparameters, with the derivatives along others."""
+
+    def made(factors: Mapping[str, Any]) -> dict[str, Any]:
+        scaled_h = {name: scaled(name, h[name], factor) for name, factor in factors.items()}
+        return _one_step_of_all(rule, flags, {**h, **scaled_h}, counts, absent, values)
+
+    return jax.jvp(made, (factors,), (along,))
+
+
+_compiled = jax.jit(_one_step_of_all, static_argnums=(0, 1))
+_compiled_along = jax.jit(_along, static_argnums=(0, 1))
 
 
 def scaled(name: str, value: Any, factor: Any) -> Any:
     """Return a hyperparameter times a factor. Of Adam's betas the factor goes with 1 - beta, the weight of what is new."""
-    return 1.0 - (1.0 - value) * factor if name.startswith("beta") else value * factor
+    # Written so that a factor of one changes nothing.
+    return value + (1.0 - value) * (1.0 - factor) if name.startswith("beta") else value * factor
 
 
 def stored_unit(inputs: Inputs, number: int) -> float:
@@ -81,7 +131,7 @@ class Trial:
     def __init__(self, rule: Rule[Any], flags: Flags, inputs: Inputs) -> None:
         self.right = Candidate("", rule, flags, inputs)
         self.compared: Compared = compare(rule, flags, inputs)
-        self.names = (PARAM, *rule.elementwise(flags))
+        self.names = self.right.outputs
         self.over = {name: ~(self.compared.eta[name] <= FAIL) for name in self.names}
         # A row of the sample without an element that disagrees says nothing about the cause.
         self.rows = np.any([over.any(axis=1) for over in self.over.values()], axis=0)

@@ -66,7 +66,8 @@ class Followed:
             self.infos[number] = self.infos[number].model_copy(
                 update={"group": min(self.infos[number].group, groups - 1)}
             )
-        stepped = set(self.active)
+        tensors = ((number, self.tensors[number]) for number in self.active)
+        stepped = {number for number, tensor in tensors if tensor.requires_grad or tensor.grad is not None}
         self.infos = [info.model_copy(update={"stepped": n in stepped}) for n, info in enumerate(self.infos)]
         return replaced
 

@@ -1,6 +1,7 @@
 """What is being recorded: the torch optimizer behind the wrappers, its rule, its tensors."""
 
 import platform
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -37,6 +38,12 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
 
 def choose_rule(optimizer: torch.optim.Optimizer, rule: str) -> str:
     """Return the name of the claimed formula; `auto` goes by the class. Raises UnsupportedOptimizer."""
+    kinds = [base.__name__ for base in type(optimizer).__mro__]
+    if any(re.search(r"(4bit|8bit|Fp8)$", kind, re.IGNORECASE) for kind in kinds):
+        raise UnsupportedOptimizer(
+            f"{kinds[0]} keeps its state in fewer bits than any format that the rules know; record the same optimizer with its "
+            f"state in {', '.join(DTYPES.values())}"
+        )
     if rule in CLASSES:
         return rule
     accepted = ", ".join(CLASSES)
@@ -166,6 +173,20 @@ def scaler_of(scaler: torch.amp.GradScaler | None) -> Scaler | None:
         growth_interval=state["growth_interval"],
         growth_tracker=state["_growth_tracker"],
     )
+
+
+def place_of(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return the rank of this process and the number of ranks; what is not given is asked of torch.distributed.
+
+    Raises ValueError for a rank that a world of this size does not have.
+    """
+    here, size = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        here, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    here, size = here if rank is None else rank, size if world_size is None else world_size
+    if not 0 <= here < size:
+        raise ValueError(f"rank={here}, world_size={size}: accepted are ranks from 0 to world_size - 1")
+    return here, size
 
 
 def versions() -> dict[str, str]:

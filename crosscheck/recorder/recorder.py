@@ -69,8 +69,8 @@ class Recorder:
     """Records what an optimizer consumed and what it made of it, step by step.
 
     Works in any loop that calls `optimizer.step()`, with or without closure; wrappers of Accelerate are
-    looked through. Under data parallelism all ranks take the same step: record on rank 0. Not for sharded
-    optimizers or parameters (FSDP, DTensor, ZeRO): these are refused by name.
+    looked through. Under data parallelism all ranks should take the same step: record on rank 0, or on every rank to have that
+    checked as well. Not for sharded optimizers or parameters (FSDP, DTensor, ZeRO): these are refused by name.
 
     It never breaks the training: what cannot be recorded, such as a sparse gradient or a full disk, ends the recording with
     a warning, and training goes on. What was recorded until then can be replayed, and says where and why it ends.
@@ -106,8 +106,8 @@ class Recorder:
         claims: Claims | None = None,
         append: bool = False,
         first_step: int = 1,
-        world_size: int = 1,
-        rank: int = 0,
+        world_size: int | None = None,
+        rank: int | None = None,
         seed: int | None = None,
     ) -> None:
         """Attach to `optimizer` and open the trace folder `path`.
@@ -143,8 +143,9 @@ class Recorder:
                 finds that they changed.
             append: Continue an existing trace with a segment of its own: a resumed run.
             first_step: The number of the first step to come.
-            world_size: Ranks of the run, for the header.
-            rank: This one, for the header.
+            world_size: Ranks of the run; left out, those of torch.distributed if it is initialized.
+            rank: This one, likewise. If several ranks record, each into the same `path`, they write one trace, and the replay
+                compares them.
             seed: The run's seed, for the header.
 
         Raises:
@@ -200,6 +201,7 @@ class Recorder:
                 fresh=first_step == 1 and claims.applied == 0,
                 averaged=bool(self._average),
             )
+        rank, world_size = optimizer_info.place_of(rank, world_size)
         header = Header(
             rule=chosen,
             optimizer=f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",

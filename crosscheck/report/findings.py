@@ -42,6 +42,9 @@ class Findings:
         self._kinds: dict[tuple[str, str], _Kind] = {}
         self._complete: list[Finding] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._kinds or self._complete)
+
     def add(self, findings: Iterable[Finding], rule: str = "") -> None:
         """Add each finding to those of its kind. `rule`: the name of the rule that they disagree with."""
         for finding in findings:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from crosscheck.text import shown
+from crosscheck.text import listed, shown
 
 
 class Verdict(StrEnum):
@@ -23,6 +23,8 @@ NOT_TESTED = "not tested"
 
 EXIT_CODES = {Verdict.MATCH: 0, Verdict.MISMATCH: 1, Verdict.VACUOUS: 3}
 
+REPLICAS = "replicas"
+"""The check whether the ranks of a run hold the same; a run of one rank has none."""
 _OPTIMIZER = "optimizer"  # the check whose findings say that the optimizer is wrong
 _BLAMED: Mapping[str, str] = {
     "gradient": "the gradient does not reach the optimizer as claimed",
@@ -31,6 +33,7 @@ _BLAMED: Mapping[str, str] = {
     "loss scale": "the loss scale does not move as its scaler would move it",
     "options": "the parameter groups do not have the options claimed",
     "backward": "the gradient of backward is not that of the recorded batch",
+    REPLICAS: "the ranks are not replicas of each other",
 }
 """What a headline says of a check around the optimizer that found something; others "do not" match by their name."""
 
@@ -65,6 +68,8 @@ class Finding:
     """All tensors that show it; left out, the one of `tensor`."""
     check: str = _OPTIMIZER
     """Which of `crosscheck.checks.CHECKS` found it."""
+    ranks: tuple[int, ...] = ()
+    """The ranks whose record shows it; empty where one rank recorded, and for what ranks differ in."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "last_step", self.last_step or self.step)
@@ -132,6 +137,8 @@ class Report:
     """Steps recorded, skipped ones included."""
     skipped: int = 0
     """Steps the loss scaler skipped."""
+    ranks: int = 1
+    """Ranks whose records were replayed."""
     tensors: int = 0
     elements: int = 0
     """Elements (of parameters and slots) held against the formula."""
@@ -148,7 +155,8 @@ class Report:
         """Return the verdict in one line."""
         kind = self.optimizer.rpartition(".")[2]
         what = f"{kind} ({', '.join(self.profiles) or 'no step'})"
-        seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors"
+        on_ranks = f" on {self.ranks} ranks" if self.ranks > 1 else ""
+        seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors{on_ranks}"
         if self.verdict is Verdict.MATCH:
             also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != _OPTIMIZER]
             around = f"; around it: {', '.join(also)} match" if also else ""
@@ -198,9 +206,17 @@ class Report:
 
 def _lines_of(finding: Finding) -> list[str]:
     where = "" if finding.index is None else str(list(finding.index))
+    where += (
+        f" on rank{'s' * (len(finding.ranks) > 1)} {listed(list(map(str, finding.ranks)))}" if finding.ranks else ""
+    )
     lines = [f"- step {finding.step}, {finding.tensor}{where}, {finding.slot}: {finding.cause}"]
     if finding.recorded is not None and finding.expected is not None:
-        lines.append(f"    recorded {finding.recorded:.9g}, expected {finding.expected:.9g}, eta {finding.eta:.4g}")
+        recorded, expected = f"{finding.recorded:.9g}", f"{finding.expected:.9g}"
+        lines.append(
+            f"    {recorded} here, {expected} on the lowest rank"
+            if finding.check == REPLICAS
+            else f"    recorded {recorded}, expected {expected}, eta {finding.eta:.4g}"
+        )
     if finding.elements > 1 or finding.steps > 1:
         tensors = f" of {len(finding.tensors):,} tensors" if len(finding.tensors) > 1 else ""
         lines.append(

@@ -25,6 +25,7 @@ METADATA_KEY = "twinstep"  # of a safetensors file; its value is a Part or a Pas
 PART_NAME = r"part-(\d{6})\.([0-9a-f]{64})\.safetensors"
 PASS_NAME = r"pass-(\d{8})\.([0-9a-f]{64})\.safetensors"  # noqa: S105 (over a network)
 SEGMENT_NAME = r"segment-(\d{4})"
+RANK_NAME = r"rank-(\d{4,})"  # of the folder that holds the segments of a rank above 0
 
 _UNUSUAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -118,7 +119,7 @@ class TensorInfo(_Strict):
     replaces: Index | None = (
         None  # the tensor whose place in its group it took, or which was changed in shape or format
     )
-    stepped: bool = True  # the optimizer still has it
+    stepped: bool = True  # the optimizer has it, and it is not frozen
 
     @property
     def numel(self) -> int:

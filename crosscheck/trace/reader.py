@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from crosscheck.errors import TraceError
-from crosscheck.text import shown
+from crosscheck.text import listed, shown
 from crosscheck.trace.consistency import check_part, check_tensors
 from crosscheck.trace.format import (
     FORMAT,
     METADATA_KEY,
     PART_NAME,
     PASS_NAME,
+    RANK_NAME,
     SEGMENT_NAME,
     VERSION,
     DType,
@@ -44,7 +45,7 @@ _DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
 _FLOATS: tuple[str, ...] = get_args(DType)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Segment:
     """One recording: from a start of the run to its end, or to where it was killed."""
 
@@ -56,32 +57,57 @@ class Segment:
 
     def parts(self) -> Iterator["LoadedPart"]:
         """Yield each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
-        last_step = self.header.first_step - 1
-        tensors: tuple[TensorInfo, ...] = ()
-        for path in self.part_files:
-            with _open_verified(path, PART_NAME, Part) as (meta, file):
-                check_part(path, meta)
-                part = LoadedPart(path, meta, file)
-                first_step = meta.steps[0].step
-                if first_step <= last_step:
-                    raise TraceError(
-                        f"{path} begins with step {first_step}; after the parts before it, or by the header, "
-                        f"step {last_step + 1} is the first that can come"
-                    )
-                last_step = meta.steps[-1].step
-                check_tensors(path, tensors, meta.tensors)
-                tensors = meta.tensors
-                yield part
-        if self.end is not None and self.end.last_step != last_step:
-            raise TraceError(
-                f"{self.folder / 'end.json'}: last_step is {self.end.last_step}; the parts end with step {last_step}"
-            )
+        reader = PartReader(self)
+        yield from reader.unread()
+        reader.check_end()
+
+    def refresh(self) -> None:
+        """Look again which files there are: somebody may be writing the segment. Raises TraceError."""
+        now = _open_segment(self.folder)
+        self.part_files, self.pass_files, self.end = now.part_files, now.pass_files, now.end
 
     def passes(self) -> Iterator["LoadedPass"]:
         """Yield each recorded pass, verified. Raises TraceError."""
         for path in self.pass_files:
             with _open_verified(path, PASS_NAME, Pass) as (described, file):
                 yield LoadedPass(path, described, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+class PartReader:
+    """Reads the parts of a segment in their order, also while it grows."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment, self._read = segment, 0
+        self.last_step = segment.header.first_step - 1
+        """The last step of the parts that were read."""
+        self._tensors: tuple[TensorInfo, ...] = ()
+
+    def unread(self) -> Iterator["LoadedPart"]:
+        """Yield each part that is there and was not read, verified by itself and against those before it. Raises TraceError."""
+        while self._read < len(self._segment.part_files):
+            path = self._segment.part_files[self._read]
+            with _open_verified(path, PART_NAME, Part) as (meta, file):
+                check_part(path, meta)
+                part = LoadedPart(path, meta, file)
+                first_step = meta.steps[0].step
+                if first_step <= self.last_step:
+                    raise TraceError(
+                        f"{path} begins with step {first_step}; after the parts before it, or by the header, "
+                        f"step {self.last_step + 1} is the first that can come"
+                    )
+                self.last_step = meta.steps[-1].step
+                check_tensors(path, self._tensors, meta.tensors)
+                self._tensors = meta.tensors
+                self._read += 1
+                yield part
+
+    def check_end(self) -> None:
+        """Raises TraceError if the segment was closed after another step than the last that was read."""
+        segment = self._segment
+        if segment.end is not None and segment.end.last_step != self.last_step:
+            raise TraceError(
+                f"{segment.folder / 'end.json'}: last_step is {segment.end.last_step}; the parts end with step {self.last_step}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +180,33 @@ class LoadedPart:
         return found
 
 
+def open_ranks(*paths: Path) -> dict[int, tuple[Segment, ...]]:
+    """Return the segments of every rank of a run, by rank.
+
+    Each of the paths is a trace of one or of several ranks, or a run's folder with such a trace/ in it. Raises TraceError.
+    """
+    found: dict[int, tuple[Segment, ...]] = {}
+    for path in paths:
+        with readable(path):
+            if not path.is_dir():
+                raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
+            folders = _folders_of_ranks(path)
+        for folder in folders or [path]:
+            segments = open_trace(folder)
+            rank = segments[0].header.rank
+            if rank in found:
+                raise TraceError(
+                    f"{found[rank][0].folder.parent} and {segments[0].folder.parent} are both of rank {rank}; replay them apart"
+                )
+            found[rank] = segments
+    rules = sorted({segments[0].header.rule for segments in found.values()})
+    if len(rules) > 1:
+        raise TraceError(f"{paths[0]}: its ranks claim different rules ({shown(', '.join(rules))}); replay them apart")
+    return dict(sorted(found.items()))
+
+
 def open_trace(path: Path) -> tuple[Segment, ...]:
-    """Return the segments of a trace; `path` may also be a run's folder with a trace/ in it. Raises TraceError."""
+    """Return the segments of one rank's trace; `path` may also be a run's folder with a trace/ in it. Raises TraceError."""
     with readable(path):
         if not path.is_dir():
             raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
@@ -170,7 +221,31 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
     rules = sorted({segment.header.rule for segment in segments})
     if len(rules) > 1:
         raise TraceError(f"{folder}: its segments claim different rules ({shown(', '.join(rules))}); replay them apart")
+    ranks = sorted({segment.header.rank for segment in segments})
+    if len(ranks) > 1:
+        raise TraceError(
+            f"{folder}: its segments are of the ranks {listed([str(rank) for rank in ranks])}; each rank has a folder of its own, "
+            "where the recorder is given rank= and world_size="
+        )
     return segments
+
+
+def segment_folders(path: Path) -> list[Path]:
+    """Return the folders of all segments that the ranks have begun, at a path where a trace may still be to come."""
+    return [segment for folder in _folders_of_ranks(path) for segment in _segments(folder)]
+
+
+def _folders_of_ranks(path: Path) -> list[Path]:
+    """Return the folders that hold segments: of rank 0, or of the one that recorded, and those of other ranks in it."""
+    for folder in (path, path / "trace"):
+        if folder.is_dir():
+            ranks = sorted(
+                entry for entry in folder.iterdir() if re.fullmatch(RANK_NAME, entry.name) and entry.is_dir()
+            )
+            begun = [place for place in (folder, *ranks) if _segments(place)]
+            if begun:
+                return begun
+    return []
 
 
 def _segments(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Writing a trace: every file appears whole, under its final name, or not at all."""
 
+import errno
 import hashlib
 import re
 from pathlib import Path
@@ -18,12 +19,20 @@ class SegmentWriter:
     """One segment of a trace, part after part."""
 
     def __init__(self, trace: Path, header: Header, *, append: bool) -> None:
-        """Raises TraceError if the folder cannot be written, or holds a trace while `append` is not set."""
+        """Open a segment of the header's rank.
+
+        Raises TraceError if the folder cannot be written, or holds a trace while `append` is not set.
+        """
+        if header.rank:
+            trace = trace / f"rank-{header.rank:04}"
         try:
             trace.mkdir(parents=True, exist_ok=True)
             earlier = [int(m[1]) for m in (re.fullmatch(SEGMENT_NAME, entry.name) for entry in trace.iterdir()) if m]
             if earlier and not append:
-                raise TraceError(f"{trace} holds a trace already: choose another folder, or append=True to continue it")
+                raise TraceError(
+                    f"{trace} holds a trace already: choose another folder, or append=True to continue it. If several ranks "
+                    "record, give each its rank= and world_size=: then they write one trace"
+                )
             self.folder = trace / f"segment-{max(earlier, default=0) + 1:04}"
             unfinished = Path(mkdtemp(dir=trace, prefix=f".{self.folder.name}-"))
             write_whole(unfinished / "header.json", _as_bytes(header))
@@ -31,6 +40,11 @@ class SegmentWriter:
             unfinished.rename(self.folder)  # a segment is never without its header
             sync_folder(trace)
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise TraceError(
+                    f"{trace}: somebody else began {self.folder.name} at this moment. If several ranks record, give each its "
+                    "rank= and world_size=: then they write one trace"
+                ) from None
             raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from None
         self.parts = 0
 

@@ -1,8 +1,6 @@
 """When checkpoints are written, how many stay, and where a run continues from."""
 
-from pydantic import PositiveFloat
-
-from distrib.config.section import Positive, Section
+from distrib.config.section import Positive, PositiveNumber, Section
 
 
 class CheckpointConfig(Section):
@@ -10,7 +8,7 @@ class CheckpointConfig(Section):
 
     every_steps: Positive | None = None
     """Also after every so many steps."""
-    every_minutes: PositiveFloat | None = None
+    every_minutes: PositiveNumber | None = None
     """Also when so many minutes have passed since the last one (by rank 0's clock)."""
     keep: Positive = 3
     """How many checkpoints stay; older ones are deleted once the newer one was read back from the disk."""

@@ -9,25 +9,11 @@ from accelerate import Accelerator
 
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
+from distrib.checkpoint.values import Identity, Saved, checked
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Identity:
-    """What a checkpoint must share with the run that continues it."""
-
-    dataset: str  # fingerprint
-    num_images: int
-    batch_size: int
-    last_batch: str
-    seed: int
-    world_size: int
-    threads: int
-    torch: str
-
 
 # Another value of these, by their keys in the recipe, is another run: step s would mean other images.
 _MUST_MATCH = {
@@ -84,10 +70,12 @@ def continue_from(
 
     def load() -> Resumed:
         checkpoint = _open(Path(found))
-        for line in _differences(checkpoint, keys, identity):
+        saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
+        for line in _differences(checkpoint.path, saved, keys, identity):
             display.say(line)
-        state.restore(checkpoint, update)
-        return Resumed(checkpoint.step, checkpoint.path, _progress(checkpoint, steps_per_epoch))
+        same_optimizer = all(saved.config.get(key) == keys[key] for key in keys if key.startswith("optimizer."))
+        state.restore(checkpoint, saved, update, same_optimizer=same_optimizer)
+        return Resumed(checkpoint.step, checkpoint.path, _progress(checkpoint.step, saved, steps_per_epoch))
 
     return on_every_rank(accelerator, load)
 
@@ -96,7 +84,7 @@ def metadata(keys: Mapping[str, Any], identity: Identity, progress: Progress) ->
     """Return what a checkpoint says about its run, for `continue_from` to read."""
     return {
         "config": dict(keys),
-        "identity": asdict(identity),
+        "identity": identity.model_dump(),
         **asdict(progress),
     }
 
@@ -140,34 +128,33 @@ def _open(path: Path) -> store.Checkpoint:
         ) from None
 
 
-def _progress(checkpoint: store.Checkpoint, steps_per_epoch: int) -> Progress:
-    saved = checkpoint.values
-    progress = Progress(float(saved["epoch_loss"]), saved.get("train_loss"), saved.get("evaluation_pending", False))
+def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
+    progress = Progress(saved.epoch_loss, saved.train_loss, saved.evaluation_pending or False)
     # Before checkpoints said so, the losses of an epoch stayed in the sum until it was evaluated.
-    if "evaluation_pending" not in saved and progress.epoch_loss > 0 and checkpoint.step % steps_per_epoch == 0:
+    if saved.evaluation_pending is None and progress.epoch_loss > 0 and step % steps_per_epoch == 0:
         progress.end_epoch(steps_per_epoch)
     return progress
 
 
-def _differences(checkpoint: store.Checkpoint, keys: Mapping[str, Any], identity: Identity) -> list[str]:
+def _differences(path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity) -> list[str]:
     """Return a line for each harmless difference. Raises BadInput for those that make it another run."""
-    saved, here = checkpoint.values["identity"], asdict(identity)
+    there, here = saved.identity.model_dump(), identity.model_dump()
     for fact, key in _MUST_MATCH.items():
-        if saved[fact] != here[fact]:
-            shown = f" ({saved[fact]} then, {here[fact]} now)" if fact != "dataset" else ""
+        if there[fact] != here[fact]:
+            shown = f" ({there[fact]} then, {here[fact]} now)" if fact != "dataset" else ""
             raise BadInput(
-                f"checkpoint {checkpoint.path} is of a run with another {key}{shown}, so its steps mean other images: "
+                f"checkpoint {path} is of a run with another {key}{shown}, so its steps mean other images: "
                 "set it back, or start a new run (another output.dir)"
             )
     changed = [  # those of the others that did: they matter to the last bits only
-        f"{fact} {saved[fact]} -> {here[fact]}"
+        f"{fact} {there[fact]} -> {here[fact]}"
         for fact in here
-        if fact not in _MUST_MATCH and saved[fact] != here[fact]
+        if fact not in _MUST_MATCH and there[fact] != here[fact] and there[fact] is not None
     ]
-    lines = [f"continuing from {checkpoint.path}"]
+    lines = [f"continuing from {path}"]
     if changed:
         lines.append(f"note: {', '.join(changed)} since then, so the last bits will differ from an undisturbed run")
-    then = checkpoint.values["config"]
+    then = saved.config
     other = [
         f"{key} {then.get(key)} -> {value}"
         for key, value in keys.items()

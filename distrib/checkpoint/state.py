@@ -3,17 +3,25 @@
 Data order and augmentation are pure functions of the step, so no sampler or generator state is saved.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distrib.checkpoint.store import Checkpoint
+from distrib.checkpoint.store import Checkpoint, Spec
+from distrib.checkpoint.values import Saved
 from distrib.errors import BadInput
 from distrib.optim.update import Update
 
 Tensors = dict[str, dict[str, Tensor]]
+Specs = Mapping[str, Spec]
+
+_PARTS = {"model": "the network", "ema": "the moving average", "optimizer": "the optimizer's state"}
+_ADAM = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_SLOTS: dict[str, tuple[str, ...]] = {"SGD": ("momentum_buffer",), "Adam": _ADAM, "AdamW": _ADAM}
+_FORMATS = {torch.float32: "F32", torch.int64: "I64"}
+"""Torch's formats, as safetensors names them, of all that a run of this program holds."""
 
 
 def capture(update: Update) -> tuple[Tensors, dict[str, Any]]:
@@ -30,22 +38,37 @@ def capture(update: Update) -> tuple[Tensors, dict[str, Any]]:
     return tensors, values
 
 
-def restore(checkpoint: Checkpoint, update: Update) -> None:
-    """Put everything back, in place. Raises BadInput for a checkpoint of another network or optimizer."""
-    _copy_into(update.model.state_dict(), checkpoint.tensors("model"), f"checkpoint {checkpoint.path}: the network")
-    if update.average is not None:
-        saved = checkpoint.tensors("ema")
-        if not saved:
-            raise BadInput(
-                f"checkpoint {checkpoint.path} has no moving average: leave out training.ema, or start a new run"
-            )
-        _copy_into(update.average.state_dict(), saved, f"checkpoint {checkpoint.path}: the moving average")
+def restore(checkpoint: Checkpoint, saved: Saved, update: Update, *, same_optimizer: bool) -> None:
+    """Put everything back, in place.
+
+    `same_optimizer` says that the recipe's optimizer is the checkpoint's, so that no state of it may be missing.
+
+    Raises BadInput for a checkpoint of another network or optimizer, or one that lacks a tensor or has another dtype.
+    """
+    model, average = dict(update.model.state_dict()), update.average
+    parts: dict[str, Mapping[str, Tensor]] = {"model": model}
+    if average is not None:
+        parts["ema"] = dict(average.state_dict())
+    for part, here in parts.items():
+        _expect(checkpoint, part, {name: _spec(tensor) for name, tensor in here.items()})
+    optional = not same_optimizer or saved.applied_updates == 0
+    kind = type(update.optimizer).__name__
+    if saved.optimizer != kind:
+        raise BadInput(
+            f"checkpoint {checkpoint.path} is of a run with {saved.optimizer}, and optimizer.name asks for "
+            f"{kind}: take the same optimizer, or start a new run (another output.dir)"
+        )
+    _expect(checkpoint, "optimizer", _slots(update.optimizer), needed=() if optional else _needed(update.optimizer))
+    with torch.no_grad():
+        for part, here in parts.items():
+            there = checkpoint.tensors(part)
+            for name, tensor in here.items():
+                tensor.copy_(there[name])
     _restore_optimizer(checkpoint, update.optimizer)
-    update.applied = int(checkpoint.values["applied_updates"])
-    update.skipped = int(checkpoint.values["skipped_steps"])
-    if update.scaler.is_enabled() and checkpoint.values["scaler"]:
+    update.applied, update.skipped = saved.applied_updates, saved.skipped_steps
+    if update.scaler.is_enabled() and saved.scaler is not None:
         interval = update.scaler.get_growth_interval()  # the recipe's, which may have changed
-        update.scaler.load_state_dict({**checkpoint.values["scaler"], "growth_interval": interval})
+        update.scaler.load_state_dict(saved.scaler.model_dump(by_alias=True) | {"growth_interval": interval})
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -58,21 +81,63 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
+def _expect(checkpoint: Checkpoint, part: str, known: Specs, *, needed: Collection[str] | None = None) -> None:
+    """Raise BadInput unless the part has no other tensors than those known, each of its dtype and shape, and all that are `needed`.
+
+    With None for `needed` all of them are.
+    """
+    what = f"checkpoint {checkpoint.path}: {_PARTS[part]}"
+    there = checkpoint.specs(part)
+    if there is None:
+        hint = "leave out training.ema, or start a new run" if part == "ema" else "take another checkpoint"
+        raise BadInput(f"{what} is missing, because {part}.safetensors is not listed in its manifest: {hint}")
+    for name in sorted(known if needed is None else needed):
+        if name not in there:
+            raise BadInput(
+                f"{what} is another one: {name} is absent in the checkpoint and {known[name].shape} in this run; start a new run"
+            )
+    for name, spec in sorted(there.items()):
+        if name not in known or spec.shape != known[name].shape:
+            here = known[name].shape if name in known else "absent"
+            raise BadInput(
+                f"{what} is another one: {name} is {spec.shape} in the checkpoint and {here} in this run; start a new run"
+            )
+        if spec.dtype != known[name].dtype:
+            raise BadInput(
+                f"{what} has {name} in the format {spec.dtype}, and this run needs {known[name].dtype}; take another checkpoint"
+            )
+
+
+def _slots(optimizer: torch.optim.Optimizer) -> dict[str, Spec]:
+    """Return every tensor that the state of this kind of optimizer may hold, by slot/parameter name."""
+    found: dict[str, Spec] = {}
+    for parameter, name in _names(optimizer).items():
+        for slot in _SLOTS[type(optimizer).__name__]:
+            found[f"{slot}/{name}"] = Spec("F32", ()) if slot == "step" else _spec(parameter)
+    return found
+
+
+def _needed(optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return those of them that are there once this optimizer has applied an update."""
+    needed: list[str] = []
+    for group in optimizer.param_groups:
+        slots = [slot for slot in _SLOTS[type(optimizer).__name__] if slot != "max_exp_avg_sq" or group["amsgrad"]]
+        if "momentum" in group and not group["momentum"]:
+            slots = []
+        needed += [f"{slot}/{name}" for slot in slots for name in group["param_names"]]
+    return needed
+
+
+def _spec(tensor: Tensor) -> Spec:
+    return Spec(_FORMATS.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
+
+
 def _restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    kind = type(optimizer).__name__
-    if checkpoint.values["optimizer"] != kind:
-        raise BadInput(
-            f"checkpoint {checkpoint.path} is of a run with {checkpoint.values['optimizer']}, and optimizer.name asks for "
-            f"{kind}: take the same optimizer, or start a new run (another output.dir)"
-        )
     parameters = {name: parameter for parameter, name in _names(optimizer).items()}
     optimizer.state.clear()
     for key, saved in checkpoint.tensors("optimizer").items():
         slot, _, name = key.partition("/")
-        parameter = parameters.get(name)
-        if parameter is None or (slot != "step" and saved.shape != parameter.shape):
-            raise BadInput(f"checkpoint {checkpoint.path}: {key} does not belong to this network; start a new run")
-        optimizer.state[parameter][slot] = _like(saved, parameter, slot, optimizer)
+        optimizer.state[parameters[name]][slot] = _like(saved, parameters[name], slot, optimizer)
     for group in optimizer.param_groups:
         states = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
         if group.get("amsgrad") and any("max_exp_avg_sq" not in slots for slots in states):
@@ -100,16 +165,3 @@ def _names(optimizer: torch.optim.Optimizer) -> dict[Tensor, str]:
         for group in optimizer.param_groups
         for parameter, name in zip(group["params"], group["param_names"], strict=True)
     }
-
-
-def _copy_into(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:
-    for name in sorted(set(target) | set(saved)):
-        here = tuple(target[name].shape) if name in target else "absent"
-        there = tuple(saved[name].shape) if name in saved else "absent"
-        if here != there:
-            raise BadInput(
-                f"{what} is another one: {name} is {there} in the checkpoint and {here} in this run; start a new run"
-            )
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(saved[name])

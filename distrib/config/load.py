@@ -10,20 +10,26 @@ from pydantic import BaseModel, ValidationError
 from distrib.config.fields import types
 from distrib.config.messages import explain
 from distrib.errors import BadInput
+from distrib.files import DISK_BROKEN, Unfit, read
 
 Model = TypeVar("Model", bound=BaseModel)
 Table = dict[str, Any]
+
+_LARGEST = 2**17  # bytes of a recipe; those of the project have less than a thousand
+_DEEPEST = 6  # tables and arrays within each other; optimizer.groups has three
 
 
 def load(model: type[Model], recipe: Path, overrides: Sequence[str] = ()) -> Model:
     """Read `recipe`, apply the overrides (`["--training.epochs", "6", …]`), check everything against `model`.
 
-    Raises BadInput, with every problem found, in words that name the key and the fix.
+    Raises BadInput, with every problem found, in words that name the key and the fix; OSError for a disk that breaks.
     """
     table = read_toml(recipe)
     origin = {key: str(recipe) for key in _leaves(table)}
     for key, text in split_overrides(model, overrides):
-        _put(table, key, parse_value(model, key, text))
+        value = parse_value(model, key, text)
+        _expect_shallow({key: value}, f"--{_cut(key)}")
+        _put(table, key, value)
         origin[key] = "the command line"
     try:
         return model.model_validate(table)
@@ -32,19 +38,23 @@ def load(model: type[Model], recipe: Path, overrides: Sequence[str] = ()) -> Mod
 
 
 def read_toml(path: Path) -> Table:
-    """Return what a TOML file holds. Raises BadInput."""
+    """Return what a TOML file holds. Raises BadInput, or OSError for a disk that breaks."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read(path, _LARGEST).decode("utf-8"))
     except FileNotFoundError:
         raise BadInput(
             f"recipe {path}: there is no such file; the recipes that come with the project "
             "are in launch/recipes/ (try launch/recipes/quickstart.toml)"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+    except (OSError, Unfit, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_BROKEN:
+            raise
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
         raise BadInput(f"recipe {path} cannot be read: {reason}; give a TOML file") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, absurd numbers, absurd nesting
         raise BadInput(f"recipe {path} is not valid TOML: {error}") from None
+    _expect_shallow(table, f"recipe {path}")
+    return table
 
 
 def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -59,6 +69,8 @@ def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tu
                 "(one recipe comes first, then --section.key value pairs)"
             )
         key, equals, value = flag[2:].partition("=")
+        if key.count(".") >= _DEEPEST:
+            raise BadInput(f"--{_cut(key)}: there is no such key; keys are like training.epochs (see --help)")
         if not equals and types(model, key) == {"boolean"} and (not rest or rest[0].startswith("--")):
             value = "true"
         elif not equals:
@@ -91,6 +103,25 @@ def parse_value(model: type[BaseModel], key: str, text: str) -> Any:
         return float(text)  # ".5" and "1." are Python, not TOML
     except ValueError:
         return text
+
+
+def _expect_shallow(table: Table, what: str) -> None:
+    """Raise BadInput for tables and arrays within each other beyond any recipe's: what walks through them has a limited depth."""
+    level: list[Any] = [table]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (cast(Table, outer).values() if isinstance(outer, dict) else cast(list[Any], outer))
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise BadInput(f"{what}: tables and arrays are nested more than {_DEEPEST} levels deep, and no key is (see --help)")
+
+
+def _cut(key: str) -> str:
+    return key if len(key) <= 100 else key[:100] + "…"
 
 
 def _put(table: Table, key: str, value: Any) -> None:

@@ -1,5 +1,6 @@
 """pydantic's findings in the words of the person who wrote the recipe."""
 
+import reprlib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import cast
@@ -9,6 +10,10 @@ from pydantic_core import ErrorDetails
 
 from distrib.config.fields import tables
 
+_SHOWN = 20  # problems
+_REPR = reprlib.Repr()  # it cuts what is very long
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 _TOML_WORDS = {
     "Input should be a valid tuple": "it must be an array",
     "Input should be a valid dictionary": "it must be a table",
@@ -18,29 +23,31 @@ _TOML_WORDS = {
 
 def explain(error: ValidationError, model: type[BaseModel], origin: Mapping[str, str]) -> str:
     """Return one paragraph that says of each problem its key, where it was set, its value, and what is accepted."""
-    return "; also ".join(_one(detail, model, origin) for detail in error.errors(include_url=False))
+    details = error.errors(include_url=False)
+    more = [f"{len(details) - _SHOWN} more problems"] if len(details) > _SHOWN else []
+    return "; also ".join([*(_one(detail, model, origin) for detail in details[:_SHOWN]), *more])
 
 
 def _one(detail: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]) -> str:
     key, variant = _dotted(detail["loc"], model)
     where = _where(key, origin)
-    kind, value = detail["type"], detail["input"]
+    kind, value = detail["type"], _REPR.repr(detail["input"])
     if kind == "extra_forbidden":
         return f"unknown key {key}{where}{_hint(key, variant, model)}"
     if kind in ("missing", "union_tag_not_found"):
         names = ", ".join(_names(key, model))
         return f"{key}.name is missing: set it to one of {names}" if names else f"{key} is missing: set it"
     if kind == "union_tag_invalid":
-        chosen = cast(dict[str, object], value).get("name")
-        return f"{key}.name = {chosen!r}{where} is not known: accepted are {', '.join(_names(key, model))}"
+        chosen = cast(dict[str, object], detail["input"]).get("name")
+        return f"{key}.name = {_REPR.repr(chosen)}{where} is not known: accepted are {', '.join(_names(key, model))}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key} = {value!r}{where}: it must be a table"
+        return f"{key} = {value}{where}: it must be a table"
     message = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error" and (not key or key in model.model_fields):
         return message  # a rule over several keys: the message names them
     for words, toml in _TOML_WORDS.items():
         message = message.replace(words, toml)
-    return f"{key} = {value!r}{where}: {message}"
+    return f"{key} = {value}{where}: {message}"
 
 
 def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, str | None]:

@@ -4,7 +4,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+"""A count. No run needs more, and what is computed from it fits into the integers of C."""
+PositiveNumber = Annotated[float, Field(gt=0, le=1e30)]
+Number = Annotated[float, Field(ge=0, le=1e30)]
+"""Numbers that float32 can hold, in which the kernels compute."""
 
 
 class Section(BaseModel):

@@ -6,28 +6,23 @@ The cache is one safetensors file, keyed by every file's name, size and time of 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import stat
 from pathlib import Path
 
-import numpy
 import torch
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from distrib.data.images import SIZE, Dataset, Split
+from distrib.data import image_cache
+from distrib.data.decoding import LARGEST_FILE, decode
+from distrib.data.images import Dataset, Split
 from distrib.errors import BadInput
-from distrib.files import replacing
+from distrib.files import DISK_BROKEN
 
-_FORMAT = "twinstep-images-1"
-_TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
+_FORMAT = "twinstep-images-2"
 
 
 def load(path: Path, cache: Path) -> Dataset:
-    """Raises BadInput for a folder that is missing, empty, has one class or an image that does not decode."""
+    """Raises BadInput for a folder that is missing, empty, has one class or an image that does not decode; OSError."""
     train, test = _listing(path, ("train",)), _listing(path, ("test", "val"))
     if set(train) != set(test):
         odd = ", ".join(sorted(set(train) ^ set(test)))
@@ -39,19 +34,17 @@ def load(path: Path, cache: Path) -> Dataset:
             "a classifier needs at least two folders in train/ and test/"
         )
     file = cache / f"images-{_key(path, train, test)}.safetensors"
-    tensors = _read(file)
-    if tensors is None:
-        tensors = dict[str, Tensor]()
-        for name, files in (("train", train), ("test", test)):
-            ordered = [(label, f) for label, cls in enumerate(classes) for f in files[cls]]
-            tensors[f"{name}_images"] = _decode([f for _, f in ordered])
-            tensors[f"{name}_labels"] = torch.tensor([label for label, _ in ordered])
-        _write(file, tensors)
+    ordered = {
+        split: [(label, image) for label, name in enumerate(classes) for image in images[name]]
+        for split, images in (("train", train), ("test", test))
+    }
+    images = image_cache.read(file, {split: len(members) for split, members in ordered.items()})
+    if images is None:
+        images = {split: decode([image for _, image in members]) for split, members in ordered.items()}
+        image_cache.write(file, images)
+    labels = {split: torch.tensor([label for label, _ in members]) for split, members in ordered.items()}
     return Dataset(
-        f"folder {path}",
-        classes,
-        Split(tensors["train_images"], tensors["train_labels"]),
-        Split(tensors["test_images"], tensors["test_labels"]),
+        f"folder {path}", classes, Split(images["train"], labels["train"]), Split(images["test"], labels["test"])
     )
 
 
@@ -65,12 +58,10 @@ def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
         if root is None:
             wanted = " or ".join(f"{split}/" for split in splits)
             raise BadInput(f"{said}: it has no folder {wanted}; expected PATH/train/<class>/ and PATH/test/<class>/")
-        found = {
-            folder.name: sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS and f.is_file())
-            for folder in sorted(root.iterdir())
-            if folder.is_dir()
-        }
+        found = {folder.name: _images(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
     except OSError as error:
+        if error.errno in DISK_BROKEN:
+            raise
         raise BadInput(f"{said}: {error.filename} cannot be read: {error.strerror}") from None
     found = {name: files for name, files in found.items() if files}
     if not found:
@@ -80,65 +71,40 @@ def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
     return found
 
 
-def _decode(files: Sequence[Path]) -> Tensor:
-    images = numpy.empty((len(files), SIZE, SIZE, 3), dtype=numpy.uint8)
+def _images(folder: Path) -> list[Path]:
+    """Return what is called an image in the folder and below it, sorted. Raises OSError for a folder that cannot be read."""
 
-    def decode(position: int) -> None:
-        file = files[position]
-        try:
-            with Image.open(file) as image:
-                pixels = _eight_bit(image).convert("RGB")
-                if pixels.size != (SIZE, SIZE):
-                    pixels = pixels.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-                images[position] = numpy.asarray(pixels)
-        except Exception as error:  # PIL raises whatever its decoders raise; all of it means this file
-            raise BadInput(
-                f"image {file} cannot be decoded ({error}): repair it, or take it out of the folder"
-            ) from None
+    def fail(error: OSError) -> None:
+        raise error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the interpreter lock
-        for _ in pool.map(decode, range(len(files)), chunksize=256):
-            pass
-    return torch.from_numpy(images)
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return the image with sixteen-bit grey scaled down to eight; Pillow's own conversion would clip it to white."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((numpy.asarray(image, dtype=numpy.float32) / 257.0).clip(0, 255).astype(numpy.uint8))
+    walked = os.walk(folder, onerror=fail)
+    found = [Path(place) / name for place, _, names in walked for name in names]
+    return sorted(file for file in found if file.suffix.lower() in IMG_EXTENSIONS)
 
 
 def _key(path: Path, *splits: dict[str, list[Path]]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {path.resolve()}".encode())
+    """Return a name for the cache of these images. Raises BadInput for one that is no file, or a very large one."""
+    digest = hashlib.sha256(f"{_FORMAT} {path.resolve()}".encode("utf-8", "surrogateescape"))
     for split in splits:
         for name, files in sorted(split.items()):
             for file in files:
-                try:
-                    facts = file.stat()
-                except OSError as error:
-                    raise BadInput(
-                        f"image {file} cannot be read ({error.strerror}): repair it, or take it out of the folder"
-                    ) from None
+                facts = _facts(file)
                 digest.update(
                     json.dumps([name, str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]).encode()
                 )
     return digest.hexdigest()[:24]
 
 
-def _read(file: Path) -> dict[str, Tensor] | None:
+def _facts(file: Path) -> os.stat_result:
     try:
-        stored = load_file(file)
-        return {name: stored[name].clone() for name in _TENSORS}  # a copy: the file's may be unaligned
-    except (OSError, SafetensorError, KeyError):
-        return None  # absent or damaged: decode again
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write the cache, whole or not at all. One that cannot be written costs time, not the run."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as new:
-            save_file(tensors, new)
-    except (OSError, SafetensorError):
-        return
+        facts = file.stat()
+    except OSError as error:
+        if error.errno in DISK_BROKEN:
+            raise
+        problem = f"cannot be read ({error.strerror})"
+    else:
+        if stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST_FILE:
+            return facts
+        regular = stat.S_ISREG(facts.st_mode)
+        problem = f"has {facts.st_size} bytes, and at most {LARGEST_FILE} are read" if regular else "is no regular file"
+    raise BadInput(f"image {file} {problem}: repair it, or take it out of the folder")

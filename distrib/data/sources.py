@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from distrib.data import cifar10, folder, synthetic
 from distrib.data.config import DataConfig
-from distrib.data.images import Dataset
+from distrib.data.images import SIZE, Dataset
 from distrib.errors import BadInput
 from distrib.files import expand_path
+from distrib.system import memory
 
 
 def choose(config: DataConfig) -> tuple[str, str]:
@@ -26,7 +27,9 @@ def choose(config: DataConfig) -> tuple[str, str]:
 def load(config: DataConfig, source: str) -> Dataset:
     """Return the images of `source` (a value that `choose` returned), cut to the sizes asked for."""
     if source == "synthetic":
-        dataset = synthetic.load(config.train_images or 50_000, config.test_images or 10_000)
+        counts = config.train_images or 50_000, config.test_images or 10_000
+        _expect_room(*counts)
+        dataset = synthetic.load(*counts)
     elif source == "cifar10":
         dataset = cifar10.load(config.cache, download=config.download)
     else:
@@ -42,3 +45,13 @@ def load(config: DataConfig, source: str) -> Dataset:
                 "use at least one image a class"
             )
     return dataset
+
+
+def _expect_room(train: int, test: int) -> None:
+    """Raise BadInput if so many drawn images do not fit into half of this machine's memory. Files bring their own limit."""
+    needed = (train + test) * SIZE * SIZE * 3
+    if needed > memory() // 2:
+        raise BadInput(
+            f"data.train_images = {train} and data.test_images = {test} synthetic images take {needed / 1e9:.0f} GB, more than "
+            f"half of the {memory() / 1e9:.0f} GB of memory here: choose fewer"
+        )

@@ -4,6 +4,7 @@ The kernel holds the lock for the process, on a local disk and on NFS alike, and
 a dead job never blocks its own requeue.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from distrib.errors import BadInput
+from distrib.files import patiently, refuse_special
 
 _NAME = ".lock"
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What a disk without locks answers."""
 _WAIT_SECONDS = 120.0  # for a node that was cut off, until its file server gives its locks up (NFS: 90 s)
 
 
@@ -31,9 +35,10 @@ def acquire(
     Raises BadInput if another run holds the folder, OSError if the folder cannot be written.
     """
     job = environment.get("SLURM_JOB_ID")
-    file = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    path = folder / _NAME
+    file = patiently(path, lambda: _open(path))
     give_up, waited = time.monotonic() + wait, False
-    while not _taken(file, folder, say):
+    while not patiently(path, lambda: _taken(file, folder, say)):
         holder = _holder(file)
         if job is None or holder.get("slurm_job") != job or time.monotonic() > give_up:
             os.close(file)
@@ -45,9 +50,19 @@ def acquire(
             waited = True
         time.sleep(0.2)
     here = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": job, "since": time.strftime("%F %T")}
-    os.ftruncate(file, 0)
-    os.pwrite(file, json.dumps(here).encode(), 0)
+
+    def sign() -> None:
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(here).encode(), 0)
+
+    patiently(path, sign)
     return file
+
+
+def _open(path: Path) -> int:
+    """Open the lock, a file of its own: what a link or a pipe leads to would be overwritten, or waited for."""
+    refuse_special(path)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
 
 
 def _taken(file: int, folder: Path, say: Callable[[str], None]) -> bool:
@@ -56,6 +71,8 @@ def _taken(file: int, folder: Path, say: Callable[[str], None]) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
         say(f"note: {folder} is on a disk without locks ({error.strerror}): a second run in it would go unnoticed")
     return True
 
@@ -63,7 +80,7 @@ def _taken(file: int, folder: Path, say: Callable[[str], None]) -> bool:
 def _holder(file: int) -> dict[str, Any]:
     try:
         return dict(json.loads(os.pread(file, 4096, 0)))
-    except (ValueError, TypeError):  # it has not written its name yet
+    except (ValueError, TypeError, RecursionError):  # it has not written its name yet
         return {}
 
 

@@ -69,6 +69,11 @@ def outcome_of(error: Exception, status: Status, *, reports: bool) -> Outcome:
             where = error.filename or status.folder
             message = f"fault: {where}: {error.strerror}: the disk or its server failed; the same command goes on from the newest checkpoint"
             return Outcome(code=EXIT_FAULT, message=message, reports=True, on_all_ranks=False, retry=True)
+        case OSError() if error.filename is not None:
+            message = (
+                f"fault: {error.filename}: {error.strerror}: the system refused it for a reason that nobody foresaw"
+            )
+            return Outcome(code=EXIT_FAULT, message=message, reports=True, on_all_ranks=False)
         case _:
             import torch  # not before a start met an error: see train.py
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED
-from distrib.files import read_json, write_json
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, BadInput
+from distrib.files import read_json, refuse_special, write_json
 
 PATH = "TWINSTEP_STATUS"
 """Environment: where the status of this one start is written as well, even if its folder is unknown or another's."""
@@ -25,10 +25,19 @@ class Status:
         self._also = None if not also else Path(also)
         self.reports = environment.get("RANK", "0") == "0"
         self.reports_for_machine = environment.get("LOCAL_RANK", "0") == "0"
-        self._restarted = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        self._restarted = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         self._launcher = f"{socket.gethostname()} {os.getppid()}"
         self.folder: Path | None = None
         """The run's folder, once this start holds it."""
+
+    def check(self) -> None:
+        """Raise BadInput if the environment names something for this status that is no file, such as a device."""
+        try:
+            if self._also is not None:
+                refuse_special(self._also)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise BadInput(f"{PATH} = {self._also}: {reason}; name a file, or unset the variable") from None
 
     def begin(self, folder: Path) -> None:
         """Write that the run is running: its folder is held. Raises OSError."""

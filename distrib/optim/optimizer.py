@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, model_validator
 
-from distrib.config.section import Section
+from distrib.config.section import Number, Section
 from distrib.errors import BadInput
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -18,9 +18,9 @@ Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 class _Group(Section):
     pattern: str
     """Shell-style pattern over parameter names, such as `*.bias`; the first group that matches takes a parameter."""
-    lr: NonNegativeFloat | None = None
+    lr: Number | None = None
     """Learning rate of the group (peak, under a schedule)."""
-    weight_decay: NonNegativeFloat | None = None
+    weight_decay: Number | None = None
     """Weight decay of the group."""
 
 
@@ -38,12 +38,12 @@ class AdamGroup(_Group):
 
     betas: Betas | None = None
     """Betas of the group."""
-    eps: NonNegativeFloat | None = None
+    eps: Number | None = None
     """eps of the group."""
 
 
 class _Common(Section):
-    lr: NonNegativeFloat = 1e-3
+    lr: Number = 1e-3
     """Learning rate; under a schedule, what its factor multiplies."""
     maximize: bool = False
     """Ascend instead of descend."""
@@ -78,7 +78,7 @@ class SGD(_Common):
     """Momentum factor of the buffer."""
     dampening: Fraction = 0.0
     """1 - dampening multiplies each gradient that enters the buffer after the first."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: Number = 0.0
     """Coupled (L2) weight decay: added to the gradient, times the parameter."""
     nesterov: bool = False
     """Nesterov momentum; needs momentum > 0 and no dampening."""
@@ -109,7 +109,7 @@ class SGD(_Common):
 class _AdamLike(_Common):
     betas: Betas = (0.9, 0.999)
     """Decay rates of the first and second moments."""
-    eps: NonNegativeFloat = 1e-8
+    eps: Number = 1e-8
     """Added to the square root of the corrected second moment."""
     amsgrad: bool = False
     """Divide by the running maximum of the second moment (torch's AMSGrad: maximum first, then bias correction)."""
@@ -124,7 +124,7 @@ class Adam(_AdamLike):
 
     name: Literal["adam"] = "adam"
     """Adam."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: Number = 0.0
     """Weight decay, coupled (added to the gradient) unless decoupled_weight_decay."""
     decoupled_weight_decay: bool = False
     """Shrink the parameters by lr * weight_decay instead: AdamW."""
@@ -143,7 +143,7 @@ class AdamW(_AdamLike):
 
     name: Literal["adamw"] = "adamw"
     """AdamW."""
-    weight_decay: NonNegativeFloat = 1e-2
+    weight_decay: Number = 1e-2
     """Decoupled weight decay, torch's default."""
 
 

@@ -10,9 +10,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveFloat
 
-from distrib.config.section import Positive, Section
+from distrib.config.section import Positive, PositiveNumber, Section
 from distrib.errors import BadInput
 
 Mode = Literal["no", "tf32", "bf16", "fp16"]
@@ -25,7 +24,7 @@ class PrecisionConfig(Section):
     """auto: what accelerate launch was asked for, else bf16 on GPUs that have it, else no. fp16 scales the loss."""
     force: bool = False
     """Take bf16 or fp16 on a CPU that can only emulate it (about 15 times slower)."""
-    init_scale: PositiveFloat = 65536.0
+    init_scale: PositiveNumber = 65536.0
     """fp16: first loss scale (torch.amp.GradScaler)."""
     growth_interval: Positive = 2000
     """fp16: applied updates without overflow before the loss scale doubles."""

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
-from distrib.config.section import Positive, Section
+from distrib.config.section import Positive, PositiveNumber, Section
 from distrib.errors import BadInput
 
 Factor = Callable[[int], float]
@@ -72,7 +72,7 @@ class Step(_Schedule):
     """StepLR."""
     step_size: Positive
     """Length of one plateau, in `unit`s; it must end before the run does."""
-    gamma: PositiveFloat = 0.1
+    gamma: PositiveNumber = 0.1
     """Factor between one plateau and the next."""
     unit: Unit = "epochs"
     """What step_size counts: applied updates, or epochs."""
@@ -93,7 +93,7 @@ class MultiStep(_Schedule):
     """MultiStepLR."""
     milestones: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
     """Where the learning rate drops, ascending, in `unit`s; the run must go beyond the last one."""
-    gamma: PositiveFloat = 0.1
+    gamma: PositiveNumber = 0.1
     """Factor at each milestone."""
     unit: Unit = "epochs"
     """What the milestones count: applied updates, or epochs."""
@@ -113,7 +113,7 @@ class Exponential(_Schedule):
 
     name: Literal["exponential"] = "exponential"
     """ExponentialLR."""
-    gamma: PositiveFloat
+    gamma: PositiveNumber
     """Factor from one unit to the next."""
     unit: Unit = "epochs"
     """How often gamma is applied: every applied update, or every epoch."""
@@ -131,7 +131,7 @@ class Cosine(_Schedule):
 
     name: Literal["cosine"] = "cosine"
     """Linear warm-up, then cosine."""
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Length of the warm-up, in `unit`s; it must end before the run does."""
     start_factor: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Factor of the first update, when there is a warm-up."""
@@ -169,9 +169,9 @@ class OneCycle(_Schedule):
     """OneCycleLR."""
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Fraction of the run in which the learning rate rises."""
-    div_factor: Annotated[float, Field(ge=1)] = 25.0
+    div_factor: Annotated[float, Field(ge=1, le=1e30)] = 25.0
     """The run starts at lr / div_factor."""
-    final_div_factor: Annotated[float, Field(ge=1)] = 1e4
+    final_div_factor: Annotated[float, Field(ge=1, le=1e30)] = 1e4
     """The run ends at lr / (div_factor * final_div_factor)."""
 
     def factor(self, run: RunLength) -> Factor:

@@ -1,20 +1,28 @@
 """The processes of a run: who takes part, and what each may use."""
 
+import contextlib
+import hashlib
 import os
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs
 
 from distrib.errors import BadInput
+from distrib.ranks.meeting import meet
 
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
 START_SECONDS = 600
+_VECTOR = ("avx", "amx", "fma", "f16c", "sse4", "sve", "asimd", "bf16", "i8mm")
+"""How the flags of a CPU begin by which libraries choose their kernels."""
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Environment: what the libraries may use of them. torch's own ATEN_CPU_CAPABILITY shows in what torch says."""
 
 
 def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> None:
@@ -61,28 +69,23 @@ def _check_gpus(environment: Mapping[str, str]) -> None:
         )
 
 
-def start(threads: int | None, *, deterministic: bool) -> Accelerator:
-    """Join the process group and set this process's threads. Accelerate steps and schedules nothing here.
+def start(threads: int | None, *, deterministic: bool, timeout: int = START_SECONDS) -> Accelerator:
+    """Join the process group and set this process's threads.
 
-    With None for `threads` the ranks of this machine share out its cores.
+    With None for `threads` the ranks of this machine share out its cores. `timeout` is how many seconds ranks wait for each other.
 
-    Raises BadInput when Accelerate did not join the processes that were launched.
+    Raises BadInput when Accelerate did not join the processes that were launched, and PeerLost when not all of them come.
     """
     threads = threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
-    _join_again(os.environ)
-    accelerator = Accelerator(
-        # Without this, and without ACCELERATE_USE_CPU in the environment (which the launcher sets for one
-        # process only), every rank of a machine without CUDA would be a world of its own, silently.
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="no",  # autocast and loss scaling are in precision.py
-        step_scheduler_with_optimizer=False,
-        kwargs_handlers=[
-            # No find_unused_parameters: every parameter takes part in every step, and the search costs a pass.
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS)),
-        ],
-    )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        meet(os.environ, timeout)
+    try:
+        accelerator = _accelerator()
+    except ValueError as error:  # it reads dozens of variables
+        raise BadInput(
+            f"Accelerate does not take what the environment says: {error}; start with accelerate launch"
+        ) from None
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise BadInput(
@@ -97,25 +100,18 @@ def start(threads: int | None, *, deterministic: bool) -> Accelerator:
     return accelerator
 
 
-def _join_again(environment: Mapping[str, str]) -> None:
-    """Form the process group of a launcher's second start in a corner of the store that nobody has written to.
-
-    With a static rendezvous the agent's store outlives its ranks: a rank that reads where its peer listens before the
-    peer has said it anew is told where the dead one listened, and both wait for ever. Accelerate takes a group that is there.
-    """
-    attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt == 0 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return
-    timeout = timedelta(seconds=START_SECONDS)
-    agents = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timeout
-    )
-    dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo",
-        store=dist.PrefixStore(f"start-{attempt}", agents),  # pyright: ignore[reportPrivateImportUsage]
-        rank=int(environment["RANK"]),
-        world_size=int(environment["WORLD_SIZE"]),
-        timeout=timeout,
+def _accelerator() -> Accelerator:
+    """Join the process group. Accelerate steps and schedules nothing here. Raises ValueError for an environment that it cannot read."""
+    return Accelerator(
+        # Without this, and without ACCELERATE_USE_CPU in the environment (which the launcher sets for one
+        # process only), every rank of a machine without CUDA would be a world of its own, silently.
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",  # autocast and loss scaling are in precision.py
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[
+            # No find_unused_parameters: every parameter takes part in every step, and the search costs a pass.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        ],
     )
 
 
@@ -133,6 +129,27 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores a process"
+
+
+def hardware(
+    device: torch.device, environment: Mapping[str, str] = os.environ, cpu_info: Path = Path("/proc/cpuinfo")
+) -> str:
+    """Return in a few words what decides which kernels run, and so the last bits: the GPU, or the CPU's instruction set.
+
+    The instruction set is that of the CPU, and what the environment lets torch and its libraries use of it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in cpu_info.read_text(errors="replace").split("\n\n", 1)[0].splitlines():
+            name, _, value = line.partition(":")
+            facts[name.strip()] = value.strip()
+    vector = [flag for flag in facts.get("flags", facts.get("Features", "")).split() if flag.startswith(_VECTOR)]
+    words = [facts.get("vendor_id", ""), torch.backends.cpu.get_cpu_capability()]
+    words.append(f"flags {hashlib.sha256(' '.join(sorted(vector)).encode()).hexdigest()[:8]}")
+    words += [f"{name}={environment[name]}" for name in _LIMITS if environment.get(name)]
+    return " ".join(filter(None, words))[:200]
 
 
 def shorten_timeout(accelerator: Accelerator, seconds: int) -> None:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
-from distrib.config.section import Positive, Section
+from distrib.config.section import Positive, PositiveNumber, Section
 
 
 class TrainingConfig(Section):
@@ -22,9 +22,9 @@ class TrainingConfig(Section):
     """Parts in which each rank computes its share of a batch, to save memory; must divide batch_size."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Initial weights, order and augmentation follow from it."""
-    clip_norm: PositiveFloat | None = None
+    clip_norm: PositiveNumber | None = None
     """Scale gradients down to this global 2-norm (torch's clip_grad_norm_)."""
-    clip_value: PositiveFloat | None = None
+    clip_value: PositiveNumber | None = None
     """Clamp each gradient element to [-clip_value, clip_value] (torch's clip_grad_value_)."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, taken after each applied update; evaluation uses it."""
@@ -36,13 +36,15 @@ class TrainingConfig(Section):
     """Only deterministic algorithms, for bit-identical repeats on a GPU; on a CPU runs repeat anyway."""
     world_size: Positive | None = None
     """How many processes this run is meant to have; any other world is refused. none takes what there is."""
-    threads: Positive | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads per process; none shares the cores out among the ranks of this machine."""
     check_ranks_every: Positive | None = 100
     """Steps between comparisons, bit for bit, of what the ranks hold (weights, optimizer, moving average); also before
     every checkpoint. A difference ends the run with 1, unsaved. none compares nothing."""
+    start_timeout_seconds: Positive = 600
+    """How long a rank waits for its peers to come, and then in each stage of the start, such as decoding images."""
     timeout_seconds: Positive = 60
-    """How long a rank waits for its peers in a step, or for rank 0 to save, before it gives up (600 s while the run starts).
+    """How long a rank waits for its peers in a step, or for rank 0 to save, before it gives up.
     A rank whose process is dead or frozen is given up after three quarters of it, and sooner once the run was asked to stop."""
 
     @model_validator(mode="after")

@@ -4,8 +4,9 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+from distrib.errors import RunFault
 from distrib.job.stop import Stopped, StopRequest
-from distrib.ranks.collectives import reason_to_stop
+from distrib.ranks.collectives import all_gather_json, reason_to_stop
 from distrib.ranks.step_sync import StepResult
 from distrib.training import summary
 from distrib.training.checkpointer import Checkpointer
@@ -22,15 +23,17 @@ def train(run: Run, request: StopRequest) -> dict[str, Any]:
             raise _stopped(run, request, run.resumed.step, run.resumed.path)
         for step in run.remaining_steps():
             epoch_ends = step % run.plan.steps_per_epoch == 0
-            result = take_step(run, step, observers, stop=request.asked(), checkpoint=checkpointer.due(step))
+            stop = request.asked() or observers.asks_to_stop()
+            result = take_step(run, step, observers, stop=stop, checkpoint=checkpointer.due(step))
             saves = result.checkpoint or result.stop or epoch_ends
             run.replica_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
             evaluated = not epoch_ends or _evaluate(run, step, observers, request)
             if saves:
                 observers.before_checkpoint()
                 path = checkpointer.save(step, observers.progress)
-                observers.clock.start()
+                observers.after_checkpoint(step)
                 if result.stop or not evaluated:
+                    _raise_mismatch(run, observers, step, path)
                     raise _stopped(run, request, step, path)
     # A run that was complete when it resumed has no score yet.
     score = observers.score or run.evaluate(request.asked)
@@ -45,6 +48,13 @@ def _evaluate(run: Run, step: int, observers: Observers, request: StopRequest) -
     if score is not None:
         observers.after_evaluation(step, score)
     return score is not None
+
+
+def _raise_mismatch(run: Run, observers: Observers, step: int, path: Path) -> None:
+    """Raise RunFault on every rank if the live replay of rank 0 has found a mismatch to stop for."""
+    mismatch = all_gather_json(run.accelerator, observers.mismatch)[0]
+    if mismatch is not None:
+        raise RunFault(f"{mismatch}; stopped after step {step} by crosscheck.live = stop, and {path} is there")
 
 
 def _stopped(run: Run, request: StopRequest, step: int, path: Path | None) -> Stopped:

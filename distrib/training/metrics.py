@@ -1,39 +1,104 @@
 """metrics.jsonl: one JSON object a line, one line a step and one an epoch, also after a resume."""
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from distrib.files import write_atomically
+from distrib.errors import BadInput
+from distrib.files import Unfit, open_regular, patiently, replacing
+
+_LARGEST = 2**32  # bytes
+_LONGEST_LINE = 2**16
+
+_Place = tuple[float, bool]
+"""The step of a line, and whether it is the line of the epoch that ended there."""
+_NOWHERE: _Place = (float("inf"), True)
+"""The place of a line that is none, because a kill cut it short."""
 
 
 class Metrics:
-    """Appends to a run's metrics.jsonl, without the lines of steps that a resumed run takes again."""
+    """Appends to a run's metrics.jsonl, without the lines of steps that a resumed run takes again.
+
+    Those lines stay in metrics.jsonl.old until a checkpoint reaches as far. A start that could not read the newest
+    checkpoint takes steps again that a later start, which can, does not.
+    """
 
     def __init__(self, path: Path, resumed_step: int, *, evaluation_pending: bool = False) -> None:
         """`evaluation_pending` says that the epoch that ended with `resumed_step` is still to be evaluated by this start.
 
-        Its line then goes, should an earlier start have written one.
+        Its line then goes, should an earlier start have written one. Raises BadInput for a file that is none, and OSError.
         """
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-        kept = [line for line in lines if _place(line) <= (resumed_step, not evaluation_pending)]
-        write_atomically(path, "".join(line + "\n" for line in kept))
-        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)  # whole lines, at once
+        self._path, self._old = path, path.with_name(f"{path.name}.old")
+        until = (resumed_step, not evaluation_pending)
+        reached, last = _reach(path, until)
+        old_reached, old_last = _reach(self._old, until)
+        source = path
+        if old_reached > reached:
+            source, last = self._old, old_last
+        elif last > until and last > old_last:
+            patiently(self._old, lambda: os.replace(path, self._old))
+            source, old_last = self._old, last
+        self._needed_until = old_last
+        patiently(path, lambda: _copy(source, path, until))
+        self._file = patiently(path, lambda: path.open("ab"))
+        self.after_checkpoint(resumed_step)
 
     def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
+        """Append a line, whole and at once. Raises OSError."""
+        self._file.write(json.dumps(values).encode() + b"\n")
+        patiently(self._path, self._file.flush)  # what could not be written yet waits in the buffer
+
+    def after_checkpoint(self, step: int) -> None:
+        """Let the lines go that nobody needs any more: a run continues from `step` now, or from later."""
+        if step >= self._needed_until[0]:
+            patiently(self._old, lambda: self._old.unlink(missing_ok=True))
 
     def close(self) -> None:
-        self._file.close()
+        """Raises OSError."""
+        patiently(self._path, self._file.close)
 
 
-def _place(line: str) -> tuple[float, bool]:
-    """Return the line's step, and whether it is the line of the epoch that ended there.
+def _copy(source: Path, target: Path, until: _Place) -> None:
+    """Replace `target` by the lines of `source` that are not behind this place."""
+    with replacing(target) as new:
+        with new.open("wb") as file:
+            for line, place in _lines(source):
+                if place <= until:
+                    file.write(line.removesuffix(b"\n") + b"\n")
+        new.chmod(0o644)
 
-    A line that a kill cut short is placed beyond all others.
-    """
+
+def _reach(path: Path, until: _Place) -> tuple[_Place, _Place]:
+    """Return the last place of the file that is not behind `until`, and its last place of all."""
+    nothing: _Place = (-1, False)
+    reached, last = nothing, nothing
+    for _, place in _lines(path):
+        if place < _NOWHERE:
+            last = max(last, place)
+        if place <= until:
+            reached = max(reached, place)
+    return reached, last
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, _Place]]:
+    """Yield each line with its place; none if there is no such file."""
     try:
-        values = json.loads(line)
+        with open_regular(path, _LARGEST) as file:
+            while line := file.readline(_LONGEST_LINE):
+                yield line, _place(line)
+    except FileNotFoundError:
+        return
+    except Unfit as error:
+        raise BadInput(
+            f"{path} is not the metrics of a run ({error}): move it away, or choose another output.dir"
+        ) from None
+
+
+def _place(line: bytes) -> _Place:
+    try:
+        values = json.loads(line.decode("utf-8"))
         return int(values["step"]), values.get("kind") == "epoch"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return float("inf"), True
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return _NOWHERE

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from crosscheck.recorder import Recorder
+from distrib.crosscheck import LiveReplay
 from distrib.ranks.collectives import on_every_rank
 from distrib.training.evaluate import Score
 from distrib.training.metrics import Metrics
@@ -45,16 +46,24 @@ class Observers:
         self.progress = replace(run.resumed.progress)
         self.score: Score | None = None  # of the last evaluation
         self.clock, self.epoch_start = _Clock(), _Clock()
-        self.metrics: Metrics | None = None
-        if self.main:
-            self.metrics = Metrics(
-                run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=self.progress.evaluation_pending
-            )
+        pending = self.progress.evaluation_pending
+        self.metrics: Metrics | None = on_every_rank(
+            run.accelerator,
+            lambda: (
+                Metrics(run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=pending)
+                if self.main
+                else None
+            ),
+        )
         config = run.config.crosscheck
         self.passes = PassRecorder(run, config.gradient_steps if config.record else ())
         self.recorder: Recorder | None = on_every_rank(
             run.accelerator,
             lambda: start_recorder(run, first_step=run.resumed.step + 1) if config.record and self.main else None,
+        )
+        self.live: LiveReplay | None = on_every_rank(
+            run.accelerator,
+            lambda: LiveReplay(config.live, run.folder, run.display) if config.live != "off" and self.main else None,
         )
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
@@ -101,10 +110,25 @@ class Observers:
         self.epoch_start = replace(self.clock)
         self.clock.start()
 
+    def asks_to_stop(self) -> bool:
+        """Return whether the live replay has found a mismatch that ends the run. Rank 0 alone knows."""
+        return self.live is not None and self.live.asks_to_stop()
+
+    @property
+    def mismatch(self) -> str | None:
+        """Return in one line what the run is to end for."""
+        return None if self.live is None else self.live.mismatch
+
     def before_checkpoint(self) -> None:
         """Write what the trace still lacks, or a run that continues from the checkpoint would leave a hole in it."""
         if self.recorder is not None:
             self.recorder.flush()
+
+    def after_checkpoint(self, step: int) -> None:
+        """Note that the run can be continued from this step, and leave the time out that the checkpoint took."""
+        if self.metrics is not None:
+            self.metrics.after_checkpoint(step)
+        self.clock.start()
 
     @property
     def images_per_second(self) -> float | None:
@@ -114,6 +138,8 @@ class Observers:
     def close(self) -> None:
         """Close all files, also when the run fails: the record of its last steps is worth most then."""
         self.run.display.close_bar()
+        if self.live is not None:
+            self.live.close()
         if self.metrics is not None:
             self.metrics.close()
         if self.recorder is not None:

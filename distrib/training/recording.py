@@ -6,6 +6,7 @@ import torch
 
 from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners
 from distrib.errors import BadInput
+from distrib.files import DISK_BROKEN
 from distrib.optim.optimizer import options_by_name
 from distrib.optim.schedule import RunLength
 from distrib.ranks.collectives import gather
@@ -13,7 +14,7 @@ from distrib.training.run import Run
 
 
 def start_recorder(run: Run, *, first_step: int) -> Recorder:
-    """Start a recorder of the run's optimizer; it continues the folder's trace, if there is one. Raises BadInput."""
+    """Start a recorder of the run's optimizer; it continues the folder's trace, if there is one. Raises BadInput, and OSError."""
     config, training, average = run.config.crosscheck, run.config.training, run.update.average
     length = RunLength(total_updates=run.total_steps, updates_per_epoch=run.plan.steps_per_epoch)
     claims = Claims(  # what the recipe says of all that stands around the optimizer
@@ -42,6 +43,9 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
             seed=run.plan.seed,
         )
     except TraceError as error:
+        cause = error.__context__
+        if isinstance(cause, OSError) and cause.errno in DISK_BROKEN:
+            raise OSError(cause.errno, cause.strerror, str(run.folder / "trace")) from None
         raise BadInput(f"crosscheck.record = true: {error}") from None
 
 

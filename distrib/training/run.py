@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distrib.checkpoint import resume, state
+from distrib.checkpoint.values import Identity
 from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
@@ -23,7 +24,9 @@ from distrib.optim.schedule import RunLength
 from distrib.optim.update import Update
 from distrib.ranks import collectives
 from distrib.ranks.replica_check import ReplicaCheck
+from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
+from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
 from distrib.training.evaluate import Score, evaluate
 from distrib.training.model import build_model
@@ -50,7 +53,7 @@ class Run:
     update: Update
     step_sync: StepSync
     replica_check: ReplicaCheck
-    identity: resume.Identity
+    identity: Identity
     resumed: resume.Resumed = field(default_factory=resume.Resumed)
 
     @property
@@ -100,6 +103,8 @@ def build(
     device = accelerator.device
     precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
     dataset = _load_data(config, accelerator, display)
+    fingerprint = dataset.fingerprint()
+    require_same(accelerator, {"precision.mode": precision.mode, "fingerprint of the images": fingerprint})
     raise_if_stop_requested(0)
     moments = dataset.moments()
     plan = _plan(config, len(dataset.train), accelerator)
@@ -130,7 +135,7 @@ def build(
         replica_check=ReplicaCheck(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
-        identity=_identity(dataset, plan),
+        identity=_identity(fingerprint, plan, device),
     )
     _resume(run)
     raise_if_stop_requested(run.resumed.step)
@@ -180,9 +185,9 @@ def _initial_update(
     )
 
 
-def _identity(dataset: Dataset, plan: Plan) -> resume.Identity:
-    return resume.Identity(
-        dataset=dataset.fingerprint(),
+def _identity(fingerprint: str, plan: Plan, device: torch.device) -> Identity:
+    return Identity(
+        dataset=fingerprint,
         num_images=plan.num_images,
         batch_size=plan.batch_size,
         last_batch=plan.last_batch,
@@ -190,6 +195,7 @@ def _identity(dataset: Dataset, plan: Plan) -> resume.Identity:
         world_size=plan.world_size,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
+        hardware=hardware(device),
     )
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from distrib.data.images import as_bytes
 from distrib.display import Display
+from distrib.errors import RunFault
 from distrib.files import read_json, write_json
 from distrib.optim.optimizer import implementation
 from distrib.ranks.world import device_name
@@ -62,28 +64,50 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+class _Crosscheck(BaseModel):
+    verdict: str
+
+
+class _Summary(BaseModel):
+    """What is read of a summary."""
+
+    steps: int
+    crosscheck: _Crosscheck
+
+
 def completed_steps(folder: Path) -> int | None:
-    """Return the number of steps that the folder's summary gives, or None if it has no summary yet."""
-    try:
-        return int(read_json(_path(folder))["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    """Return the number of steps that the folder's summary gives, or None if it has none, or one that is damaged. Raises OSError."""
+    found = _read(folder)
+    return None if found is None else found[1].steps
 
 
-def verdict(folder: Path) -> str:
-    """Return the verdict of the cross-check in the folder's summary."""
-    return str(read_json(_path(folder))["crosscheck"]["verdict"])
+def verdict(folder: Path) -> str | None:
+    """Return the verdict of the cross-check in the folder's summary, or None as `completed_steps` does. Raises OSError."""
+    found = _read(folder)
+    return None if found is None else found[1].crosscheck.verdict
 
 
 def add_verdict(folder: Path, report: dict[str, Any]) -> None:
-    """Add to the summary what a replay found; `report` is crosscheck.json. Raises OSError."""
-    result = read_json(_path(folder))
+    """Add to the summary what a replay found; `report` is crosscheck.json. Raises OSError, and RunFault if it is damaged."""
+    found = _read(folder)
+    if found is None:
+        raise RunFault(f"{_path(folder)} is no summary any more: somebody changed it while its trace was replayed")
+    result, _ = found
     result["crosscheck"] |= {
         "verdict": report["verdict"],
         "max_eta": report["max_eta"],
         "steps_checked": report["steps"] - report["skipped"],
     }
     write_json(_path(folder), result)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], _Summary] | None:
+    """Return the summary, whole and as far as it is read. Raises OSError, but not for one that is missing."""
+    try:
+        found = read_json(_path(folder))
+        return found, _Summary.model_validate(found, strict=True)
+    except (FileNotFoundError, ValueError):  # pydantic's error is a ValueError
+        return None
 
 
 def print_closing_lines(display: Display, result: dict[str, Any], folder: Path) -> None:

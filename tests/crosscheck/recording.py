@@ -110,7 +110,7 @@ def overflowing_steps(
 
 
 def record_as_rank(rank: int, world_size: int, folder: Path) -> None:
-    """Be one rank of a data-parallel run. Each gradient is rank + 1, so the mean over two ranks is 1.5. Rank 0 records."""
+    """Be one rank of a data-parallel run. Each gradient is rank + 1, so the mean over two ranks is 1.5. Every rank records."""
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.distributed.init_process_group(
@@ -120,18 +120,10 @@ def record_as_rank(rank: int, world_size: int, folder: Path) -> None:
     bare = torch.nn.Linear(3, 1, bias=False)
     model = torch.nn.parallel.DistributedDataParallel(bare)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    recorder = (
-        Recorder(
-            optimizer, folder / "trace", named_parameters=model.named_parameters(), world_size=world_size, rank=rank
-        )
-        if rank == 0
-        else None
-    )
-    for _ in range(6):
-        optimizer.zero_grad()
-        model(torch.full((1, 3), rank + 1.0)).sum().backward()
-        optimizer.step()
-    if recorder is not None:
-        recorder.close()
+    with Recorder(optimizer, folder / "trace", named_parameters=model.named_parameters()):
+        for _ in range(6):
+            optimizer.zero_grad()
+            model(torch.full((1, 3), rank + 1.0)).sum().backward()
+            optimizer.step()
     torch.save(bare.weight.detach(), folder / f"weight-{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -42,6 +42,9 @@ WEAKEST = 100.0
 """In float32 every error of the library has a larger eta at the first step that shows it."""
 FLOAT64, BFLOAT16 = torch.float64, torch.bfloat16
 
+# One worker takes both files, because they look at the same reports: see `sampled`.
+pytestmark = pytest.mark.xdist_group("planted")
+
 
 def run(planted: Planted, trace: Path, dtype: torch.dtype = torch.float32, **recording: Any) -> Report:
     """Record a few steps of the optimizer and replay them."""

@@ -7,11 +7,13 @@ import select
 import subprocess
 import sys
 import termios
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distrib.display import Display
+from distrib.display import Display, print_error
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,8 @@ def test_quiet_and_other_ranks_get_no_bar(main: bool, quiet: bool) -> None:
 
 BROKEN = """
 import os
-from distrib.display import Display
+from distrib.display import Display, print_error
+from tests.support import ROOT
 read, write = os.pipe()
 os.close(read)
 os.dup2(write, 1)
@@ -107,3 +110,28 @@ def test_a_reader_that_is_gone_ends_nothing() -> None:
     """`… | tee log`, and Ctrl-C ends tee first: the checkpoint must still be written."""
     done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_a_terminal_obeys_is_shown_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "café\x1b[2J\r\x07\u202e" + os.fsdecode(b"\xff")
+    Display(main=True, quiet=False).say(f"class {name}\nnext")
+    print_error(f"bad input: {name}")
+    captured = capsys.readouterr()
+    escaped = "café\\x1b[2J\\r\\x07\\u202e\\udcff"
+    assert (captured.out, captured.err) == (f"class {escaped}\nnext\n", f"bad input: {escaped}\n")
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_stream_is_not_given_to_a_file(closed: int, tmp_path: Path) -> None:
+    """Whatever is printed would end in the first file that was opened."""
+    script = (
+        "import sys; from distrib.display import Display, open_streams, print_error; open_streams(); "
+        "file = open(sys.argv[1], 'w'); Display(main=True, quiet=False).say('said ü'); print_error('told'); file.close()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    shell = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *command]
+    found = subprocess.run(shell, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout == ("" if closed == 1 else "said \\xfc\n")
+    assert found.stderr == ("" if closed == 2 else "told\n")
+    assert (tmp_path / "a").read_text() == ""

@@ -1,14 +1,20 @@
 """A file is the old one or the new one."""
 
+import errno
 import json
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distrib import files
 from distrib.errors import BadInput
-from distrib.files import expand_path, replacing, sync, write_atomically, write_json
+from distrib.files import expand_path, read_json, replacing, sync, write_atomically, write_json
 from tests.support import largest_file
 
 
@@ -103,6 +109,103 @@ def test_sync_of_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
     sync(tmp_path)
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "absent")
+
+
+def at_once(_seconds: float) -> None:
+    """Stand in for a pause."""
+
+
+@pytest.mark.parametrize("number", files.TRANSIENT, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+@pytest.mark.parametrize("times", [3, 4])
+def test_what_passes_by_itself_is_tried_four_times(
+    call: str, number: int, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, "old")
+    work, left = getattr(os, call), [times]
+
+    def failing(*arguments: Any, **others: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return work(*arguments, **others)
+
+    monkeypatch.setattr(time, "sleep", at_once)
+    monkeypatch.setattr(os, call, failing)
+    if times < 4:
+        write_json(path, "new")
+    else:
+        with pytest.raises(OSError, match=r"a\.json'$") as caught:
+            write_json(path, "new")
+        assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    monkeypatch.undo()
+    assert read_json(path) == ("new" if times < 4 else "old")
+
+
+def test_what_does_not_pass_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        calls.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a'"):
+        write_atomically(tmp_path / "a", "x")
+    assert len(calls) == 1
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def hole(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(pipe, "a pipe"), (link_to_a_device, "a device"), (Path.mkdir, "a folder"), (hole, "1099511627776 bytes")],
+)
+def test_what_is_no_file_or_too_large_is_not_read(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(files.Unfit, match=words):
+        files.read(tmp_path / "a", 1000)
+
+
+def test_a_file_that_grows_while_it_is_read_has_an_end() -> None:
+    """What /proc holds says that it is empty."""
+    assert files.read(Path("/proc/self/status"), 2**20)
+    with pytest.raises(files.Unfit, match="more than the 10 bytes"):
+        files.read(Path("/proc/self/status"), 10)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "\x80"])
+def test_what_is_no_json_is_a_value_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r".+"):
+        read_json(tmp_path / "a")
+
+
+@pytest.mark.parametrize("make", [pipe, link_to_a_device])
+def test_a_device_or_a_pipe_is_not_replaced(make: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    make(path)
+    with pytest.raises(OSError, match="is in its place"):
+        write_atomically(path, "x")
+    assert not path.is_file()
+    assert only_file(tmp_path) == path
+
+
+def test_a_path_that_is_no_utf_8_comes_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "a.json", {"folder": name})
+    assert read_json(tmp_path / "a.json") == {"folder": name}
 
 
 @pytest.mark.parametrize(("text", "words"), [("~nobody-of-this-name/x", "give the whole path"), ("a\0b", "NUL")])

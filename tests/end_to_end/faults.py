@@ -44,6 +44,12 @@ def read_only_after(step: int, disk: Disk, rank: int) -> None:
     _after(step, lambda: disk.become("ro"))
 
 
+def moved_after(step: int, folder: Path, to: Path, rank: int) -> None:
+    """Move the run's folder after this step."""
+    del rank
+    _after(step, lambda: folder.rename(to))
+
+
 def as_nobody(rank: int) -> None:
     """Make the rank another user than root, whom permissions would not stop."""
     del rank

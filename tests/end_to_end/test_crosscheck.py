@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
+import time
+from contextlib import closing
 from pathlib import Path
 from threading import Timer
 
@@ -13,13 +15,15 @@ import pytest
 import torch
 
 from crosscheck import Recorder
-from distrib.crosscheck import replay
+from crosscheck.recorder import pending
+from distrib.crosscheck import LiveReplay, replay
 from distrib.display import Display
-from distrib.errors import RunFault
+from distrib.errors import BadInput, RunFault
 from distrib.job.stop import Stopped, StopRequest
+from distrib.optim.update import Update
 from distrib.training import summary
 from tests.crosscheck.faulty import FaultySGD
-from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for
+from tests.support import OVERFLOWING, QUICKSTART, SMALL, read_json, start, train, train_well, wait_for, wait_until
 
 RECORDED = (*SMALL, "--crosscheck.record", "--crosscheck.gradient_steps=[]")
 NOBODY_ASKS = StopRequest(lambda _code, _reason: None)
@@ -58,8 +62,7 @@ def test_recording_changes_no_bit_of_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fused", ["true", "false"])
 def test_steps_that_the_loss_scaler_skips_are_in_the_record(tmp_path: Path, fused: str) -> None:
     """At this loss scale the first steps overflow. The scaler calls a fused optimizer for them, and no other."""
-    overflowing = ("--precision.mode=fp16", "--precision.force=true", "--precision.init_scale=1e9")
-    summary = train_well(tmp_path, *RECORDED, *overflowing, f"--optimizer.fused={fused}")
+    summary = train_well(tmp_path, *RECORDED, *OVERFLOWING, f"--optimizer.fused={fused}")
     assert summary["skipped_steps"] > 0
     assert summary["crosscheck"]["verdict"] == "match"
     assert summary["crosscheck"]["steps_checked"] == summary["applied_updates"]
@@ -111,6 +114,72 @@ def test_a_mismatch_fails_the_run(tmp_path: Path) -> None:
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["exit_code"]) == ("failed", 1)
     assert "mismatch" in status["reason"]
+
+
+def test_a_live_replay_stops_the_run_at_a_mismatch(tmp_path: Path) -> None:
+    """The run would last hours. All ranks end as they do after a mismatch at the end, and the next start ends alike."""
+    arguments = [QUICKSTART, *RECORDED, "--training.epochs=1000000", "--crosscheck.live=stop", "--output.dir", tmp_path]
+    results = train(arguments, world_size=2, plant=wrong_after_10_steps)
+    assert [result.code for result in results] == [1, 1]
+    assert results[0].err.startswith("fault: the cross-check found a mismatch: mismatch: ")
+    assert "by crosscheck.live = stop, and " in results[0].err
+    assert "- step 11, " in results[0].out
+    assert read_json(tmp_path / "crosscheck.json")["verdict"] == "mismatch"
+    status = read_json(tmp_path / "status.json")
+    assert (status["exit_code"], status["retry"]) == (1, False)
+    assert list((tmp_path / "checkpoints").iterdir())
+
+
+def wrong_after_10_steps(_rank: int) -> None:
+    """Change weights between steps 10 and 11, commit parts of four steps, and leave the processor to the replay."""
+    step = Update.step
+
+    def slow_step(update: Update) -> bool:
+        time.sleep(0.03)
+        applied = step(update)
+        if update.applied == 10:
+            with torch.no_grad():
+                next(update.model.parameters()).mul_(1.01)
+        return applied
+
+    setattr(Update, "step", slow_step)  # noqa: B010
+    setattr(pending, "_PART_STEPS", 4)  # noqa: B010
+
+
+def test_a_live_replay_may_only_warn_and_may_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(main=True, quiet=False)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "trace").touch()
+    with closing(LiveReplay("stop", tmp_path / "damaged", display)) as damaged:
+        parameter = torch.nn.Parameter(torch.ones(9))
+        optimizer = FaultySGD([parameter], "nesterov missing", lr=0.1, momentum=0.9, nesterov=True)
+        with Recorder(optimizer, tmp_path / "wrong" / "trace", rule="sgd") as recorder:
+            for _ in range(3):
+                parameter.grad = torch.linspace(-1, 1, 9)
+                optimizer.step()
+            recorder.flush()
+            with closing(LiveReplay("warn", tmp_path / "wrong", display)) as wrong:
+                said = ""
+
+                def ended() -> bool:
+                    nonlocal said
+                    assert not damaged.asks_to_stop()
+                    assert not wrong.asks_to_stop()
+                    said += capsys.readouterr().out
+                    return said.count("training goes on") == 2
+
+                assert wait_until(ended, 60)
+    assert "warning: the live replay has ended, and training goes on without it: bad input: " in said
+    assert "Nesterov's look-ahead is missing" in said
+    assert "warning: the cross-check found a mismatch: mismatch: FaultySGD" in said
+
+
+def test_a_live_replay_needs_a_record_and_jax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [result] = train([QUICKSTART, *SMALL, "--crosscheck.live=warn", "--output.dir", tmp_path])
+    assert (result.code, "set crosscheck.record = true" in result.err) == (2, True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+    with pytest.raises(BadInput, match=r"crosscheck.live = stop replays with jax and optax, not installed here"):
+        LiveReplay("stop", tmp_path, Display(main=True, quiet=False))
 
 
 def test_without_jax_the_run_says_how_to_replay(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distrib.optim.update import Update
-from tests.support import QUICKSTART, RECIPES, SMALL, Result, read_json, train, train_well
+from tests.support import OVERFLOWING, QUICKSTART, RECIPES, SMALL, Result, read_json, train, train_well
 
 RECIPE = {"sgd": RECIPES / "sgd-onecycle.toml", "adam": RECIPES / "adam-onecycle.toml"}
 AVERAGED = "--training.ema=0.9"
@@ -175,9 +175,8 @@ def test_ranks_of_a_sound_run_agree_at_every_step(
 
 
 def test_skipped_steps_are_no_difference(tmp_path: Path) -> None:
-    fp16 = ("--precision.mode=fp16", "--precision.force=true", "--precision.init_scale=1e9")
     options = ("--training.epochs=1", "--training.check_ranks_every=1")
-    summary = train_well(tmp_path, *SMALL, *fp16, *options, world_size=2)
+    summary = train_well(tmp_path, *SMALL, *OVERFLOWING, *options, world_size=2)
     assert summary["skipped_steps"] > 0
     assert summary["crosscheck"]["rank_checks"] == summary["steps"] == 10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distrib.checkpoint.store import newest_valid
-from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
+from tests.support import OVERFLOWING, QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
 
 SUMMARY_KEYS = {
     "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "applied_updates", "skipped_steps",
@@ -102,8 +102,7 @@ def test_options_of_the_update_path_work_together(tmp_path: Path) -> None:
 
 def test_fp16_counts_the_steps_it_skips(tmp_path: Path) -> None:
     """The first loss scale is far too high, so the first steps overflow; then the run goes on."""
-    fp16 = ("--precision.mode=fp16", "--precision.force=true", "--precision.init_scale=1e9")
-    summary = train_well(tmp_path, *SMALL, *fp16)
+    summary = train_well(tmp_path, *SMALL, *OVERFLOWING)
     assert summary["precision"] == "fp16"
     assert summary["skipped_steps"] >= 1
     assert summary["applied_updates"] + summary["skipped_steps"] == 20

@@ -84,8 +84,27 @@ def test_sweep(tmp_path: Path) -> None:
         )
     runs.write_text("a.toml\nb.toml --output.dir 'open\n")
     assert f"'{runs}', line 2: no closing quotation" in refused(
-        SWEEP, runs, variables={**JOB, "SLURM_ARRAY_TASK_ID": "1"}
+        SWEEP, runs, variables={**JOB, "SLURM_ARRAY_TASK_ID": "2"}
     )
+
+
+def test_an_open_quote_on_one_line_fails_that_run_only(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.write_text("a.toml\nb.toml 'open\n\n# comment\nc.toml --output.dir d\n")
+    for task, words in (("1", b"a.toml\0"), ("3", b"c.toml\0--output.dir\0d\0")):
+        command = [sys.executable, "slurm/sweep_run.py", str(runs), task]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout == words
+
+
+@pytest.mark.parametrize("name", ["SLURM_GPUS_ON_NODE", "SLURM_JOB_NUM_NODES", "SLURM_JOB_ID", "SLURM_RESTART_COUNT"])
+@pytest.mark.parametrize("value", ["a[$(: >planted)]", "08", "-1"])
+def test_what_bash_would_compute_with_is_a_number(tmp_path: Path, name: str, value: str) -> None:
+    """An index in brackets is evaluated, and what it says is run."""
+    (tmp_path / "distrib").mkdir()
+    (tmp_path / "slurm").symlink_to(ROOT / "slurm")
+    said = refused(TRAIN, RECIPE, variables={**JOB, name: value}, folder=tmp_path)
+    assert f"{name} = '{value}' is not a number" in said
+    assert not (tmp_path / "planted").exists()
 
 
 def test_crosscheck(tmp_path: Path) -> None:

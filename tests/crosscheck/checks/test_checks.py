@@ -24,7 +24,18 @@ def test_every_check_is_in_the_list() -> None:
     homes = {kind.__module__ for _, kind in loaded}
     helpers = {
         f"crosscheck.checks.{name}"
-        for name in ("bits", "check", "judge", "power", "schedules", "tally", "told", "unsampled")
+        for name in (
+            "bits",
+            "check",
+            "comparison",
+            "differences",
+            "judge",
+            "power",
+            "schedules",
+            "tally",
+            "told",
+            "unsampled",
+        )
     }
     assert homes | helpers == {f"crosscheck.checks.{found.name}" for found in pkgutil.iter_modules(room.__path__)}
 

@@ -18,6 +18,9 @@ from crosscheck.rules.sgd import SGDFlags
 from tests.crosscheck.planted import COARSE, COUPLED, FINE, PLANTED, RIGHT, Planted, adamw
 from tests.crosscheck.test_planted import BFLOAT16, FLOAT64, sampled
 
+# One worker takes both files, because they look at the same reports: see `sampled`.
+pytestmark = pytest.mark.xdist_group("planted")
+
 UNEXPLAINED = "no mistake of the catalogue explains it"
 WRONG_SIGN = "the gradient is used with the wrong sign (maximize)"
 TWICE = "the gradient is divided by the loss scale twice"

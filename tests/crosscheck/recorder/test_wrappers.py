@@ -98,12 +98,13 @@ def test_ddp_of_two_processes(tmp_path: Path) -> None:
     for rank in ranks:
         rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    matches(tmp_path / "trace")
-    (header,) = [segment.header for segment in open_trace(tmp_path / "trace")]
-    assert (header.world_size, header.rank) == (2, 0)
-    assert gradient_norms(tmp_path / "trace") == pytest.approx(
-        [1.5 * 3**0.5] * 6
-    )  # of the gradient averaged over the ranks, not of rank 0's own
+    report = matches(tmp_path / "trace")
+    assert (report.ranks, report.checks["replicas"]) == (2, "match")
+    for rank, folder in enumerate((tmp_path / "trace", tmp_path / "trace" / "rank-0001")):
+        (header,) = [segment.header for segment in open_trace(folder)]
+        assert (header.world_size, header.rank) == (2, rank)  # nobody said so but torch.distributed
+    norms = gradient_norms(tmp_path / "trace")
+    assert norms == pytest.approx([1.5 * 3**0.5] * 6)  # of the gradient averaged over the ranks, not of rank 0's own
     weights = [torch.load(tmp_path / f"weight-{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(*weights)
 

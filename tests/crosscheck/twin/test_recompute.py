@@ -203,20 +203,23 @@ def faults(compute: DType) -> dict[str, Gradients]:
     def made(changed: NetworkInputs) -> Gradients:
         return torch_gradients(model, changed)[0]
 
-    whole, first, second = made(of), made(part(of, slice(SPLIT))), made(part(of, slice(SPLIT, None)))
+    _, whole = correct(compute)
+    first, second = made(part(of, slice(SPLIT))), made(part(of, slice(SPLIT, None)))
     swapped = [1, 0, 2]
     found = {
         "each rank's own mean, averaged": mixed((0.5, first), (0.5, second)),
         "summed over two ranks": mixed((2.0, whole)),
         "divided by the ranks twice": mixed((0.5, whole)),
-        "one rank's images on both": made(part(of, [*range(16), *range(16)])),
         "last part divided by too few": mixed((SPLIT / 32, first), (15 / 32 * 1.25, second)),
-        "channels swapped": made(replace(of, mean=of.mean[swapped], std=of.std[swapped])),
-        "label smoothing forgotten": made(replace(of, label_smoothing=0.0)),
         "1 % off": mixed((1.01, whole)),
     }
     if compute != "bfloat16":
         found["0.1 % off"] = mixed((1.001, whole))
+    # A CPU emulates float16, which takes six seconds a pass; bfloat16, which is coarser, shows these as well.
+    if compute != "float16":
+        found["one rank's images on both"] = made(part(of, [*range(16), *range(16)]))
+        found["channels swapped"] = made(replace(of, mean=of.mean[swapped], std=of.std[swapped]))
+        found["label smoothing forgotten"] = made(replace(of, label_smoothing=0.0))
     return found
 
 

@@ -1,7 +1,6 @@
 """What `checkpoint.resume` means, and which runs may continue one another."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch import nn
 
 from distrib.checkpoint import resume, state, store
 from distrib.checkpoint.config import CheckpointConfig
-from distrib.checkpoint.resume import Identity, Progress, Resumed
+from distrib.checkpoint.resume import Progress, Resumed
+from distrib.checkpoint.values import Identity
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, build_optimizer
@@ -27,6 +27,7 @@ IDENTITY = Identity(
     world_size=1,
     threads=1,
     torch="2.14.1",
+    hardware="GenuineIntel AVX512",
 )
 STEPS_PER_EPOCH = 4
 KEYS: dict[str, Any] = {
@@ -56,7 +57,9 @@ class Trainer:
         self.net(torch.ones(1, 2)).sum().backward()
         self.update.step()
         tensors, values = state.capture(self.update)
+        values["skipped_steps"] = step - values["applied_updates"]
         values |= resume.metadata(KEYS, IDENTITY, Progress(epoch_loss, 2 * epoch_loss)) | others
+        folder.mkdir(exist_ok=True)
         return store.save(folder / "checkpoints", step, tensors, values, keep=9)
 
 
@@ -79,7 +82,7 @@ class Caller:
             CheckpointConfig(resume=str(wish)),
             KEYS | (keys or {}),
             folder,
-            replace(IDENTITY, **identity),
+            IDENTITY.model_copy(update=identity),
             self.accelerator,
             Display(main=True, quiet=True),
             self.fresh.update,
@@ -255,6 +258,7 @@ def test_another_run_is_refused(go: Caller, other: dict[str, Any], key: str, sho
         ({"threads": 2}, "threads 1 -> 2"),
         ({"world_size": 4}, "world_size 1 -> 4"),
         ({"torch": "9.9"}, "torch 2.14.1 -> 9.9"),
+        ({"hardware": "AuthenticAMD AVX2"}, "hardware GenuineIntel AVX512 -> AuthenticAMD AVX2"),
         ({"threads": 2, "world_size": 4}, "world_size 1 -> 4, threads 1 -> 2"),
     ],
 )

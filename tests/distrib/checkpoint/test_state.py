@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distrib.checkpoint import state, store
+from distrib.checkpoint.values import Identity, Saved
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, SGDGroup, build_optimizer
 from distrib.optim.update import Update
@@ -75,6 +76,15 @@ def write(trainer: Trainer, folder: Path, step: int = 3) -> store.Checkpoint:
     return store.open_checkpoint(store.save(folder, step, *state.capture(trainer.update), keep=3))
 
 
+def restore(checkpoint: store.Checkpoint, update: Update, *, same_optimizer: bool = False) -> None:
+    """Restore what `write` wrote, of which the tests say the rest."""
+    identity = Identity(
+        dataset="", num_images=0, batch_size=1, last_batch="drop", seed=0, world_size=1, threads=1, torch=""
+    )
+    values = {"config": {}, "identity": identity.model_dump(), "epoch_loss": 0.0} | dict(checkpoint.values)
+    state.restore(checkpoint, Saved.model_validate(values), update, same_optimizer=same_optimizer)
+
+
 def assert_same(left: Trainer, right: Trainer) -> None:
     ours, theirs = left.everything(), right.everything()
     assert ours.keys() == theirs.keys()
@@ -96,7 +106,7 @@ def test_restored_run_continues_bit_for_bit(
     resumed = Trainer(config, seed=1, ema=ema, scale=scale, channels_last=channels_last)
     resumed.steps(9)  # what was there before must not matter
 
-    state.restore(write(undisturbed, tmp_path), resumed.update)
+    restore(write(undisturbed, tmp_path), resumed.update)
 
     assert_same(undisturbed, resumed)
     for trainer in (undisturbed, resumed):
@@ -113,7 +123,7 @@ def test_checkpoint_before_the_first_applied_update_continues_bit_for_bit(
     undisturbed = Trainer(config, scale=1024.0, ema=0.9)
     undisturbed.steps(0, overflow=0)
     resumed = Trainer(config, seed=1, scale=1024.0, ema=0.9)
-    state.restore(write(undisturbed, tmp_path), resumed.update)
+    restore(write(undisturbed, tmp_path), resumed.update)
     for trainer in (undisturbed, resumed):
         trainer.steps(1, 2)
     assert_same(undisturbed, resumed)
@@ -126,7 +136,7 @@ def test_restored_state_lies_in_memory_like_its_parameter(name: str, kernels: st
     config = OPTIMIZERS[name](KERNELS[kernels])
     trainer, resumed = Trainer(config), Trainer(config, seed=1)
     trainer.steps(0, 1)
-    state.restore(write(trainer, tmp_path), resumed.update)
+    restore(write(trainer, tmp_path), resumed.update)
     convolution = next(resumed.net.parameters())
     assert convolution.is_contiguous(memory_format=torch.channels_last)
     assert not convolution.is_contiguous()
@@ -140,7 +150,7 @@ def test_restored_state_lies_in_memory_like_its_parameter(name: str, kernels: st
 def test_kernels_may_change_over_a_resume(name: str, before: str, after: str, tmp_path: Path) -> None:
     trainer, resumed = Trainer(OPTIMIZERS[name](KERNELS[before])), Trainer(OPTIMIZERS[name](KERNELS[after]), seed=1)
     trainer.steps(0, 1, 2)
-    state.restore(write(trainer, tmp_path), resumed.update)
+    restore(write(trainer, tmp_path), resumed.update)
     for one in (trainer, resumed):
         one.steps(3, 4)
     expected, found = trainer.everything(), resumed.everything()
@@ -157,7 +167,7 @@ def test_memory_order_may_change_over_a_resume(
     config = OPTIMIZERS[name](KERNELS[kernels])
     trainer, resumed = Trainer(config, channels_last=before), Trainer(config, seed=1, channels_last=after)
     trainer.steps(0, 1, 2)
-    state.restore(write(trainer, tmp_path), resumed.update)
+    restore(write(trainer, tmp_path), resumed.update)
     assert_same(trainer, resumed)
     for one in (trainer, resumed):
         one.steps(3, 4)
@@ -171,7 +181,7 @@ def test_restored_tensors_are_copies(tmp_path: Path) -> None:
     trainer = Trainer(SGD(lr=0.01, momentum=0.9))
     trainer.steps(0)
     checkpoint = write(trainer, tmp_path)
-    state.restore(checkpoint, trainer.update)
+    restore(checkpoint, trainer.update)
     trainer.steps(1)
     store.open_checkpoint(checkpoint.path)
 
@@ -181,14 +191,14 @@ def test_network_is_restored_in_place(tmp_path: Path) -> None:
     trainer = Trainer(SGD())
     checkpoint = write(trainer, tmp_path)
     before = [p.data_ptr() for p in trainer.net.parameters()]
-    state.restore(checkpoint, trainer.update)
+    restore(checkpoint, trainer.update)
     assert [p.data_ptr() for p in trainer.net.parameters()] == before
 
 
 def test_checkpoint_with_an_average_serves_a_run_without(tmp_path: Path) -> None:
     trainer, resumed = Trainer(SGD(), ema=0.9), Trainer(SGD(), seed=1)
     trainer.steps(0)
-    state.restore(write(trainer, tmp_path), resumed.update)
+    restore(write(trainer, tmp_path), resumed.update)
     assert all(map(torch.equal, resumed.net.parameters(), trainer.net.parameters()))
 
 
@@ -196,7 +206,7 @@ def refusal(saved: Trainer, run: Trainer, folder: Path) -> str:
     saved.steps(0)
     checkpoint = write(saved, folder)
     with pytest.raises(BadInput) as caught:
-        state.restore(checkpoint, run.update)
+        restore(checkpoint, run.update)
     assert str(checkpoint.path) in str(caught.value)
     return str(caught.value)
 
@@ -245,7 +255,7 @@ def test_state_of_another_shape_is_refused(tmp_path: Path) -> None:
     tensors["optimizer"]["momentum_buffer/2.bias"] = torch.zeros(7)
     checkpoint = store.open_checkpoint(store.save(tmp_path, 1, tensors, values, keep=1))
     with pytest.raises(BadInput, match=r"momentum_buffer/2\.bias"):
-        state.restore(checkpoint, trainer.update)
+        restore(checkpoint, trainer.update)
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))

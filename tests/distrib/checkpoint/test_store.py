@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -16,10 +17,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from torch import Tensor
 
 from distrib.checkpoint import store
 from distrib.errors import BadInput
+from distrib.files import TRANSIENT
 from tests.support import largest_file
 
 Parts = dict[str, dict[str, Tensor]]
@@ -108,8 +111,8 @@ def test_part_that_was_not_saved_has_no_tensors(tmp_path: Path) -> None:
 
 
 def test_folder_is_named_for_its_step_and_others_may_enter_it(tmp_path: Path) -> None:
-    path = save(tmp_path / "deep" / "checkpoints", 390)
-    assert path == tmp_path / "deep" / "checkpoints" / "step-00000390"
+    path = save(tmp_path / "checkpoints", 390)
+    assert path == tmp_path / "checkpoints" / "step-00000390"
     assert path.stat().st_mode & 0o777 == 0o755
 
 
@@ -538,15 +541,97 @@ def test_what_a_killed_save_left_gives_its_space_to_the_next(tmp_path: Path, mon
     assert names(tmp_path) == ["step-00000001"]
 
 
-def test_a_disk_that_breaks_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+BREAKING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENFILE, errno.ENOMEM, errno.EBUSY)
+
+
+def at_once(_seconds: float) -> None:
+    """Stand in for a pause."""
+
+
+def failing(number: int, times: int, work: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `work`, which fails with this error so many times first."""
+    left = [times]
+
+    def fail(*arguments: Any, **others: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return work(*arguments, **others)
+
+    return fail
+
+
+@pytest.mark.parametrize("number", BREAKING, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_a_disk_that_breaks_is_no_bad_input(
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next start may find it well again."""
     save(tmp_path, 1)
-
-    def broken(_path: Path) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(store, "sync", broken)
-    with pytest.raises(OSError, match="Input/output error"):
-        save(tmp_path, 2)
-    assert names(tmp_path) == ["step-00000001"]
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", at_once)
+        patch.setattr(os, call, failing(number, 10**9, getattr(os, call)))
+        with pytest.raises(OSError, match=r"step-00000002'$") as caught:
+            save(tmp_path, 2)
+    assert caught.value.errno == number
+    assert [name for name in names(tmp_path) if not name.startswith(".building-")] == ["step-00000001"]
     assert_is(store.newest_valid(tmp_path)[0], 1)
+
+
+@pytest.mark.parametrize("number", TRANSIENT, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_what_passes_by_itself_is_waited_for(
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", at_once)
+    monkeypatch.setattr(os, call, failing(number, 3, getattr(os, call)))
+    save(tmp_path, 2)
+    assert names(tmp_path) == ["step-00000002"]
+    assert_is(store.newest_valid(tmp_path)[0], 2)
+
+
+def test_an_error_of_the_disk_within_safetensors_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library only mentions it in the words of an error of its own."""
+
+    def broken(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")
+
+    monkeypatch.setattr(store, "save_file", broken)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        save(tmp_path, 2)
+    assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENFILE], ids=errno.errorcode.get)
+@pytest.mark.parametrize("file", ["manifest.json", "model.safetensors"])
+def test_a_disk_that_breaks_while_it_is_read_means_no_older_checkpoint(
+    file: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    monkeypatch.setattr(time, "sleep", at_once)
+    opening = os.open
+
+    def broken(path: Any, *arguments: Any, **others: Any) -> int:
+        if str(path).endswith(f"step-00000002/{file}"):
+            raise OSError(number, os.strerror(number))
+        return opening(path, *arguments, **others)
+
+    monkeypatch.setattr(os, "open", broken)
+    with pytest.raises(OSError, match=f"step-00000002/{file}") as caught:
+        store.newest_valid(tmp_path)
+    assert caught.value.errno == number
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    monkeypatch.setattr(Path, "iterdir", failing(errno.EACCES, 1, Path.iterdir))
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        store.newest_valid(tmp_path)
+
+
+def test_where_none_can_be_read_nothing_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    monkeypatch.setattr(store, "read_json", failing(errno.EACCES, 1, store.read_json))
+    with pytest.raises(BadInput, match=r"step-00000001: manifest\.json cannot be read \(Permission denied\)"):
+        store.newest_valid(tmp_path)

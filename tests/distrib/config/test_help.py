@@ -101,7 +101,7 @@ def test_help_shows_the_limits_of_optional_numbers(key: str, limits: str) -> Non
 @pytest.mark.parametrize(
     ("key", "accepts"),
     [
-        ("training.epochs", "integer >= 1"),
+        ("training.epochs", "integer >= 1 and <= 1000000000"),
         ("training.label_smoothing", "number >= 0 and < 1"),
         ("training.compile", "true | false"),
         ("training.last_batch", "drop | mask"),

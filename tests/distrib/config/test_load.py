@@ -1,5 +1,7 @@
 """A recipe's file and its overrides: what they may hold, and that whatever they hold is taken or is bad input."""
 
+import errno
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +28,7 @@ def test_missing_recipe(tmp_path: Path) -> None:
 
 
 def test_recipe_is_a_directory(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="directory; give a TOML file") as caught:
+    with pytest.raises(BadInput, match="a folder, not a regular file; give a TOML file") as caught:
         load_recipe(RunConfig, tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -221,3 +223,52 @@ def test_any_arguments_are_bad_input(smallest: Path, arguments: Sequence[str]) -
     """No key of this strategy exists."""
     with pytest.raises(BadInput):
         load_recipe(RunConfig, smallest, arguments)
+
+
+def refused_file(path: Path) -> str:
+    with pytest.raises(BadInput) as caught:
+        load_recipe(RunConfig, path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_no_recipe_is_not_read(tmp_path: Path) -> None:
+    """A pipe would be waited for, and a device never ends."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "large.toml").write_text("#" * 2**18)
+    assert "it is a pipe" in refused_file(tmp_path / "pipe.toml")
+    assert "it is a device" in refused_file(Path("/dev/zero"))
+    assert "at most 131072 are read" in refused_file(tmp_path / "large.toml")
+
+
+DEEP = ".".join(["a"] * 3000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{DEEP} = 1", f"[{DEEP}]", "training.epochs = " + "[" * 200 + "]" * 200, "a = " + "{a = " * 90 + "1" + "}" * 90],
+)
+def test_a_recipe_that_is_very_deep_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text(f"{SMALLEST}{text}\n")
+    assert f"recipe {path}: tables and arrays are nested more than" in refused_file(path)
+
+
+@pytest.mark.parametrize("arguments", [[f"--{DEEP}", "1"], ["--training.epochs", "[" * 90 + "]" * 90]])
+def test_an_override_that_is_very_deep_is_refused(refused: Refuse, arguments: list[str]) -> None:
+    assert len(refused(*arguments)) < 300
+
+
+def test_a_thousand_problems_are_told_in_brief(refused: Refuse) -> None:
+    message = refused(text=SMALLEST + "".join(f"k{number} = {'9' * 3000}\n" for number in range(40)))
+    assert "and 20 more problems" in message.replace("; also 20", " and 20")
+    assert len(message) < 20_000
+
+
+def test_a_disk_that_breaks_is_no_bad_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "open", broken)
+    with pytest.raises(OSError, match=r"recipe\.toml"):
+        load_recipe(RunConfig, tmp_path / "recipe.toml")

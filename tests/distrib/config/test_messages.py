@@ -56,6 +56,15 @@ NUMBERS = [
     ("checkpoint.every_minutes", "0", "0", "greater than 0"),
     ("data.train_images", "0", "0", "greater than or equal to 1"),
     ("data.download", "0", "0", "boolean"),
+    ("data.train_images", "10_000_000_000", "10000000000", "less than or equal to 10000000"),
+    ("training.threads", "10_000_000_000", "10000000000", "less than or equal to 1024"),
+    ("training.epochs", "1" + "0" * 400, "...", "less than or equal to 1000000000"),
+    ("training.timeout_seconds", "10_000_000_000_000", "10000000000000", "less than or equal to 1000000000"),
+    ("crosscheck.coordinates", "10_000_000_000", "10000000000", "less than or equal to 1000000"),
+    ("precision.growth_interval", "10_000_000_000", "10000000000", "less than or equal to 1000000000"),
+    ("precision.init_scale", "1e300", "1e+300", "less than or equal to 1"),
+    ("precision.init_scale", "1e400", "inf", "finite"),
+    ("optimizer.lr", "1e39", "1e+39", "less than or equal to 1"),
 ]
 TEXTS = [
     ("training.last_batch", "keep", "'drop' or 'mask'"),

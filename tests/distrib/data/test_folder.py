@@ -1,7 +1,11 @@
 """Folders of real image files: decoding, the cache, and what is refused."""
 
+import errno
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,12 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from distrib.data import folder
+from distrib.data.decoding import Room
 from distrib.data.images import Dataset
 from distrib.errors import BadInput
 
@@ -23,6 +30,8 @@ MODES = {  # which modes PIL can write in which format
     ".webp": ("RGB", "RGBA"),
     ".tif": ("RGB", "L", "RGBA", "LA", "P", "1", "CMYK"),
 }
+
+Harm = Callable[[Path], object]
 
 RED, GREEN, BLUE = (200, 20, 10), (10, 190, 30), (20, 10, 180)
 
@@ -217,23 +226,55 @@ def test_two_folders_that_look_alike_have_two_caches(tmp_path: Path, cache: Path
     assert not same(one, two)
 
 
-@pytest.mark.parametrize("damage", [b"", b"garbage", b"\xff" * 4096, None, "cut"])
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 4
+    file.write_bytes(content)
+
+
+def rewrite(change: Callable[[dict[str, Tensor]], dict[str, Tensor]], *, stated: str | None = None) -> Harm:
+    """Return what changes the tensors of the cache, and perhaps says the sha256 that the former ones had."""
+
+    def harm(file: Path) -> None:
+        opened: Any = safe_open(file, framework="pt")
+        with opened as stored:
+            metadata = stored.metadata()
+        save_file(change(load_file(file)), file, metadata if stated is None else {"sha256": stated})
+
+    return harm
+
+
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGE: dict[str, Harm] = {
+    "empty": lambda file: file.write_bytes(b""),
+    "garbage": lambda file: file.write_bytes(b"\xff" * 4096),
+    "cut": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "all hole": lambda file: os.truncate(file, 2**40),
+    "one bit": flip_a_bit,
+    "another split": rewrite(lambda images: {"train": images["train"], "val": images["test"]}),
+    "another format": rewrite(lambda images: {name: image.float() for name, image in images.items()}),
+    "images twice": rewrite(lambda images: {name: torch.cat((image, image)) for name, image in images.items()}),
+    "no hash": rewrite(lambda images: images, stated=""),
+    "a pipe": pipe,
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
 def test_a_damaged_cache_is_decoded_again(
-    birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | str | None
+    birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     first = folder.load(birds, cache)
     (file,) = cache.iterdir()
-    whole = file.read_bytes()
-    match damage:
-        case bytes():
-            file.write_bytes(damage)
-        case str():
-            file.write_bytes(whole[: len(whole) // 2])
-        case None:  # a well-formed file that lacks a tensor
-            file.write_bytes(whole.replace(b"test_labels", b"test_lavels"))
+    DAMAGE[damage](file)
     assert same(folder.load(birds, cache), first)
-    no_decoding(monkeypatch)
-    assert same(folder.load(birds, cache), first), "the cache was not repaired"
+    if damage not in ("a pipe", "a folder"):  # those are left where they are
+        no_decoding(monkeypatch)
+        assert same(folder.load(birds, cache), first), "the cache was not repaired"
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(birds: Path, tmp_path: Path) -> None:
@@ -333,3 +374,79 @@ def test_an_image_that_goes_while_the_folder_is_read(birds: Path, cache: Path, m
     message = refused(birds, cache)
     for words in (f"image {file} cannot be read (No such file", "repair it", "take it out"):
         assert words in message
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n{} loop\n"
+HOSTILE: dict[str, tuple[Harm, str]] = {
+    "PostScript that never ends": (lambda file: file.write_bytes(POSTSCRIPT), "cannot be decoded"),
+    "too many pixels": (lambda file: file.write_bytes(b"P5 8193 8193 255\n"), "67125249 pixels"),
+    "far too many": (lambda file: file.write_bytes(b"P5 1000000 1000000 255\n"), "decompression bomb"),
+    "all hole": (lambda file: (file.touch(), os.truncate(file, 2**40)), "1099511627776 bytes"),
+    "a pipe": (os.mkfifo, "is no regular file"),
+    "a link to a device": (lambda file: file.symlink_to("/dev/zero"), "is no regular file"),
+    "a link to nowhere": (lambda file: file.symlink_to("nowhere"), "cannot be read (No such file"),
+}
+
+
+@pytest.mark.parametrize("what", list(HOSTILE))
+def test_what_is_only_called_an_image_is_refused(birds: Path, cache: Path, what: str) -> None:
+    harm, words = HOSTILE[what]
+    file = birds / "train/owl/deep/x.jpg"
+    file.parent.mkdir()
+    harm(file)
+    message = refused(birds, cache)
+    for word in (f"image {file} ", words, "take it out of the folder"):
+        assert word in message
+
+
+def test_an_image_may_be_of_another_accepted_format_than_its_name(birds: Path, cache: Path) -> None:
+    before = folder.load(birds, cache)
+    (birds / "train/owl/1.png").rename(birds / "train/owl/1.jpg")
+    assert same(folder.load(birds, cache), before)
+
+
+def test_a_folder_below_a_class_that_cannot_be_read_is_not_left_out(
+    birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = birds / "train/owl/2024"
+    write(locked / "3.png", noise(0))
+    scan = os.scandir
+
+    def scanned(place: Any) -> Any:
+        if Path(place) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+    assert f"{locked} cannot be read: Permission denied" in refused(birds, cache)
+
+
+@pytest.mark.parametrize("call", ["open", "scandir"])
+def test_a_disk_that_breaks_is_no_bad_image(
+    birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(birds))
+
+    monkeypatch.setattr(os, call, broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        folder.load(birds, cache)
+
+
+def test_threads_wait_for_room() -> None:
+    room, counting, inside, sums = Room(10), threading.Lock(), [0], [0]
+
+    def count(pixels: int) -> None:
+        with counting:
+            inside[0] += pixels
+            sums.append(inside[0])
+
+    def work(pixels: int) -> None:
+        with room.for_pixels(pixels):
+            count(pixels)
+            time.sleep(0.001)
+            count(-pixels)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [10, 3, 4, 5, 1, 2, 10, 6, 4] * 4))
+    assert 5 < max(sums) <= 10

@@ -283,3 +283,10 @@ def test_cifar10_comes_whole_or_not_at_all(
 def test_a_damaged_cifar10_says_how_to_have_it_again(small_cifar10: Path) -> None:
     (small_cifar10 / cifar10.ARCHIVE_FOLDER / "test_batch").unlink()
     assert f"remove {small_cifar10 / cifar10.ARCHIVE_FOLDER} to have it downloaded again" in bad_cifar10(small_cifar10)
+
+
+def test_more_drawn_images_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "memory", lambda: 8 * 10**9)
+    config = DataConfig(source="synthetic", train_images=10**7)
+    with pytest.raises(BadInput, match=r"data\.train_images = 10000000 .* take 31 GB, more than half of the 8 GB"):
+        sources.load(config, "synthetic")

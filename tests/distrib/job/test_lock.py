@@ -105,3 +105,30 @@ def test_a_disk_without_locks_is_said_to_be_one(tmp_path: Path, monkeypatch: pyt
 def test_what_the_lock_says(tmp_path: Path) -> None:
     take(tmp_path, [], "12")
     assert json.loads((tmp_path / ".lock").read_text())["slurm_job"] == "12"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
+def test_a_disk_that_breaks_is_not_one_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(_file: int, _how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match=r"\.lock'$") as caught:
+        take(tmp_path, [])
+    assert caught.value.errno == number
+
+
+def test_a_link_in_its_place_does_not_lead_to_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"\.lock'$"):
+        take(tmp_path, [])
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_pipe_in_its_place_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(OSError, match="a pipe is in its place"):
+        take(tmp_path, [])

@@ -16,6 +16,8 @@ from tests.support import ROOT, read_json
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/disk/metrics.jsonl")
 BROKEN = OSError(errno.EIO, "Input/output error", "/disk/metrics.jsonl")
+BUSY = OSError(errno.EBUSY, "Device or resource busy", "/disk/summary.json")
+STRANGE = OSError(errno.EINVAL, "Invalid argument", "/disk/summary.json")
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
 KNOWN_TO_ALL = [
@@ -27,6 +29,8 @@ KNOWN_TO_ALL = [
 KNOWN_TO_ONE = [
     (FULL, 2, "bad input: /disk/metrics.jsonl cannot be written (No space left on device)", False),
     (BROKEN, 1, "fault: /disk/metrics.jsonl: Input/output error", True),
+    (BUSY, 1, "fault: /disk/summary.json: Device or resource busy", True),
+    (STRANGE, 1, "fault: /disk/summary.json: Invalid argument", False),
     (REFUSED, 1, "ConnectionRefusedError: [Errno 111] Connection refused", False),
     (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero", False),
     (torch.AcceleratorError("device-side assert"), 1, "AcceleratorError: device-side assert", True),
@@ -58,7 +62,7 @@ def test_what_all_ranks_know_is_reported_by_the_one_that_is_asked_to(error: Exce
 def test_what_one_rank_knows_it_reports(error: Exception) -> None:
     outcome = outcome_of(error, Status({}), reports=False)
     assert (outcome.reports, outcome.on_all_ranks) == (True, False)
-    assert outcome.foreseen == (error in (FULL, BROKEN))
+    assert outcome.foreseen == (error in (FULL, BROKEN, BUSY, STRANGE))
 
 
 @pytest.mark.parametrize("reported_here", [True, False])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from distrib.errors import BadInput
 from distrib.job.status import Status
 from tests.support import QUICKSTART, ROOT, SMALL, read_json, start, train, wait_for
 
@@ -112,3 +113,20 @@ def test_a_log_on_a_full_disk_does_not_change_how_a_start_ends(tmp_path: Path) -
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(command, cwd=ROOT, env=environment, stderr=full, check=False)
     assert (result.returncode, read_json(tmp_path / "status")["exit_code"]) == (2, 2)
+
+
+def test_what_is_no_file_is_refused_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    status = Status({"TWINSTEP_STATUS": str(pipe)})
+    with pytest.raises(BadInput, match=r"TWINSTEP_STATUS = .*pipe: a pipe is in its place"):
+        status.check()
+    status.write(2, "refused")
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", '{"exit_code": {}}', "\0"])
+def test_a_status_of_somebody_else_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "status.json").write_text(text)
+    status = Status({"TORCHELASTIC_RESTART_COUNT": "1"})
+    assert status.final_status(tmp_path) is None

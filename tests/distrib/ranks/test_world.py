@@ -2,7 +2,10 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,3 +108,43 @@ def test_a_gpu_each_or_the_cpu_for_all(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     world.check(None, environment | {"LOCAL_WORLD_SIZE": str(ranks)})
+
+
+CPU_INFO = """processor : 0
+vendor_id : {vendor}
+flags : fpu avx avx2 {flags}
+
+processor : 1
+flags : others
+"""
+
+
+def test_the_instruction_set_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Another vendor, another flag that libraries look at, or a limit in the environment: each is another name."""
+    machines: list[tuple[str, str, dict[str, str]]] = [
+        ("GenuineIntel", "", {}),
+        ("AuthenticAMD", "", {}),
+        ("GenuineIntel", "avx512f", {}),
+    ]
+    machines += [("GenuineIntel", "", {"ONEDNN_MAX_CPU_ISA": "AVX2"})]
+    names: list[str] = []
+    for number, (vendor, flags, environment) in enumerate(machines):
+        file = tmp_path / str(number)
+        file.write_text(CPU_INFO.format(vendor=vendor, flags=flags))
+        names.append(world.hardware(torch.device("cpu"), environment, file))
+    assert len(set(names)) == len(machines)
+    assert names[0].startswith(f"GenuineIntel {torch.backends.cpu.get_cpu_capability()} flags ")
+    assert names[3].endswith(" ONEDNN_MAX_CPU_ISA=AVX2")
+    again = tmp_path / "again"
+    again.write_text(CPU_INFO.format(vendor="GenuineIntel", flags="aes sse"))
+    assert world.hardware(torch.device("cpu"), {}, again) == names[0]
+    assert world.hardware(torch.device("cpu"), {}, tmp_path / "absent")
+
+
+def test_what_torch_may_not_use_is_seen() -> None:
+    script = "import torch; from distrib.ranks import world; print(world.hardware(torch.device('cpu')))"
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert " DEFAULT " in f" {found.stdout} "

@@ -1,6 +1,8 @@
 """metrics.jsonl has each step once, also after kills and resumes."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distrib.errors import BadInput
 from distrib.training.metrics import Metrics
+from tests.support import largest_file
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -118,3 +122,60 @@ def test_a_byte_that_is_no_text_costs_its_line_only(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"step": \xff'))
     run(path, 3, 4)
     assert steps(path) == [1, 3, 3, 4]
+
+
+def test_a_start_that_could_not_read_the_checkpoints_costs_no_line(path: Path) -> None:
+    """It began anew and was killed; the next one reads them again, and continues behind step 7."""
+    run(path, 1, 7)
+    run(path, 1, 3)
+    assert steps(path) == [1, 2, 3, 3]
+    run(path, 8, 9)
+    undisturbed = path.with_name("undisturbed.jsonl")
+    run(undisturbed, 1, 9)
+    assert path.read_text() == undisturbed.read_text()
+    assert not path.with_name("metrics.jsonl.old").exists()
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_each_step_is_there_once_whatever_each_start_could_read(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each start continues from any of the checkpoints that there are, takes some steps and saves some of them."""
+    path, saved = tmp_path_factory.mktemp("starts") / "metrics.jsonl", {0}
+    for _ in range(data.draw(st.integers(1, 5))):
+        resumed = data.draw(st.sampled_from(sorted(saved)))
+        last = resumed + data.draw(st.integers(0, 6))
+        saves = data.draw(st.sets(st.integers(resumed + 1, last))) if last > resumed else set[int]()
+        metrics = Metrics(path, resumed)
+        for step in range(resumed + 1, last + 1):
+            metrics.write(kind="step", step=step)
+            if step in saves:
+                metrics.after_checkpoint(step)
+        metrics.close()
+        saved |= saves
+        assert steps(path) == list(range(1, last + 1))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_refused(path: Path, make: Callable[[Path], None]) -> None:
+    make(path)
+    with pytest.raises(BadInput, match="is not the metrics of a run"):
+        Metrics(path, 0)
+
+
+def test_a_line_without_end_is_none(path: Path) -> None:
+    run(path, 1, 2)
+    with path.open("ab") as file:
+        file.truncate(2**24)
+    run(path, 3, 4)
+    assert steps(path) == [1, 2, 3, 3, 4]
+
+
+def test_a_line_that_the_disk_refused_is_written_with_the_next(path: Path) -> None:
+    metrics = Metrics(path, 0)
+    with largest_file(10), pytest.raises(OSError, match=r"File too large: '.*metrics\.jsonl'$"):
+        metrics.write(step=1, text="x" * 100)
+    metrics.write(step=2)
+    metrics.close()
+    assert steps(path) == [1, 2]

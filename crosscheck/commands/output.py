@@ -1,0 +1,60 @@
+"""What a command prints and writes."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+from crosscheck.files import write_whole
+from crosscheck.text import shown
+
+EXIT_BAD_INPUT = 2
+
+
+class Unwritable(Exception):
+    """The file of --json; the message says why."""
+
+
+def say(result: object) -> None:
+    """Print the result. If the reader closes the pipe early (`| head -1`), the exit code stays the same."""
+    try:
+        print(result, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(message: str) -> None:
+    """Print a line about the command itself to standard error."""
+    print(f"crosscheck: {shown(message)}", file=sys.stderr, flush=True)
+
+
+def refuse(message: str) -> int:
+    """Print what is wrong with the input, and return the exit code that says so."""
+    print(f"bad input: {shown(message)}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def expect_writable(to: str) -> None:
+    """Check before the work whether the file can be written. Raises Unwritable."""
+    with _writing(to) as path:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if not path.parent.is_dir():
+            raise OSError(errno.ENOTDIR, "there is no such folder")
+
+
+def write(to: str, text: str) -> None:
+    """Write the file; an old one stays until the new one is complete. Raises Unwritable."""
+    with _writing(to) as path:
+        write_whole(path, text.encode())
+
+
+@contextlib.contextmanager
+def _writing(to: str) -> Generator[Path]:
+    """Yield the path of `to`, and turn an OSError into Unwritable, which names the file as the user did."""
+    try:
+        yield Path(to)
+    except OSError as error:
+        raise Unwritable(f"--json {to} cannot be written ({error.strerror})") from None

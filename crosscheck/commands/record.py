@@ -1,0 +1,152 @@
+"""`python -m crosscheck record -- python train.py …`: record the optimizers of a script as it is, and replay.
+
+Every optimizer that the script steps, also in processes that it starts, is recorded from its first step on into a folder of
+its own; the ranks of DDP share one, and are compared. The script keeps its standard input, output and error, its signals and its exit code; the report goes to standard
+error. The exit code is the script's if the script failed (128 + N if signal N ended it). Otherwise it is that of the
+replay: 0 match, 1 mismatch, 2 bad input (no optimizer was stepped, or none could be recorded), 3 vacuous; of several
+optimizers the worst.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from crosscheck.commands.jax_modules import import_jax
+from crosscheck.commands.output import EXIT_BAD_INPUT, refuse, tell, write
+from crosscheck.commands.replay import add_require
+from crosscheck.errors import TraceError
+from crosscheck.report.report import EXIT_CODES, Report, Verdict, strict_json
+from crosscheck.startup.sitecustomize import FOLDER, LIST, RULE
+
+HELP = "record the optimizers of a script as it is, and replay: record [options] -- python train.py ..."
+_PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_OF_TERMINALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_SEVERITY = (Verdict.MISMATCH, Verdict.VACUOUS, Verdict.MATCH)  # the worst first
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument(
+        "script", nargs="+", metavar="-- COMMAND", help="what runs the script, such as: python train.py"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="a new folder for the traces (crosscheck-record-N)")
+    parser.add_argument(
+        "--rule", default="auto", help="the formula that the optimizers claim: sgd, adam, adamw; auto goes by the class"
+    )
+    add_require(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write the reports as JSON, by the name of the trace")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the script, replay what was recorded, print the reports, and return the exit code."""
+    if importlib.util.find_spec("jax") is None:  # before hours of training
+        raise ModuleNotFoundError(name="jax")
+    folder = _new_folder(options.out)
+    try:
+        code = _run_script(options.script, {FOLDER: str(folder.absolute()), RULE: options.rule})
+    except OSError as error:
+        folder.rmdir()
+        return refuse(f"{options.script[0]} cannot be started ({error.strerror})")
+    reports = _replay_all(folder, options.require)
+    if options.json is not None:
+        write(options.json, strict_json({name: asdict(report) for name, report in reports.items()}) + "\n")
+    if code:
+        tell(f"exit code {code} is the script's")
+        return code
+    verdicts = [report.verdict for report in reports.values()]
+    return next((EXIT_CODES[verdict] for verdict in _SEVERITY if verdict in verdicts), EXIT_BAD_INPUT)
+
+
+def _new_folder(wanted: Path | None) -> Path:
+    """Make the folder of the traces. Raises TraceError if it cannot be made, or is there and holds something."""
+    numbered = (Path(f"crosscheck-record-{number}") for number in itertools.count(1))
+    folder = wanted or next(path for path in numbered if not path.exists())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise TraceError(f"--out {folder} holds something already: choose another folder")
+    except OSError as error:
+        raise TraceError(f"--out {folder} cannot be written ({error.strerror}): choose another folder") from None
+    return folder
+
+
+def _run_script(script: list[str], variables: Mapping[str, str]) -> int:
+    """Run the script to its end, and return its exit code as a shell would. Raises OSError if it cannot be started."""
+    import crosscheck.startup as startup
+
+    path = [str(Path(startup.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    with _signals() as to:
+        to.append(process := subprocess.Popen(script, env=environment))
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _signals() -> Generator[list["subprocess.Popen[bytes]"]]:
+    """Pass signals on to the processes that are put into the list, but for those that a terminal sends them itself."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if number not in _OF_TERMINALS or not _in_foreground():
+            for process in processes:
+                process.send_signal(number)
+
+    earlier = {number: signal.getsignal(number) for number in _PASSED_ON}
+    ours = [number for number, handler in earlier.items() if handler != signal.SIG_IGN]  # nohup's wish
+    for number in ours:
+        signal.signal(number, pass_on)
+    try:
+        yield processes
+    finally:
+        for number in ours:
+            signal.signal(number, earlier[number])
+
+
+def _in_foreground() -> bool:
+    """Return whether a terminal sends its signals to this process, and so to the script as well."""
+    with suppress(OSError):
+        return os.tcgetpgrp(0) == os.getpgrp()
+    return False
+
+
+def _replay_all(folder: Path, require: list[str]) -> dict[str, Report]:
+    """Replay all traces and print what there is to say of each optimizer. Raises TraceError."""
+    listed = list(_listed(folder))
+    if not listed:
+        tell(
+            "no optimizer of torch took a step, so there is nothing to replay. An interpreter that ignores PYTHONPATH "
+            "(python -I, -E or -S) is not seen"
+        )
+    for entry in listed:
+        if "refused" in entry:
+            tell(f"{entry['optimizer']} is not recorded: {entry['refused']}")
+    traces = list(dict.fromkeys(entry["trace"] for entry in listed if "trace" in entry))  # ranks share one
+    if not traces:
+        return {}
+    import_jax()
+    from crosscheck.replayer import replay
+
+    reports: dict[str, Report] = {}
+    for name in traces:
+        reports[name] = replay(folder / name, require=require)
+        tell(f"{folder / name}:")
+        print(reports[name], file=sys.stderr, flush=True)
+    return reports
+
+
+def _listed(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what is told of each optimizer that was stepped."""
+    with suppress(FileNotFoundError):
+        yield from map(json.loads, (folder / LIST).read_text(encoding="utf-8").splitlines())

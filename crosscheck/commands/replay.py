@@ -1,0 +1,47 @@
+"""`python -m crosscheck replay TRACE`: the verdict on a recorded run."""
+
+import argparse
+from pathlib import Path
+
+from crosscheck.checks import CHECKS
+from crosscheck.commands.jax_modules import import_jax
+from crosscheck.commands.output import say, write
+from crosscheck.report.report import EXIT_CODES
+
+HELP = "replay a recorded run through Optax; exit 0 match, 1 mismatch, 2 bad input, 3 vacuous"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument(
+        "trace",
+        type=Path,
+        nargs="+",
+        help="a trace, or the folder of a run that holds one; several if each rank of a run has one",
+    )
+    add_require(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+
+
+def add_require(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names checks which the record must be able to answer."""
+    parser.add_argument(
+        "--require",
+        metavar="CHECK",
+        action="append",
+        choices=CHECKS,
+        default=[],
+        help=f"refuse a trace that cannot answer this check (may be given again): {', '.join(CHECKS)}",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replay, print the report, and return the exit code."""
+    import_jax()
+    from crosscheck.replayer import replay
+
+    report = replay(*options.trace, require=options.require)
+    if options.json is not None:
+        write(options.json, report.to_json() + "\n")
+    say(report)
+    return EXIT_CODES[report.verdict]

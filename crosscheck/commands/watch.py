@@ -1,0 +1,70 @@
+"""`python -m crosscheck watch TRACE`: replay a trace while it grows.
+
+It reads each part of the trace as it appears, says on standard error what it waits for, and prints a report at the end. Exit
+codes: 1 as soon as there is a mismatch; 0 once the trace is closed and matches, or 3 if it proves nothing; 2 bad input; 4
+nothing new came for --timeout seconds, with the report on what is there. A trace that does not exist yet is waited for, and a
+run that is started again is followed into its next segment.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from crosscheck.commands.jax_modules import import_jax
+from crosscheck.commands.output import say, tell, write
+from crosscheck.report.report import EXIT_CODES, Report
+
+HELP = "replay a trace while it grows; exit 1 at the first mismatch, 0 when it is closed and matches, 4 timed out"
+EXIT_TIMED_OUT = 4
+EXIT_INTERRUPTED = 130  # as shells number it
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument(
+        "trace", type=Path, help="a trace, or the folder of a run that holds one; it may be still to come"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    seconds = partial(parser.add_argument, type=_seconds, metavar="SECONDS")
+    seconds("--timeout", help="give up when nothing new came for so long (default: never)")
+    seconds("--every", default=1.0, help="time between two looks at the folder (default: 1)")
+    seconds(
+        "--linger",
+        default=0.0,
+        help="wait so long for another segment once the trace is closed, as by a job that is requeued (default: 0)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Follow the trace, print the report, and return the exit code."""
+    import_jax()
+    from crosscheck.follower import Follower, NothingCame
+
+    follower = Follower(
+        path=options.trace, tell=tell, every=options.every, timeout=options.timeout, linger=options.linger
+    )
+    try:
+        report = follower.follow()
+    except NothingCame as error:
+        if error.report is not None:
+            _show(error.report, options.json)
+        tell(str(error))
+        return EXIT_TIMED_OUT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    _show(report, options.json)
+    return EXIT_CODES[report.verdict]
+
+
+def _show(report: Report, to: str | None) -> None:
+    if to is not None:
+        write(to, report.to_json() + "\n")
+    say(report)
+
+
+def _seconds(text: str) -> float:
+    """Read a number of seconds. Raises ValueError, which argparse turns into a message."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError
+    return value

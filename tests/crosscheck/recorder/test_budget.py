@@ -1,0 +1,166 @@
+"""Looking at a step costs what the budget allows, whatever the model, and still finds what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import Parameter
+from torch.optim import SGD, Adam
+
+from crosscheck import Recorder, Verdict, replay
+from crosscheck.recorder.budget import budget_of
+from crosscheck.recorder.columns import level, spread, whole
+from tests.crosscheck.recording import make_parameters, parts_of, take_steps
+
+
+class SlowAdam(Adam):
+    """Adam with a rate that is a thousandth too small."""
+
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            group["lr"] *= 0.999
+        super().step(closure)
+        for group in self.param_groups:
+            group["lr"] /= 0.999
+
+
+def elements(trace: Path, *, full: bool) -> list[int]:
+    """Return how many elements each block has, over all its tensors."""
+    found: list[int] = []
+    for part in parts_of(trace):
+        for block in part.blocks:
+            if block.full is full:
+                ranges = [(entry.range, part.tensors[entry.tensor].numel) for entry in block.tensors]
+                found.append(sum(numel if held is None else held[1] - held[0] for held, numel in ranges))
+    return found
+
+
+def tensors(trace: Path) -> list[set[str]]:
+    """Return the names of the tensors that each part samples."""
+    return [
+        {part.tensors[entry.tensor].name for block in part.blocks if not block.full for entry in block.tensors}
+        for part in parts_of(trace)
+    ]
+
+
+@pytest.mark.parametrize("make", [Adam, SlowAdam])
+def test_tensors_take_turns(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step samples 64 of 150 tensors; after three parts all were sampled, and the first step has seen them all."""
+    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 4)
+    parameters = make_parameters(*[(6, 5)] * 150)
+    optimizer = make(parameters, lr=0.01)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, parameters, range(1, 13))
+    report = replay(tmp_path)
+    assert report.verdict is (Verdict.MATCH if make is Adam else Verdict.MISMATCH)
+    assert report.tensors == 150
+    sampled = tensors(tmp_path)
+    assert [len(each) <= 64 for each in sampled] == [True] * 3
+    assert len(set.union(*sampled)) == 150
+
+
+def test_a_full_step_of_a_large_model_is_blocks_of_it(tmp_path: Path) -> None:
+    large, small = make_parameters((2000, 400), (30,))
+    optimizer = SGD([("large", large), ("small", small)], lr=0.1, momentum=0.9)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, [large, small], range(1, 6))
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert all(200_000 < count < 2**22 / (5 * 4) for count in elements(tmp_path, full=True))
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert size < 3 * 2**22 + 5 * 100 * 1024
+
+
+def test_what_is_sampled_moves_on_and_stays_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 2)
+    (weight,) = make_parameters((300, 100))
+    optimizer = Adam([weight], lr=0.1)
+    with Recorder(optimizer, tmp_path, steps=()):
+        take_steps(optimizer, [weight], range(1, 5))
+        weight.data.view(-1)[spread(weight, 2048, 0).positions[0]] += 1  # between two parts
+        take_steps(optimizer, [weight], range(5, 9))
+    (finding,) = [finding for finding in replay(tmp_path).findings if finding.check == "continuity"]
+    assert (finding.step, finding.index is not None) == (5, True)
+
+
+def test_frozen_tensors_cost_nothing(tmp_path: Path) -> None:
+    parameters = make_parameters((20, 10), (30,), (10, 10))
+    parameters[0].requires_grad_(False)
+    optimizer = Adam([("frozen", parameters[0]), ("a", parameters[1]), ("b", parameters[2])], lr=0.1)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, parameters[1:], range(1, 5))
+        parameters[0].requires_grad_(True)  # as layers are that are unfrozen later
+        take_steps(optimizer, parameters, range(5, 9))
+    assert tensors(tmp_path) == [{"a", "b"}, {"a", "b", "frozen"}]
+    report = replay(tmp_path)
+    assert (report.verdict, report.tensors) == (Verdict.MATCH, 3), str(report)
+
+
+@pytest.mark.parametrize("budget", ["light", "default", "full", 4096, 50_000])
+def test_every_budget_finds_a_wrong_rate(budget: Any, tmp_path: Path) -> None:
+    parameters = make_parameters((90, 80), (40,))
+    for name, make in {"right": Adam, "wrong": SlowAdam}.items():
+        optimizer = make(parameters, lr=0.01)
+        with Recorder(optimizer, tmp_path / name, budget=budget):
+            take_steps(optimizer, parameters, range(1, 5))
+    assert replay(tmp_path / "right").verdict is Verdict.MATCH
+    report = replay(tmp_path / "wrong")
+    assert "lr" in report.findings[0].cause, str(report)
+
+
+@pytest.mark.parametrize("budget", ["huge", 0, 1000, -5, True])
+def test_what_is_no_budget(budget: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"budget=.*: accepted are 'light', 'default', 'full', and the bytes"):
+        Recorder(SGD(make_parameters((4,)), lr=0.1), tmp_path, budget=budget)
+
+
+def test_a_long_run_is_thinned_out() -> None:
+    default = budget_of("default")
+    rates = [default.thinned(halvings).columns for halvings in range(9)]
+    assert rates == [2048, 1024, 512, 256, 128, 64, 32, 16, 16]
+    assert default.thinned(8).tensors == 8
+    assert default.thinned(3).wide_bytes == default.wide_bytes // 8
+
+
+def test_small_tensors_are_covered_and_large_ones_alike() -> None:
+    sizes = [10, 1000, 50_000, 64, 2_000_000]
+    height = level(sizes, 4000)
+    assert sum(min(size, height) for size in sizes) in range(3990, 4001)
+    assert level([10, 20], 1000) == 20
+    assert level([10, 20], 1) == 1
+    assert level([], 5) == 1
+
+
+@pytest.mark.parametrize("turn", [None, 0, 1, 7])
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 399])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(400),
+        torch.randn(20, 20).t(),
+        torch.randn(2, 10, 4, 5).to(memory_format=torch.channels_last),
+        torch.randn(20, 40)[:, ::2],
+        torch.randn(20, 1, 20).transpose(0, 2),
+    ],
+    ids=["plain", "transposed", "channels last", "gaps", "one row"],
+)
+def test_the_chosen_elements_are_at_the_positions_that_are_told(
+    tensor: torch.Tensor, count: int, turn: int | None
+) -> None:
+    columns = spread(Parameter(tensor), count, turn)
+    positions = columns.positions
+    assert len(set(positions.tolist())) == len(positions) == columns.count  # pyright: ignore[reportUnknownMemberType]
+    assert count - 1 <= columns.count <= 2 * count
+    views, _ = columns.views(tensor)
+    assert torch.equal(torch.cat(views), tensor.flatten()[positions])
+    assert torch.equal(columns.ascending, positions.sort().values)
+
+
+def test_a_whole_tensor_in_another_order_of_memory() -> None:
+    tensor = torch.randn(2, 10, 4, 5).to(memory_format=torch.channels_last)
+    columns = whole(Parameter(tensor))
+    views, are_views = columns.views(tensor)
+    assert are_views
+    assert columns.order is not None
+    assert torch.equal(torch.cat(views)[columns.order], tensor.flatten())

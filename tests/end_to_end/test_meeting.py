@@ -1,0 +1,44 @@
+"""Ranks that wait for peers that never come say so, and end."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import distrib.start
+from distrib.ranks import meeting
+from tests.support import QUICKSTART, SMALL, free_port, read_json, train
+
+
+def impatient(tell_every: float, rank: int) -> None:
+    """Let the rank tell often for whom it waits, and report at once."""
+    del rank
+    setattr(meeting, "_TELL_EVERY", tell_every)  # noqa: B010
+    setattr(distrib.start, "_LET_RANK_0_REPORT", 0.0)  # noqa: B010
+
+
+def alone(rank: int, folder: Path, port: int) -> str:
+    """Start one rank of three and nobody else, expect that it gives up as it should, and return what it said."""
+    world = {"WORLD_SIZE": 3, "RANK": rank, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {name: str(value) for name, value in world.items()} | {"TWINSTEP_STATUS": str(folder / "told.json")}
+    options = ("--training.start_timeout_seconds=3", "--output.dir", folder / "run")
+    began = time.monotonic()
+    [result] = train([QUICKSTART, *SMALL, *options], environment=environment, plant=partial(impatient, 1.0))
+    assert time.monotonic() - began < 60
+    told = read_json(folder / "told.json")
+    assert (result.code, told["exit_code"], told["retry"]) == (1, 1, True), result
+    assert "Traceback" not in result.err
+    return result.err
+
+
+def test_rank_0_names_those_that_did_not_come(tmp_path: Path) -> None:
+    port = free_port()
+    said = alone(0, tmp_path, port)
+    assert f"waiting at 127.0.0.1:{port}: rank 1, 2 did not come yet (1 of 3 s)" in said
+    assert f"fault: the ranks did not meet at 127.0.0.1:{port}: rank 1, 2 did not come yet, after 3 s" in said
+    assert "training.start_timeout_seconds = 3" in said
+
+
+def test_another_rank_names_the_one_that_holds_the_store(tmp_path: Path) -> None:
+    port = free_port()
+    said = alone(1, tmp_path, port)
+    assert f"fault: the ranks did not meet at 127.0.0.1:{port}: the one that holds the store of all ranks" in said
