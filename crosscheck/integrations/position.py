@@ -65,6 +65,7 @@ def _described(file: Path) -> Part:
     """
     try:
         with cast(Any, safe_open)(file, "pt") as opened:
-            return Part.model_validate_json((opened.metadata() or {})[METADATA_KEY])
+            metadata: dict[str, str] = opened.metadata() or {}
+        return Part.model_validate_json(metadata[METADATA_KEY])
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         raise TraceError(f"{file} cannot be read ({type(error).__name__}): choose another folder") from error
