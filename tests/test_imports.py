@@ -20,6 +20,7 @@ for name in {modules!r}:
         (["distrib"], JAX, True),
         (["crosscheck"], (*JAX, *TORCH), False),
         (["crosscheck.recorder", "crosscheck.trace.writer"], (*JAX, "distrib"), True),
+        (["crosscheck.integrations.accelerate"], (*JAX, "distrib"), False),
         (
             [
                 "crosscheck.checks",
@@ -37,7 +38,7 @@ for name in {modules!r}:
             True,
         ),
     ],
-    ids=["trainer", "package", "recorder", "replayer"],
+    ids=["trainer", "package", "recorder", "integrations", "replayer"],
 )
 def test_imports_without(modules: list[str], packages: tuple[str, ...], whole: bool) -> None:
     result = run_without(packages, _IMPORT.format(modules=modules, whole=whole))

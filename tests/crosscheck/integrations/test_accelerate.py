@@ -1,13 +1,12 @@
 """A loop of Accelerate is recorded by one line: its optimizer, scheduler, accumulation and clipping."""
 
-import os
+import math
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-import torch.distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.optim import SGD, AdamW, Optimizer
@@ -16,8 +15,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 from crosscheck import Report, TraceError, Verdict, replay
 from crosscheck.integrations.accelerate import record
 from crosscheck.trace.reader import open_trace
+from crosscheck.trace.tensors import complete_options
+from crosscheck.trace.told import CLIP_VALUE
 from tests.crosscheck.recording import parts_of
-from tests.support import RANKS
 
 Build = Callable[[Any], Accelerator]
 
@@ -56,14 +56,12 @@ class Loop:
         prepared = cast(Any, accelerator.prepare(bare, optimizer, loader, schedule(optimizer)))
         self.model, self.optimizer, self.loader, self.scheduler = prepared
 
-    def epoch(self, *, clip: float | None = None, clip_value: float | None = None) -> None:
+    def epoch(self, *, clip: float | None = None) -> None:
         for inputs in self.loader:
             with self.accelerator.accumulate(self.model):
                 self.accelerator.backward(self.model(inputs).square().mean() * 30)
                 if self.accelerator.sync_gradients and clip:
                     self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
-                if self.accelerator.sync_gradients and clip_value:
-                    self.accelerator.clip_grad_value_(self.model.parameters(), clip_value)
                 self.optimizer.step()
                 self.scheduler.step()
                 self.optimizer.zero_grad()
@@ -93,14 +91,20 @@ def test_accumulation_clipping_and_warm_up(build: Build, tmp_path: Path) -> None
     assert parts_of(tmp_path)[0].tensors[0].name == "0.weight"
 
 
-def test_a_bound_that_clips_by_value(build: Build, tmp_path: Path) -> None:
+def test_what_is_told_of_clipping(build: Build, tmp_path: Path) -> None:
+    """The bound of each call; nothing of a norm over more or less than the optimizer's own gradients, or clipped twice."""
     loop = Loop(build(1), warm_up)
-    with record(loop.accelerator, tmp_path):
-        loop.epoch(clip_value=0.1)
-    report = replay(tmp_path)
-    assert report.verdict is Verdict.MATCH, str(report)
-    assert report.checks["gradient"] == "match"
-    assert not report.claims_not_tested
+    inner, weight = loop.model, loop.model[0].weight
+    with record(loop.accelerator, tmp_path, optimizer=loop.optimizer):
+        for parameters, calls in ((inner.parameters(), 1), ([weight], 1), (list(inner.parameters()), 2), ([], 0)):
+            loop.accelerator.backward(inner(torch.randn(4, 8)).square().mean())
+            for _ in range(calls):
+                loop.accelerator.clip_grad_value_(parameters, 0.1)
+            loop.optimizer.step()
+            loop.optimizer.zero_grad()
+    told = [options[0][CLIP_VALUE] for part in parts_of(tmp_path) for options in complete_options(part.steps)]
+    assert told[0] == 0.1
+    assert all(math.isnan(cast(float, value)) for value in told[1:])
 
 
 def test_a_bound_that_never_clips_is_told(build: Build, tmp_path: Path) -> None:
@@ -203,27 +207,19 @@ def test_which_optimizer_is_asked(build: Build, tmp_path: Path) -> None:
     record(accelerator, tmp_path / "2", optimizer=second).close()
 
 
-def test_two_ranks_step_a_prepared_scheduler_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_ranks_step_a_prepared_scheduler_twice(rank: int, build: Build, tmp_path: Path) -> None:
     """Accelerate steps it once for each rank. Every rank calls `record`, and rank 0 records."""
-    ranks = [RANKS.Process(target=train_as_rank, args=(rank, tmp_path), daemon=True) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(100)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    report = replay(tmp_path / "trace")
-    assert checks(report) == {"learning rate"}
-    assert "the schedule steps once per rank, 2 times an update" in report.findings[0].cause
-
-
-def train_as_rank(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}  # asked for, and not used: the group exists
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
-    loop = Loop(Accelerator(cpu=True), lambda o: CosineAnnealingLR(o, 40))
-    with record(loop.accelerator, folder / "trace"):
-        for _ in range(2):
-            loop.epoch()
-    torch.distributed.destroy_process_group()
+    loop = Loop(build(1), lambda o: CosineAnnealingLR(o, 40))
+    for state in (PartialState, AcceleratorState):
+        shared = cast(dict[str, Any], state._shared_state)  # pyright: ignore[reportPrivateUsage]
+        shared.update(num_processes=2, process_index=rank)
+    with record(loop.accelerator, tmp_path / "trace") as recording:
+        loop.epoch()
+        recording.after_backward()
+        recording.flush()
+    assert (tmp_path / "trace").exists() == (rank == 0)
+    if rank == 0:
+        report = replay(tmp_path / "trace")
+        assert checks(report) == {"learning rate"}
+        assert "the schedule steps once per rank, 2 times an update" in report.findings[0].cause
