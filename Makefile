@@ -3,6 +3,7 @@
 # make test     set up, then the same and all tests
 # make matrix   set up, then every cell of the matrices of updates and resumed runs, and SLURM with two ranks a node
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
+# make fuzz     set up, then damaged files in every format that the trainer reads: make fuzz MINUTES=60 SEED=7
 # make bench    set up, then what the loop costs beside the bare network
 # make gpu      set up, then everything there is to know of one GPU: make gpu OUT=runs/gpu MINUTES=9
 PYTHON ?= python3
@@ -16,7 +17,7 @@ MINUTES ?= 9
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 READY  := $(VENV)/.ready
 
-.PHONY: env train test matrix chaos check bench gpu clean
+.PHONY: env train test matrix chaos fuzz check bench gpu clean
 
 env: $(READY)
 
@@ -39,6 +40,9 @@ matrix: env
 
 chaos: env
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)
+
+fuzz: env
+	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 check: env
 	$(BIN)/ruff format --check .

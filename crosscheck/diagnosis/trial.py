@@ -52,27 +52,15 @@ class Candidate:
 
 def exact(candidate: Candidate) -> dict[str, Any]:
     """Return what a formula makes of the rows."""
-    made = _compiled if _is_asked_often(candidate) else _one_step_of_all
-    return made(candidate.rule, candidate.flags, *_read(candidate.inputs))  # pyright: ignore[reportUnknownVariableType] (jit hides it)
-
-
-def exact_along(
-    candidate: Candidate, factors: Mapping[str, Any], along: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a formula makes of the rows with these factors on its hyperparameters, and the derivatives along others."""
-    made = _compiled_along if _is_asked_often(candidate) else _along
-    return made(candidate.rule, candidate.flags, *_read(candidate.inputs), factors, along)  # pyright: ignore[reportUnknownVariableType] (jit hides it)
+    formula = candidate.rule, candidate.flags
+    _asked[formula] += 1
+    made = _compiled if _asked[formula] > _OFTEN else _one_step_of_all
+    return made(*formula, *_read(candidate.inputs))  # pyright: ignore[reportUnknownVariableType] (jit hides it)
 
 
 _OFTEN = 24
 """Compiling a formula takes as long as running it so many times uncompiled, and most are run a few times only."""
 _asked: Counter[tuple[Rule[Any], Flags]] = Counter()
-
-
-def _is_asked_often(candidate: Candidate) -> bool:
-    of = candidate.rule, candidate.flags
-    _asked[of] += 1
-    return _asked[of] > _OFTEN
 
 
 def _read(inputs: Inputs) -> tuple[Any, Any, Any, Any]:
@@ -86,6 +74,17 @@ def _one_step_of_all(rule: Rule[Any], flags: Flags, h: Any, counts: Any, absent:
     return jax.vmap(partial(one_step, rule, flags))(h, counts, absent, values)
 
 
+def exact_along(
+    candidate: Candidate, factors: Mapping[str, Any], along: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a formula makes of the rows with these factors on its hyperparameters, and the derivatives along others.
+
+    It is compiled at once, because a fit asks for it dozens of times.
+    """
+    return _along(candidate.rule, candidate.flags, *_read(candidate.inputs), factors, along)  # pyright: ignore[reportUnknownVariableType] (jit hides it)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def _along(
     rule: Rule[Any], flags: Flags, h: Any, counts: Any, absent: Any, values: Any, factors: Any, along: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,7 +98,6 @@ def _along(
 
 
 _compiled = jax.jit(_one_step_of_all, static_argnums=(0, 1))
-_compiled_along = jax.jit(_along, static_argnums=(0, 1))
 
 
 def scaled(name: str, value: Any, factor: Any) -> Any:

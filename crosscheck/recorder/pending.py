@@ -10,7 +10,7 @@ from crosscheck.recorder.view import Chosen
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
 PART_STEPS = 128  # a part is committed after so many steps,
-_PART_BYTES = 32 * 2**20  # or when so much waits in memory,
+PART_BYTES = 32 * 2**20  # or when so much waits in memory,
 _PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses at most
 
 
@@ -61,7 +61,7 @@ class Pending:
         """Return whether it is time to commit."""
         return (
             len(self.attempts) >= PART_STEPS
-            or self._nbytes >= _PART_BYTES
+            or self._nbytes >= PART_BYTES
             or time.monotonic() - self._committed_at >= _PART_SECONDS
         )
 

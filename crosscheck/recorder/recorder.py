@@ -20,6 +20,7 @@ from crosscheck.recorder import gradients, optimizer_info
 from crosscheck.recorder.budget import Size, budget_of
 from crosscheck.recorder.claims import expect_checkable
 from crosscheck.recorder.digests import Sight
+from crosscheck.recorder.estimate import Estimate, estimate
 from crosscheck.recorder.followed import Followed
 from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.journal import Journal
@@ -225,7 +226,8 @@ class Recorder:
         if scaler is not None and scaler.is_enabled():
             self._scaler_watch = ScalerWatch(scaler, self.optimizer)
             self._scaler_watch.start(lambda: self.step, self._on_skipped)
-
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("recording to %s: %s", path, self.estimate())
         weakref.finalize(self, _leave, self._journal, weakref.ref(self), os.getpid())
 
     def __enter__(self) -> Self:
@@ -233,6 +235,11 @@ class Recorder:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def estimate(self) -> Estimate:
+        """Return what recording costs: elements, disk, memory and time for each step. It is logged once, when attached."""
+        with torch.no_grad():
+            return estimate(self._selection, self.step + 1)
 
     @_never_raises
     def close(self) -> None:
@@ -254,11 +261,8 @@ class Recorder:
 
     def _fail(self, error: Exception) -> None:
         """End the recording, and let the training go on, unless it was to be strict."""
-        self._attempt, self._looks, self._view = (
-            None,
-            [],
-            None,
-        )  # the hooks stay: they may be running, and do nothing now
+        # The hooks stay, because they may be running, and do nothing from here on.
+        self._attempt, self._looks, self._view = None, [], None
         why = str(error) if isinstance(error, UnsupportedOptimizer | TraceError) else f"{type(error).__name__}: {error}"
         if not self._journal.closed:
             try:

@@ -87,6 +87,17 @@ class Selection:
         elements = sum(self._followed.infos[number].numel for number in self._followed.active)
         return self._everything or step % -(-elements // self._budget.grad_elements or 1) == 0
 
+    def nbytes_of_a_step(self, view: View) -> tuple[int, int, int]:
+        """Return the bytes that are recorded of a step by a view, those of a full step, and every how many steps there is one."""
+        tensors = self._followed.tensors
+        sampled = sum(columns.count * tensors[n].element_size() for n, columns in view.chosen.columns.items())
+        all_of_it = sum(tensors[n].nbytes for n in self._trained()) * self._copies
+        if self._everything:
+            return sampled * self._copies, all_of_it, 1
+        if isinstance(self._steps, frozenset):
+            return sampled * self._copies, 0, _FULL_EVERY
+        return sampled * self._copies, min(self.budget.wide_bytes, all_of_it), _FULL_EVERY
+
     def _trained(self) -> list[int]:
         """Return the tensors that a step can move: a frozen one costs nothing."""
         tensors = ((number, self._followed.tensors[number]) for number in self._followed.active)

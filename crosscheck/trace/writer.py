@@ -40,10 +40,10 @@ class SegmentWriter:
             unfinished.rename(self.folder)  # a segment is never without its header
             sync_folder(trace)
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and error.filename2 is not None:  # of the rename
                 raise TraceError(
-                    f"{trace}: somebody else began {self.folder.name} at this moment. If several ranks record, give each its "
-                    "rank= and world_size=: then they write one trace"
+                    f"{error.filename2}: somebody else began it at this moment. If several ranks record, give each its rank= and "
+                    "world_size=: then they write one trace"
                 ) from None
             raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from None
         self.parts = 0

@@ -27,10 +27,12 @@ def test_every_check_is_in_the_list() -> None:
         for name in (
             "bits",
             "check",
+            "claimed_rates",
             "comparison",
             "differences",
             "judge",
             "power",
+            "rates",
             "schedules",
             "tally",
             "told",

@@ -196,9 +196,13 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     assert any(note.startswith("from segment-0002 on, the ranks' segments do not") for note in replay(tmp_path).notes)
 
 
-def test_ranks_that_do_not_say_so_are_told_what_to_do(tmp_path: Path) -> None:
+def test_ranks_that_do_not_say_so_are_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one comes later, or at the same moment: it sees no segment yet, and cannot rename its own to the first."""
     record_rank(0, tmp_path)
     with pytest.raises(TraceError, match="give each its rank= and world_size="):
         record_rank(0, tmp_path)
     with pytest.raises(ValueError, match="rank=2, world_size=2: accepted are ranks from 0 to world_size - 1"):
         record_rank(2, tmp_path)
+    monkeypatch.setattr("crosscheck.trace.writer.SEGMENT_NAME", "unseen")
+    with pytest.raises(TraceError, match="segment-0001: somebody else began it at this moment"):
+        record_rank(0, tmp_path)

@@ -141,7 +141,7 @@ def _hyperparameter(draw: random.Random, setting: Setting) -> Planted:
     error = 10 ** draw.uniform(-5, 0)
     factor = (1 - error) if draw.random() < 0.5 else 1 + error
     planted = partial(m.hyperparameter, name=name, factor=factor)
-    return Planted(f"{name} x {factor:.6g}", planted, wrong={name: error}, **_where(draw))
+    return Planted(f"{name} x {factor:.6g}", planted, wrong={name: factor}, **_where(draw))
 
 
 def _formula(draw: random.Random, setting: Setting) -> Planted:

@@ -65,7 +65,7 @@ class Planted:
     since: int = 1
     """The first step that has it."""
     wrong: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
-    """By hyperparameter: its relative error, or that of 1 - beta, where the mistake is nothing but a wrong number."""
+    """By hyperparameter: what it, or 1 - beta, is multiplied by, where the mistake is nothing but a wrong number."""
 
     def __str__(self) -> str:
         where = "" if self.tensor is None else f", tensor {self.tensor} only"

@@ -63,9 +63,9 @@ class Outcome:
         (planted,) = self.case.mistakes
         everywhere = planted.tensor is None and planted.since == 1
         return everywhere and any(
-            power[name].smallest < error / 2
+            power[name].smallest < abs(factor - 1) / 2
             for power in self.report.power.values()
-            for name, error in planted.wrong.items()
+            for name, factor in planted.wrong.items()
             if name in power
         )
 

@@ -13,12 +13,11 @@ import torch
 
 from crosscheck import Verdict
 from tests.crosscheck.generated.drawing import draw, eta_of
+from tests.crosscheck.generated.page import PAGE, write_section
 from tests.crosscheck.generated.runs import Outcome, outcomes
 from tests.crosscheck.generated.tolerances import SECOND_RUN, TOLERANCES, accepted_by
-from tests.support import ROOT
 
-PAGE, PLOT = ROOT / "docs" / "criterion.md", ROOT / "docs" / "criterion.svg"
-BEGIN, END = "<!-- survivors: begin -->", "<!-- survivors: end -->"
+PLOT = PAGE.with_suffix(".svg")
 OURS = "this cross-check"
 
 
@@ -38,7 +37,7 @@ def main() -> None:
     finite = [outcome for outcome in correct if _is_finite(outcome)]
     for outcome in finite:
         blamed.update({*TOLERANCES, SECOND_RUN, OURS} - _accepting(outcome))
-    _write(_section(faulty, correct, len(finite), survived, blamed))
+    write_section("survivors", _section(faulty, correct, len(finite), survived, blamed))
     draw(faulty, correct, PLOT)
 
 
@@ -83,14 +82,6 @@ verdict is vacuous.
 This section and the plot are made by `python -m tests.crosscheck.generated.survivors --runs {len(correct)}` (torch
 {torch.__version__}, one run, {platform.machine()} CPU).
 """
-
-
-def _write(section: str) -> None:
-    """Put the section between the marks of the page."""
-    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else f"# The criterion\n\n{BEGIN}\n{END}\n"
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{section}{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -164,3 +164,17 @@ def test_a_whole_tensor_in_another_order_of_memory() -> None:
     assert are_views
     assert columns.order is not None
     assert torch.equal(torch.cat(views)[columns.order], tensor.flatten())
+
+
+@pytest.mark.parametrize("budget", ["light", "default", "full"])
+def test_the_estimate_is_kept(budget: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosscheck.recorder.selection._FULL_EVERY", 5)
+    parameters = make_parameters((300, 90), (40,))
+    optimizer = Adam(parameters, lr=0.01)
+    with Recorder(optimizer, tmp_path, budget=budget) as recorder:
+        expected = recorder.estimate()
+        take_steps(optimizer, parameters, range(1, 41))
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert 0.5 < written / 40 / expected.disk_bytes < 2
+    assert expected.memory_bytes < 64 * 2**20
+    assert "KiB on disk" in str(expected)

@@ -1,0 +1,166 @@
+"""The formats that are attacked: a file that is right, and the reader that meets what became of it."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from distrib.config.load import load
+from distrib.data import folder, image_cache
+from distrib.errors import BadInput
+from distrib.job import lock
+from distrib.job.status import Status
+from distrib.training import summary
+from distrib.training.metrics import Metrics
+from distrib.training.recipe import RunConfig
+from slurm import decide, sweep_run
+from tests.distrib.checkpoint.test_resume import Caller, Trainer
+from tests.support import QUICKSTART
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A file, and what reads it; `write` may make more right than the bytes, such as hashes."""
+
+    name: str
+    file: Path
+    read: Callable[[], object]
+    write: Callable[[bytes], object]
+
+
+def _plain(name: str, file: Path, data: bytes, read: Callable[[], object]) -> Format:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return Format(name, file, read, file.write_bytes)
+
+
+def recipe(place: Path) -> Format:
+    file = place / "recipe.toml"
+    return _plain("recipe", file, QUICKSTART.read_bytes(), lambda: load(RunConfig, file))
+
+
+def _image(suffix: str) -> Callable[[Path], Format]:
+    def make(place: Path) -> Format:
+        root, cache = place / f"images{suffix}", place / "cache"
+        picture = Image.linear_gradient("L").convert("RGB").resize((48, 40))
+        for split in ("train", "test"):
+            for name in ("a", "b"):
+                (root / split / name).mkdir(parents=True)
+                picture.save(root / split / name / f"1{suffix}")
+        file = root / "train" / "a" / f"1{suffix}"
+
+        def read() -> None:
+            for left in cache.glob("*"):
+                left.unlink()
+            folder.load(root, cache)
+
+        return Format(f"image {suffix}", file, read, file.write_bytes)
+
+    return make
+
+
+def cache(place: Path) -> Format:
+    file, counts = place / "images.safetensors", {"train": 6, "test": 4}
+    image_cache.write(file, {name: torch.zeros(count, 32, 32, 3, dtype=torch.uint8) for name, count in counts.items()})
+    return Format("image cache", file, lambda: image_cache.read(file, counts), file.write_bytes)
+
+
+def _checkpoint(part: str, *, right_hashes: bool) -> Callable[[Path], Format]:
+    def make(place: Path) -> Format:
+        root = place / f"{part}{right_hashes}"
+        checkpoint = Trainer().save(root, 1)
+        go = Caller(Accelerator(cpu=True, mixed_precision="no"))
+        file = checkpoint / part
+
+        def write(data: bytes) -> None:
+            file.write_bytes(data)
+            if right_hashes:
+                with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError, AttributeError, OSError):
+                    _make_right(checkpoint)
+
+        def read() -> None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                go(root, checkpoint)
+
+        return Format(f"checkpoint {part}{', hashes right' if right_hashes else ''}", file, read, write)
+
+    return make
+
+
+def _make_right(checkpoint: Path) -> None:
+    manifest: dict[str, Any] = json.loads((checkpoint / "manifest.json").read_text())
+    manifest.pop("sha256", None)
+    for name in manifest["files"]:
+        data = (checkpoint / name).read_bytes()
+        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest | {"sha256": digest}))
+
+
+def metrics(place: Path) -> Format:
+    file = place / "metrics.jsonl"
+    lines = "".join(json.dumps({"kind": "step", "step": step, "loss": 0.5}) + "\n" for step in range(1, 9))
+    return _plain("metrics.jsonl", file, lines.encode(), lambda: Metrics(file, 4).close())
+
+
+def run_summary(place: Path) -> Format:
+    file = place / "summary" / "summary.json"
+    data = json.dumps({"steps": 20, "crosscheck": {"verdict": "match"}}).encode()
+    return _plain(
+        "summary.json", file, data, lambda: (summary.completed_steps(file.parent), summary.verdict(file.parent))
+    )
+
+
+def status(place: Path) -> Format:
+    file = place / "status" / "status.json"
+    data = json.dumps({"state": "failed", "exit_code": 2, "reason": "x", "step": 3, "retry": False}).encode()
+    reader = Status({"TORCHELASTIC_RESTART_COUNT": "1"})
+    return _plain("status.json", file, data, lambda: (reader.final_status(file.parent), decide.read_status(file)))
+
+
+def lost(place: Path) -> Format:
+    file = place / "slurm-1.lost"
+    return _plain("slurm-1.lost", file, b"3 120\n", lambda: decide.read_lost(file))
+
+
+def run_lock(place: Path) -> Format:
+    file = place / "lock" / ".lock"
+
+    def read() -> None:
+        os.close(lock.acquire(file.parent, lambda _: None, {}))
+
+    return _plain(".lock", file, b'{"host": "a", "pid": 7}', read)
+
+
+def sweep(place: Path) -> Format:
+    file = place / "runs.txt"
+
+    def read() -> None:
+        out = io.TextIOWrapper(io.BytesIO())
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as said:
+            code = sweep_run.main(str(file), "2")
+        if code == 2:
+            raise BadInput(said.getvalue().rstrip("\n"))
+
+    return _plain("sweep", file, b"a.toml --training.seed 1\n# c\nb.toml --output.dir 'x y'\n", read)
+
+
+FORMATS: list[Callable[[Path], Format]] = [
+    recipe,
+    *(_image(suffix) for suffix in (".jpg", ".png", ".ppm", ".bmp", ".tif", ".webp")),
+    cache,
+    _checkpoint("manifest.json", right_hashes=False),
+    _checkpoint("manifest.json", right_hashes=True),
+    _checkpoint("model.safetensors", right_hashes=True),
+    _checkpoint("optimizer.safetensors", right_hashes=True),
+    *(metrics, run_summary, status, lost, run_lock, sweep),
+]

@@ -1,0 +1,45 @@
+"""A thousand steps of every recipe, in every precision that a CPU has, give no false alarm.
+
+Small batches of drawn images take the place of the recipe's own; all else is as the recipe says. With `-rP` pytest prints
+the worst eta of each.
+"""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from crosscheck import Verdict, replay
+from crosscheck.tolerance import WARN
+from tests.support import RECIPES, train_well
+
+STEPS, BATCH = 1000, 8
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda recipe: recipe.stem)
+def test_a_thousand_steps_do_not_alarm(recipe: Path, precision: str, tmp_path: Path) -> None:
+    epochs = tomllib.loads(recipe.read_text(encoding="utf-8"))["training"]["epochs"]
+    per_epoch = -(-STEPS // epochs)
+    summary = train_well(
+        tmp_path,
+        "--data.source=synthetic",
+        f"--data.train_images={per_epoch * BATCH}",
+        "--data.test_images=50",
+        f"--training.batch_size={BATCH}",
+        "--training.threads=1",
+        f"--precision.mode={precision}",
+        "--precision.force=true",
+        "--crosscheck.record=true",
+        "--crosscheck.replay=false",
+        recipe=recipe,
+    )
+    assert summary["steps"] == per_epoch * epochs >= STEPS
+    report = replay(tmp_path)
+    print(f"{recipe.stem} {precision}: {report.steps} steps, {report.skipped} skipped, worst eta {report.max_eta:.2f}")
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert not report.warnings, report.warnings
+    assert report.max_eta <= WARN
+    assert report.steps == summary["steps"]
