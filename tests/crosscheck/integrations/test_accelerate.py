@@ -20,6 +20,7 @@ from crosscheck.trace.told import CLIP_VALUE
 from tests.crosscheck.recording import parts_of
 
 Build = Callable[[Any], Accelerator]
+pytestmark = pytest.mark.xdist_group("integrations")
 
 
 @pytest.fixture

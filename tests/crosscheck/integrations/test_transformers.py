@@ -1,20 +1,28 @@
 """The Trainer of transformers is recorded by a callback."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-transformers: Any = pytest.importorskip(
-    "transformers", reason="transformers is not installed: pip install 'transformers>=5'"
-)
+from crosscheck import Claims, Report, TraceError, Verdict, replay
+from crosscheck.trace.reader import open_trace
 
-from crosscheck import Claims, Report, TraceError, Verdict, replay  # noqa: E402
-from crosscheck.integrations.transformers import RecorderCallback  # noqa: E402
-from crosscheck.trace.reader import open_trace  # noqa: E402
+pytestmark = [
+    pytest.mark.skipif(
+        find_spec("transformers") is None, reason="transformers is not installed: pip install 'transformers>=5'"
+    ),
+    pytest.mark.filterwarnings("ignore"),  # of transformers
+    pytest.mark.xdist_group("integrations"),  # one worker imports these libraries
+]
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers
+
+def recorder_callback(trace: Path, **given: Any) -> Any:
+    """Return the callback. Importing it takes seconds, so tests do when they run and not when they are collected."""
+    return import_module("crosscheck.integrations.transformers").RecorderCallback(trace, **given)
 
 
 class Network(torch.nn.Module):
@@ -37,7 +45,7 @@ def examples() -> list[dict[str, Any]]:
     ]
 
 
-def train(folder: Path, callback: RecorderCallback, *, resume: Any = None, **more: Any) -> None:
+def train(folder: Path, callback: Any, *, resume: Any = None, **more: Any) -> None:
     arguments: dict[str, Any] = {
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
@@ -52,6 +60,7 @@ def train(folder: Path, callback: RecorderCallback, *, resume: Any = None, **mor
         "use_cpu": True,
         "disable_tqdm": True,
     }
+    transformers: Any = import_module("transformers")
     settings = transformers.TrainingArguments(str(folder / "out"), **(arguments | more))
     trainer = transformers.Trainer(Network(), settings, train_dataset=examples(), callbacks=[callback])
     trainer.train(resume_from_checkpoint=resume)
@@ -69,9 +78,9 @@ def matches(trace: Path, *, steps: int) -> Report:
 def test_accumulation_clipping_and_cosine_with_warm_up(tmp_path: Path) -> None:
     """And resumed from the checkpoint in its middle: what was recorded beyond it is there twice."""
     trace = tmp_path / "trace"
-    train(tmp_path, RecorderCallback(trace))
+    train(tmp_path, recorder_callback(trace))
     assert "fused" in str(matches(trace, steps=10))
-    train(tmp_path, RecorderCallback(trace), resume=str(tmp_path / "out" / "checkpoint-5"))
+    train(tmp_path, recorder_callback(trace), resume=str(tmp_path / "out" / "checkpoint-5"))
     matches(trace, steps=15)
     assert [segment.header.first_step for segment in open_trace(trace)] == [1, 6]
 
@@ -80,13 +89,14 @@ def test_another_bound_and_another_schedule_are_claimed(tmp_path: Path) -> None:
     claims = Claims(
         clip_norm=2.0, schedule={"name": "cosine", "warmup": 3, "total": 10, "start_factor": 0.1, "end_factor": 0.0}
     )
-    train(tmp_path, RecorderCallback(tmp_path / "trace", claims=claims))
+    train(tmp_path, recorder_callback(tmp_path / "trace", claims=claims))
     report = replay(tmp_path / "trace")
     assert {finding.check for finding in report.findings} == {"gradient", "learning rate"}, str(report)
 
 
 def test_only_a_trainer_can_attach(tmp_path: Path) -> None:
-    callback = RecorderCallback(tmp_path / "trace")
+    callback = recorder_callback(tmp_path / "trace")
+    transformers: Any = import_module("transformers")
     state, control = transformers.TrainerState(), transformers.TrainerControl()
     settings = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
     with pytest.raises(TraceError, match=r"for transformers.Trainer to call; give it in callbacks="):

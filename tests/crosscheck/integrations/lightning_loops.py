@@ -1,0 +1,79 @@
+"""Loops of Lightning. Importing it takes seconds, so tests do when they run and not when they are collected."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch
+import torch
+
+from crosscheck.integrations.lightning import RecorderCallback
+
+pl: Any = lightning.pytorch
+
+
+class Automatic(pl.LightningModule):
+    """Lightning calls backward, clips, and steps the scheduler."""
+
+    def __init__(self, scheduler: dict[str, Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.scheduler = torch.nn.Linear(8, 2), scheduler
+
+    def training_step(self, batch: Any, number: int) -> Any:
+        del number
+        return self.inner(batch[0]).square().mean() * 30
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.inner.parameters(), lr=0.01)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **self.scheduler}}
+
+
+class OwnClipping(Automatic):
+    """A module that clips in its own way."""
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad.clamp_(-0.01, 0.02)
+
+
+class Manual(pl.LightningModule):
+    """Two optimizers that the module steps itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Linear(8, 2), torch.nn.Linear(8, 2)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, number: int) -> None:
+        for optimizer, inner in zip(self.optimizers(), (self.first, self.second), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(inner(batch[0]).square().mean())
+            if inner is self.first or number % 2:
+                optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [
+            torch.optim.AdamW(self.first.parameters(), lr=0.01),
+            torch.optim.AdamW(self.second.parameters(), lr=0.02),
+        ]
+
+
+def fit(module: Any, folder: Path, *callbacks: RecorderCallback, epochs: int = 3, load: Any = None, **more: Any) -> Any:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.utils.data.TensorDataset(torch.randn(14, 8, generator=generator))
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[*callbacks],
+        default_root_dir=folder,
+        **more,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(inputs, batch_size=2), ckpt_path=load)
+    return trainer
