@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crosscheck import Recorder, Report, Verdict, replay
 from crosscheck.report.coverage import Coverage, spans
-from tests.crosscheck.recording import feed, make_parameters, parts_of
+from tests.crosscheck.recording import feed, kill, make_parameters, parts_of
 
 
 class Run:
@@ -51,6 +51,8 @@ class Run:
             self.saved[step] = copy.deepcopy(([p.detach() for p in parameters], optimizer.state_dict()))
         if well:
             recorder.close()
+        else:
+            kill(recorder)
 
 
 HELD = "its 2 tensors and their slots were held, bit for bit, against what"
