@@ -484,9 +484,9 @@ def _leave(journal: Journal, recorder: weakref.ref[Recorder], process: int) -> N
     if os.getpid() != process or journal.closed:  # a process that was forked off ends
         return
     left = recorder()
-    if left is not None:
-        left.close()
-        return
-    journal.forget_unsettled()
-    with contextlib.suppress(OSError, UnsupportedOptimizer):
-        journal.end()
+    with contextlib.suppress(Exception):  # nobody is there any more to be told
+        if left is not None:
+            left.close()
+        else:
+            journal.forget_unsettled()
+            journal.end()
