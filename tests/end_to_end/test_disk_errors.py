@@ -52,6 +52,7 @@ CALLS = [
     ("open", ".lock", errno.ENFILE),
     ("mkdir", "checkpoints", errno.ENOMEM),
     ("mkdir", "trace", errno.EIO),
+    ("replace", "part-000001", errno.EBUSY),
 ]
 
 
