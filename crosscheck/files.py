@@ -1,12 +1,35 @@
 """Files that are either the old ones or the new ones, never half of each."""
 
 import contextlib
+import errno
 import os
+import time
 from pathlib import Path
+
+_TRANSIENT = (
+    *(errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ESTALE),
+    *(errno.ENFILE, errno.EMFILE, errno.ENOMEM),
+)
+"""Errors that may pass by themselves."""
+_PAUSES = (0.05, 0.2, 1.0)  # seconds between tries
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write, sync, rename, sync; whatever fails on the way leaves a whole file. Raises OSError, which names `path`."""
+    """Write, sync, rename, sync; whatever fails on the way leaves a whole file. Raises OSError, which names `path`.
+
+    After an error that may pass by itself it is tried again, a few times in all.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            _write_whole(path, data)
+            return
+        except OSError as error:
+            if pause is None or error.errno not in _TRANSIENT:
+                raise
+            time.sleep(pause)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
     unfinished = path.with_name(f".{path.name}")
     try:
         with unfinished.open("wb") as file:

@@ -28,7 +28,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from distrib.errors import BadInput
-from distrib.files import DISK_BROKEN, Unfit, open_regular, patiently, read_json, sync, write_json
+from distrib.files import NEEDS_USER, Unfit, open_regular, patiently, read_json, sync, write_json
 
 FORMAT = "twinstep-checkpoint"
 VERSION = 1
@@ -131,7 +131,7 @@ def save(
     try:
         patiently(target, lambda: _write(target, step, tensors, values))
     except (OSError, SafetensorError, Damaged) as error:
-        if isinstance(error, OSError) and error.errno in DISK_BROKEN:
+        if isinstance(error, OSError) and error.errno not in NEEDS_USER:
             raise
         problem = (
             f"was written, but the disk does not return what was written ({error}): have it looked at,"
@@ -284,7 +284,7 @@ def _damage(name: str) -> Generator[None]:
     except (ValueError, RecursionError):
         raise Damaged(f"{name} is not JSON") from None
     except OSError as error:
-        if error.errno in DISK_BROKEN:
+        if error.errno not in NEEDS_USER:
             raise
         kind = Unreadable if isinstance(error, PermissionError) else Damaged
         raise kind(f"{name} cannot be read ({error.strerror})") from None
@@ -296,7 +296,8 @@ def _drop_old(folder: Path, step: int, keep: int) -> None:
     What a killed save was replacing goes too: only one process writes here.
     """
     up_to_now = [path for path in candidates(folder) if step_of(path) <= step and path.suffix != _OLD]
-    for path in [*up_to_now[keep:], *folder.glob(f"step-*{_OLD}")]:
+    replaced = [path for path in candidates(folder) if path.suffix == _OLD]
+    for path in up_to_now[keep:] + replaced:
         shutil.rmtree(path, ignore_errors=True)
 
 

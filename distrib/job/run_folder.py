@@ -11,6 +11,7 @@ from pydantic import Field
 
 from distrib.config.section import Section
 from distrib.errors import BadInput
+from distrib.files import patiently
 
 
 class OutputConfig(Section):
@@ -50,7 +51,8 @@ def wait_until_visible(folder: Path) -> str | None:
     A folder that some nodes do not see would hold the checkpoints for the others only.
     """
     give_up = time.monotonic() + _NFS_SECONDS
-    while not (folder / "status.json").exists():
+    status = folder / "status.json"
+    while not patiently(status, status.exists):
         if time.monotonic() > give_up:
             return (
                 f"output.dir = {folder} is not seen by {socket.gethostname()}: choose a folder on a disk that all "

@@ -6,7 +6,7 @@ import torch
 
 from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners
 from distrib.errors import BadInput
-from distrib.files import DISK_BROKEN
+from distrib.files import NEEDS_USER
 from distrib.optim.optimizer import options_by_name
 from distrib.optim.schedule import RunLength
 from distrib.ranks.collectives import gather
@@ -44,7 +44,7 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
         )
     except TraceError as error:
         cause = error.__context__
-        if isinstance(cause, OSError) and cause.errno in DISK_BROKEN:
+        if isinstance(cause, OSError) and cause.errno not in NEEDS_USER:
             raise OSError(cause.errno, cause.strerror, str(run.folder / "trace")) from None
         raise BadInput(f"crosscheck.record = true: {error}") from None
 
