@@ -3,10 +3,18 @@
 import argparse
 import io
 import sys
+import traceback
 from collections.abc import Sequence
 
 from crosscheck.commands import atlas, record, replay, watch
-from crosscheck.commands.output import Unwritable, expect_writable, refuse
+from crosscheck.commands.output import (
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    Unwritable,
+    expect_writable,
+    refuse,
+    tell,
+)
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 
 COMMANDS = {"replay": replay, "watch": watch, "record": record, "atlas": atlas}
@@ -31,6 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = "train" if error.name == "torch" else "replay"
         return refuse(f"{options.command} needs {error.name}, which is not installed: pip install 'twinstep[{extra}]'")
+    except KeyboardInterrupt:
+        tell("interrupted, and there is no verdict")
+        return EXIT_INTERRUPTED
+    except Exception:  # Python's own exit code would be 1, which is that of a mismatch
+        traceback.print_exc()
+        tell("there is no verdict: this is a mistake of crosscheck itself, and the lines above say where")
+        return EXIT_FAULT
 
 
 if __name__ == "__main__":

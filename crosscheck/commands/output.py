@@ -11,18 +11,26 @@ from crosscheck.files import write_whole
 from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2
+EXIT_FAULT = 70
+"""There is no verdict, because of a mistake in this program: never 1, which says that something does not match."""
+EXIT_INTERRUPTED = 130
 
 
 class Unwritable(Exception):
-    """The file of --json; the message says why."""
+    """The file of --json, or standard output; the message says why."""
 
 
 def say(result: object) -> None:
-    """Print the result. If the reader closes the pipe early (`| head -1`), the exit code stays the same."""
+    """Print the result. If the reader closes the pipe early (`| head -1`), the exit code stays the same.
+
+    Raises Unwritable where standard output takes nothing more, as on a full disk.
+    """
     try:
         print(result, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
+        if not isinstance(error, BrokenPipeError):
+            raise Unwritable(f"standard output cannot be written ({error.strerror})") from None
 
 
 def tell(message: str) -> None:

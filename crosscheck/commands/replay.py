@@ -8,7 +8,7 @@ from crosscheck.commands.jax_modules import import_jax
 from crosscheck.commands.output import say, write
 from crosscheck.report.report import EXIT_CODES
 
-HELP = "replay a recorded run through Optax; exit 0 match, 1 mismatch, 2 bad input, 3 vacuous"
+HELP = "replay a recorded run through Optax; exit 0 match, 1 mismatch, 2 bad input, 3 vacuous, 70 fault"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

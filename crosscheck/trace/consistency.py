@@ -60,6 +60,8 @@ def _check_rows(where: str, entry: TensorRows, rows: int) -> None:
         if name in RESERVED_SLOTS or "/" in name:
             raise TraceError(f"{where}: no slot can be called {name!r}")
         listed += [*slot.before, *slot.absent_before, *slot.absent_after]
+        if len(set(slot.absent_after)) >= rows and not slot.before:
+            raise TraceError(f"{where}: the slot {name!r} is there in no row; what does not exist is left out")
     if any(row >= rows for row in listed):
         raise TraceError(f"{where}: row {max(listed)} of {rows}: a row that does not exist")
     if 0 not in entry.before:

@@ -12,6 +12,7 @@ from crosscheck.trace.format import DIGEST, PARAM, Option, Ranges, SlotRows, Ste
 from crosscheck.trace.reader import LoadedPart
 
 Floats = NDArray[np.float64]
+_SMALL = 2**26  # bytes
 
 
 @dataclass(slots=True)
@@ -114,6 +115,7 @@ def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[l
         part.expect(arrays.block, entry.tensor, "before", len(entry.before), info.numel)
         coordinates = np.arange(info.numel)
     columns = len(coordinates)
+    _expect_proportion(arrays, entry, columns)
     has_grad = ~arrays.mask(entry.no_grad)
     wide = ("float32",) if info.dtype in ("float16", "bfloat16") else ()  # a half divided by the loss scale
     dtypes = (info.dtype, *wide)
@@ -157,6 +159,18 @@ def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[l
             for slot, description in entry.slots.items()
         },
     )
+
+
+def _expect_proportion(arrays: _Arrays, entry: TensorRows, columns: int) -> None:
+    """Raises TraceError for rows that take much more memory than the part has bytes: nearly all of them would be empty."""
+    slots = sum(not slot.scalar for slot in entry.slots.values())
+    needed = arrays.rows * (2 * (columns * (slots + 2) + len(entry.slots))) * 8
+    if needed > max(64 * arrays.part.path.stat().st_size, _SMALL):
+        name = arrays.part.meta.tensors[entry.tensor].name
+        raise TraceError(
+            f"{arrays.part.path}: {arrays.rows} rows of {columns} elements in {len(entry.slots)} slots are described of {name!r}, "
+            "which the part does not nearly hold"
+        )
 
 
 def _recorded(arrays: _Arrays, entry: TensorRows, bounds: tuple[int, int]) -> tuple[int, int]:

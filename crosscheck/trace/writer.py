@@ -33,7 +33,13 @@ class SegmentWriter:
                     f"{trace} holds a trace already: choose another folder, or append=True to continue it. If several ranks "
                     "record, give each its rank= and world_size=: then they write one trace"
                 )
-            self.folder = trace / f"segment-{max(earlier, default=0) + 1:04}"
+            number = len(earlier) + 1
+            if sorted(earlier) != list(range(1, number)):
+                raise TraceError(
+                    f"{trace} holds segment-{max(earlier):04}, but {number - 1} segments in all: no replay can read that; move what is "
+                    "not of this run out of it, or choose another folder"
+                )
+            self.folder = trace / f"segment-{number:04}"
             unfinished = Path(mkdtemp(dir=trace, prefix=f".{self.folder.name}-"))
             write_whole(unfinished / "header.json", _as_bytes(header))
             unfinished.chmod(0o755)  # temporary folders are private; a trace is not

@@ -343,3 +343,41 @@ def test_as_a_program_with_an_odd_terminal(trace: Path) -> None:
     )
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout.startswith(b"match: ")
+
+
+# What is no verdict is never exit code 1
+
+
+def test_a_full_disk_under_standard_output_is_no_mismatch(trace: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "crosscheck", "replay", trace], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "bad input: standard output cannot be written (No space left on device)\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KeyboardInterrupt(), 130, "crosscheck: interrupted, and there is no verdict\n"),
+        (ZeroDivisionError("planted"), 70, "crosscheck: there is no verdict: this is a mistake of crosscheck itself"),
+    ],
+)
+def test_what_ends_a_replay_is_no_verdict(
+    error: BaseException,
+    code: int,
+    says: str,
+    trace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("crosscheck.replayer.replay", fail)
+    found, out, err = run(capsys, "replay", trace)
+    assert (found, out) == (code, "")
+    assert says in err

@@ -277,3 +277,12 @@ def test_header(tmp_path: Path) -> None:
     assert (header.rule, header.optimizer) == ("adam", "torch.optim.adam.Adam")
     assert (header.seed, header.world_size, header.rank, header.coordinates) == (11, 4, 2, 9)
     assert header.versions["torch"] == torch.__version__
+
+
+def test_a_segment_that_is_not_of_the_run_is_told(tmp_path: Path) -> None:
+    """A replay reads segments without gaps, so a recorder does not begin one after a gap."""
+    optimizer = SGD(make_parameters((4,)), lr=0.1)
+    Recorder(optimizer, tmp_path).close()
+    (tmp_path / "segment-9999").mkdir()
+    with pytest.raises(TraceError, match="holds segment-9999, but 2 segments in all"):
+        Recorder(optimizer, tmp_path, append=True)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscheck import Report, TraceError, UnsupportedOptimizer, replay
+from crosscheck import Recorder, Report, TraceError, UnsupportedOptimizer, replay
 from crosscheck.diagnosis.cause import Cause
 from crosscheck.diagnosis.diagnose import diagnose
 from crosscheck.rules.inputs import Inputs
@@ -376,3 +377,39 @@ def test_any_value_anywhere_in_a_description_ends_in_a_report_or_a_refusal(recor
         write_part(segment(trace), number, meta, arrays)
         result = outcome(trace)
         assert isinstance(result, Report) or str(trace) in str(result)
+
+
+def test_slots_that_no_row_has_are_refused(recorded: Path, tmp_path: Path) -> None:
+    """Each of them would take as much memory as a tensor."""
+    trace = copy(recorded / "adam", tmp_path / "trace")
+
+    def describe(meta: Meta, arrays: Arrays) -> None:
+        del arrays
+        entry = meta["blocks"][0]["tensors"][0]
+        rows = list(range(len(meta["blocks"][0]["steps"])))
+        for number in range(20_000):
+            entry["slots"][f"slot {number}"] = {"before": [], "absent_before": rows, "absent_after": rows}
+
+    rewrite(trace, 1, describe)
+    with pytest.raises(TraceError, match="the slot 'slot 0' is there in no row"):
+        replay(trace)
+
+
+def test_rows_that_are_nearly_all_empty_are_refused(tmp_path: Path) -> None:
+    """A file of a quarter of a megabyte describes gigabytes."""
+    weight = torch.nn.Parameter(torch.zeros(50_000))
+    optimizer = torch.optim.SGD([("weight", weight)], lr=0.1, momentum=0.9)
+    with Recorder(optimizer, tmp_path, coordinates=50_000, steps=()):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+
+    def describe(meta: Meta, arrays: Arrays) -> None:
+        del arrays
+        block = meta["blocks"][0]
+        (step,) = meta["steps"]
+        meta["steps"] = [step | {"step": number} for number in range(1, 3001)]
+        block["steps"] = list(range(1, 3001))
+
+    rewrite(tmp_path, 1, describe)
+    with pytest.raises(TraceError, match="3000 rows of 50000 elements in 1 slots are described of 'weight'"):
+        replay(tmp_path)
