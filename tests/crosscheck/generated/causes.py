@@ -3,8 +3,8 @@
 python -m tests.crosscheck.generated.causes [--runs 400] [--first 0] [--write]
 
 A mistake counts if it shows in an element by more than twice what rounding explains. What the catalogue does not have must
-get no name. `--write` puts the figures into docs/criterion.md; without it every wrong answer is printed, with the command
-that repeats its run.
+get no name. Every wrong answer is printed with its run, then the figures; `--write` puts these into docs/criterion.md.
+Ctrl-C ends the measurement with what there is.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,8 @@ _SHOWS = 2.0
 class Answers:
     """What the reports said."""
 
+    runs: int = 0
+    """Those that were drawn, with one mistake or two."""
     named: int = 0
     """Mistakes of the catalogue whose true cause is among those named."""
     first: int = 0
@@ -61,17 +64,18 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the figures into docs/criterion.md")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    answers = Answers()
-    with tempfile.TemporaryDirectory(prefix="causes-") as folder:
-        for seed in range(chosen.first, chosen.first + chosen.runs):
+    answers, seeds = Answers(), range(chosen.first, chosen.first + chosen.runs)
+    with tempfile.TemporaryDirectory(prefix="causes-") as folder, suppress(KeyboardInterrupt):
+        for seed in seeds:
             case = draw_case(seed, faulty=True)
             if len(case.mistakes) == 1:
                 started = time.monotonic()
                 take_in(answers, execute(case, Path(folder) / f"{seed}"))
                 answers.slowest = max(answers.slowest, time.monotonic() - started)
+            answers.runs += 1
     for line in answers.wrong:
         print(line)
-    section = told(answers, chosen.runs, chosen.first)
+    section = told(answers, chosen.first)
     print(section)
     if chosen.write:
         write_section("causes", section)
@@ -124,19 +128,19 @@ def estimates(sentence: str) -> Iterator[tuple[str, float, float]]:
             yield name, float(factor), float(error)
 
 
-def told(answers: Answers, runs: int, first: int) -> str:
+def told(answers: Answers, first: int) -> str:
     """Return the figures in sentences."""
 
     def share(part: int, whole: int) -> str:
         return f"{part} of {whole} ({part / whole:.1%})" if whole else "none"
 
     return f"""\
-Of {runs} drawn mistakes (seeds from {first}), those count that are single and show in an element by more than twice what rounding
+Of {answers.runs} drawn mistakes (seeds from {first}), those count that are single and show in an element by more than twice what rounding
 explains. Of those that the catalogue of causes has, the true one is named in {share(answers.named, answers.catalogued)}, and comes first in
 {share(answers.first, answers.catalogued)}. Estimates of a wrong hyperparameter are within their stated error in
 {share(answers.exact, answers.estimates)}. Of mistakes that the catalogue does not have, {share(answers.nameless, answers.outside)} get no name.
 
-Measured by `python -m tests.crosscheck.generated.causes --runs {runs} --first {first}` (torch {torch.__version__}, one run,
+Measured by `python -m tests.crosscheck.generated.causes --runs {answers.runs} --first {first}` (torch {torch.__version__}, one run,
 {platform.machine()} CPU); the slowest run, training and replay included, took {answers.slowest:.1f} s.
 """
 

@@ -14,9 +14,8 @@ _FLIPPED_DECAY = r"weight_decay acts as .* x -1\.0"
 _WRONG_SIGN = r"the gradient is used with the wrong sign"
 _STILL = r"the parameter does not move"
 _COUNT = r"step went from .*; every applied step adds 1"
-_BETWEEN = r".*between"
-_START = r".*start|.*first step|.*before"
-_ROUNDED_TO = r"(param|momentum_buffer|exp_avg|exp_avg_sq|max_exp_avg_sq) is (rounded|truncated)"
+_AROUND = {"between": r"\w+ was changed between steps", "start": r".* before the first step"}
+"""What is said of a mistake that is not in a step."""
 
 _SENTENCES: Mapping[str, str] = {
     "rate one step late": r"lr is that of the step before",
@@ -70,7 +69,12 @@ def true_sentences(case: Case) -> re.Pattern[str] | None:
     """Return what matches the sentences that are true of the one mistake of a case; None if the catalogue has none."""
     (planted,) = case.mistakes
     setting = case.setting
-    said = _SENTENCES.get(planted.name) or _of_number(planted.wrong) or _by_setting(planted.name, setting)
+    said = (
+        _AROUND.get(planted.when)
+        or _SENTENCES.get(planted.name)
+        or _of_number(planted.wrong)
+        or _by_setting(planted.name, setting)
+    )
     return re.compile(said) if said else None
 
 
