@@ -35,7 +35,7 @@ class Budget:
         )
 
 
-_DEFAULT = Budget(columns=2048, tensors=64, wide_bytes=2**22, held_bytes=2**20, grad_elements=2**20)
+_DEFAULT = Budget(columns=2048, tensors=64, wide_bytes=2**22, held_bytes=3 * 2**18, grad_elements=2**20)
 _LIGHT = Budget(columns=512, tensors=16, wide_bytes=2**20, held_bytes=2**17, grad_elements=2**17)
 
 

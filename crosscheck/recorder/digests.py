@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crosscheck.recorder.columns import level
-from crosscheck.trace.digest import ROW, WORD, odd_numbers, row_sums
+from crosscheck.trace.digest import ROW, WORD, odd_numbers
 from crosscheck.trace.format import PARAM
 
 Range = tuple[int, int]
@@ -17,9 +18,8 @@ Range = tuple[int, int]
 Named = tuple[int, str]
 """A tensor's number, and `param` or a slot of the state."""
 
-_FOR_PARAMETERS = (
-    3 / 4
-)  # of the bytes, at most; what changes weights between steps is more common than what changes state
+# Of the bytes, at most: what changes weights between steps is more common than what changes state.
+_FOR_PARAMETERS = 3 / 4
 _ALIGNED = 1024  # elements; ranges begin and end at multiples
 
 
@@ -65,17 +65,17 @@ class Digester:
     """Takes the digests of the same memory again and again."""
 
     def __init__(self, pieces: Sequence[tuple[Named, Tensor]]) -> None:
-        """`pieces`: elements as vectors of integers that have their bits (see `words`); none of them is empty."""
+        """`pieces`: elements as vectors of integers that have their bits (see `words`); there is one, and none is empty."""
         groups: dict[tuple[torch.dtype, torch.device], list[tuple[Named, Tensor]]] = {}
         for name, piece in pieces:
             groups.setdefault((piece.dtype, piece.device), []).append((name, piece))
-        self._groups = [_Group.of([piece for _, piece in members]) for members in groups.values()]
+        self._groups = [_group([piece for _, piece in members]) for members in groups.values()]
         self._names = [name for members in groups.values() for name, _ in members]
 
     def look(self) -> Sight:
         """Return the digests of what the memory holds now."""
         found = [group.digests() for group in self._groups]
-        return Sight(self._names, found[0] if len(found) == 1 else torch.cat([each.cpu() for each in found or [_NONE]]))
+        return Sight(self._names, found[0] if len(found) == 1 else torch.cat([each.cpu() for each in found]))
 
 
 def words(tensor: Tensor, held: Range) -> tuple[Tensor, bool]:
@@ -89,44 +89,69 @@ def words(tensor: Tensor, held: Range) -> tuple[Tensor, bool]:
     return flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]), dense
 
 
-_NONE = torch.zeros(0, dtype=torch.int64)
+NOTHING = Sight((), torch.zeros(0, dtype=torch.int64))
+"""What is seen where nothing is held."""
 
 
-class _Group(NamedTuple):
+class _OnHost:
+    """Pieces in the host's memory, which are read where they are. Only the end of each, which is no whole row, is copied."""
+
+    def __init__(self, pieces: Sequence[Tensor]) -> None:
+        self._whole: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # rows of words, and where their sums go
+        self._ends: list[tuple[NDArray[Any], NDArray[Any]]] = []  # elements, and where they are copied to
+        arrays = [piece.numpy() for piece in pieces]
+        whole = [array.nbytes // (ROW * WORD) for array in arrays]
+        self._rest = np.zeros((len(pieces), ROW), np.int64)
+        self._starts = np.cumsum(
+            [0, *(count + 1 for count in whole)]
+        )  # the first row of each piece; its last one is its end
+        self._sums = np.zeros(self._starts[-1], np.int64)
+        numbers = [odd_numbers(count + 1) for count in whole]
+        self._within, self._across = numbers[0][0], np.concatenate([across for _, across in numbers])
+        for number, (array, count, start) in enumerate(zip(arrays, whole, self._starts, strict=False)):
+            elements = count * ROW * WORD // array.itemsize
+            if count:
+                rows = array[:elements].view(np.int64).reshape(count, ROW)
+                self._whole.append((rows, self._sums[start : start + count]))
+            rest = array[elements:]
+            self._ends.append((rest, self._rest[number].view(array.dtype)[: len(rest)]))
+
+    def digests(self) -> Tensor:
+        for rows, sums in self._whole:
+            np.einsum("ij,j->i", rows, self._within, out=sums)
+        for rest, copy in self._ends:
+            copy[:] = rest
+        self._sums[self._starts[1:] - 1] = np.einsum("ij,j->i", self._rest, self._within)
+        return torch.from_numpy(np.add.reduceat(self._sums * self._across, self._starts[:-1]))
+
+
+class _OnDevice:
     """Pieces of one format on one device, which are read with a few operations for all of them."""
 
-    padded: list[Tensor]  # each followed by zeros up to a whole row of words
-    buffer: Tensor
-    within: Tensor
-    across: Tensor  # by row of all pieces
-    starts: Tensor  # the first row of each piece
-
-    @classmethod
-    def of(cls, pieces: Sequence[Tensor]) -> "_Group":
+    def __init__(self, pieces: Sequence[Tensor]) -> None:
         device, size = pieces[0].device, pieces[0].element_size()
         in_row = ROW // 2 if size == WORD else ROW * WORD // size  # elements
         rows = [-(-len(piece) // in_row) for piece in pieces]
         numbers = [odd_numbers(count) for count in rows]
         zeros = [piece.new_zeros(count * in_row - len(piece)) for piece, count in zip(pieces, rows, strict=True)]
-        return cls(
-            padded=[part for piece, rest in zip(pieces, zeros, strict=True) for part in (piece, rest)],
-            buffer=pieces[0].new_empty(sum(rows) * in_row),
-            within=torch.from_numpy(numbers[0][0].copy()).to(device),
-            across=torch.from_numpy(np.concatenate([across for _, across in numbers])).to(device),
-            starts=torch.tensor([0, *rows[:-1]]).cumsum(0).to(device),
-        )
+        self._padded = [part for piece, rest in zip(pieces, zeros, strict=True) for part in (piece, rest)]
+        self._buffer = pieces[0].new_empty(sum(rows) * in_row)
+        self._within = torch.from_numpy(numbers[0][0].copy()).to(device)
+        self._across = torch.from_numpy(np.concatenate([across for _, across in numbers])).to(device)
+        self._last = torch.tensor(rows).cumsum(0).to(device) - 1  # row of each piece
 
     def digests(self) -> Tensor:
-        torch.cat(self.padded, out=self.buffer)
-        halves = self.buffer.dtype == torch.int64  # float64 is read as two words
-        words = self.buffer.view(torch.int32).to(torch.int64) if halves else self.buffer.view(torch.int64)
-        table = words.view(-1, ROW)
-        if self.buffer.device.type == "cpu":  # NumPy reads each word once and writes nothing: torch takes longer
-            sums = row_sums(table.numpy(), self.within.numpy()) * self.across.numpy()
-            return torch.from_numpy(np.add.reduceat(sums, self.starts.numpy()))
-        sums = ((table * self.within).sum(1) * self.across).cumsum(0)
-        ends = torch.cat([sums[self.starts[1:] - 1], sums[-1:]])  # nothing here makes the host wait
+        torch.cat(self._padded, out=self._buffer)
+        halves = self._buffer.dtype == torch.int64  # float64 is read as two words
+        words = self._buffer.view(torch.int32).to(torch.int64) if halves else self._buffer.view(torch.int64)
+        sums = ((words.view(-1, ROW) * self._within).sum(1) * self._across).cumsum(0)
+        ends = sums[self._last]  # nothing here makes the host wait
         return torch.cat([ends[:1], ends[1:] - ends[:-1]])
+
+
+def _group(pieces: Sequence[Tensor]) -> _OnHost | _OnDevice:
+    on_host = pieces[0].device.type == "cpu" and pieces[0].element_size() < WORD
+    return _OnHost(pieces) if on_host else _OnDevice(pieces)
 
 
 def holdable(ranges: Mapping[Named, Range], name: Named) -> bool:

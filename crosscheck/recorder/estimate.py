@@ -30,10 +30,9 @@ class Estimate:
 def estimate(selection: Selection, first_step: int) -> Estimate:
     """Look once at the parameters, and return what looking at every step will cost."""
     view = selection.sampled(first_step)
-    view.sight()  # which makes what later looks use again
+    view.look()  # which makes what later looks use again
     begun = time.perf_counter()
-    view.moment()
-    view.sight()
+    view.look()
     looked = time.perf_counter() - begun
     elements = sum(columns.count for columns in view.chosen.columns.values())
     sampled, full, every = selection.nbytes_of_a_step(view)

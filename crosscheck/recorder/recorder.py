@@ -117,7 +117,7 @@ class Recorder:
             optimizer: A torch optimizer, or Accelerate's wrapper of one.
             path: The trace's folder; refused if it holds a trace, unless `append`.
             budget: What may be looked at. `default`: at every step 2,048 elements, spread over up to 64 tensors, and digests
-                of a mebibyte more; at some steps 4 MiB of whole tensors, or of blocks of those that are too large. `light`: about a
+                of 768 KiB more; at some steps 4 MiB of whole tensors, or of blocks of those that are too large. `light`: about a
                 quarter of that; `full`: everything at every step; a number: bytes to be written for a step, at most.
             steps: Steps recorded in full, counted from 1. `sampled`: the first three, the one after a skip
                 and every hundredth, within the budget; `all`, or the numbers themselves: every element of them.
@@ -301,7 +301,9 @@ class Recorder:
             return
         self._looks = self._begin(skipped=False)
         for look in self._looks:
-            look.backward = look.view.pick(self._grads(look.view))
+            grads = self._grads(look.view)
+            self._expect_dense(look.view, grads)
+            look.backward = look.view.pick(grads)
         self._backward_norm = gradients.norm(self._all_grads(), None)
 
     def add_pass(
@@ -380,7 +382,7 @@ class Recorder:
         views = [self._view]
         if not skipped and self._selection.is_full(step, after_skip=self._after_skip):
             views.append(self._selection.full(step))
-        return [_Look(view, view.pick(self._averages(view))) for view in views]
+        return [_Look(view, view.pick(self._averages(view)) if self._average else Picked()) for view in views]
 
     @_never_raises
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
@@ -397,8 +399,8 @@ class Recorder:
             grads = self._grads(look.view)
             self._expect_dense(look.view, grads)
             look.grad = gradients.consumed(look.view.pick(grads), scale)
-            look.before = _with_average(look.view.moment(), look.average)
-            look.sight = None if look.view.chosen.full else look.view.sight()
+            before, look.sight = look.view.look()
+            look.before = _with_average(before, look.average)
         self._attempt = Attempt(
             step=self.step + 1,
             norm=None if self._backward_norm is None else gradients.norm(self._all_grads(), scale),
@@ -423,9 +425,9 @@ class Recorder:
         self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
         for look in looks:
-            after = look.view.moment()
+            after, sight = look.view.look()
             self._unaveraged.append((look.view, after))
-            sights = None if look.sight is None else (look.sight, look.view.sight())
+            sights = None if look.sight is None or sight is None else (look.sight, sight)
             row = Row(look.grad, look.backward, look.before, after, sights)
             self._journal.pending.add(self.step, look.view.chosen, row)
         attempt.applied, attempt.loaded = not skipped, self._loaded
@@ -441,7 +443,7 @@ class Recorder:
 
         The moving average follows the optimizer's step: what it became is there to be seen when the next begins.
         """
-        for view, after in self._unaveraged:
+        for view, after in self._unaveraged if self._average else ():
             _with_average(after, view.pick(self._averages(view)))
         if self._unaveraged:
             last = self._journal.pending.attempts[-1]

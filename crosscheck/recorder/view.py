@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crosscheck.recorder.columns import Columns, same_format
-from crosscheck.recorder.digests import Digester, Named, Sight, Windows, holdable, words
+from crosscheck.recorder.digests import NOTHING, Digester, Named, Sight, Windows, holdable, words
 from crosscheck.recorder.optimizer_info import DTYPES, state_of
 from crosscheck.trace.format import PARAM, RESERVED_SLOTS
 
@@ -47,18 +47,8 @@ class Chosen:
     full: bool  # many elements, once: whole tensors, or blocks of them
 
 
-@dataclass(frozen=True, slots=True)
-class _Pin:
-    """A tensor where it was found: as long as it is there, and its memory is where it was, views of it stay good."""
-
-    place: Mapping[Any, Any]
-    key: Any
-    found: Tensor
-    memory: int
-
-    def holds(self) -> bool:
-        return self.place.get(self.key) is self.found and self.found.data_ptr() == self.memory
-
+_Pin = tuple[Mapping[Any, Any], Any, Tensor, int]
+"""Where a tensor was found, under which key, and its memory: as long as all of that holds, views of it stay good."""
 
 Chunks = list[tuple[Numbers, list[Tensor]]]
 """Views of one quantity, ready to be copied."""
@@ -99,8 +89,11 @@ class View:
         self._counted: list[tuple[str, list[tuple[int, Mapping[Any, Any], Any]]]] = []  # state that is a plain number
         self._digester: Digester | None = None
 
-    def moment(self) -> Moment:
-        """Copy the parameters, and every slot that is one number or has one for each element."""
+    def look(self) -> tuple[Moment, Sight | None]:
+        """Copy the parameters, and every slot that is one number or has one for each element.
+
+        Return them with the digests of what is held and not recorded, if anything is to be held.
+        """
         views, moment = self._current(), Moment()
         for slot, chunks in views.slots.items():
             moment.slots[slot] = self._copied(chunks)
@@ -109,17 +102,14 @@ class View:
         for slot, places in self._counted:
             values = torch.tensor([place[key] for _, place, key in places], dtype=torch.float64)
             moment.scalars.setdefault(slot, Picked()).chunks.append((tuple(number for number, *_ in places), values))
-        return moment
+        if self.chosen.windows is None:
+            return moment, None
+        return moment, NOTHING if self._digester is None else self._digester.look()
 
     def pick(self, tensors: Iterable[Tensor | None]) -> Picked:
         """Copy the chosen elements of other tensors of the parameters' shapes, such as gradients; one for each parameter."""
-        there = ((n, t.detach()) for n, t in zip(self.numbers, tensors, strict=True) if t is not None)
+        there = ((n, t) for n, t in zip(self.numbers, tensors, strict=True) if t is not None)
         return self._copied([(numbers, views) for numbers, views, _ in self._viewed(there)])
-
-    def sight(self) -> Sight:
-        """Return the digests of what is held and not recorded."""
-        self._current()
-        return Sight([], torch.zeros(0, dtype=torch.int64)) if self._digester is None else self._digester.look()
 
     def _copied(self, chunks: Chunks) -> Picked:
         joined = [(numbers, torch.cat(views)) for numbers, views in chunks]
@@ -146,7 +136,7 @@ class View:
                 state.get(parameter) is not own or len(own or ()) != entries for parameter, own, entries in self._states
             )
             or any(self._optimizer.param_groups[number] is not group for number, group in self._groups)
-            or not all(pin.holds() for pin in self._pins)
+            or any(place.get(key) is not t or t.data_ptr() != memory for place, key, t, memory in self._pins)
         ):
             self._views = self._make()
         return self._views
@@ -167,7 +157,7 @@ class View:
                     place = self._optimizer.param_groups[group]
                     self._groups.append((group, place))
                 if isinstance(value, Tensor):
-                    self._pins.append(_Pin(place, key, value, value.data_ptr()))
+                    self._pins.append((place, key, value, value.data_ptr()))
                     if value.shape == parameter.shape and value.dtype in DTYPES:
                         elementwise.setdefault(slot, []).append((number, value.detach()))
                     elif value.numel() == 1:

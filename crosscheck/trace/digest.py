@@ -25,12 +25,7 @@ def digest(values: NDArray[Any]) -> int:
     data = (flat.view(np.int32).astype(np.int64) if flat.dtype.itemsize == WORD else flat).tobytes()
     words = np.frombuffer(data.ljust(-(-len(data) // (ROW * WORD)) * ROW * WORD, b"\0"), np.int64).reshape(-1, ROW)
     within, across = odd_numbers(len(words))
-    return int((row_sums(words, within) * across).sum())
-
-
-def row_sums(words: NDArray[np.int64], within: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sum over each row of words, each times the odd number of its place."""
-    return np.einsum("ij,j->i", words, within)
+    return int((np.einsum("ij,j->i", words, within) * across).sum())
 
 
 def odd_numbers(rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

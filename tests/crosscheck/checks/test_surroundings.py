@@ -44,7 +44,7 @@ class Trainer:
         self.clip: Touch = settings.get("clip", nothing)
         self.before_unscale: Touch = settings.get("before_unscale", nothing)
         self.claims = Claims(**settings.get("claims", {}))
-        self.decay: float | None = self.claims.average
+        self.decay = self.claims.average if isinstance(self.claims.average, float) else None
         self.average_late = settings.get("average_late", False)
         self.average_skipped = settings.get("average_skipped", False)
         self.averaging: Callable[..., Any] = settings.get("averaging", moving)

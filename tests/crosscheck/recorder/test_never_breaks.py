@@ -30,14 +30,14 @@ def full_disk(patch: pytest.MonkeyPatch, _: AdamW) -> None:
 
 
 def own_mistake(patch: pytest.MonkeyPatch, _: AdamW) -> None:
-    def sight(_: View) -> None:
+    def look(_: View) -> None:
         raise ZeroDivisionError("an exception of the recorder itself")
 
-    patch.setattr(View, "sight", sight)
+    patch.setattr(View, "look", look)
 
 
 def state_in_another_format(_: pytest.MonkeyPatch, optimizer: AdamW) -> None:
-    formats = iter([torch.float32, torch.float32, torch.float64])
+    formats = iter([torch.float32])
 
     def keep_another_slot(*_: Any) -> None:
         dtype = next(formats, torch.float64)
