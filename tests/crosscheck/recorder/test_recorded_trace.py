@@ -273,7 +273,7 @@ def test_gradient_norm_is_exact(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_header(tmp_path: Path) -> None:
     optimizer = Adam(make_parameters((4,)), fused=True)
     Recorder(optimizer, tmp_path, seed=11, world_size=4, rank=2, coordinates=9).close()
-    header = open_trace(tmp_path)[0].header
+    header = open_trace(tmp_path / "rank-0002")[0].header
     assert (header.rule, header.optimizer) == ("adam", "torch.optim.adam.Adam")
     assert (header.seed, header.world_size, header.rank, header.coordinates) == (11, 4, 2, 9)
     assert header.versions["torch"] == torch.__version__
