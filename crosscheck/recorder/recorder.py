@@ -263,6 +263,11 @@ class Recorder:
         """End the recording, and let the training go on, unless it was to be strict."""
         # The hooks stay, because they may be running, and do nothing from here on.
         self._attempt, self._looks, self._view = None, [], None
+        if self._strict:  # the run does not go on, so the record ends as that of a killed one
+            with contextlib.suppress(Exception):
+                self._journal.commit()
+            self._journal.closed = True
+            raise error
         why = str(error) if isinstance(error, UnsupportedOptimizer | TraceError) else f"{type(error).__name__}: {error}"
         if not self._journal.closed:
             try:
@@ -273,8 +278,6 @@ class Recorder:
                 with contextlib.suppress(Exception):
                     self._journal.end(why)
             self._journal.closed = True
-        if self._strict:
-            raise error
         warnings.warn(
             f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded can be replayed",
             stacklevel=4,
