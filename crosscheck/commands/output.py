@@ -13,7 +13,7 @@ from crosscheck.text import shown
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 70
 """There is no verdict, because of a mistake in this program: never 1, which says that something does not match."""
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130  # as shells number it
 
 
 class Unwritable(Exception):

@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import say, tell, write
+from crosscheck.commands.output import EXIT_INTERRUPTED, say, tell, write
 from crosscheck.report.report import EXIT_CODES, Report
 
 HELP = "replay a trace while it grows; exit 1 at the first mismatch, 0 when it is closed and matches, 4 timed out"
 EXIT_TIMED_OUT = 4
-EXIT_INTERRUPTED = 130  # as shells number it
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

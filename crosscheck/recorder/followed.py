@@ -22,6 +22,8 @@ class Followed:
         self.infos: list[TensorInfo] = []
         self.active: list[int] = []
         """The numbers of those that the optimizer steps now."""
+        self.elements = 0
+        """The sizes of those in sum."""
         self._optimizer, self._names = optimizer, names
         self._numbers: dict[int, int] = {}  # by id of the parameter
         self._places: dict[tuple[int, int], int] = {}  # by number of the group and position in it
@@ -67,6 +69,7 @@ class Followed:
                 update={"group": min(self.infos[number].group, groups - 1)}
             )
         tensors = ((number, self.tensors[number]) for number in self.active)
+        self.elements = sum(self.infos[number].numel for number in self.active)
         stepped = {number for number, tensor in tensors if tensor.requires_grad or tensor.grad is not None}
         self.infos = [info.model_copy(update={"stepped": n in stepped}) for n, info in enumerate(self.infos)]
         return replaced

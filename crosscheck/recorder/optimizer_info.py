@@ -21,11 +21,16 @@ _FSDP_MARKS = ("_is_flat_param", "_fsdp_flattened")
 _SHARDED = {"DTensor", "FlatParameter", "ShardedTensor", "ZeroRedundancyOptimizer"}
 
 
+def without_accelerate(wrapped: Any, name: str) -> Any:
+    """Return what is inside wrappers of Accelerate, which keep it as the attribute `name`."""
+    while type(wrapped).__module__.startswith("accelerate."):
+        wrapped = getattr(wrapped, name)
+    return wrapped
+
+
 def unwrap(optimizer: Any) -> torch.optim.Optimizer:
     """Return the torch optimizer inside Accelerate's wrapper, which has no hooks of its own. Raises UnsupportedOptimizer."""
-    inner = optimizer
-    while type(inner).__module__.startswith("accelerate."):
-        inner = inner.optimizer
+    inner = without_accelerate(optimizer, "optimizer")
     if not isinstance(inner, torch.optim.Optimizer):
         raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
     kind = type(inner)

@@ -8,6 +8,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.optim.lr_scheduler import LRScheduler
 
 from crosscheck.errors import TraceError
+from crosscheck.recorder.optimizer_info import without_accelerate
 from crosscheck.trace.schedule_claims import BY_GROUP, read_schedule
 
 Formula = dict[str, Any]
@@ -18,9 +19,7 @@ def unwrap_scheduler(scheduler: Any, optimizer: Optimizer) -> LRScheduler:
 
     Raises TraceError for what is no function of the step, is no scheduler of torch, or schedules another optimizer.
     """
-    inner = scheduler
-    while type(inner).__module__.startswith("accelerate."):
-        inner = inner.scheduler
+    inner = without_accelerate(scheduler, "scheduler")
     for one in _all_of(inner):
         kind = type(one).__name__
         if isinstance(one, schedulers.ReduceLROnPlateau):
@@ -33,9 +32,7 @@ def unwrap_scheduler(scheduler: Any, optimizer: Optimizer) -> LRScheduler:
                 f"scheduler: {kind} is not a torch.optim.lr_scheduler.LRScheduler; claim what it does, such as "
                 "claims=Claims(schedule={'name': 'constant'}), or leave scheduler= out"
             )
-    scheduled: Any = inner.optimizer
-    while type(scheduled).__module__.startswith("accelerate."):
-        scheduled = scheduled.optimizer
+    scheduled: Any = without_accelerate(inner.optimizer, "optimizer")
     if scheduled is not optimizer:
         raise TraceError(
             f"scheduler: this {type(inner).__name__} steps another optimizer ({type(scheduled).__name__}) than the recorded "

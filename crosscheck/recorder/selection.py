@@ -84,8 +84,7 @@ class Selection:
 
     def norm_is_due(self, step: int) -> bool:
         """Return whether the norm of all gradients is to be taken at a step: of a large model it takes longer than all else."""
-        elements = sum(self._followed.infos[number].numel for number in self._followed.active)
-        return self._everything or step % -(-elements // self._budget.grad_elements or 1) == 0
+        return self._everything or step % -(-self._followed.elements // self._budget.grad_elements or 1) == 0
 
     def nbytes_of_a_step(self, view: View) -> tuple[int, int, int]:
         """Return the bytes that are recorded of a step by a view, those of a full step, and every how many steps there is one."""
