@@ -8,11 +8,13 @@ they hold. On 12,800 drawn images, unless the overrides say otherwise.
 Prints a table; exit code 2 for bad input.
 """
 
+import copy
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import quantiles
 
@@ -33,7 +35,7 @@ from distrib.training.run import Run, build
 
 _BLOCK = 10  # steps timed together
 _ROUNDS = 24  # of one block each
-_COMPARISON, _CHECKPOINT = "comparison of ranks", "checkpoint"
+_BARE, _COMPARISON, _CHECKPOINT = "bare step", "comparison of ranks", "checkpoint"
 _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.test_images", "100"]
 
 
@@ -86,16 +88,27 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     def save(number: int) -> None:
         checkpointer.save(number % run.total_steps + 1, observers.progress)
 
-    steps = {"whole loop": whole, "recorded": whole, "bare step": bare, _COMPARISON: compare, _CHECKPOINT: save}
+    steps = {"whole loop": whole, "recorded": whole, _BARE: bare, _COMPARISON: compare, _CHECKPOINT: save}
     timings: dict[str, list[float]] = {name: [] for name in steps}
     for first in range(0, (rounds + 1) * _BLOCK, _BLOCK):
         for name, step in steps.items():
             observers.recorder = start_recorder(run, first_step=first + 1) if name == "recorded" else None
-            timings[name].append(_time(step, first, device, observers.recorder))
+            with _unchanged(run) if name == _BARE else nullcontext():
+                timings[name].append(_time(step, first, device, observers.recorder))
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
     return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (rounds + 1))
+
+
+@contextmanager
+def _unchanged(run: Run) -> Generator[None]:
+    """Put weights and optimizer back on leaving: steps on random batches without clipping let the network diverge."""
+    weights = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    state = copy.deepcopy(run.optimizer.state_dict())
+    yield
+    run.model.load_state_dict(weights)
+    run.optimizer.load_state_dict(state)
 
 
 def _time(step: Callable[[int], None], first: int, device: torch.device, recorder: Recorder | None) -> float:
@@ -122,12 +135,12 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
         end="",
     )
     print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")
-    for name in ("whole loop", "recorded", "bare step"):
+    for name in ("whole loop", "recorded", _BARE):
         low, mid, high = quantiles(timings[name], n=4)
         print(
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
-    pairs = [("whole loop", "bare step"), ("recorded", "whole loop"), (_CHECKPOINT, "whole loop")]
+    pairs = [("whole loop", _BARE), ("recorded", "whole loop"), (_CHECKPOINT, "whole loop")]
     if run.replica_check.made:  # not in a world of one
         pairs.append((_COMPARISON, "whole loop"))
     for over, under in pairs:

@@ -20,12 +20,15 @@ def train_on_gpu(folder: Path, *arguments: str | Path, recipe: Path = QUICKSTART
     return read_json(folder / "summary.json")
 
 
-@pytest.mark.parametrize("mode", ["no", "tf32", "bf16", "fp16"])
+@pytest.mark.parametrize(("mode", "rel"), [("no", 1e-3), ("tf32", 1e-2), ("bf16", 1e-2), ("fp16", 1e-2)])
 @pytest.mark.parametrize("recipe", ["sgd-onecycle", "adam-onecycle"])
-def test_every_precision_trains_with_the_fused_kernels(tmp_path: Path, recipe: str, mode: str) -> None:
-    summary = train_on_gpu(tmp_path, *SMALL, f"--precision.mode={mode}", recipe=RECIPES / f"{recipe}.toml")
+def test_every_precision_gives_about_the_losses_of_the_cpu(tmp_path: Path, recipe: str, mode: str, rel: float) -> None:
+    """After twenty steps; the GPU rounds elsewhere, and the formats with fewer digits more."""
+    file = RECIPES / f"{recipe}.toml"
+    train_well(tmp_path / "cpu", *SMALL, recipe=file)
+    summary = train_on_gpu(tmp_path / "gpu", *SMALL, f"--precision.mode={mode}", recipe=file)
     assert (summary["fused"], summary["precision"]) == (True, mode)
-    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=rel)
 
 
 def test_float32_gives_the_losses_of_the_cpu(tmp_path: Path) -> None:
@@ -38,7 +41,7 @@ def test_overflow_at_the_first_step_leaves_the_run_healthy(tmp_path: Path) -> No
     fp16 = ("--precision.mode=fp16", "--precision.init_scale=1e9")
     summary = train_on_gpu(tmp_path, *SMALL, *fp16)
     assert summary["skipped_steps"] != 0
-    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    assert max(losses(tmp_path)) < 1.1 * losses(tmp_path)[0]  # a momentum of inf or nan would end the run
 
 
 def test_a_resumed_run_is_bit_identical_in_deterministic_mode(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ _SMALL = _Training(4, 4, frozenset({1, 2}))
 
 
 def _cases(setting: Setting) -> list[Case]:
-    replays = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) // 2))
+    replays = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) // 4))  # more would slow the recording
     return [
         Case(f"{name} {implementation} {form}", partial(_check, setting, replays, name, implementation, form))
         for implementation, form, name in itertools.product(IMPLEMENTATIONS, FORMATS, OPTIMIZERS)
