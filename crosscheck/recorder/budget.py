@@ -18,7 +18,7 @@ class Budget:
     wide_bytes: int
     """Bytes recorded of a step that is recorded in full: whole tensors, or blocks of those that are too large."""
     held_bytes: int
-    """Bytes read before and after each step for the digests of what has no column."""
+    """Bytes read at a look for the digests of what has no column; such looks are rarer the more they read."""
     grad_elements: int
     """Elements of gradients whose norm is taken at every step; of a larger model it is taken at some steps."""
     whole: bool = False

@@ -21,6 +21,8 @@ Named = tuple[int, str]
 # Of the bytes, at most: what changes weights between steps is more common than what changes state.
 _FOR_PARAMETERS = 3 / 4
 _ALIGNED = 1024  # elements; ranges begin and end at multiples
+_EACH_STEP = 96 * 1024  # bytes that may be read at every step; more is read at one step of RHYTHM
+RHYTHM = 8  # steps
 
 
 class Windows:
@@ -28,8 +30,21 @@ class Windows:
 
     def __init__(self, held_bytes: int, turn: int) -> None:
         """`held_bytes`: to be read at each look. With each turn the windows move on."""
-        self._left, self._turn = held_bytes, turn
+        self._budget = self._left = held_bytes
+        self._turn = turn
         self.ranges: dict[Named, Range] = {}
+
+    def is_due(self, step: int, *, before: bool, on_host: bool) -> bool:
+        """Return whether to take digests before or after a step.
+
+        A boundary between two steps is looked at from both sides or not at all: what a step left, and what the next one finds.
+        Where it is too much for every step, every eighth one is looked at with the boundary before it and the one after it.
+        On a device it is always too much: not the bytes, but the host's time to launch a handful of operations.
+        """
+        if on_host and self._budget - self._left <= _EACH_STEP:
+            return True
+        place = step % RHYTHM - RHYTHM // 2
+        return place == 0 or place == (1 if before else -1)
 
     def include(self, quantities: Sequence[tuple[Named, Tensor]]) -> None:
         """Choose a range of each quantity that has none yet; later ones share what bytes are left."""
@@ -71,6 +86,8 @@ class Digester:
             groups.setdefault((piece.dtype, piece.device), []).append((name, piece))
         self._groups = [_group([piece for _, piece in members]) for members in groups.values()]
         self._names = [name for members in groups.values() for name, _ in members]
+        self.on_host = all(device.type == "cpu" for _, device in groups)
+        """Whether all of it is in the host's memory."""
 
     def look(self) -> Sight:
         """Return the digests of what the memory holds now."""
@@ -87,10 +104,6 @@ def words(tensor: Tensor, held: Range) -> tuple[Tensor, bool]:
     kept = tensor if dense else tensor.contiguous()
     flat = torch.as_strided(kept, (stop - start,), (1,), kept.storage_offset() + start)
     return flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]), dense
-
-
-NOTHING = Sight((), torch.zeros(0, dtype=torch.int64))
-"""What is seen where nothing is held."""
 
 
 class _OnHost:

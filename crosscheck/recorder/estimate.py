@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from crosscheck.recorder.digests import RHYTHM
 from crosscheck.recorder.pending import PART_BYTES, PART_STEPS
 from crosscheck.recorder.selection import Selection
 
@@ -18,7 +19,7 @@ class Estimate:
     memory_bytes: int
     """Bytes that wait to be written, at most."""
     seconds: float
-    """Time that looking at a step takes; half of it was measured just now, before and after the step are alike."""
+    """Time that looking at a step takes, as it was measured when the recorder was attached."""
 
     def __str__(self) -> str:
         return (
@@ -28,17 +29,19 @@ class Estimate:
 
 
 def estimate(selection: Selection, first_step: int) -> Estimate:
-    """Look once at the parameters, and return what looking at every step will cost."""
+    """Look at the parameters as in some steps to come, and return what looking at every step will cost."""
     view = selection.sampled(first_step)
-    view.look()  # which makes what later looks use again
+    view.look(first_step, before=True)  # which makes what later looks use again
     begun = time.perf_counter()
-    view.look()
-    looked = time.perf_counter() - begun
+    for step in range(first_step, first_step + RHYTHM):
+        for before in (True, False):
+            view.look(step, before=before)
+    seconds = (time.perf_counter() - begun) / RHYTHM
     elements = sum(columns.count for columns in view.chosen.columns.values())
     sampled, full, every = selection.nbytes_of_a_step(view)
     return Estimate(
         elements=elements,
         disk_bytes=(sampled if every > 1 else 0) // 2 + full // every,  # what a step found is what the one before left
         memory_bytes=min(PART_STEPS * sampled, PART_BYTES) + full,
-        seconds=2 * looked,
+        seconds=seconds,
     )

@@ -65,7 +65,9 @@ def _outside_graphs(look: Callable[..., Any]) -> Callable[..., Any]:
     eager = cast(Callable[..., Any], torch.compiler.disable(look))
 
     def hook(_: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return eager(args, kwargs, torch.compiler.is_compiling())
+        if torch.compiler.is_compiling():
+            return eager(args, kwargs, True)
+        return look(args, kwargs, False)  # leaving the compiler takes time even where it is not at work
 
     return hook
 

@@ -31,7 +31,7 @@ from crosscheck.recorder.row_blocks import Row
 from crosscheck.recorder.scaler_watch import ScalerWatch
 from crosscheck.recorder.selection import Selection
 from crosscheck.recorder.view import Moment, Picked, View
-from crosscheck.trace.format import AVERAGE, Claims, Header, Pass
+from crosscheck.trace.format import Claims, Header, Pass
 from crosscheck.trace.writer import SegmentWriter
 
 _Arguments = ParamSpec("_Arguments")
@@ -402,8 +402,8 @@ class Recorder:
             grads = self._grads(look.view)
             self._expect_dense(look.view, grads)
             look.grad = gradients.consumed(look.view.pick(grads), scale)
-            before, look.sight = look.view.look()
-            look.before = _with_average(before, look.average)
+            look.before, look.sight = look.view.look(self.step + 1, before=True)
+            look.before.average = look.average
         self._attempt = Attempt(
             step=self.step + 1,
             norm=None if self._backward_norm is None else gradients.norm(self._all_grads(), scale),
@@ -428,10 +428,9 @@ class Recorder:
         self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
         for look in looks:
-            after, sight = look.view.look()
+            after, sight = look.view.look(self.step, before=False)
             self._unaveraged.append((look.view, after))
-            sights = None if look.sight is None or sight is None else (look.sight, sight)
-            row = Row(look.grad, look.backward, look.before, after, sights)
+            row = Row(look.grad, look.backward, look.before, after, (look.sight, sight))
             self._journal.pending.add(self.step, look.view.chosen, row)
         attempt.applied, attempt.loaded = not skipped, self._loaded
         attempt.options = self.loop.tell(attempt.options, applied=attempt.applied)
@@ -447,7 +446,7 @@ class Recorder:
         The moving average follows the optimizer's step: what it became is there to be seen when the next begins.
         """
         for view, after in self._unaveraged if self._average else ():
-            _with_average(after, view.pick(self._averages(view)))
+            after.average = view.pick(self._averages(view))
         if self._unaveraged:
             last = self._journal.pending.attempts[-1]
             last.options = self.loop.tell_averaged(last.options)
@@ -476,12 +475,6 @@ class Recorder:
     def _commit(self) -> None:
         """Write the steps that wait as one part."""
         self._selection.nbytes += self._journal.commit()
-
-
-def _with_average(moment: Moment, average: Picked) -> Moment:
-    if average.chunks:
-        moment.slots[AVERAGE] = average
-    return moment
 
 
 def _leave(journal: Journal, recorder: weakref.ref[Recorder], process: int) -> None:

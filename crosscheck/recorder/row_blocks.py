@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder.columns import Columns
-from crosscheck.recorder.digests import Named, Sight, holdable
+from crosscheck.recorder.digests import Named, Sight
 from crosscheck.recorder.view import Chosen, Moment, Picked
 from crosscheck.trace.format import DIGEST, PARAM, Block, SlotRows, TensorRows, key
 
@@ -22,7 +22,7 @@ class Row:
     backward: Picked | None  # as backward left it, where that was seen
     before: Moment
     after: Moment
-    sights: tuple[Sight, Sight] | None = None  # before and after the step
+    sights: tuple[Sight | None, Sight | None] = (None, None)  # before and after the step
 
     @property
     def nbytes(self) -> int:
@@ -60,13 +60,18 @@ class RowBlock:
         columns = self.chosen.columns
         grads = _by_tensor(columns, [row.grad for row in self.rows])
         backwards = _by_tensor(columns, [row.backward for row in self.rows])
-        moments = [moment for row in self.rows for moment in (row.before, row.after)]
-        of_shape, scalars = (dict.fromkeys(n for m in moments for n in kind(m)) for kind in (_slots, _scalars))
-        before = {name: _by_tensor(columns, [row.before.slots.get(name) for row in self.rows]) for name in of_shape}
-        after = {name: _by_tensor(columns, [row.after.slots.get(name) for row in self.rows]) for name in of_shape}
-        one_before = {name: _by_tensor(None, [row.before.scalars.get(name) for row in self.rows]) for name in scalars}
-        one_after = {name: _by_tensor(None, [row.after.scalars.get(name) for row in self.rows]) for name in scalars}
-        digests = self._digests()
+        befores, afters = [row.before.apart() for row in self.rows], [row.after.apart() for row in self.rows]
+        of_shape, scalars = (dict.fromkeys(n for m in (*befores, *afters) for n in m[kind]) for kind in (0, 1))
+        before, after = (
+            {name: _by_tensor(columns, [slots.get(name) for slots, _ in moments]) for name in of_shape}
+            for moments in (befores, afters)
+        )
+        one_before, one_after = (
+            {name: _by_tensor(None, [ones.get(name) for _, ones in moments]) for name in scalars}
+            for moments in (befores, afters)
+        )
+        boundaries = self._boundaries()
+        digests = self._digests(boundaries)
         ranges = {} if self.chosen.windows is None else self.chosen.windows.ranges
         tensors: list[TensorRows] = []
         for tensor, its in columns.items():
@@ -123,36 +128,41 @@ class RowBlock:
                     held=parameter.held or (),
                 )
             )
-        return Block(full=self.chosen.full, steps=tuple(self.steps), tensors=tuple(tensors))
+        return Block(
+            full=self.chosen.full,
+            steps=tuple(self.steps),
+            tensors=tuple(tensors),
+            held_at=None if len(boundaries) in (0, len(self.rows) + 1) else boundaries,
+        )
 
     def _others(self, rows: Iterable[int]) -> tuple[int, ...]:
         """Return the rows that are not among these."""
         there = set(rows)
         return tuple(row for row in range(len(self.rows)) if row not in there)
 
-    def _digests(self) -> dict[Named, Tensor]:
+    def _boundaries(self) -> tuple[int, ...]:
+        """Return between which rows digests were taken, on both sides where there is a row on both."""
+        rows = len(self.rows)
+        left = [True, *(row.sights[1] is not None for row in self.rows)]
+        found = [*(row.sights[0] is not None for row in self.rows), True]
+        return tuple(k for k in range(rows + 1) if left[k] and found[k])
+
+    def _digests(self, boundaries: Sequence[int]) -> dict[Named, Tensor]:
         """Return the digests before and after each row by what they are of; they are fetched from the device at once."""
-        pairs = [row.sights for row in self.rows if row.sights is not None]
-        if not pairs or self.chosen.windows is None:
-            return {}
-        sights = [sight for pair in pairs for sight in pair]
-        fetched = torch.cat([sight.digests for sight in sights]).cpu()
-        found: dict[Named, Tensor] = {}
-        position = 0
-        for moment, sight in enumerate(sights):
-            for name in sight.names:
-                table = found.setdefault(name, torch.zeros(len(self.rows), 2, dtype=torch.int64))
-                table[moment // 2, moment % 2] = fetched[position]
-                position += 1
-        return {name: table for name, table in found.items() if holdable(self.chosen.windows.ranges, name)}
-
-
-def _slots(moment: Moment) -> Iterable[str]:
-    return moment.slots
-
-
-def _scalars(moment: Moment) -> Iterable[str]:
-    return moment.scalars
+        groups: dict[int, list[tuple[int, int, Sight]]] = {}  # of sights of the same quantities
+        for k in boundaries:
+            for row, moment in ((k - 1, 1), (k, 0)):
+                sight = self.rows[row].sights[moment] if 0 <= row < len(self.rows) else None
+                if sight is not None:
+                    groups.setdefault(id(sight.names), []).append((row, moment, sight))
+        tables: dict[Named, Tensor] = {}
+        for members in groups.values():
+            fetched = torch.stack([sight.digests for *_, sight in members]).cpu()
+            places = torch.tensor([(row, moment) for row, moment, _ in members]).unbind(1)
+            for name, column in zip(members[0][2].names, fetched.unbind(1), strict=True):
+                table = tables.setdefault(name, torch.zeros(len(self.rows), 2, dtype=torch.int64))
+                table[places] = column
+        return tables
 
 
 def _by_tensor(columns: Mapping[int, Columns] | None, picked: Sequence[Picked | None]) -> dict[int, _Series]:

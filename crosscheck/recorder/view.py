@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from crosscheck.recorder.columns import Columns, same_format
-from crosscheck.recorder.digests import NOTHING, Digester, Named, Sight, Windows, holdable, words
+from crosscheck.recorder.digests import Digester, Named, Sight, Windows, holdable, words
 from crosscheck.recorder.optimizer_info import DTYPES, state_of
-from crosscheck.trace.format import PARAM, RESERVED_SLOTS
+from crosscheck.trace.format import AVERAGE, PARAM, RESERVED_SLOTS
 
 Numbers = tuple[int, ...]
 
@@ -26,16 +26,53 @@ class Picked:
         return sum(vector.nbytes for _, vector in self.chunks)
 
 
+class Place(NamedTuple):
+    """What a part of a joined vector is."""
+
+    slot: str
+    scalar: bool  # one number a tensor
+    numbers: Numbers
+
+
+@dataclass(slots=True)
+class Joint:
+    """Views of all quantities of one format on one device, ready to be copied with one operation."""
+
+    views: list[Tensor] = field(default_factory=list[Tensor])
+    places: list[Place] = field(default_factory=list[Place])
+    sizes: list[int] = field(default_factory=list[int])  # of the places
+
+    def add(self, place: Place, views: list[Tensor]) -> None:
+        self.views += views
+        self.places.append(place)
+        self.sizes.append(sum(view.numel() for view in views))
+
+
 @dataclass(slots=True)
 class Moment:
     """Parameters and state before or after a step. What does not exist is left out."""
 
-    slots: dict[str, Picked] = field(default_factory=dict[str, Picked])  # the parameter, and state of its shape
-    scalars: dict[str, Picked] = field(default_factory=dict[str, Picked])  # state of one number a tensor
+    vectors: list[tuple[Joint, Tensor]] = field(default_factory=list[tuple[Joint, Tensor]])
+    average: Picked = field(default_factory=Picked)  # the moving average
+    counts: dict[str, Picked] = field(default_factory=dict[str, Picked])  # state that is a plain number
 
     @property
     def nbytes(self) -> int:
-        return sum(picked.nbytes for picked in self.slots.values())
+        return self.average.nbytes + sum(vector.nbytes for _, vector in self.vectors)
+
+    def apart(self) -> tuple[dict[str, Picked], dict[str, Picked]]:
+        """Return the parameter, and state of its shape, by slot; and state of one number a tensor."""
+        slots: dict[str, Picked] = {}
+        scalars: dict[str, Picked] = {}
+        for joint, vector in self.vectors:
+            for place, values in zip(joint.places, torch.split(vector, joint.sizes), strict=True):
+                picked = (scalars if place.scalar else slots).setdefault(place.slot, Picked())
+                picked.chunks.append((place.numbers, values))
+        for slot, picked in self.counts.items():
+            scalars.setdefault(slot, Picked()).chunks.extend(picked.chunks)
+        if self.average.chunks:
+            slots[AVERAGE] = self.average
+        return slots, scalars
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +87,9 @@ class Chosen:
 _Pin = tuple[Mapping[Any, Any], Any, Tensor, int]
 """Where a tensor was found, under which key, and its memory: as long as all of that holds, views of it stay good."""
 
-Chunks = list[tuple[Numbers, list[Tensor]]]
-"""Views of one quantity, ready to be copied."""
-
-
-@dataclass(slots=True)
-class _Views:
-    """Views of all quantities, by slot."""
-
-    slots: dict[str, Chunks] = field(default_factory=dict[str, Chunks])
-    scalars: dict[str, Chunks] = field(default_factory=dict[str, Chunks])
-
 
 class View:
-    """Copies what is looked at with one operation for each quantity, whatever the number of tensors.
+    """Copies what is looked at with one operation for each format and device, whatever the number of tensors.
 
     Finding a parameter's state, and making views of it, takes longer than copying a few elements. So the views are kept
     as long as every tensor is where it was.
@@ -85,35 +111,32 @@ class View:
         self._states: list[tuple[Tensor, Mapping[str, Any] | None, int]] = []  # of each parameter, and its entries
         self._groups: list[tuple[int, Mapping[str, Any]]] = []  # that hold counts of their parameters
         self._memory: list[tuple[Tensor, int]] = []  # of each parameter
-        self._views: _Views | None = None
+        self._joints: list[Joint] | None = None
         self._counted: list[tuple[str, list[tuple[int, Mapping[Any, Any], Any]]]] = []  # state that is a plain number
         self._digester: Digester | None = None
 
-    def look(self) -> tuple[Moment, Sight | None]:
-        """Copy the parameters, and every slot that is one number or has one for each element.
+    def look(self, step: int, *, before: bool) -> tuple[Moment, Sight | None]:
+        """Copy the parameters, and every slot that is one number or has one for each element, before or after a step.
 
-        Return them with the digests of what is held and not recorded, if anything is to be held.
+        Return them with the digests of what is held and not recorded, if anything is to be held at this moment.
         """
-        views, moment = self._current(), Moment()
-        for slot, chunks in views.slots.items():
-            moment.slots[slot] = self._copied(chunks)
-        for slot, chunks in views.scalars.items():
-            moment.scalars[slot] = Picked([(numbers, torch.stack(each)) for numbers, each in chunks])
+        moment = Moment([(joint, self._copy(joint.views)) for joint in self._current()])
         for slot, places in self._counted:
             values = torch.tensor([place[key] for _, place, key in places], dtype=torch.float64)
-            moment.scalars.setdefault(slot, Picked()).chunks.append((tuple(number for number, *_ in places), values))
-        if self.chosen.windows is None:
+            moment.counts[slot] = Picked([(tuple(number for number, *_ in places), values)])
+        windows, digester = self.chosen.windows, self._digester
+        if windows is None or digester is None or not windows.is_due(step, before=before, on_host=digester.on_host):
             return moment, None
-        return moment, NOTHING if self._digester is None else self._digester.look()
+        return moment, digester.look()
 
     def pick(self, tensors: Iterable[Tensor | None]) -> Picked:
         """Copy the chosen elements of other tensors of the parameters' shapes, such as gradients; one for each parameter."""
         there = ((n, t) for n, t in zip(self.numbers, tensors, strict=True) if t is not None)
-        return self._copied([(numbers, views) for numbers, views, _ in self._viewed(there)])
+        return Picked([(numbers, self._copy(views)) for numbers, views, _ in self._viewed(there)])
 
-    def _copied(self, chunks: Chunks) -> Picked:
-        joined = [(numbers, torch.cat(views)) for numbers, views in chunks]
-        return Picked([(numbers, vector.cpu()) for numbers, vector in joined] if self.chosen.full else joined)
+    def _copy(self, views: list[Tensor]) -> Tensor:
+        vector = torch.cat(views)
+        return vector.cpu() if self.chosen.full else vector
 
     def _viewed(self, tensors: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[Numbers, list[Tensor], bool]]:
         """Yield tensors of one format after the other as vectors of the chosen elements, and whether these are views."""
@@ -126,11 +149,11 @@ class View:
                 all(are_views for _, are_views in pairs),
             )
 
-    def _current(self) -> _Views:
+    def _current(self) -> list[Joint]:
         """Return the views, made anew if a tensor is not where it was."""
         state = self._optimizer.state
         if (
-            self._views is None
+            self._joints is None
             or any(parameter.data_ptr() != memory for parameter, memory in self._memory)
             or any(
                 state.get(parameter) is not own or len(own or ()) != entries for parameter, own, entries in self._states
@@ -138,10 +161,10 @@ class View:
             or any(self._optimizer.param_groups[number] is not group for number, group in self._groups)
             or any(place.get(key) is not t or t.data_ptr() != memory for place, key, t, memory in self._pins)
         ):
-            self._views = self._make()
-        return self._views
+            self._joints = self._make()
+        return self._joints
 
-    def _make(self) -> _Views:
+    def _make(self) -> list[Joint]:
         elementwise: dict[str, list[tuple[int, Tensor]]] = {PARAM: []}
         scalars: dict[str, list[tuple[int, Tensor]]] = {}
         counted: dict[str, list[tuple[int, Mapping[Any, Any], Any]]] = {}
@@ -161,23 +184,28 @@ class View:
                     if value.shape == parameter.shape and value.dtype in DTYPES:
                         elementwise.setdefault(slot, []).append((number, value.detach()))
                     elif value.numel() == 1:
-                        scalars.setdefault(slot, []).append((number, value.detach().reshape(())))
+                        scalars.setdefault(slot, []).append((number, value.detach().reshape(1)))
                 elif isinstance(value, int | float):
                     counted.setdefault(slot, []).append((number, place, key))
         self._counted = list(counted.items())
-        views = _Views()
+        joints: dict[object, Joint] = {}
         lasting = True
         for slot, tensors in elementwise.items():
-            found = list(self._viewed(tensors))
-            lasting &= all(are_views for *_, are_views in found)
-            views.slots[slot] = [(numbers, each) for numbers, each, _ in found]
+            for numbers, views, are_views in self._viewed(tensors):
+                lasting &= are_views
+                self._joint(joints, slot, views[0]).add(Place(slot, False, numbers), views)
         for slot, tensors in scalars.items():
-            groups = same_format(tensors).values()
-            views.scalars[slot] = [(tuple(n for n, _ in each), [t for _, t in each]) for each in groups]
+            for members in same_format(tensors).values():
+                numbers, views = tuple(n for n, _ in members), [t for _, t in members]
+                self._joint(joints, slot, views[0]).add(Place(slot, True, numbers), views)
         self._digester, held_lastingly = self._make_digester(elementwise)
         if not (lasting and held_lastingly):
             self._memory = [(parameter, -1) for parameter, _ in self._memory]  # copies are made anew at every look
-        return views
+        return list(joints.values())
+
+    def _joint(self, joints: dict[object, Joint], slot: str, like: Tensor) -> Joint:
+        """Return the joint of this format and device. Whole tensors of different slots are not joined: that would need their memory twice."""
+        return joints.setdefault((like.dtype, like.device, slot if self.chosen.full else None), Joint())
 
     def _make_digester(self, elementwise: Mapping[str, list[tuple[int, Tensor]]]) -> tuple[Digester | None, bool]:
         windows = self.chosen.windows

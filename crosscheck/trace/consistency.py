@@ -38,6 +38,10 @@ def _check_block(where: str, block: Block, steps: frozenset[int], tensors: tuple
         raise TraceError(f"{where} has step {min(strange)}, which the part does not list")
     if block.full and len(block.steps) != 1:
         raise TraceError(f"{where} is full and has {len(block.steps)} steps; a full block has one")
+    if any(boundary > len(block.steps) for boundary in block.held_at or ()):
+        raise TraceError(
+            f"{where}: held_at is {list(block.held_at or ())}; a block of {len(block.steps)} rows ends there"
+        )
     if not block.tensors:
         raise TraceError(f"{where} has no tensors")
     seen: set[int] = set()

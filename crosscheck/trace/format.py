@@ -170,6 +170,8 @@ class Block(_Strict):
     full: bool
     steps: Annotated[Indices, Field(min_length=1)]
     tensors: tuple[TensorRows, ...]
+    # Between which rows digests were taken: k is before row k, and the number of rows is after the last; None: everywhere.
+    held_at: Indices | None = None
 
 
 class Part(_Strict):

@@ -217,4 +217,7 @@ def _quantity(
     if held:
         quantity.digests = arrays.digests(prefix)
         quantity.held = np.zeros((arrays.rows + 1, 2), np.int64) + np.array(held, np.int64)
+        looked = arrays.part.meta.blocks[arrays.block].held_at
+        if looked is not None:
+            quantity.held[np.setdiff1d(np.arange(arrays.rows + 1), looked)] = 0
     return quantity

@@ -30,7 +30,8 @@ def full_disk(patch: pytest.MonkeyPatch, _: AdamW) -> None:
 
 
 def own_mistake(patch: pytest.MonkeyPatch, _: AdamW) -> None:
-    def look(_: View) -> None:
+    def look(_: View, step: int, *, before: bool) -> None:
+        del step, before
         raise ZeroDivisionError("an exception of the recorder itself")
 
     patch.setattr(View, "look", look)
