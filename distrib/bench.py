@@ -33,9 +33,10 @@ from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
 from distrib.training.run import Run, build
 
-_BLOCK = 10  # steps timed together
-_ROUNDS = 24  # of one block each
-_BARE, _COMPARISON, _CHECKPOINT = "bare step", "comparison of ranks", "checkpoint"
+_BLOCK = 10  # steps timed together, and
+_PART = 128  # recorded ones: those of a part of the trace
+_ROUNDS = 12  # of one block each
+_RECORDED, _BARE, _COMPARISON, _CHECKPOINT = "recorded", "bare step", "comparison of ranks", "checkpoint"
 _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.test_images", "100"]
 
 
@@ -88,17 +89,19 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     def save(number: int) -> None:
         checkpointer.save(number % run.total_steps + 1, observers.progress)
 
-    steps = {"whole loop": whole, "recorded": whole, _BARE: bare, _COMPARISON: compare, _CHECKPOINT: save}
+    steps = {"whole loop": whole, _RECORDED: whole, _BARE: bare, _COMPARISON: compare, _CHECKPOINT: save}
     timings: dict[str, list[float]] = {name: [] for name in steps}
-    for first in range(0, (rounds + 1) * _BLOCK, _BLOCK):
+    for round_ in range(rounds + 1):
         for name, step in steps.items():
-            observers.recorder = start_recorder(run, first_step=first + 1) if name == "recorded" else None
+            count = _PART if name == _RECORDED else _BLOCK
+            first = round_ * count
+            observers.recorder = start_recorder(run, first_step=first + 1) if name == _RECORDED else None
             with _unchanged(run) if name == _BARE else nullcontext():
-                timings[name].append(_time(step, first, device, observers.recorder))
+                timings[name].append(_time(step, first, count, device, observers.recorder))
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
-    return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_BLOCK * (rounds + 1))
+    return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_PART * (rounds + 1))
 
 
 @contextmanager
@@ -111,21 +114,20 @@ def _unchanged(run: Run) -> Generator[None]:
     run.optimizer.load_state_dict(state)
 
 
-def _time(step: Callable[[int], None], first: int, device: torch.device, recorder: Recorder | None) -> float:
-    """Return the seconds that a step takes in one block.
-
-    The recorder is closed in that time: its commit comes here every 10 steps, in training every 128.
-    """
+def _time(
+    step: Callable[[int], None], first: int, count: int, device: torch.device, recorder: Recorder | None
+) -> float:
+    """Return the seconds that a step takes in one block. The recorder commits its part, and is closed, in that time."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
-    for number in range(first, first + _BLOCK):
+    for number in range(first, first + count):
         step(number)
     if recorder is not None:
         recorder.close()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / _BLOCK
+    return (time.perf_counter() - start) / count
 
 
 def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -> None:
@@ -135,12 +137,12 @@ def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -
         end="",
     )
     print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")
-    for name in ("whole loop", "recorded", _BARE):
+    for name in ("whole loop", _RECORDED, _BARE):
         low, mid, high = quantiles(timings[name], n=4)
         print(
             f"  {name:<11} {mid * 1e3:8.2f} ms a step [{low * 1e3:.2f}, {high * 1e3:.2f}]   {batch / mid:10,.0f} images/s"
         )
-    pairs = [("whole loop", _BARE), ("recorded", "whole loop"), (_CHECKPOINT, "whole loop")]
+    pairs = [("whole loop", _BARE), (_RECORDED, "whole loop"), (_CHECKPOINT, "whole loop")]
     if run.replica_check.made:  # not in a world of one
         pairs.append((_COMPARISON, "whole loop"))
     for over, under in pairs:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from distrib import counter_rng
 
 _WORD = 8  # bytes
+_SMALL = 2**14  # words of a tensor in the mean; smaller ones are added up with one operation for all
 
 
 def digests(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -24,15 +24,19 @@ def digests(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     All tensors in one pass, because a device takes longer to start on a small tensor than to read it;
     for that moment it holds a few copies of them.
     """
-    words = [_words(tensor.detach().to(device)) for tensor in tensors]
-    sizes = [len(part) for part in words]
-    positions = torch.arange(max(sizes, default=0), device=device)
-    counters = torch.cat([positions[:size] for size in sizes])
-    mixed = counter_rng.scatter(torch.cat(words), counters)
-    return torch.stack([part.sum() for part in torch.split(mixed, sizes)])
-
-
-def _words(tensor: Tensor) -> Tensor:
-    """Return the tensor's bytes as int64, filled up with zeros."""
-    data = tensor.contiguous().view(-1).view(torch.uint8)
-    return functional.pad(data, (0, -len(data) % _WORD)).view(torch.int64)
+    zeros = torch.zeros(_WORD, dtype=torch.uint8, device=device)
+    parts: list[Tensor] = []
+    sizes: list[int] = []  # in words
+    for tensor in tensors:
+        data = tensor.detach().to(device).contiguous().view(-1).view(torch.uint8)
+        parts += [data, zeros[: -len(data) % _WORD]]
+        sizes.append(-(-len(data) // _WORD))
+    words = torch.cat(parts).view(torch.int64)
+    counts = torch.tensor(sizes).to(device)
+    ends = counts.cumsum(0)
+    starts = torch.repeat_interleave(ends - counts, counts, output_size=len(words))
+    mixed = counter_rng.scatter(words, torch.arange(len(words), device=device) - starts)
+    if len(words) > _SMALL * len(sizes):
+        return torch.stack([part.sum() for part in torch.split(mixed, sizes)])
+    sums = torch.cat([zeros.view(torch.int64), mixed.cumsum(0)])  # they wrap around, and so do their differences
+    return sums[ends] - sums[ends - counts]

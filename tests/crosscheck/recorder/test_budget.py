@@ -84,6 +84,23 @@ def test_what_is_sampled_moves_on_and_stays_joined(tmp_path: Path, monkeypatch: 
     assert (finding.step, finding.index is not None) == (5, True)
 
 
+@pytest.mark.parametrize(("size", "found"), [(1000, [6]), (50_000, [12])])
+def test_large_models_are_held_at_some_steps(size: int, found: list[int], tmp_path: Path) -> None:
+    """Small ones at every step, large ones at every eighth and the boundaries on both sides of it: here 4 and 12."""
+    (weight,) = make_parameters((size,))
+    optimizer = SGD([weight], lr=0.1)
+    unseen = sorted(set(range(size)).difference(map(int, spread(weight, 100, None).positions)))[0]
+    with Recorder(optimizer, tmp_path, steps=(), coordinates=100):
+        for step in range(1, 17):
+            if step in (6, 12):
+                weight.data[unseen] += 1  # nobody samples it
+            take_steps(optimizer, [weight], range(step, step + 1))
+    report = replay(tmp_path)
+    told = [finding for finding in report.findings if finding.check == "continuity"]
+    assert [finding.step for finding in told] == found, str(report)
+    assert report.verdict is Verdict.MISMATCH
+
+
 def test_frozen_tensors_cost_nothing(tmp_path: Path) -> None:
     parameters = make_parameters((20, 10), (30,), (10, 10))
     parameters[0].requires_grad_(False)

@@ -94,6 +94,12 @@ def test_each_tensor_stands_alone() -> None:
     assert digests(tensors[::-1], CPU).tolist() == [digest(tensor) for tensor in tensors[::-1]]
 
 
+def test_large_tensors_are_added_up_as_small_ones_are() -> None:
+    """They take another way, and so does a large one among many small ones."""
+    large, small = sample(torch.float32, 40_001), sample(torch.float16, 5)
+    assert digests([large, *[small] * 9], CPU).tolist() == [digest(large), *[digest(small)] * 9]
+
+
 @settings(max_examples=40, deadline=None)
 @given(words=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9))
 def test_the_digest_is_a_sum_of_splitmix64(words: list[int]) -> None:
