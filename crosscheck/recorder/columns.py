@@ -44,7 +44,7 @@ class Columns:
         in_memory = torch.cat([torch.arange(run.size) * run.step + run.start for run in self.runs])
         if self.strides is None:
             return in_memory
-        order = sorted(range(len(self.shape)), key=lambda axis: -self.strides[axis] if self.strides else 0)
+        order = self._axes
         indices = torch.unravel_index(in_memory, [self.shape[axis] for axis in order])
         in_c_order, stride = torch.zeros_like(in_memory), 1
         for axis in reversed(range(len(self.shape))):
@@ -52,8 +52,13 @@ class Columns:
             stride *= self.shape[axis]
         return in_c_order
 
+    @property
+    def _axes(self) -> list[int]:
+        """Return the axes as they lie in memory, the one with the largest steps first."""
+        return sorted(range(len(self.shape)), key=lambda axis: -self.strides[axis] if self.strides else 0)
+
     @cached_property
-    def order(self) -> Tensor | None:
+    def _order(self) -> Tensor | None:
         """Return the order of the columns in which their positions ascend; None if they do already."""
         order = self.positions.argsort()
         return None if bool((order == torch.arange(len(order))).all()) else order
@@ -61,7 +66,17 @@ class Columns:
     @property
     def ascending(self) -> Tensor:
         """Return the positions in ascending order."""
-        return self.positions if self.order is None else self.positions[self.order]
+        return self.positions if self._order is None else self.positions[self._order]
+
+    def sort(self, values: Tensor) -> Tensor:
+        """Return rows of values, which are in the order of the views, in ascending order of their positions."""
+        if self.strides is None and len(self.runs) == 1:
+            return values
+        if self.whole:
+            axes = self._axes
+            as_they_lie = values.reshape(len(values), *(self.shape[axis] for axis in axes))
+            return as_they_lie.permute(0, *(1 + axes.index(axis) for axis in range(len(axes)))).reshape(len(values), -1)
+        return values if self._order is None else values[:, self._order]
 
     @property
     def bounds(self) -> tuple[int, int]:

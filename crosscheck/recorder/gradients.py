@@ -25,6 +25,10 @@ def norm(gradients: Sequence[Tensor], scale: Tensor | None) -> Tensor:
     if not gradients:
         return torch.zeros((), dtype=torch.float64)
     device = gradients[0].device
-    parts: list[Tensor] = [torch.linalg.vector_norm(g.detach(), dtype=torch.float64).to(device) for g in gradients]
+    # One operation for all, which torch.nn.utils.get_total_norm takes as well.
+    norms = torch._foreach_norm(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        [gradient.detach() for gradient in gradients], 2, torch.float64
+    )
+    parts = [part.to(device) for part in norms]
     total = torch.stack(parts).square().sum().sqrt()
     return total if scale is None else total / scale.to(device)

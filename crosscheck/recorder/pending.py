@@ -1,8 +1,10 @@
 """Steps that were recorded and wait to be committed, as one part."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from crosscheck.recorder.row_blocks import Row, RowBlock
@@ -80,7 +82,10 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
     """Describe the attempts; options that did not change since the step before are left out."""
     described: list[Step] = []
     last: tuple[dict[str, Option], ...] = ()
-    for attempt in attempts:
+    norms = _fetched([attempt.norm for attempt in attempts])
+    backward_norms = _fetched([attempt.backward_norm for attempt in attempts])
+    scales = _fetched([attempt.scale for attempt in attempts])
+    for attempt, norm, backward_norm, scale in zip(attempts, norms, backward_norms, scales, strict=True):
         changed: list[dict[str, Option]] = []
         for number, group in enumerate(attempt.options):
             known = last[number] if number < len(last) else {}
@@ -93,12 +98,26 @@ def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
             Step(
                 step=attempt.step,
                 applied=attempt.applied,
-                loss_scale=None if attempt.scale is None else float(attempt.scale),
-                grad_norm=None if attempt.norm is None else float(attempt.norm),
-                backward_norm=None if attempt.backward_norm is None else float(attempt.backward_norm),
+                loss_scale=scale,
+                grad_norm=norm,
+                backward_norm=backward_norm,
                 options=tuple(changed),
                 state_loaded=attempt.loaded,
                 overflow_elsewhere=attempt.overflow_elsewhere,
             )
         )
     return tuple(described)
+
+
+def _fetched(numbers: Sequence[Tensor | None]) -> list[float | None]:
+    """Return the numbers, fetched from each device at once: each transfer waits for all that the device has to do."""
+    fetched: list[float | None] = [None] * len(numbers)
+    alike: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
+    for k, number in enumerate(numbers):
+        if number is not None:
+            alike.setdefault((number.dtype, number.device), []).append((k, number.reshape(())))
+    for members in alike.values():
+        vector = torch.stack([number for _, number in members]).cpu()
+        for (k, _), value in zip(members, vector, strict=True):
+            fetched[k] = float(value)
+    return fetched

@@ -179,8 +179,8 @@ def _by_tensor(columns: Mapping[int, Columns] | None, picked: Sequence[Picked | 
         table = table.to(torch.float64) if columns is None else table
         widths = [1 if columns is None else columns[number].count for number in numbers]
         for number, values in zip(numbers, torch.split(table, widths, dim=1), strict=True):
-            order = None if columns is None else columns[number].order
-            pieces.setdefault(number, []).append(_Series(rows, values if order is None else values[:, order]))
+            ordered = values if columns is None else columns[number].sort(values)
+            pieces.setdefault(number, []).append(_Series(rows, ordered))
     return {number: _joined(each) for number, each in pieces.items()}
 
 
