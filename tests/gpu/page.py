@@ -34,7 +34,8 @@ _NO_REPORT = """\
 What this project does on a GPU is measured by one command, the GPU kit. **Nobody has run it on a GPU yet**: this page lists
 every figure it will hold, each as "not yet run"."""
 _FROM_REPORT = """\
-What this project does on a GPU, measured by one command, the GPU kit, on one {device} ({versions}; started {started})."""
+What this project does on a GPU, measured by one command, the GPU kit, on one {device} ({versions}; started {started}).
+What stands as not yet run is still unknown, and so is everything with several GPUs."""
 
 
 def plans() -> dict[str, Part]:

@@ -99,7 +99,8 @@ def _host() -> str:
     if about.exists():
         models = [line for line in about.read_text().splitlines() if line.startswith("model name")]
         processor = models[0].partition(":")[2].strip() if models else processor
-    return f"{processor}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    release = platform.release().partition("-")[0]
+    return f"{processor}, {os.cpu_count()} cores, {platform.system()} {release}"
 
 
 PART = Cases(

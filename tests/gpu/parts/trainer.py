@@ -42,7 +42,7 @@ def figures_of(summary: Mapping[str, Any], *, first_step: float, whole: float) -
     """The figures of a run that ended well. Raises Problem if its cross-check found something."""
     peak, check = summary["peak_device_memory"], summary["crosscheck"]
     figures: Figures = {
-        "data": summary["dataset"],
+        "data": summary["dataset"].partition(" ")[0],  # not where it lies
         "accuracy": summary["test_accuracy"],
         "rate": summary["images_per_second"],
         "memory": None if peak is None else peak / 2**20,
