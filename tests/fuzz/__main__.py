@@ -1,7 +1,7 @@
 """`python -m tests.fuzz [--minutes M] [--seed S]` damages files of every format that the trainer and the replay read, and reads
 them.
 
-Each reader may return, or refuse in one sentence. Any other exception, more than `_SECONDS` for a file, or more than `_BYTES` of
+Each reader may return, or refuse in one sentence. Any other exception, more than `_SECONDS` of computing for a file, or more than `_BYTES` of
 memory beyond what the process had before is a finding: it is printed with the file, and the exit code is 1.
 """
 
@@ -26,6 +26,7 @@ from tests.fuzz.mutations import mutated
 from tests.fuzz.traces import TRACES
 
 _SECONDS = 20
+_WAITING = 6  # times as long may pass: other processes may have the machine
 _BYTES = 2**30
 _CACHED = 2**30  # bytes of compiled formulas that are kept
 
@@ -79,8 +80,10 @@ def main() -> int:
 def attack(fmt: Format, data: bytes, seconds: float = _SECONDS) -> tuple[str, str]:
     """Write the data and read it. Return the problem, if there is one, and in a word how the reader ended."""
     fmt.write(data)
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = {signal.ITIMER_PROF: (signal.SIGPROF, seconds), signal.ITIMER_REAL: (signal.SIGALRM, _WAITING * seconds)}
+    for timer, (number, limit) in timers.items():
+        signal.signal(number, _too_long)
+        signal.setitimer(timer, limit)
     try:
         fmt.read()
     except BadInput as error:
@@ -88,7 +91,8 @@ def attack(fmt: Format, data: bytes, seconds: float = _SECONDS) -> tuple[str, st
     except (Exception, Hang):
         return traceback.format_exc(), "finding"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in timers:
+            signal.setitimer(timer, 0)
     return "", "taken"
 
 

@@ -19,8 +19,8 @@ from safetensors.numpy import save
 
 from crosscheck.__main__ import main
 from crosscheck.recorder import Claims, Pass, Recorder, Winners
-from distrib.errors import BadInput
-from distrib.files import read_json
+from distrib.crosscheck import read_report
+from distrib.errors import BadInput, RunFault
 from distrib.training import summary
 from distrib.training.model import article
 from tests.crosscheck.trace.trace_files import Arrays, adam, read_part, record, segment, sgd, write_bytes
@@ -133,17 +133,25 @@ def record_adam(folder: Path) -> Path:
 
 
 def report(place: Path) -> Format:
-    """The report of a replay, which the trainer reads back into its summary."""
+    """Attack the report of a replay, which the trainer reads back into its summary."""
     folder = place / "report"
     trace = record(folder / "trace", sgd)
     file = folder / "crosscheck.json"
     with contextlib.redirect_stdout(io.StringIO()):
         main(["replay", str(trace), "--json", str(file)])
     (folder / "summary.json").write_text(json.dumps({"steps": 6, "crosscheck": {"verdict": "pending"}}))
-    return plain("crosscheck.json", file, file.read_bytes(), lambda: summary.add_verdict(folder, read_json(file)))
+
+    def read() -> None:
+        try:
+            summary.add_verdict(folder, read_report(file))
+        except RunFault as error:
+            raise BadInput(str(error)) from None
+
+    return plain("crosscheck.json", file, file.read_bytes(), read)
 
 
 TRACES: list[Callable[[Path], Format]] = [
+    report,
     *map(_text, ("header.json", "end.json")),
     *(_hashed("part", what, make) for make in (record_sgd, record_adam) for what in ("bytes", "description", "arrays")),
     *(_hashed("pass", what, record_pass) for what in ("bytes", "description", "arrays")),
