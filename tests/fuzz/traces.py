@@ -13,43 +13,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from crosscheck.__main__ import main
-from crosscheck.recorder import Claims, Pass, Recorder, Winners
 from distrib.crosscheck import read_report
 from distrib.errors import BadInput, RunFault
 from distrib.training import summary
-from distrib.training.model import article
-from tests.crosscheck.trace.trace_files import Arrays, adam, read_part, record, segment, sgd, write_bytes
+from tests.crosscheck.trace.trace_files import Arrays, adam, read_part, record, record_pass, segment, sgd, write_bytes
 from tests.fuzz.format import Format, plain
 
 _LARGEST_ARRAY = 2**24  # bytes that an attack writes
-
-
-def record_pass(folder: Path) -> Path:
-    """Record a step on four images, with its pass. Return the trace."""
-    torch.manual_seed(0)
-    network = article()
-    optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1)
-    images, labels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([1, 2, 3, 4])
-    described = Pass(step=1, network="article", compute="float32", mean=(0.5,) * 3, std=(0.25,) * 3, training=True)
-    with Recorder(optimizer, folder, claims=Claims()) as recorder:
-        with Winners(network) as winners:
-            pixels = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-            torch.nn.functional.cross_entropy(network(pixels), labels).backward()
-        recorder.after_backward()
-        recorder.add_pass(
-            described,
-            images=images,
-            labels=labels,
-            winners=[found for (found,) in winners.found],
-            parameters=dict(network.named_parameters()),
-        )
-        optimizer.step()
-    return folder
 
 
 def replay(trace: Path) -> None:
