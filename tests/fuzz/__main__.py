@@ -25,7 +25,7 @@ from tests.fuzz.formats import FORMATS
 from tests.fuzz.mutations import mutated
 from tests.fuzz.traces import TRACES
 
-_SECONDS = 20
+_SECONDS = 30
 _WAITING = 6  # times as long may pass: other processes may have the machine
 _BYTES = 2**30
 _COMPILED = (

@@ -24,6 +24,7 @@ from tests.crosscheck.trace.trace_files import Arrays, adam, read_part, record, 
 from tests.fuzz.format import Format, plain
 
 _LARGEST_ARRAY = 2**24  # bytes that an attack writes
+_TYPES = ("bool", "int8", "uint8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64", "complex64")
 
 
 def replay(trace: Path) -> None:
@@ -85,6 +86,8 @@ def _arrays(data: bytes, arrays: Arrays) -> Arrays:
         for entry in cast(list[Any], json.loads(data)):
             with contextlib.suppress(ValueError, TypeError, KeyError, IndexError, MemoryError):
                 name, dtype, *shape = entry
+                if dtype not in _TYPES:
+                    raise ValueError
                 found[str(name)] = _of_shape(arrays.get(name, np.zeros(1)).astype(dtype), tuple(shape))
     return found
 
