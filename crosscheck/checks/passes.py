@@ -101,7 +101,7 @@ def _expect_little_work(loaded: LoadedPass, shapes: Mapping[str, tuple[int, ...]
         made += area * shapes[f"{name}.bias"][0]
         multiplications += area * math.prod(shapes[f"{name}.weight"])
     parameters = sum(map(math.prod, shapes.values()))
-    most = _WORK * loaded.path.stat().st_size
+    most = _WORK * loaded.nbytes
     for what, needed, limit, why in (
         (f"numbers that the layers make of an image of {size} x {size}", made, _NUMBERS, ""),
         ("elements of all parameters", parameters, _PARAMETERS, ""),

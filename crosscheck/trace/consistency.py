@@ -16,9 +16,9 @@ _OPTIONS = 2**22
 """Options of all steps and groups of a part, each step's complete where it changed any."""
 
 
-def check_part(path: Path, part: Part) -> None:
-    """Raises TraceError for a part that contradicts itself, or describes much more than it holds."""
-    _check_amount(path, part)
+def check_part(path: Path, part: Part, size: int) -> None:
+    """Raises TraceError for a part of `size` bytes that contradicts itself, or describes much more than it holds."""
+    _check_amount(path, part, size)
     for number, tensor in enumerate(part.tensors):
         if tensor.numel >= 2**63:
             raise TraceError(f"{path}: tensor {number} has a shape of {tensor.numel} elements")
@@ -41,9 +41,8 @@ def check_part(path: Path, part: Part) -> None:
         raise TraceError(f"{path}: no block holds step {min(left_out)}")
 
 
-def _check_amount(path: Path, part: Part) -> None:
+def _check_amount(path: Path, part: Part, size: int) -> None:
     """Raises TraceError for a part that takes much more time or memory than its bytes account for."""
-    size = path.stat().st_size
     rows = sum(len(block.steps) * len(block.tensors) for block in part.blocks)
     if _BYTES_A_ROW * rows > size:
         raise TraceError(f"{path}: {rows} rows of tensors are described, and it has only {size} bytes")
@@ -55,7 +54,7 @@ def _check_amount(path: Path, part: Part) -> None:
     options, names = 0, [set[str]() for _ in range(max(len(step.options) for step in part.steps))]
     for step in part.steps:
         for known, changed in zip(names, step.options, strict=False):
-            known |= changed.keys()
+            known.update(changed)
             options += len(known) if changed else 0
     if options > _OPTIONS:
         raise TraceError(f"{path}: its steps have {options} options in all; at most {_OPTIONS} are read")

@@ -27,8 +27,10 @@ def reading(path: Path, work: Callable[[], T]) -> T:
         raise TraceError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
-def expect_file(path: Path, most: int) -> None:
-    """Raises TraceError for a pipe, a device or a folder, which may be read without end or not at all, and for a large file.
+def expect_file(path: Path, most: int) -> int:
+    """Return the size in bytes.
+
+    Raises TraceError for a pipe, a device or a folder, which may be read without end or not at all, and for a large file.
 
     A file of holes has its full size: it takes no disk, but as much time and memory as any other.
     """
@@ -37,6 +39,7 @@ def expect_file(path: Path, most: int) -> None:
         raise TraceError(f"{path} cannot be read (it is no regular file)")
     if status.st_size > most:
         raise TraceError(f"{path} is larger than {most} bytes: this is not what a recorder wrote")
+    return status.st_size
 
 
 def text_of(path: Path) -> str:

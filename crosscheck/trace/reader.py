@@ -72,10 +72,10 @@ class Segment:
     def passes(self) -> Iterator["LoadedPass"]:
         """Yield each recorded pass, verified. Raises TraceError."""
         for path in self.pass_files:
-            with _open_verified(path, PASS_NAME, Pass, _LARGEST_PASS) as (described, file):
+            with _open_verified(path, PASS_NAME, Pass, _LARGEST_PASS) as (described, file, size):
                 if described.step != int(path.name.removeprefix("pass-")[:8]):
                     raise TraceError(f"{path} describes step {described.step}; its name says another")
-                yield LoadedPass(path, described, file)
+                yield LoadedPass(path, described, file, size)
 
 
 class PartReader:
@@ -91,9 +91,9 @@ class PartReader:
         """Yield each part that is there and was not read, verified by itself and against those before it. Raises TraceError."""
         while self._read < len(self._segment.part_files):
             path = self._segment.part_files[self._read]
-            with _open_verified(path, PART_NAME, Part, _LARGEST_PART) as (meta, file):
-                check_part(path, meta)
-                part = LoadedPart(path, meta, file)
+            with _open_verified(path, PART_NAME, Part, _LARGEST_PART) as (meta, file, size):
+                check_part(path, meta, size)
+                part = LoadedPart(path, meta, file, size)
                 first_step = meta.steps[0].step
                 if first_step <= self.last_step:
                     raise TraceError(
@@ -122,6 +122,7 @@ class LoadedPass:
     path: Path
     described: Pass
     file: Any
+    nbytes: int
 
     def expect(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
         """Return the shape of an array, of which nothing is loaded yet.
@@ -146,8 +147,8 @@ class LoadedPass:
 class LoadedPart:
     """A verified part; its arrays come from disk when they are asked for."""
 
-    def __init__(self, path: Path, meta: Part, file: Any) -> None:
-        self.path, self.meta, self._file = path, meta, file
+    def __init__(self, path: Path, meta: Part, file: Any, nbytes: int) -> None:
+        self.path, self.meta, self._file, self.nbytes = path, meta, file, nbytes
         self._names = frozenset(file.keys())
 
     def holds(self, block: int, tensor: int, quantity: str) -> bool:
@@ -248,6 +249,11 @@ def segment_folders(path: Path) -> list[Path]:
     return [segment for folder in _folders_of_ranks(path) for segment in _segments(folder)]
 
 
+def may_begin(path: Path) -> bool:
+    """Return whether a trace may still begin at this path: there is a folder, or nothing yet. Raises TraceError."""
+    return reading(path, lambda: path.is_dir() or not path.exists())
+
+
 def _folders_of_ranks(path: Path) -> list[Path]:
     """Return the folders that hold segments: of rank 0, or of the one that recorded, and those of other ranks in it."""
     for folder in (path, path / "trace"):
@@ -308,14 +314,14 @@ def _digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _open_verified(path: Path, pattern: str, model: type[Model], most: int) -> Generator[tuple[Model, Any]]:
-    """Open a file of at most `most` bytes whose name promises its content; yield what it says of itself, and the file.
+def _open_verified(path: Path, pattern: str, model: type[Model], most: int) -> Generator[tuple[Model, Any, int]]:
+    """Open a file of at most `most` bytes whose name promises its content; yield what it says of itself, the file, and its size.
 
     Raises TraceError.
     """
     match = re.fullmatch(pattern, path.name)
     assert match is not None
-    expect_file(path, most)
+    size = expect_file(path, most)
     digest = reading(path, lambda: _digest(path))
     if digest != match[2]:
         raise TraceError(f"{path} is damaged: its sha256 is {digest}, its name promises another (truncated or altered)")
@@ -328,4 +334,4 @@ def _open_verified(path: Path, pattern: str, model: type[Model], most: int) -> G
         text = metadata.get(METADATA_KEY, "")
         if len(text) > LARGEST_JSON:
             raise TraceError(f"{path}: its description is larger than {LARGEST_JSON} bytes")
-        yield validate(path, parse(path, text), model), file
+        yield validate(path, parse(path, text), model), file, size

@@ -167,7 +167,7 @@ def _expect_proportion(arrays: _Arrays, entry: TensorRows, columns: int) -> None
     """Raises TraceError for rows that take much more memory than the part has bytes: nearly all of them would be empty."""
     slots = sum(not slot.scalar for slot in entry.slots.values())
     needed = arrays.rows * (2 * (columns * (slots + 2) + len(entry.slots))) * 8
-    if needed > max(64 * arrays.part.path.stat().st_size, _SMALL):
+    if needed > max(64 * arrays.part.nbytes, _SMALL):
         name = arrays.part.meta.tensors[entry.tensor].name
         raise TraceError(
             f"{arrays.part.path}: {arrays.rows} rows of {columns} elements in {len(entry.slots)} slots are described of {name!r}, "
