@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from crosscheck import TraceError, replay
+from crosscheck import Recorder, TraceError, replay
 from crosscheck.trace import reader
 from crosscheck.trace.reader import may_begin, segment_folders
 from tests.crosscheck.trace.trace_files import copy, record_pass, run
@@ -88,3 +89,33 @@ def test_nobody_falls_over_a_folder_that_cannot_be_listed(trace: Path, watched: 
     for look in (segment_folders, may_begin):
         with pytest.raises(TraceError, match="cannot be read"):
             look(trace)
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EIO])
+@pytest.mark.parametrize("call", ["mkdir", "listdir", "chmod", "rename", "fsync"])
+def test_a_segment_begins_on_a_disk_that_was_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """What may pass is tried again; after what stays, nothing half begun is left."""
+    monkeypatch.setattr("crosscheck.files._PAUSES", (0.0, 0.0, 0.0))
+    original: Callable[..., Any] = getattr(os, call)
+    failed: list[int] = []
+
+    def fail_at_first(*args: Any, **kwargs: Any) -> Any:
+        if not failed:
+            failed.append(number)
+            raise OSError(number, os.strerror(number), str(args[0]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(os, call, fail_at_first)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])
+    trace = tmp_path / "trace"
+    if number == errno.EBUSY:
+        Recorder(optimizer, trace).close()
+        assert [entry.name for entry in trace.iterdir()] == ["segment-0001"]
+        assert reader.open_trace(trace)[0].end is not None
+    else:
+        with pytest.raises(TraceError, match=r"trace cannot be written \(Input/output error\)"):
+            Recorder(optimizer, trace)
+        assert not list(trace.glob(".segment*"))
+    assert failed == [number]
