@@ -3,6 +3,7 @@ of them than the size of the file allows.
 """
 
 import itertools
+from collections import defaultdict
 from pathlib import Path
 
 from crosscheck.errors import TraceError
@@ -51,11 +52,12 @@ def _check_amount(path: Path, part: Part, size: int) -> None:
         raise TraceError(
             f"{path}: {len(part.steps)} steps of {len(part.tensors)} tensors are too many for a part of {size} bytes"
         )
-    options, names = 0, [set[str]() for _ in range(max(len(step.options) for step in part.steps))]
+    options, names = sum(len(step.options) for step in part.steps), defaultdict[int, set[str]](set)
     for step in part.steps:
-        for known, changed in zip(names, step.options, strict=False):
-            known.update(changed)
-            options += len(known) if changed else 0
+        for group, changed in enumerate(step.options):
+            if changed:
+                names[group].update(changed)
+                options += len(names[group])
     if options > _OPTIONS:
         raise TraceError(f"{path}: its steps have {options} options in all; at most {_OPTIONS} are read")
 

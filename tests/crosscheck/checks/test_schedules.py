@@ -304,7 +304,7 @@ def test_unknown_names_are_refused(name: Any) -> None:
 )  # fmt: skip
 def test_a_schedule_of_thousands_of_pieces_is_refused(stated: dict[str, Any]) -> None:
     """Each piece is compiled: a header of a few megabytes would take hours."""
-    with pytest.raises(TraceError, match="is made of 2[01]01 pieces; accepted: at most 2000"):
+    with pytest.raises(TraceError, match=r"is made of 2[01]01 pieces; accepted: at most 2000"):
         factors(stated, np.arange(3))
 
 
