@@ -177,7 +177,7 @@ def test_a_pass_at_the_limit_takes_less_than_a_gibibyte(trace: Path) -> None:
     def grow(meta: Meta, arrays: Arrays) -> None:
         meta.update(mean=[0.5], std=[0.25])
         arrays.clear()
-        arrays.update(zeros(8, 112, (30, 30, 30), 140))
+        arrays.update(zeros(8, 112, (41, 1, 1), 5000))
 
     harm(trace, grow)
     assert peak_of_a_replay(trace) < 2**30
