@@ -3,7 +3,7 @@
 # make test     set up, then the same and all tests
 # make matrix   set up, then every cell of the matrices of updates and resumed runs, and SLURM with two ranks a node
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
-# make fuzz     set up, then damaged files in every format that the trainer reads: make fuzz MINUTES=60 SEED=7
+# make fuzz     set up, then damaged files in every format that is read: make fuzz MINUTES=60 SEED=7
 # make bench    set up, then what the loop costs beside the bare network
 # make gpu      set up, then everything there is to know of one GPU: make gpu OUT=runs/gpu MINUTES=9
 PYTHON ?= python3

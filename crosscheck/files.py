@@ -1,10 +1,14 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""Files that are either the old ones or the new ones, never half of each; and patience with a disk that is busy."""
 
 import contextlib
 import errno
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _TRANSIENT = (
     *(errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ESTALE),
@@ -14,19 +18,27 @@ _TRANSIENT = (
 _PAUSES = (0.05, 0.2, 1.0)  # seconds between tries
 
 
+def patiently(work: Callable[[], T]) -> T:
+    """Return what `work` returns. After an error that may pass by itself it is tried again, a few times in all.
+
+    So `work` must bear to be repeated. Raises OSError.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return work()
+        except OSError as error:
+            if pause is None or error.errno not in _TRANSIENT:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write, sync, rename, sync; whatever fails on the way leaves a whole file. Raises OSError, which names `path`.
 
     After an error that may pass by itself it is tried again, a few times in all.
     """
-    for pause in (*_PAUSES, None):
-        try:
-            _write_whole(path, data)
-            return
-        except OSError as error:
-            if pause is None or error.errno not in _TRANSIENT:
-                raise
-            time.sleep(pause)
+    patiently(lambda: _write_whole(path, data))
 
 
 def _write_whole(path: Path, data: bytes) -> None:

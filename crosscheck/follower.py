@@ -9,7 +9,7 @@ from typing import TypeVar
 from crosscheck.errors import TraceError
 from crosscheck.replayer import Replaying, judging
 from crosscheck.report.report import Report, Verdict
-from crosscheck.trace.reader import Segment, open_ranks, segment_folders
+from crosscheck.trace.reader import Segment, may_begin, open_ranks, segment_folders
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Follower:
             UnsupportedOptimizer: There is no rule for what is recorded.
             NothingCame: Nothing new came for `timeout` seconds.
         """
-        while not segment_folders(self.path) and (self.path.is_dir() or not self.path.exists()):
+        while not segment_folders(self.path) and may_begin(self.path):
             self._wait(f"{self.path} to begin")
         with judging() as worker:
             while True:

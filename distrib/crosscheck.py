@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from distrib.config.section import Positive, Section
 from distrib.display import Display
@@ -55,8 +55,8 @@ def replay(
 ) -> tuple[dict[str, Any], str] | None:
     """Replay the trace in the run's folder and show what was found.
 
-    Returns what crosscheck.json holds, and the mismatch in one line, which is empty for another verdict. Returns None where
-    JAX or Optax is not installed.
+    Returns the verdict and what goes with it, as `read_report` does, and the mismatch in one line, which is empty for another
+    verdict. Returns None where JAX or Optax is not installed.
 
     The replay is a process of its own: the trainer never imports JAX, and a GPU belongs to torch. `step` is the run's
     last. Raises RunFault if there is no verdict, and Stopped if somebody asked this process to stop before there was one.
@@ -91,7 +91,26 @@ def replay(
     summed_up, *rest = out.rstrip().splitlines()
     of_interest = rest if replayer.returncode != _MATCH else [line for line in rest if line.startswith("warning: ")]
     display.say("\n".join([f"cross-check: {summed_up}", *of_interest]))
-    return read_json(to), _mismatch(summed_up, to) if replayer.returncode == _MISMATCH else ""
+    return read_report(to), _mismatch(summed_up, to) if replayer.returncode == _MISMATCH else ""
+
+
+class _Report(BaseModel):
+    """What is read of crosscheck.json."""
+
+    verdict: str
+    max_eta: float | Literal["inf", "nan"]
+    steps: int
+    skipped: int
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return what is read of crosscheck.json. Raises OSError, and RunFault if it is damaged."""
+    try:
+        return _Report.model_validate(read_json(path), strict=True).model_dump()
+    except ValueError:  # pydantic's error is one
+        raise RunFault(
+            f"{path} is no report of a replay any more: somebody changed it just after it was written"
+        ) from None
 
 
 def _until_asked(process: "subprocess.Popen[str]", request: StopRequest) -> tuple[str, str]:

@@ -2,29 +2,27 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from crosscheck.checks.check import Check
+from crosscheck.checks.passes import inputs_of
 from crosscheck.criterion.stochastic import GradientComparison, compare_gradients
 from crosscheck.errors import TraceError
 from crosscheck.report.report import Finding
 from crosscheck.trace.format import GRAD, Pass
 from crosscheck.trace.reader import LoadedPass
-from crosscheck.twin.network import CONVOLUTIONS, LINEAR, POOLINGS
 from crosscheck.twin.network_inputs import NetworkInputs
 from crosscheck.twin.pooling import WRONG
 from crosscheck.twin.recompute import Twin, recompute
 
-_SHAPES: dict[str, tuple[int | None, ...]] = {
-    **{f"{name}.weight": (None, None, 5, 5) for name in CONVOLUTIONS},
-    **{f"{name}.weight": (None, None) for name in LINEAR},
-    **{f"{name}.bias": (None,) for name in (*CONVOLUTIONS, *LINEAR)},
-}
-
 
 class Backward(Check):
     """Recomputes the gradient of each recorded pass."""
+
+    def start(self) -> None:
+        self._first: tuple[Path, dict[str, tuple[int, ...]]] | None = None  # a pass, and the shapes in it
 
     def finish(self) -> None:
         for loaded in self.segment.passes():
@@ -34,15 +32,10 @@ class Backward(Check):
     def _check_pass(self, loaded: LoadedPass) -> None:
         """Recompute the gradient of one pass. Raises TraceError for a pass that no twin can take."""
         described = loaded.described
-        if described.network != "article":
-            raise TraceError(
-                f"{loaded.path}: there is no twin of the network {described.network!r}; there is one of 'article'"
-            )
-        inputs = _inputs_of(loaded)
-        gradients = {
-            name: np.asarray(loaded.arrays[f"gradient/{name}"], np.float64) / described.loss_scale
-            for name in inputs.parameters
-        }
+        inputs, recorded = inputs_of(loaded)
+        self._expect_same_network(loaded, inputs)
+        with np.errstate(over="ignore", invalid="ignore"):
+            gradients = {name: value.astype(np.float64) / described.loss_scale for name, value in recorded.items()}
         twin = recompute(inputs)
         comparison = compare_gradients(twin.tensors, gradients)
         flips = sum(pooling.flips for pooling in twin.poolings)
@@ -53,52 +46,17 @@ class Backward(Check):
         )
         self.context.findings.add(_findings(described, comparison, twin))
 
-
-def _inputs_of(loaded: LoadedPass) -> NetworkInputs:
-    described = loaded.described
-    images = loaded.array("images", "uint8", (None, None, None, None))
-    size, height, width, channels = images.shape
-    if not size or height != width or height % 8 or len(described.mean) != channels or len(described.std) != channels:
-        raise TraceError(f"{loaded.path}: images of shape {images.shape} are not what the network takes")
-    if not described.loss_scale > 0 or not all(std > 0 for std in described.std):
-        raise TraceError(f"{loaded.path}: loss_scale and std are to be positive")
-    parameters = {name: loaded.array(f"parameter/{name}", "float32", shape) for name, shape in _SHAPES.items()}
-    for name, parameter in parameters.items():
-        loaded.array(f"gradient/{name}", "float32", parameter.shape)
-    _expect_layers(loaded, parameters, channels, height)
-    labels = loaded.array("labels", "int64", (size,))
-    if labels.min() < 0 or labels.max() >= len(parameters[f"{LINEAR[-1]}.bias"]):
-        raise TraceError(f"{loaded.path}: labels are not classes of the network")
-    outputs = [len(parameters[f"{name}.bias"]) for name in CONVOLUTIONS]
-    winners = tuple(
-        loaded.array(f"winners/{k}", "uint8", (size, outputs[k], height >> (k + 1), width >> (k + 1)))
-        for k in range(len(POOLINGS))
-    )
-    if any(won.max() > 3 for won in winners):
-        raise TraceError(f"{loaded.path}: winners are numbers from 0 to 3")
-    return NetworkInputs(
-        images=images,
-        labels=labels,
-        parameters=parameters,
-        mean=np.array(described.mean),
-        std=np.array(described.std),
-        label_smoothing=described.label_smoothing,
-        winners=winners,
-        compute=described.compute,
-        loss_scale=described.loss_scale * described.world_size,  # DDP divides the sum over the ranks
-    )
-
-
-def _expect_layers(loaded: LoadedPass, parameters: dict[str, np.ndarray], channels: int, size: int) -> None:
-    """Check that each layer takes what the one before gives. Raises TraceError."""
-    inputs = channels
-    for name in (*CONVOLUTIONS, *LINEAR):
-        weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-        if name == LINEAR[0]:
-            inputs *= (size >> len(CONVOLUTIONS)) ** 2
-        if weight.shape[1] != inputs or weight.shape[0] != len(bias):
-            raise TraceError(f"{loaded.path}: {name}.weight is {weight.shape}, which does not follow the layer before")
-        inputs = len(bias)
+    def _expect_same_network(self, loaded: LoadedPass, inputs: NetworkInputs) -> None:
+        """Raises TraceError for a pass of other shapes than the first: each would be compiled anew, which takes seconds."""
+        shapes = {name: value.shape for name, value in inputs.parameters.items()} | {"images": inputs.images.shape[1:]}
+        first = next((check._first for check in self.earlier if check._first is not None), self._first)
+        self._first = first or (loaded.path, shapes)
+        path, others = self._first
+        other = next((name for name, shape in shapes.items() if shape != others[name]), None)
+        if other is not None:
+            raise TraceError(
+                f"{loaded.path}: {other} is {shapes[other]} and was {others[other]} in {path.name}: a run has one network"
+            )
 
 
 def _findings(described: Pass, comparison: GradientComparison, twin: Twin) -> Iterator[Finding]:

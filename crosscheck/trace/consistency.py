@@ -1,14 +1,25 @@
-"""What the types of a trace cannot say: every number of a step, row, tensor or group is one that exists."""
+"""What the types of a trace cannot say: every number of a step, row, tensor or group is one that exists, and there are not more
+of them than the size of the file allows.
+"""
 
 import itertools
+from collections import defaultdict
 from pathlib import Path
 
 from crosscheck.errors import TraceError
 from crosscheck.trace.format import RESERVED_SLOTS, Block, Part, Ranges, TensorInfo, TensorRows
 
+_BYTES_A_ROW = 4
+"""Bytes of a part for each row of a tensor, at least: an element of half precision and its gradient have as many."""
+_LISTED, _LISTED_A_BYTE = 2**22, 4
+"""Steps times tensors of a part, in a file of any size, and how many more there may be for each byte of it."""
+_OPTIONS = 2**22
+"""Options of all steps and groups of a part, each step's complete where it changed any."""
 
-def check_part(path: Path, part: Part) -> None:
-    """Raises TraceError for a part that contradicts itself."""
+
+def check_part(path: Path, part: Part, size: int) -> None:
+    """Raises TraceError for a part of `size` bytes that contradicts itself, or describes much more than it holds."""
+    _check_amount(path, part, size)
     for number, tensor in enumerate(part.tensors):
         if tensor.numel >= 2**63:
             raise TraceError(f"{path}: tensor {number} has a shape of {tensor.numel} elements")
@@ -29,6 +40,26 @@ def check_part(path: Path, part: Part) -> None:
     left_out = set(steps).difference(*(block.steps for block in part.blocks))
     if left_out:
         raise TraceError(f"{path}: no block holds step {min(left_out)}")
+
+
+def _check_amount(path: Path, part: Part, size: int) -> None:
+    """Raises TraceError for a part that takes much more time or memory than its bytes account for."""
+    rows = sum(len(block.steps) * len(block.tensors) for block in part.blocks)
+    if _BYTES_A_ROW * rows > size:
+        raise TraceError(f"{path}: {rows} rows of tensors are described, and it has only {size} bytes")
+    listed = len(part.steps) * len(part.tensors)
+    if listed > _LISTED + _LISTED_A_BYTE * size:
+        raise TraceError(
+            f"{path}: {len(part.steps)} steps of {len(part.tensors)} tensors are too many for a part of {size} bytes"
+        )
+    options, names = sum(len(step.options) for step in part.steps), defaultdict[int, set[str]](set)
+    for step in part.steps:
+        for group, changed in enumerate(step.options):
+            if changed:
+                names[group].update(changed)
+                options += len(names[group])
+    if options > _OPTIONS:
+        raise TraceError(f"{path}: its steps have {options} options in all; at most {_OPTIONS} are read")
 
 
 def _check_block(where: str, block: Block, steps: frozenset[int], tensors: tuple[TensorInfo, ...]) -> None:

@@ -135,7 +135,8 @@ class Step(_Strict):
     # Euclidean, over all tensors, of the gradients as consumed, in float64; None: it was not taken.
     grad_norm: Number | None = None
     backward_norm: Number | None = None  # the same of the gradients as backward left them, where these were recorded
-    options: tuple[dict[str, Option], ...]  # by group; an option not named has the value of the row before
+    # By group; an option not named has the value of the row before.
+    options: Annotated[tuple[dict[str, Option], ...], Field(max_length=2**16)]
     state_loaded: bool = False  # load_state_dict was called since the step before
     overflow_elsewhere: bool = False  # since then gradients of another optimizer under the same scaler overflowed
 

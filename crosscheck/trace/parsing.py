@@ -1,8 +1,7 @@
 """Reading files that may be anything: what is not as expected ends in a TraceError that names the file."""
 
-import contextlib
 import stat
-from collections.abc import Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,36 +9,43 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from crosscheck.errors import TraceError
+from crosscheck.files import T, patiently
 from crosscheck.text import shown
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST_JSON = 64 * 2**20  # bytes; a part's description of ten thousand tensors is far below
 
 
-@contextlib.contextmanager
-def readable(path: Path) -> Generator[None]:
-    """Turns an OSError into a TraceError."""
+def reading(path: Path, work: Callable[[], T]) -> T:
+    """Return what `work` returns, which reads `path` and bears to be repeated: it is, after an error that may pass by itself.
+
+    Raises TraceError in the place of an OSError.
+    """
     try:
-        yield
+        return patiently(work)
     except OSError as error:
-        raise TraceError(f"{path} cannot be read ({error.strerror})") from None
+        raise TraceError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
-def expect_file(path: Path) -> int:
-    """Return the size in bytes. Raises TraceError for a pipe, a device or a folder, which may be read without end or not at all."""
-    with readable(path):
-        status = path.stat()
+def expect_file(path: Path, most: int) -> int:
+    """Return the size in bytes.
+
+    Raises TraceError for a pipe, a device or a folder, which may be read without end or not at all, and for a large file.
+
+    A file of holes has its full size: it takes no disk, but as much time and memory as any other.
+    """
+    status = reading(path, path.stat)
     if not stat.S_ISREG(status.st_mode):
         raise TraceError(f"{path} cannot be read (it is no regular file)")
+    if status.st_size > most:
+        raise TraceError(f"{path} is larger than {most} bytes: this is not what a recorder wrote")
     return status.st_size
 
 
 def text_of(path: Path) -> str:
-    if expect_file(path) > LARGEST_JSON:
-        raise TraceError(f"{path} is larger than {LARGEST_JSON} bytes: this is not what a recorder wrote")
+    expect_file(path, LARGEST_JSON)
     try:
-        with readable(path):
-            return path.read_text(encoding="utf-8")
+        return reading(path, lambda: path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise TraceError(f"{path} is not UTF-8 text") from None
 

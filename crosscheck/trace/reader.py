@@ -33,7 +33,7 @@ from crosscheck.trace.format import (
     TensorInfo,
     key,
 )
-from crosscheck.trace.parsing import LARGEST_JSON, Model, brief, expect_file, parse, readable, text_of, validate
+from crosscheck.trace.parsing import LARGEST_JSON, Model, brief, expect_file, parse, reading, text_of, validate
 
 _DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
     "F64": "float64",
@@ -41,7 +41,10 @@ _DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
     "BF16": ml_dtypes.bfloat16.__name__,
     "F16": "float16",
     "I64": "int64",
+    "U8": "uint8",
 }
+_LARGEST_PART = 64 * 2**30  # bytes; of a model of billions, in a full step
+_LARGEST_PASS = 256 * 2**20  # bytes; 18,000 images of the article's network
 _FLOATS: tuple[str, ...] = get_args(DType)
 
 
@@ -69,8 +72,10 @@ class Segment:
     def passes(self) -> Iterator["LoadedPass"]:
         """Yield each recorded pass, verified. Raises TraceError."""
         for path in self.pass_files:
-            with _open_verified(path, PASS_NAME, Pass) as (described, file):
-                yield LoadedPass(path, described, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            with _open_verified(path, PASS_NAME, Pass, _LARGEST_PASS) as (described, file, size):
+                if described.step != int(path.name.removeprefix("pass-")[:8]):
+                    raise TraceError(f"{path} describes step {described.step}; its name says another")
+                yield LoadedPass(path, described, file, size)
 
 
 class PartReader:
@@ -86,9 +91,9 @@ class PartReader:
         """Yield each part that is there and was not read, verified by itself and against those before it. Raises TraceError."""
         while self._read < len(self._segment.part_files):
             path = self._segment.part_files[self._read]
-            with _open_verified(path, PART_NAME, Part) as (meta, file):
-                check_part(path, meta)
-                part = LoadedPart(path, meta, file)
+            with _open_verified(path, PART_NAME, Part, _LARGEST_PART) as (meta, file, size):
+                check_part(path, meta, size)
+                part = LoadedPart(path, meta, file, size)
                 first_step = meta.steps[0].step
                 if first_step <= self.last_step:
                     raise TraceError(
@@ -112,28 +117,38 @@ class PartReader:
 
 @dataclass(frozen=True, slots=True)
 class LoadedPass:
-    """A forward and backward pass, in memory. Nothing is known of its arrays but that they are NumPy's."""
+    """A forward and backward pass; its arrays come from disk when they are asked for, while `Segment.passes` is at it."""
 
     path: Path
     described: Pass
-    arrays: dict[str, NDArray[Any]]
+    file: Any
+    nbytes: int
+
+    def expect(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
+        """Return the shape of an array, of which nothing is loaded yet.
+
+        Raises TraceError if it is missing, or not of this type or shape, where None is any length.
+        """
+        if name not in self.file.keys():  # noqa: SIM118 (it is no dict)
+            raise TraceError(f"{self.path}: {name} is missing")
+        stored = self.file.get_slice(name)
+        found, its_dtype = tuple(stored.get_shape()), _DTYPES.get(stored.get_dtype(), stored.get_dtype())
+        fits = len(found) == len(shape) and all(n in (None, m) for n, m in zip(shape, found, strict=True))
+        if its_dtype != dtype or not fits:
+            raise TraceError(f"{self.path}: {name} is {its_dtype} {found}; needed is {dtype} {shape}")
+        return found
 
     def array(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """Return an array of this type and shape, where None is any length. Raises TraceError."""
-        found = self.arrays.get(name)
-        if found is None:
-            raise TraceError(f"{self.path}: {name} is missing")
-        fits = len(found.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
-        if found.dtype.name != dtype or not fits:
-            raise TraceError(f"{self.path}: {name} is {found.dtype.name} {found.shape}; needed is {dtype} {shape}")
-        return found
+        """Load an array. Raises TraceError as `expect` does."""
+        self.expect(name, dtype, shape)
+        return self.file.get_tensor(name)
 
 
 class LoadedPart:
     """A verified part; its arrays come from disk when they are asked for."""
 
-    def __init__(self, path: Path, meta: Part, file: Any) -> None:
-        self.path, self.meta, self._file = path, meta, file
+    def __init__(self, path: Path, meta: Part, file: Any, nbytes: int) -> None:
+        self.path, self.meta, self._file, self.nbytes = path, meta, file, nbytes
         self._names = frozenset(file.keys())
 
     def holds(self, block: int, tensor: int, quantity: str) -> bool:
@@ -187,10 +202,8 @@ def open_ranks(*paths: Path) -> dict[int, tuple[Segment, ...]]:
     """
     found: dict[int, tuple[Segment, ...]] = {}
     for path in paths:
-        with readable(path):
-            if not path.is_dir():
-                raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
-            folders = _folders_of_ranks(path)
+        _expect_folder(path)
+        folders = _folders_of_ranks(path)
         for folder in folders or [path]:
             segments = open_trace(folder)
             rank = segments[0].header.rank
@@ -207,15 +220,13 @@ def open_ranks(*paths: Path) -> dict[int, tuple[Segment, ...]]:
 
 def open_trace(path: Path) -> tuple[Segment, ...]:
     """Return the segments of one rank's trace; `path` may also be a run's folder with a trace/ in it. Raises TraceError."""
-    with readable(path):
-        if not path.is_dir():
-            raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
-        folder = path if _segments(path) or not (path / "trace").is_dir() else path / "trace"
-        found = _segments(folder)
-        for number, segment in enumerate(found, start=1):
-            if segment.name != f"segment-{number:04}":
-                raise TraceError(f"{folder}: segment-{number:04} is missing (found {segment.name} in its place)")
-        segments = tuple(_open_segment(segment) for segment in found)
+    _expect_folder(path)
+    folder = path if _segments(path) or not _is_folder(path / "trace") else path / "trace"
+    found = _segments(folder)
+    for number, segment in enumerate(found, start=1):
+        if segment.name != f"segment-{number:04}":
+            raise TraceError(f"{folder}: segment-{number:04} is missing (found {segment.name} in its place)")
+    segments = tuple(_open_segment(segment) for segment in found)
     if not segments:
         raise TraceError(f"{path} is not a trace: it holds no segment-0001/ (see docs/trace.md)")
     rules = sorted({segment.header.rule for segment in segments})
@@ -231,17 +242,23 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
 
 
 def segment_folders(path: Path) -> list[Path]:
-    """Return the folders of all segments that the ranks have begun, at a path where a trace may still be to come."""
+    """Return the folders of all segments that the ranks have begun, at a path where a trace may still be to come.
+
+    Raises TraceError.
+    """
     return [segment for folder in _folders_of_ranks(path) for segment in _segments(folder)]
+
+
+def may_begin(path: Path) -> bool:
+    """Return whether a trace may still begin at this path: there is a folder, or nothing yet. Raises TraceError."""
+    return reading(path, lambda: path.is_dir() or not path.exists())
 
 
 def _folders_of_ranks(path: Path) -> list[Path]:
     """Return the folders that hold segments: of rank 0, or of the one that recorded, and those of other ranks in it."""
     for folder in (path, path / "trace"):
-        if folder.is_dir():
-            ranks = sorted(
-                entry for entry in folder.iterdir() if re.fullmatch(RANK_NAME, entry.name) and entry.is_dir()
-            )
+        if _is_folder(folder):
+            ranks = [entry for entry in _entries(folder) if re.fullmatch(RANK_NAME, entry.name) and _is_folder(entry)]
             begun = [place for place in (folder, *ranks) if _segments(place)]
             if begun:
                 return begun
@@ -249,12 +266,25 @@ def _folders_of_ranks(path: Path) -> list[Path]:
 
 
 def _segments(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if re.fullmatch(SEGMENT_NAME, entry.name))
+    return [entry for entry in _entries(folder) if re.fullmatch(SEGMENT_NAME, entry.name)]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return reading(folder, lambda: sorted(folder.iterdir()))
+
+
+def _is_folder(path: Path) -> bool:
+    return reading(path, path.is_dir)
+
+
+def _expect_folder(path: Path) -> None:
+    if not _is_folder(path):
+        raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
 
 
 def _open_segment(folder: Path) -> Segment:
     header = _read_header(folder / "header.json")
-    matches = {entry: re.fullmatch(PART_NAME, entry.name) for entry in sorted(folder.iterdir())}
+    matches = {entry: re.fullmatch(PART_NAME, entry.name) for entry in _entries(folder)}
     parts = {path: int(match[1]) for path, match in matches.items() if match}
     for wanted, (path, number) in enumerate(parts.items(), start=1):
         if number != wanted:
@@ -278,23 +308,30 @@ def _read_header(path: Path) -> Header:
     return validate(path, values, Header)
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
-def _open_verified(path: Path, pattern: str, model: type[Model]) -> Generator[tuple[Model, Any]]:
-    """Open a file whose name promises its content; yield what it says of itself, and the file. Raises TraceError."""
+def _open_verified(path: Path, pattern: str, model: type[Model], most: int) -> Generator[tuple[Model, Any, int]]:
+    """Open a file of at most `most` bytes whose name promises its content; yield what it says of itself, the file, and its size.
+
+    Raises TraceError.
+    """
     match = re.fullmatch(pattern, path.name)
     assert match is not None
-    expect_file(path)
-    with readable(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    size = expect_file(path, most)
+    digest = reading(path, lambda: _digest(path))
     if digest != match[2]:
         raise TraceError(f"{path} is damaged: its sha256 is {digest}, its name promises another (truncated or altered)")
     try:
-        file = safe_open(path, framework="np")
-    except (SafetensorError, OSError) as error:
+        file = reading(path, lambda: safe_open(path, framework="np"))
+    except SafetensorError as error:
         raise TraceError(f"{path} is not a safetensors file: {brief(str(error))}") from None
     with file:
         metadata = cast(dict[str, str], file.metadata() or {})
         text = metadata.get(METADATA_KEY, "")
         if len(text) > LARGEST_JSON:
             raise TraceError(f"{path}: its description is larger than {LARGEST_JSON} bytes")
-        yield validate(path, parse(path, text), model), file
+        yield validate(path, parse(path, text), model), file, size

@@ -7,7 +7,7 @@ here both where it is made, in the trainer's process, and where it is replayed.
 import reprlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -66,6 +66,7 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
 
 
 _DEEPEST = 8  # claims within claims
+_PIECES = 2000  # boundaries and claims in all: each is compiled
 
 
 def read_schedule(claim: Claim, depth: int = 0) -> tuple[str, dict[str, Any]]:
@@ -84,12 +85,22 @@ def read_schedule(claim: Claim, depth: int = 0) -> tuple[str, dict[str, Any]]:
         raise TraceError(f"the schedule {name} has a key {reprlib.repr(others[0])}; it takes {accepted}")
     values = {key: _value(claim, key, kind) for key, kind in kinds.items()}
     _expect_to_fit(claim, name, values)
+    if not depth and (pieces := _pieces(claim)) > _PIECES:
+        raise TraceError(f"the schedule {name} is made of {pieces} pieces; accepted: at most {_PIECES}")
     within = values.get("schedules", [values["schedule"]] if "schedule" in values else [])
     if within and depth == _DEEPEST:
         raise TraceError(f"the schedule {name} is within {depth} others; accepted: at most {_DEEPEST - 1}")
     for inner in within:
         read_schedule(inner, depth + 1)
     return name, values
+
+
+def _pieces(of: Any) -> int:
+    """Return of how many boundaries and claims something is made."""
+    if isinstance(of, Mapping):
+        parts = cast(Claim, of)
+        return 1 + sum(_pieces(parts[key]) for key in ("boundaries", "schedules", "schedule") if key in parts)
+    return sum(map(_pieces, cast(list[Any], of))) if isinstance(of, list) else 1
 
 
 def _expect_to_fit(claim: Claim, name: str, values: Mapping[str, Any]) -> None:

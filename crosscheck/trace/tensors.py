@@ -59,11 +59,15 @@ def all_quantities(block: TensorBlock) -> dict[str, Quantity]:
 
 
 def complete_options(steps: tuple[Step, ...]) -> list[list[dict[str, Option]]]:
-    """Return the options by step and group; those that a step leaves out are taken over from the step before."""
+    """Return the options by step and group; those that a step leaves out are taken over from the step before.
+
+    Steps between which nothing changed share one dictionary.
+    """
     complete: list[list[dict[str, Option]]] = []
     for step in steps:
         last = complete[-1] if complete else []
-        complete.append([{**(last[k] if k < len(last) else {}), **changed} for k, changed in enumerate(step.options)])
+        known = [last[k] if k < len(last) else {} for k in range(len(step.options))]
+        complete.append([{**old, **new} if new else old for old, new in zip(known, step.options, strict=True)])
     return complete
 
 
@@ -121,9 +125,7 @@ def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[l
     dtypes = (info.dtype, *wide)
     grad = np.zeros((len(steps), columns), np.float32)
     if has_grad.any():
-        stored = arrays.load("grad", int(has_grad.sum()), columns, dtypes)
-        grad = grad.astype(stored.dtype)
-        grad[has_grad] = stored
+        grad = _in_rows(has_grad, arrays.load("grad", int(has_grad.sum()), columns, dtypes))
     has_backward = has_grad & np.array([step.backward_norm is not None for step in steps])
     backward = grad
     if entry.backward:
@@ -165,7 +167,7 @@ def _expect_proportion(arrays: _Arrays, entry: TensorRows, columns: int) -> None
     """Raises TraceError for rows that take much more memory than the part has bytes: nearly all of them would be empty."""
     slots = sum(not slot.scalar for slot in entry.slots.values())
     needed = arrays.rows * (2 * (columns * (slots + 2) + len(entry.slots))) * 8
-    if needed > max(64 * arrays.part.path.stat().st_size, _SMALL):
+    if needed > max(64 * arrays.part.nbytes, _SMALL):
         name = arrays.part.meta.tensors[entry.tensor].name
         raise TraceError(
             f"{arrays.part.path}: {arrays.rows} rows of {columns} elements in {len(entry.slots)} slots are described of {name!r}, "
@@ -182,6 +184,15 @@ def _recorded(arrays: _Arrays, entry: TensorRows, bounds: tuple[int, int]) -> tu
 def _lr(options: dict[str, Option]) -> float:
     lr = options.get("lr")
     return float(lr) if isinstance(lr, int | float) else 0.0
+
+
+def _in_rows(there: NDArray[np.bool_], stored: NDArray[Any]) -> NDArray[Any]:
+    """Return an array whose rows that are there are `stored`, one after the other. The system gives no memory to the others."""
+    if there.all():
+        return stored
+    values = np.zeros((len(there), stored.shape[1]), stored.dtype)
+    values[there] = stored
+    return values
 
 
 def _quantity(
@@ -207,12 +218,11 @@ def _quantity(
         if there.any():
             array = arrays.load(f"{prefix}{moment}", int(there.sum()), columns, dtypes)
             stored[moment], dtypes = array, (array.dtype.name,)
-    dtype = next((array.dtype for array in stored.values()), np.dtype(np.float32))
-    after, before = np.zeros((arrays.rows, columns), dtype), np.zeros((arrays.rows, columns), dtype)
-    after[there_after] = stored.get("after", 0)
-    before[1:] = after[:-1]
-    before[changed] = stored.get("before", 0)
-    before[~there_before] = 0
+    nothing = np.zeros((0, columns), next((array.dtype for array in stored.values()), np.dtype(np.float32)))
+    after = _in_rows(there_after, stored.get("after", nothing))
+    before = _in_rows(changed, stored.get("before", nothing))
+    rows = np.flatnonzero(carried)
+    before[rows] = after[rows - 1]
     quantity = Quantity(before, after, there_before, there_after, changed)
     if held:
         quantity.digests = arrays.digests(prefix)

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import re
+import shutil
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -11,7 +12,7 @@ import torch
 from pydantic import BaseModel
 
 from crosscheck.errors import TraceError
-from crosscheck.files import sync_folder, write_whole
+from crosscheck.files import patiently, sync_folder, write_whole
 from crosscheck.trace.format import METADATA_KEY, SEGMENT_NAME, End, Header, Part, Pass
 
 
@@ -26,25 +27,8 @@ class SegmentWriter:
         if header.rank:
             trace = trace / f"rank-{header.rank:04}"
         try:
-            trace.mkdir(parents=True, exist_ok=True)
-            earlier = [int(m[1]) for m in (re.fullmatch(SEGMENT_NAME, entry.name) for entry in trace.iterdir()) if m]
-            if earlier and not append:
-                raise TraceError(
-                    f"{trace} holds a trace already: choose another folder, or append=True to continue it. If several ranks "
-                    "record, give each its rank= and world_size=: then they write one trace"
-                )
-            number = len(earlier) + 1
-            if sorted(earlier) != list(range(1, number)):
-                raise TraceError(
-                    f"{trace} holds segment-{max(earlier):04}, but {number - 1} segments in all: no replay can read that; move what is "
-                    "not of this run out of it, or choose another folder"
-                )
-            self.folder = trace / f"segment-{number:04}"
-            unfinished = Path(mkdtemp(dir=trace, prefix=f".{self.folder.name}-"))
-            write_whole(unfinished / "header.json", _as_bytes(header))
-            unfinished.chmod(0o755)  # temporary folders are private; a trace is not
-            unfinished.rename(self.folder)  # a segment is never without its header
-            sync_folder(trace)
+            self.folder = patiently(lambda: _begin(trace, header, append=append))
+            patiently(lambda: sync_folder(trace))
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and error.filename2 is not None:  # of the rename
                 raise TraceError(
@@ -72,6 +56,33 @@ class SegmentWriter:
     def close(self, last_step: int, stopped: str | None = None) -> None:
         """Say that the recording ended here on purpose, or why it could not go on."""
         write_whole(self.folder / "end.json", _as_bytes(End(parts=self.parts, last_step=last_step, stopped=stopped)))
+
+
+def _begin(trace: Path, header: Header, *, append: bool) -> Path:
+    """Make the folder of the next segment, with its header. Raises TraceError, or OSError after which nothing new is there."""
+    trace.mkdir(parents=True, exist_ok=True)
+    earlier = [int(m[1]) for m in (re.fullmatch(SEGMENT_NAME, entry.name) for entry in trace.iterdir()) if m]
+    if earlier and not append:
+        raise TraceError(
+            f"{trace} holds a trace already: choose another folder, or append=True to continue it. If several ranks "
+            "record, give each its rank= and world_size=: then they write one trace"
+        )
+    number = len(earlier) + 1
+    if sorted(earlier) != list(range(1, number)):
+        raise TraceError(
+            f"{trace} holds segment-{max(earlier):04}, but {number - 1} segments in all: no replay can read that; move what is "
+            "not of this run out of it, or choose another folder"
+        )
+    folder = trace / f"segment-{number:04}"
+    unfinished = Path(mkdtemp(dir=trace, prefix=f".{folder.name}-"))
+    try:
+        write_whole(unfinished / "header.json", _as_bytes(header))
+        unfinished.chmod(0o755)  # temporary folders are private; a trace is not
+        unfinished.rename(folder)  # a segment is never without its header
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return folder
 
 
 def _as_bytes(model: BaseModel) -> bytes:

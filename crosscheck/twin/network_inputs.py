@@ -67,16 +67,17 @@ class NetworkInputs:
     def chunks(self) -> Iterator[Images]:
         """Yield the batch in pieces of CHUNK images, nothing perturbed; images that fill up the last have no weight."""
         size, classes = len(self.labels), len(self.parameters[f"{LINEAR[-1]}.bias"])
-        targets = np.full((size, classes), self.label_smoothing / classes)
-        targets[np.arange(size), self.labels] += 1.0 - self.label_smoothing
         stored = self._stored()
         unknown = [np.zeros((size, channels, *area), np.uint8) for *area, channels in stored[: len(CONVOLUTIONS)]]
         for first in range(0, size, CHUNK):
             part = slice(first, first + CHUNK)
+            labels = self.labels[part]
+            targets = np.full((len(labels), classes), self.label_smoothing / classes)
+            targets[np.arange(len(labels)), labels] += 1.0 - self.label_smoothing
             pixels = self._rounded((self.images[part] / 255.0 - self.mean) / self.std)
             yield Images(
                 pixels=_filled(pixels),
-                targets=_filled(targets[part]),
+                targets=_filled(targets),
                 weights=_filled(np.full(len(pixels), 1.0 / size)),
                 winners=tuple(_filled(won[part].transpose(0, 2, 3, 1)) for won in self.winners or unknown),
                 signs=tuple(np.zeros((CHUNK, *shape), np.int8) for shape in stored),

@@ -88,7 +88,7 @@ def verdict(folder: Path) -> str | None:
 
 
 def add_verdict(folder: Path, report: dict[str, Any]) -> None:
-    """Add to the summary what a replay found; `report` is crosscheck.json. Raises OSError, and RunFault if it is damaged."""
+    """Add to the summary what a replay found; `report` is what `crosscheck.read_report` returns. Raises OSError, and RunFault if it is damaged."""
     found = _read(folder)
     if found is None:
         raise RunFault(f"{_path(folder)} is no summary any more: somebody changed it while its trace was replayed")

@@ -1,1 +1,1 @@
-"""Random files in every format that the trainer reads: `python -m tests.fuzz --minutes 60 [--seed 0]`."""
+"""Random files in every format that the trainer and the replay read: `python -m tests.fuzz --minutes 60 [--seed 0]`."""

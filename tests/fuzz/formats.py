@@ -1,4 +1,4 @@
-"""The formats that are attacked: a file that is right, and the reader that meets what became of it."""
+"""The formats of the trainer that are attacked: a file that is right, and the reader that meets what became of it."""
 
 import contextlib
 import hashlib
@@ -6,7 +6,6 @@ import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +23,13 @@ from distrib.training.metrics import Metrics
 from distrib.training.recipe import RunConfig
 from slurm import decide, sweep_run
 from tests.distrib.checkpoint.test_resume import Caller, Trainer
+from tests.fuzz.format import Format, plain
 from tests.support import QUICKSTART
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """A file, and what reads it; `write` may make more right than the bytes, such as hashes."""
-
-    name: str
-    file: Path
-    read: Callable[[], object]
-    write: Callable[[bytes], object]
-
-
-def _plain(name: str, file: Path, data: bytes, read: Callable[[], object]) -> Format:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
-    return Format(name, file, read, file.write_bytes)
 
 
 def recipe(place: Path) -> Format:
     file = place / "recipe.toml"
-    return _plain("recipe", file, QUICKSTART.read_bytes(), lambda: load(RunConfig, file))
+    return plain("recipe", file, QUICKSTART.read_bytes(), lambda: load(RunConfig, file))
 
 
 def _image(suffix: str) -> Callable[[Path], Format]:
@@ -109,13 +93,13 @@ def _make_right(checkpoint: Path) -> None:
 def metrics(place: Path) -> Format:
     file = place / "metrics.jsonl"
     lines = "".join(json.dumps({"kind": "step", "step": step, "loss": 0.5}) + "\n" for step in range(1, 9))
-    return _plain("metrics.jsonl", file, lines.encode(), lambda: Metrics(file, 4).close())
+    return plain("metrics.jsonl", file, lines.encode(), lambda: Metrics(file, 4).close())
 
 
 def run_summary(place: Path) -> Format:
     file = place / "summary" / "summary.json"
     data = json.dumps({"steps": 20, "crosscheck": {"verdict": "match"}}).encode()
-    return _plain(
+    return plain(
         "summary.json", file, data, lambda: (summary.completed_steps(file.parent), summary.verdict(file.parent))
     )
 
@@ -124,12 +108,12 @@ def status(place: Path) -> Format:
     file = place / "status" / "status.json"
     data = json.dumps({"state": "failed", "exit_code": 2, "reason": "x", "step": 3, "retry": False}).encode()
     reader = Status({"TORCHELASTIC_RESTART_COUNT": "1"})
-    return _plain("status.json", file, data, lambda: (reader.final_status(file.parent), decide.read_status(file)))
+    return plain("status.json", file, data, lambda: (reader.final_status(file.parent), decide.read_status(file)))
 
 
 def lost(place: Path) -> Format:
     file = place / "slurm-1.lost"
-    return _plain("slurm-1.lost", file, b"3 120\n", lambda: decide.read_lost(file))
+    return plain("slurm-1.lost", file, b"3 120\n", lambda: decide.read_lost(file))
 
 
 def run_lock(place: Path) -> Format:
@@ -138,7 +122,7 @@ def run_lock(place: Path) -> Format:
     def read() -> None:
         os.close(lock.acquire(file.parent, lambda _: None, {}))
 
-    return _plain(".lock", file, b'{"host": "a", "pid": 7}', read)
+    return plain(".lock", file, b'{"host": "a", "pid": 7}', read)
 
 
 def sweep(place: Path) -> Format:
@@ -151,7 +135,7 @@ def sweep(place: Path) -> Format:
         if code == 2:
             raise BadInput(said.getvalue().rstrip("\n"))
 
-    return _plain("sweep", file, b"a.toml --training.seed 1\n# c\nb.toml --output.dir 'x y'\n", read)
+    return plain("sweep", file, b"a.toml --training.seed 1\n# c\nb.toml --output.dir 'x y'\n", read)
 
 
 FORMATS: list[Callable[[Path], Format]] = [

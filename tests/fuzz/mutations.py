@@ -24,7 +24,24 @@ _TOKENS = [
         b"NaN",
         b"1e400",
     ),
-    *(b"-1", b"0", b"1.5", b"Infinity", b"99999999999999999999", b"[[" * 600, b"a." * 3000, b"9" * 5000, b"\x1b[2J"),
+    *(
+        b"-1",
+        b"0",
+        b"1.5",
+        b"Infinity",
+        b"99999999999999999999",
+        b"9223372036854775807",
+        b"1000000000",
+        b'"nan"',
+        b'"inf"',
+        b'"float64"',
+        b'"int64"',
+        b'"bool"',
+        b"[[" * 600,
+        b"a." * 3000,
+        b"9" * 5000,
+        b"\x1b[2J",
+    ),
 ]
 
 
@@ -62,12 +79,13 @@ def _insert(data: bytes, rng: random.Random) -> bytes:
 
 
 def _number(data: bytes, rng: random.Random) -> bytes:
-    """Replace a number that is written in digits."""
+    """Replace a number that is written in digits by something else, or by a small number, which readers take more often."""
     found = list(re.finditer(rb"-?\d+(\.\d+)?", data[: 2**16]))
     if not found:
         return _insert(data, rng)
     where = rng.choice(found)
-    return data[: where.start()] + rng.choice(_TOKENS) + data[where.end() :]
+    new = rng.choice(_TOKENS) if rng.random() < 0.5 else str(rng.randrange(12)).encode()
+    return data[: where.start()] + new + data[where.end() :]
 
 
 def _word(data: bytes, rng: random.Random) -> bytes:

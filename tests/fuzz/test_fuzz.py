@@ -9,8 +9,10 @@ import pytest
 
 from distrib.errors import BadInput
 from tests.fuzz.__main__ import attack
-from tests.fuzz.formats import FORMATS, Format
+from tests.fuzz.format import Format
+from tests.fuzz.formats import FORMATS
 from tests.fuzz.mutations import mutated
+from tests.fuzz.traces import TRACES
 
 
 def refuse() -> None:
@@ -40,9 +42,9 @@ def test_a_finding_is_one(tmp_path: Path, read: Callable[[], object], problem: s
 
 def test_damaged_files_are_taken_or_refused(tmp_path: Path) -> None:
     rng = random.Random(20)  # noqa: S311
-    for make in FORMATS:
+    for make in (*FORMATS, *TRACES):
         fmt = make(tmp_path)
         right = fmt.file.read_bytes()
-        for _ in range(10):
+        for _ in range(10 if make in FORMATS else 4):
             problem, _ = attack(fmt, mutated(right, rng))
             assert problem == "", fmt.name

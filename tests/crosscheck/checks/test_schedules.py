@@ -293,6 +293,21 @@ def test_unknown_names_are_refused(name: Any) -> None:
         factors({**GOOD["step"], "name": name}, np.arange(3))
 
 
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"name": "product", "schedules": [GOOD["step"]] * 2000},
+        {"name": "product", "schedules": [{"name": "sequential", "milestones": [1], "schedules": [GOOD["step"]] * 2}] * 700},
+        {"name": "piecewise", "start": 1.0, "boundaries": list(range(2000)), "factors": [1.0] * 2000, "between": "none"},
+    ],
+    ids=["many", "within others", "boundaries"],
+)  # fmt: skip
+def test_a_schedule_of_thousands_of_pieces_is_refused(stated: dict[str, Any]) -> None:
+    """Each piece is compiled: a header of a few megabytes would take hours."""
+    with pytest.raises(TraceError, match=r"is made of 2[01]01 pieces; accepted: at most 2000"):
+        factors(stated, np.arange(3))
+
+
 def test_a_claim_without_a_name_is_refused() -> None:
     with pytest.raises(TraceError, match="the schedule has no name; accepted: constant, step"):
         factors({}, np.arange(3))

@@ -1,6 +1,7 @@
 """Damaged passes: each ends with one line that says what is wrong and where."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,39 +9,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from crosscheck import TraceError, Verdict, replay
-from crosscheck.recorder import Claims, Pass, Recorder, Winners
-from distrib.training.model import article
-from tests.crosscheck.trace.trace_files import Change, read_part, run, write_bytes
+from tests.crosscheck.trace.trace_files import (
+    Arrays,
+    Change,
+    Meta,
+    peak_of_a_replay,
+    read_part,
+    record_pass,
+    run,
+    write_bytes,
+)
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trace of one step on four images, with its pass."""
-    folder = tmp_path_factory.mktemp("pass")
-    torch.manual_seed(0)
-    network = article()
-    optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1)
-    images, labels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([1, 2, 3, 4])
-    described = Pass(step=1, network="article", compute="float32", mean=(0.5,) * 3, std=(0.25,) * 3, training=True)
-    with Recorder(optimizer, folder, claims=Claims()) as recorder:
-        with Winners(network) as winners:
-            pixels = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-            torch.nn.functional.cross_entropy(network(pixels), labels).backward()
-        recorder.after_backward()
-        recorder.add_pass(
-            described,
-            images=images,
-            labels=labels,
-            winners=[found for (found,) in winners.found],
-            parameters=dict(network.named_parameters()),
-        )
-        optimizer.step()
-    return folder
+    return record_pass(tmp_path_factory.mktemp("pass"))
 
 
 @pytest.fixture
@@ -98,6 +86,26 @@ HARMS: dict[str, tuple[Change, str]] = {
     "winners beyond the window": (put("winners/0", lambda x: x + 4), "winners are numbers from 0 to 3"),
     "winners of another shape": (put("winners/1", lambda x: x[:, :1]), "winners/1 is uint8"),
     "a gradient of another shape": (put("gradient/8.weight", lambda x: x.T), "gradient/8.weight is float32"),
+    "another step than the name's": (say(step=7), "describes step 7; its name says another"),
+    "half a name": (lambda meta, _: meta.update(network="\ud800"), "not JSON"),
+    "a mean that is no number": (say(mean=["nan", 0.5, 0.5]), "mean is to be finite"),
+    "an infinite std": (say(std=["inf", 0.25, 0.25]), "loss_scale and std are to be positive, and finite"),
+    "an infinite loss scale": (say(loss_scale="inf"), "loss_scale and std are to be positive, and finite"),
+    "a loss scale beyond all numbers": (say(loss_scale=1e300, world_size=2**62), "loss_scale and std are to be"),
+    "too much smoothing": (say(label_smoothing=1.5), "label_smoothing is 1.5; accepted: from 0 to 1"),
+    "no number for smoothing": (say(label_smoothing="nan"), "label_smoothing is nan"),
+    "images without pixels": (put("images", lambda x: x[:, :0, :0]), "are not what the network takes"),
+    "images without channels": (put("images", lambda x: x[..., :0]), "are not what the network takes"),
+    "winners of images without pixels": (put("winners/0", lambda x: x[:, :, :0]), "winners/0 is uint8"),
+    "a layer without outputs": (
+        lambda _, arrays: [
+            arrays.update({f"{kind}/{name}": arrays[f"{kind}/{name}"][:0].copy() for name in ("8.weight", "8.bias")})
+            for kind in ("parameter", "gradient")
+        ],
+        "8.weight is (0, 64), which does not follow",
+    ),
+    "a scalar for the labels": (lambda _, arrays: arrays.update(labels=np.array(1)), "labels is int64 ()"),
+    "booleans for the labels": (put("labels", lambda x: x > 2), "labels is BOOL"),
     "layers that do not fit": (
         lambda _, arrays: [
             arrays.update({f"{kind}/8.weight": arrays[f"{kind}/8.weight"][:, :7].copy()})
@@ -119,6 +127,97 @@ def test_harm_is_bad_input(trace: Path, name: str, capsys: pytest.CaptureFixture
     code, out, err = run(capsys, "replay", trace)
     assert (code, out) == (2, "")
     assert err.startswith("bad input: ")
+
+
+def zeros(images: int, size: int, convolutions: tuple[int, int, int], hidden: int) -> Arrays:
+    """The arrays of a pass of zeros, of images with one channel and a network with one class."""
+    *_, last = convolutions
+    inputs = (1, *convolutions[:2])
+    arrays: Arrays = {"images": np.zeros((images, size, size, 1), np.uint8), "labels": np.zeros(images, np.int64)}
+    shapes: dict[str, tuple[int, ...]] = {
+        **{f"{2 * k}.weight": (convolutions[k], inputs[k], 5, 5) for k in range(3)},
+        **{f"{2 * k}.bias": (convolutions[k],) for k in range(3)},
+        "7.weight": (hidden, last * (size // 8) ** 2),
+        "7.bias": (hidden,),
+        "8.weight": (1, hidden),
+        "8.bias": (1,),
+    }
+    for k, channels in enumerate(convolutions):
+        arrays[f"winners/{k}"] = np.zeros((images, channels, size >> (k + 1), size >> (k + 1)), np.uint8)
+    for name, shape in shapes.items():
+        arrays |= {f"{kind}/{name}": np.zeros(shape, np.float32) for kind in ("parameter", "gradient")}
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("bomb", "message"),
+    [
+        pytest.param((1, 2048, (1, 1, 1), 1), "5505026 numbers that the layers make of an image of 2048 x 2048", id="a large image"),
+        pytest.param((1, 8, (1, 1, 1), 600_000), "numbers that the layers make", id="many outputs"),
+        pytest.param((1, 8, (1, 250, 170), 1), "elements of all parameters", id="many parameters"),
+        pytest.param((800, 8, (180, 180, 1), 1), "multiplications for 800 images", id="much work"),
+    ],
+)  # fmt: skip
+def test_a_pass_of_zeros_that_would_take_gigabytes_or_minutes_is_refused(
+    trace: Path, bomb: tuple[int, int, tuple[int, int, int], int], message: str
+) -> None:
+    def explode(meta: Meta, arrays: Arrays) -> None:
+        meta.update(mean=[0.5], std=[0.25])
+        arrays.clear()
+        arrays.update(zeros(*bomb))
+
+    harm(trace, explode)
+    with pytest.raises(TraceError, match=message):
+        replay(trace)
+
+
+def test_a_pass_at_the_limit_takes_less_than_a_gibibyte(trace: Path) -> None:
+    """Eight images, whose layers make nearly as many numbers as are accepted, and a million parameters."""
+
+    def grow(meta: Meta, arrays: Arrays) -> None:
+        meta.update(mean=[0.5], std=[0.25])
+        arrays.clear()
+        arrays.update(zeros(8, 112, (41, 1, 1), 5000))
+
+    harm(trace, grow)
+    assert peak_of_a_replay(trace) < 2**30
+
+
+def test_passes_are_of_one_network(trace: Path) -> None:
+    """Each other shape would be compiled anew: thousands of small passes would take hours."""
+    path = pass_file(trace)
+    meta, arrays = read_part(path)
+    meta["step"] = 2
+    for kind in ("parameter", "gradient"):
+        arrays |= {f"{kind}/{name}": arrays[f"{kind}/{name}"][:9].copy() for name in ("8.weight", "8.bias")}
+    write_bytes(path.parent, 2, save(arrays, {"twinstep": json.dumps(meta)}), kind="pass-{:08}")
+    with pytest.raises(TraceError, match=r"8\.weight is \(9, 64\) and was \(10, 64\) in pass-00000001"):
+        replay(trace)
+
+
+def test_a_type_that_nobody_can_load_is_refused(trace: Path) -> None:
+    """NumPy has no float of eight bits: to load one ends in a KeyError."""
+    path = pass_file(trace)
+    data = path.read_bytes().replace(b'"images":{"dtype":"U8"', b'"images":{"dtype":"F8_E4M3"')
+    size = int.from_bytes(data[:8], "little") + len("F8_E4M3") - len("U8")
+    path.unlink()
+    write_bytes(path.parent, 1, size.to_bytes(8, "little") + data[8:], kind="pass-{:08}")
+    with pytest.raises(TraceError, match="images is F8_E4M3"):
+        replay(trace)
+
+
+@pytest.mark.timeout(5)
+def test_nobody_waits_for_a_pipe_or_reads_a_hole(trace: Path) -> None:
+    path = pass_file(trace)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(TraceError, match="it is no regular file"):
+        replay(trace)
+    path.unlink()
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(TraceError, match=r"pass-00000001.* is larger than 268435456 bytes"):
+        replay(trace)
 
 
 @pytest.mark.parametrize("how", ["cut", "bit"])

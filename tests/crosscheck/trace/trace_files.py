@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from safetensors.numpy import save
 
 from crosscheck import Recorder
 from crosscheck.__main__ import main
+from crosscheck.recorder import Claims, Pass, Winners
+from distrib.training.model import article
+from tests.support import ROOT
 
 Meta = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -34,6 +39,29 @@ def record(folder: Path, make: Callable[[list[torch.nn.Parameter]], torch.optim.
                 for parameter in named.values():
                     parameter.grad = torch.randn_like(parameter)
                 optimizer.step()
+    return folder
+
+
+def record_pass(folder: Path) -> Path:
+    """Record a step on four images, with its pass. Return the trace."""
+    torch.manual_seed(0)
+    network = article()
+    optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1)
+    images, labels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([1, 2, 3, 4])
+    described = Pass(step=1, network="article", compute="float32", mean=(0.5,) * 3, std=(0.25,) * 3, training=True)
+    with Recorder(optimizer, folder, claims=Claims()) as recorder:
+        with Winners(network) as winners:
+            pixels = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+            torch.nn.functional.cross_entropy(network(pixels), labels).backward()
+        recorder.after_backward()
+        recorder.add_pass(
+            described,
+            images=images,
+            labels=labels,
+            winners=[found for (found,) in winners.found],
+            parameters=dict(network.named_parameters()),
+        )
+        optimizer.step()
     return folder
 
 
@@ -99,3 +127,15 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
     code = main([str(argument) for argument in arguments])
     written = capsys.readouterr()
     return code, written.out, written.err
+
+
+def peak_of_a_replay(trace: Path) -> int:
+    """Replay a trace in a process of its own. Return how many bytes of memory it took beyond what the imports take."""
+    code = (
+        "import re, sys; from pathlib import Path; from crosscheck.replayer import replay\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024\n"
+        "before = peak(); replay(sys.argv[1]); print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, trace], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
