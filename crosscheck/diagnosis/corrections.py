@@ -33,19 +33,23 @@ def float32_corrections(right: Candidate) -> Iterator[Candidate]:
         residual, slopes = _linear(base, factors)
         slopes = slopes * allowed[:, :, None]
         off: Floats = (factors - 1) / allowed
-        # Ridge regression with errors of that size as the prior: the two corrections do nearly the same.
-        normal = np.einsum("ric,rjc->rij", slopes, slopes) + np.eye(2)
         gained: Floats = np.einsum("ric,rc->ri", slopes, residual) - off
-        factors = factors + allowed * _solved(normal, gained)
+        factors = factors + allowed * _ridge(slopes, gained)
     real = right.inputs.width > 0
     if np.all(np.abs(factors - 1)[real] <= _STEPS * allowed[real]):
         yield replace(_with(base, factors), sentence="bias corrections are computed in float32")
 
 
-def _solved(matrices: Floats, vectors: Floats) -> Floats:
-    """Return the solution for each row."""
-    solution: Floats = np.linalg.solve(matrices, vectors[:, :, None])[:, :, 0]  # pyright: ignore[reportAssignmentType]
-    return solution
+def _ridge(slopes: Floats, gained: Floats) -> Floats:
+    """Return the solution of (S Sᵀ + 1) x = gained for each row.
+
+    The one is the prior, an error of the allowed size, because the two corrections do nearly the same. Where slopes are so
+    large that it is lost in the sum, the determinant written out is still no less than one.
+    """
+    (first, both), (_, second) = np.einsum("ric,rjc->ijr", slopes, slopes)
+    determinant = 1 + first + second + np.maximum(first * second - both**2, 0.0)
+    solved = (1 + second) * gained[:, 0] - both * gained[:, 1], (1 + first) * gained[:, 1] - both * gained[:, 0]
+    return np.stack(solved, axis=1) / determinant[:, None]
 
 
 def _float32_error(right: Candidate, beta: str) -> Floats:

@@ -199,3 +199,16 @@ def stored(kind: str) -> tuple[np.ndarray, np.ndarray]:
 )
 def test_the_kind_of_rounding_is_told_from_numbers_alone(kind: str, unit: float, said: str) -> None:
     assert how_rounded("m", *stored(kind), unit) == said
+
+
+def test_a_float64_step_that_nothing_explains_is_told_by_its_shape(tmp_path: Path) -> None:
+    """In roundoffs of float64, float32's corrections may be off by 10^9: what is fitted to rows must stand that."""
+
+    def move(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        adamw()(p, g, state, group)
+        p.add_(g**3, alpha=1e-6)
+
+    options = {**ADAMW, "betas": (0.95, 0.95), "weight_decay": 0.0}
+    parameters = [Parameter(torch.randn(60, dtype=torch.float64))]
+    (said,) = explained("adamw", move, options, tmp_path / "trace", parameters)
+    assert "grows like |g|^3.0" in said
