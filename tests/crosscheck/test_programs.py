@@ -1,6 +1,7 @@
 """NumPy computes what JAX traced as XLA does, and nothing that a replay knows has to be compiled for a few rows."""
 
 from dataclasses import replace
+from fractions import Fraction
 from itertools import product
 from typing import Any, get_args
 
@@ -116,6 +117,20 @@ def test_no_mistake_is_compiled() -> None:
             for _, chain in (*known.formulas(flags), *known.pairs(flags)):
                 assert set(exact(replace(right, rule=replace(rule, chain=chain)))) == set(right.outputs)
     assert compiled() == before
+
+
+def test_powers_are_those_of_a_good_library() -> None:
+    """The bias corrections of a float64 step amplify their errors a thousand times, and nothing excuses these."""
+
+    def power(base: jax.Array, exponent: jax.Array) -> jax.Array:
+        return base**exponent
+
+    beta, steps = 1 - np.geomspace(1e-4, 0.5, 400), np.arange(400, dtype=np.int32) % 40
+    with float64():
+        found = call(jax.jit(power), (), beta, steps)
+    exact = [Fraction(float(b)) ** int(t) for b, t in zip(beta, steps, strict=True)]
+    units = [abs(Fraction(float(f)) - e) / Fraction(float(np.spacing(f))) for f, e in zip(found, exact, strict=True)]
+    assert max(units) < 0.51
 
 
 def test_an_operation_that_numpy_is_not_known_to_have_is_compiled() -> None:
