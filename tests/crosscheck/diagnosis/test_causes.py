@@ -59,6 +59,12 @@ def constant(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any])
     p.sub_(group["lr"] * group["weight_decay"])
 
 
+def ahead(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    g = g.add(p, alpha=group["weight_decay"])
+    first, kept = not state, 1 - group["dampening"]
+    p.sub_(g + group["momentum"] * buffer(p, g if first else kept * g, state, group), alpha=group["lr"])
+
+
 def adamw(
     *, decays: tuple[int, int] = (1, 0), early: bool = False, single: bool = False, half: bool = False, by: float = 0.0
 ) -> Move:
@@ -104,6 +110,13 @@ CAUSES: dict[str, tuple[str, Move, dict[str, Any], str]] = {
     ),
     "constant": ("sgd", constant, SGD, CONSTANT),
     "constant of adamw": ("adamw", adamw(decays=(0, 0), by=0.05), ADAMW, CONSTANT),
+    "constant beside adam": (
+        "adam",
+        adamw(decays=(0, 0), by=0.05),
+        {**ADAMW, "decoupled_weight_decay": False},
+        CONSTANT,
+    ),
+    "look-ahead": ("sgd", ahead, {**SGD, "dampening": 0.1}, "Nesterov's look-ahead is there, though not asked for"),
     "decay twice": ("adamw", adamw(decays=(2, 0)), ADAMW, TWICE),
     "decay before and after": ("adamw", adamw(decays=(1, 1)), ADAMW, TWICE),
     "decay three times": (
