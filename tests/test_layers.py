@@ -39,7 +39,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"rules", "recorder", "report"},
         {"tolerance"},
         {"trace"},
-        {"errors", "files", "float64", "text"},
+        {"errors", "files", "float64", "programs", "text"},
     ),
 }
 """By package, its rooms from the top to the bottom."""

@@ -1,6 +1,6 @@
 """Elementwise judging for all checks that need it: in batches, in a worker, while reading goes on."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -21,6 +21,7 @@ from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.tensors import TensorBlock
 
 _AHEAD = 32  # batches that may wait to be judged, some 2.5 MiB each
+_OFTEN = 64  # batches of one formula: about so many can be computed uncompiled in the time that compiling takes
 
 
 class Judge:
@@ -36,6 +37,7 @@ class Judge:
         self._worker, self._findings = worker, findings
         self._batchers: dict[str, Batcher] = {}
         self._waiting: deque[tuple[Batch, Future[Judged]]] = deque()
+        self._judged: Counter[tuple[Rule[Any], Flags]] = Counter()  # batches; not by process, so that a trace decides
         self._failing: dict[tuple[Rule[Any], Flags], Failing] = {}
 
     def batcher(self, rule: Rule[Any], profile: Profile | None = None) -> Batcher:
@@ -83,14 +85,11 @@ class Judge:
 
     def _submit(self, batch: Batch) -> None:
         """Hand a batch to the worker, and take in those that it has finished."""
-        self._waiting.append((batch, self._worker.submit(self._judged, batch)))
+        self._judged[batch.rule, batch.flags] += 1
+        often = self._judged[batch.rule, batch.flags] > _OFTEN
+        self._waiting.append((batch, self._worker.submit(_judge, batch, often)))
         while self._waiting and (len(self._waiting) > _AHEAD or self._waiting[0][1].done()):
             self._take_in(*self._waiting.popleft())
-
-    def _judged(self, batch: Batch) -> Judged:
-        """Judge a batch, in the worker."""
-        with float64():
-            return judge(batch.rule, batch.flags, batch.inputs)
 
     def _take_in(self, batch: Batch, future: Future[Judged]) -> None:
         judged = future.result()
@@ -99,3 +98,9 @@ class Judge:
         self._failing.setdefault((batch.rule, batch.flags), Failing()).add(batch, judged)
         self._findings.add(never_written(batch))
         self._findings.add(disagreements(batch, judged), batch.rule.name)
+
+
+def _judge(batch: Batch, often: bool) -> Judged:
+    """Judge a batch, in the worker."""
+    with float64():
+        return judge(batch.rule, batch.flags, batch.inputs, often=often)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
 from crosscheck.criterion.aggregate import Sums, Weighted, sum_rows, weigh
+from crosscheck.programs import call
 from crosscheck.rules.arrays import Array
 from crosscheck.rules.inputs import Inputs, one_step
 from crosscheck.rules.rule import Flags, Rule
@@ -93,19 +94,19 @@ class _Step:
     """How far above."""
 
 
-def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
+def compare(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = False) -> Compared:
     """Compare a batch of recorded rows with the rule.
 
-    The step is compiled once for each rule, flags and shape; the measuring, which is most of it, once for all rules that
-    have as many hyperparameters.
+    If this is done `often`, XLA does it: the step is compiled once for each rule, flags and shape, and the measuring once
+    for all rules that have as many hyperparameters.
     """
-    # What no row asks for need not be compiled.
+    # What no row asks for need not be computed.
     if not np.any(inputs.scalar_error):
         rule = replace(rule, correction_error=None)
     if not np.any(inputs.rounds_between):
         rule = replace(rule, underflow=None)
     names = (PARAM, *rule.elementwise(flags))
-    step: _Step = _step(rule, flags, inputs)  # pyright: ignore[reportUnknownVariableType] (jit hides it)
+    step: _Step = call(_step, (rule, flags), inputs, often=often)
     real = np.arange(inputs.values[PARAM].shape[1])[None, :] < inputs.width[:, None]
     unusual = np.logical_or.reduce([~np.isfinite(value) for value in inputs.values.values()])
     nothing = np.zeros(real.shape)
@@ -113,13 +114,16 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Compared:
     measured: dict[str, _Measured] = {}
     for i, name in reversed(list(enumerate(names))):  # the parameter last: what becomes of the state decides about it
         of_parameter = name == PARAM
-        found: _Measured = _measure(  # pyright: ignore[reportUnknownVariableType] (jit hides it)
+        found: _Measured = call(
+            _measure,
+            (),
+            often=often,
             before=inputs.values[name],
             recorded=inputs.recorded[name],
             exact=step.exact[name],
             reach=step.reach[name],
             old=step.old[name],
-            slopes=tuple([step.slopes[tried][name] for tried in rule.matters(flags)]),  # pyright: ignore[reportUnknownArgumentType]
+            slopes=tuple([step.slopes[tried][name] for tried in rule.matters(flags)]),
             correction=step.correction if of_parameter else nothing,
             interval=(step.down, step.up) if of_parameter else (nothing, nothing),
             there=inputs.judged[:, i, None] & real,
@@ -298,13 +302,13 @@ def _distance(
     return jnp.where(same | lost, 0.0, distance)
 
 
-def judge(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Judged:
-    """Compare a batch of recorded rows with the rule, and return what each row comes to.
+def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = False) -> Judged:
+    """Compare a batch of recorded rows with the rule, and return what each row comes to. `often`: see `compare`.
 
     The summing up is NumPy's: every reduction that XLA has to compile costs more than it saves.
     """
     names = (PARAM, *rule.elementwise(flags))
-    found = compare(rule, flags, inputs)
+    found = compare(rule, flags, inputs, often=often)
     element = {name: np.argmax(found.eta[name], axis=1) for name in names}
 
     def gather(of: Callable[[str], Shaped[np.ndarray, " rows"]]) -> Shaped[np.ndarray, "rows outputs"]:

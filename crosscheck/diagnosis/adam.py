@@ -140,12 +140,16 @@ def _decay_before_and_after(
     return and_then(adam_around(moments, flags, h), lambda new: -h["lr"] * h["weight_decay"] * new)
 
 
-def _decay_constant(
+def _constant_in_gradient(
     moments: optax.GradientTransformation, flags: AdamFlags, h: Hyperparameters
 ) -> optax.GradientTransformation:
-    constant = add_constant(h["weight_decay"])
-    parts = (constant, moments) if flags.decay == "coupled" else (moments, constant)
-    return optax.chain(optax.scale(h["sign"]), *parts, optax.scale_by_learning_rate(h["lr"]))
+    return adam_around(optax.chain(add_constant(h["weight_decay"]), moments), _without_decay(flags), h)
+
+
+def _constant_beside(
+    moments: optax.GradientTransformation, flags: AdamFlags, h: Hyperparameters
+) -> optax.GradientTransformation:
+    return adam_around(optax.chain(moments, add_constant(h["weight_decay"])), _without_decay(flags), h)
 
 
 @cache
@@ -187,8 +191,8 @@ def _wrong_moments(flags: AdamFlags) -> tuple[tuple[str, Moments], ...]:
 
 
 def _wrong_decays(flags: AdamFlags) -> tuple[tuple[str, Around], ...]:
-    constant = (DECAY_CONSTANT, _decay_constant)
-    return {"none": (), "coupled": (constant,), "decoupled": (*_DECAYS, constant)}[flags.decay]
+    beside, in_gradient = (DECAY_CONSTANT, _constant_beside), (DECAY_CONSTANT, _constant_in_gradient)
+    return {"none": (), "coupled": (in_gradient, beside), "decoupled": (*_DECAYS, beside)}[flags.decay]
 
 
 def _wrong_formulas(flags: AdamFlags) -> Iterator[WrongFormula]:

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.diagnosis.adam import FIRST, SECOND, WITH_CORRECTIONS
 from crosscheck.diagnosis.numbers import in_units
-from crosscheck.diagnosis.trial import Candidate, exact
+from crosscheck.diagnosis.trial import Candidate, exact_along
 from crosscheck.rules.adam import AdamFlags
 from crosscheck.tolerance import FORMATS
 
@@ -28,24 +26,30 @@ def float32_corrections(right: Candidate) -> Iterator[Candidate]:
         return
     allowed = np.stack([_float32_error(right, beta) for beta in ("beta1", "beta2")], axis=1)
     factors: Floats = np.ones_like(allowed)
-    base = replace(right, rule=replace(right.rule, chain=WITH_CORRECTIONS))
+    ones = dict.fromkeys((FIRST, SECOND), np.ones(len(allowed)))
+    inputs = replace(right.inputs, hyperparameters={**right.inputs.hyperparameters, **ones})
+    base = replace(right, rule=replace(right.rule, chain=WITH_CORRECTIONS), inputs=inputs)
     for _ in range(_ITERATIONS):
         residual, slopes = _linear(base, factors)
         slopes = slopes * allowed[:, :, None]
         off: Floats = (factors - 1) / allowed
-        # Ridge regression with errors of that size as the prior: the two corrections do nearly the same.
-        normal = np.einsum("ric,rjc->rij", slopes, slopes) + np.eye(2)
         gained: Floats = np.einsum("ric,rc->ri", slopes, residual) - off
-        factors = factors + allowed * _solved(normal, gained)
+        factors = factors + allowed * _ridge(slopes, gained)
     real = right.inputs.width > 0
     if np.all(np.abs(factors - 1)[real] <= _STEPS * allowed[real]):
         yield replace(_with(base, factors), sentence="bias corrections are computed in float32")
 
 
-def _solved(matrices: Floats, vectors: Floats) -> Floats:
-    """Return the solution for each row."""
-    solution: Floats = np.linalg.solve(matrices, vectors[:, :, None])[:, :, 0]  # pyright: ignore[reportAssignmentType]
-    return solution
+def _ridge(slopes: Floats, gained: Floats) -> Floats:
+    """Return the solution of (S Sᵀ + 1) x = gained for each row.
+
+    The one is the prior, an error of the allowed size, because the two corrections do nearly the same. Where slopes are so
+    large that it is lost in the sum, the determinant written out is still no less than one.
+    """
+    (first, both), (_, second) = np.einsum("ric,rjc->ijr", slopes, slopes)
+    determinant = 1 + first + second + np.maximum(first * second - both**2, 0.0)
+    solved = (1 + second) * gained[:, 0] - both * gained[:, 1], (1 + first) * gained[:, 1] - both * gained[:, 0]
+    return np.stack(solved, axis=1) / determinant[:, None]
 
 
 def _float32_error(right: Candidate, beta: str) -> Floats:
@@ -62,15 +66,7 @@ def _with(base: Candidate, factors: Floats) -> Candidate:
 
 def _linear(base: Candidate, factors: Floats) -> tuple[Floats, Floats]:
     """Return residuals (rows, elements) and their slopes along both corrections, (rows, 2, elements), in roundoffs."""
-    inputs = _with(base, factors).inputs
-
-    def made(first: jax.Array, second: jax.Array) -> dict[str, jax.Array]:
-        h = {**inputs.hyperparameters, FIRST: first, SECOND: second}
-        return exact(replace(base, inputs=replace(inputs, hyperparameters=h)))
-
-    point = (jnp.asarray(factors[:, 0]), jnp.asarray(factors[:, 1]))
-    one, none = jnp.ones_like(point[0]), jnp.zeros_like(point[0])
-    right, along_first = jax.jvp(made, point, (one, none))
-    _, along_second = jax.jvp(made, point, (none, one))
-    residual, slopes = in_units(base, right, [along_first, along_second])
+    one, none = np.ones(len(factors)), np.zeros(len(factors))
+    along = [{FIRST: one, SECOND: none}, {FIRST: none, SECOND: one}]
+    residual, slopes = in_units(base, *exact_along(base, {FIRST: factors[:, 0], SECOND: factors[:, 1]}, along))
     return residual, np.swapaxes(slopes, 0, 1)

@@ -183,13 +183,11 @@ def _linear(copies: Candidate, which: Sequence[Names], factors: Floats) -> tuple
         return column(lambda k, some: factors[k, some.index(name)] if name in some else 1.0)
 
     point = {name: factor(name) for name in every}
-    made: Any = {}
-    slopes: list[Any] = []
-    for member in range(len(which[0])):
-        along = {name: column(lambda _, some, name=name, member=member: float(some[member] == name)) for name in every}
-        made, slope = exact_along(copies, point, along)
-        slopes.append(slope)
-    residual, each = in_units(copies, made, slopes)
+    along = [
+        {name: column(lambda _, some, name=name, member=member: float(some[member] == name)) for name in every}
+        for member in range(len(which[0]))
+    ]
+    residual, each = in_units(copies, *exact_along(copies, point, along))
     return residual.reshape(len(which), rows, -1), each.reshape(len(each), len(which), rows, -1)
 
 

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.diagnosis.cause import Cause
 from crosscheck.diagnosis.mistake import NARROW
-from crosscheck.diagnosis.trial import Candidate, Trial, exact, stored_unit
+from crosscheck.diagnosis.trial import Candidate, Trial, exact_along_slot, stored_unit
 from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import PARAM
 
@@ -69,19 +67,14 @@ def _from_recorded_state(right: Candidate) -> Candidate:
 
     A slot is linear in itself: if it misses by d, its old value must be off by d over the slope.
     """
-    slots = list(right.rule.elementwise(right.flags))
-    values = {name: jnp.asarray(value) for name, value in right.inputs.values.items()}
-    for name in slots:  # in order, because a maximum is taken of the slot before it
-
-        def of(slot: Any, name: str = name) -> Any:
-            return exact(replace(right, inputs=replace(right.inputs, values={**values, name: slot})))[name]
-
-        made, slope = jax.jvp(of, (values[name],), (jnp.ones_like(values[name]),))
-        off = (jnp.asarray(right.inputs.recorded[name]) - made) / slope
-        values[name] = jnp.where(jnp.isfinite(off), values[name] + off, values[name])
-    return replace(
-        right, inputs=replace(right.inputs, values={name: np.asarray(value) for name, value in values.items()})
-    )
+    given = right
+    for name in right.rule.elementwise(right.flags):  # in order, because a maximum is taken of the slot before it
+        made, slope = exact_along_slot(given, name)
+        before = given.inputs.values[name]
+        off = (given.inputs.recorded[name] - made[name]) / slope[name]
+        values = {**given.inputs.values, name: np.where(np.isfinite(off), before + off, before)}
+        given = replace(given, inputs=replace(given.inputs, values=values))
+    return given
 
 
 def how_rounded(name: str, recorded: Floats, right: Floats, unit: float) -> str:

@@ -31,6 +31,9 @@ from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Hyperparameters
 from crosscheck.rules.sgd import SGDFlags
 
+LOOK_AHEAD_MISSING = "Nesterov's look-ahead is missing"
+LOOK_AHEAD_UNASKED = "Nesterov's look-ahead is there, though not asked for"
+
 
 def _without_decay(flags: SGDFlags) -> SGDFlags:
     return replace(flags, decay=False)
@@ -50,8 +53,8 @@ def _wrong_inputs(flags: SGDFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield from wrong_decay(flags, _without_decay(flags), inputs, decoupled=not flags.momentum)
     if not flags.momentum:
         return
-    what = "is missing" if flags.nesterov else "is there, though not asked for"
-    yield WrongInputs(f"Nesterov's look-ahead {what}", replace(flags, nesterov=not flags.nesterov), inputs)
+    what = LOOK_AHEAD_MISSING if flags.nesterov else LOOK_AHEAD_UNASKED
+    yield WrongInputs(what, replace(flags, nesterov=not flags.nesterov), inputs)
     absent = inputs.absent["momentum_buffer"]
     if (h["dampening"] != 0).any() and absent.any():
         started = replace(inputs, absent={"momentum_buffer": np.zeros_like(absent)})
@@ -65,6 +68,19 @@ Decay = Callable[[Velocity, SGDFlags, Hyperparameters], optax.GradientTransforma
 def _momentum(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
     parts = [own.dampen(h["dampening"]), optax.trace(h["momentum"], nesterov=flags.nesterov)] if flags.momentum else []
     return optax.chain(*parts, optax.scale_by_learning_rate(h["lr"]))
+
+
+def _look_ahead_undamped(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    """Return g + mu b with the whole gradient, of which dampening takes a part only on its way into the buffer."""
+    del flags
+    buffer = optax.chain(own.dampen(h["dampening"]), optax.trace(h["momentum"]))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        kept: Any
+        kept, state = buffer.update(updates, state, params)
+        return updates + h["momentum"] * kept, state
+
+    return optax.chain(optax.GradientTransformation(buffer.init, update), optax.scale_by_learning_rate(h["lr"]))
 
 
 def _rate_inside(sign: float) -> Velocity:
@@ -140,7 +156,8 @@ def _wrong_formulas(flags: SGDFlags) -> Iterator[WrongFormula]:
     if flags.decay:
         yield from ((sentence, _chain(_momentum, decay)) for sentence, decay in _DECAYS)
     if flags.momentum:
-        yield from ((sentence, _chain(velocity, _decay)) for sentence, velocity in _VELOCITIES)
+        unasked = () if flags.nesterov else ((LOOK_AHEAD_UNASKED, _look_ahead_undamped),)
+        yield from ((sentence, _chain(velocity, _decay)) for sentence, velocity in (*_VELOCITIES, *unasked))
 
 
 def _pairs(flags: SGDFlags) -> Iterator[WrongFormula]:

@@ -1,10 +1,9 @@
 """Trying a mistake on the rows that disagree: first roughly, then by the criterion itself.
 
-Compiling the criterion of a formula takes most of a second, and running the formula once without takes ten milliseconds.
-So every mistake, and every pair of two, is first tried roughly, and only what reduces the residuals is judged by the criterion.
+The criterion needs the derivatives of a formula, which takes twenty times as long as a step of it. So every mistake, and
+every pair of two, is first tried roughly, and only what reduces the residuals is judged by the criterion.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from crosscheck.criterion.elementwise import Compared, compare
 from crosscheck.diagnosis.cause import Cause, ranked
+from crosscheck.programs import call
 from crosscheck.rules.inputs import Inputs, one_step
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.tolerance import FAIL, FORMATS
@@ -50,17 +50,24 @@ class Candidate:
         return (PARAM, *self.rule.elementwise(self.flags))
 
 
-def exact(candidate: Candidate) -> dict[str, Any]:
+def exact(candidate: Candidate) -> Outputs:
     """Return what a formula makes of the rows."""
-    formula = candidate.rule, candidate.flags
-    _asked[formula] += 1
-    made = _compiled if _asked[formula] > _OFTEN else _one_step_of_all
-    return made(*formula, *_read(candidate.inputs))  # pyright: ignore[reportUnknownVariableType] (jit hides it)
+    return call(_one_step_of_all, (candidate.rule, candidate.flags), *_read(candidate.inputs))
 
 
-_OFTEN = 24
-"""Compiling a formula takes as long as running it so many times uncompiled, and most are run a few times only."""
-_asked: Counter[tuple[Rule[Any], Flags]] = Counter()
+def exact_along(
+    candidate: Candidate, factors: Mapping[str, Any], along: Sequence[Mapping[str, Any]]
+) -> tuple[Outputs, list[Outputs]]:
+    """Return what a formula makes of the rows with these factors on its hyperparameters, and its derivatives by factors.
+
+    `along`: for each derivative, the direction that it is taken in.
+    """
+    return call(_along, (candidate.rule, candidate.flags), *_read(candidate.inputs), factors, list(along))
+
+
+def exact_along_slot(candidate: Candidate, name: str) -> tuple[Outputs, Outputs]:
+    """Return what a formula makes of the rows, and the derivative by the elements of a slot before the step."""
+    return call(_along_slot, (candidate.rule, candidate.flags, name), *_read(candidate.inputs))
 
 
 def _read(inputs: Inputs) -> tuple[Any, Any, Any, Any]:
@@ -68,36 +75,36 @@ def _read(inputs: Inputs) -> tuple[Any, Any, Any, Any]:
     return inputs.hyperparameters, inputs.counts, inputs.absent, inputs.values
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _one_step_of_all(rule: Rule[Any], flags: Flags, h: Any, counts: Any, absent: Any, values: Any) -> dict[str, Any]:
     """Take a step from every row."""
-    h = {name: jnp.asarray(value) for name, value in h.items()}
     return jax.vmap(partial(one_step, rule, flags))(h, counts, absent, values)
-
-
-def exact_along(
-    candidate: Candidate, factors: Mapping[str, Any], along: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a formula makes of the rows with these factors on its hyperparameters, and the derivatives along others.
-
-    It is compiled at once, because a fit asks for it dozens of times.
-    """
-    return _along(candidate.rule, candidate.flags, *_read(candidate.inputs), factors, along)  # pyright: ignore[reportUnknownVariableType] (jit hides it)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _along(
-    rule: Rule[Any], flags: Flags, h: Any, counts: Any, absent: Any, values: Any, factors: Any, along: Any
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Take a step from every row with factors on hyperparameters, with the derivatives along others."""
+    rule: Rule[Any], flags: Flags, h: Any, counts: Any, absent: Any, values: Any, factors: Any, along: list[Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Take a step from every row with factors on hyperparameters, with the derivatives by them."""
 
     def made(factors: Mapping[str, Any]) -> dict[str, Any]:
         scaled_h = {name: scaled(name, h[name], factor) for name, factor in factors.items()}
-        return _one_step_of_all(rule, flags, {**h, **scaled_h}, counts, absent, values)
+        return _one_step_of_all(rule, flags, {**h, **scaled_h}, counts, absent, values)  # pyright: ignore[reportUnknownVariableType] (jit hides it)
 
-    return jax.jvp(made, (factors,), (along,))
+    each = [jax.jvp(made, (factors,), (direction,)) for direction in along]
+    return each[0][0], [slope for _, slope in each]
 
 
-_compiled = jax.jit(_one_step_of_all, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _along_slot(
+    rule: Rule[Any], flags: Flags, name: str, h: Any, counts: Any, absent: Any, values: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take a step from every row, with the derivatives by the elements of a slot."""
+
+    def made(slot: Any) -> dict[str, Any]:
+        return _one_step_of_all(rule, flags, h, counts, absent, {**values, name: slot})  # pyright: ignore[reportUnknownVariableType] (jit hides it)
+
+    return jax.jvp(made, (values[name],), (jnp.ones_like(values[name]),))
 
 
 def scaled(name: str, value: Any, factor: Any) -> Any:

@@ -59,6 +59,12 @@ def constant(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any])
     p.sub_(group["lr"] * group["weight_decay"])
 
 
+def ahead(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    g = g.add(p, alpha=group["weight_decay"])
+    first, kept = not state, 1 - group["dampening"]
+    p.sub_(g + group["momentum"] * buffer(p, g if first else kept * g, state, group), alpha=group["lr"])
+
+
 def adamw(
     *, decays: tuple[int, int] = (1, 0), early: bool = False, single: bool = False, half: bool = False, by: float = 0.0
 ) -> Move:
@@ -104,6 +110,13 @@ CAUSES: dict[str, tuple[str, Move, dict[str, Any], str]] = {
     ),
     "constant": ("sgd", constant, SGD, CONSTANT),
     "constant of adamw": ("adamw", adamw(decays=(0, 0), by=0.05), ADAMW, CONSTANT),
+    "constant beside adam": (
+        "adam",
+        adamw(decays=(0, 0), by=0.05),
+        {**ADAMW, "decoupled_weight_decay": False},
+        CONSTANT,
+    ),
+    "look-ahead": ("sgd", ahead, {**SGD, "dampening": 0.1}, "Nesterov's look-ahead is there, though not asked for"),
     "decay twice": ("adamw", adamw(decays=(2, 0)), ADAMW, TWICE),
     "decay before and after": ("adamw", adamw(decays=(1, 1)), ADAMW, TWICE),
     "decay three times": (
@@ -199,3 +212,16 @@ def stored(kind: str) -> tuple[np.ndarray, np.ndarray]:
 )
 def test_the_kind_of_rounding_is_told_from_numbers_alone(kind: str, unit: float, said: str) -> None:
     assert how_rounded("m", *stored(kind), unit) == said
+
+
+def test_a_float64_step_that_nothing_explains_is_told_by_its_shape(tmp_path: Path) -> None:
+    """In roundoffs of float64, float32's corrections may be off by 10^9: what is fitted to rows must stand that."""
+
+    def move(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        adamw()(p, g, state, group)
+        p.add_(g**3, alpha=1e-6)
+
+    options = {**ADAMW, "betas": (0.95, 0.95), "weight_decay": 0.0}
+    parameters = [Parameter(torch.randn(60, dtype=torch.float64))]
+    (said,) = explained("adamw", move, options, tmp_path / "trace", parameters)
+    assert "grows like |g|^3.0" in said

@@ -11,11 +11,13 @@ import torch
 from crosscheck import Recorder, replay
 from crosscheck.checks import judge
 from crosscheck.diagnosis.cause import Cause
-from crosscheck.diagnosis.numbers import least_squares, with_error
+from crosscheck.diagnosis.numbers import in_units, least_squares, with_error
 from crosscheck.diagnosis.trial import Candidate
 from crosscheck.float64 import float64
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
+from crosscheck.tolerance import FORMATS
+from tests.crosscheck.criterion.test_elementwise import MOMENTUM, ROWS, SGD, SGD_H, WIDTH, batch
 
 CASES = 20
 
@@ -69,6 +71,19 @@ def test_nineteen_of_twenty_numbers_lie_within_their_error(tmp_path: Path, monke
             outside += not abs(fit.factors[0] - factor) <= fit.errors[0]
     assert fitted >= CASES / 2
     assert outside <= fitted / 20
+
+
+def test_residuals_are_in_roundoffs_of_their_own_output() -> None:
+    """JAX hands back dictionaries in the order of their names, which is not that of the criterion's arrays."""
+    formats = [FORMATS["bfloat16"], FORMATS["float32"]]  # of the parameter and of its buffer
+    largest = np.array([[format_.largest for format_ in formats]] * ROWS)
+    before = {"param": 1.0, "grad": 0.5, "momentum_buffer": 1.0}
+    recorded = {"param": 1 + 2**-6, "momentum_buffer": 1 + 2**-22}
+    inputs = batch(before, recorded, SGD_H, largest=largest, floor=np.zeros((ROWS, 2)))
+    made = {"momentum_buffer": np.ones((ROWS, WIDTH)), "param": np.ones((ROWS, WIDTH))}
+    residual, slopes = in_units(Candidate("", SGD, MOMENTUM, inputs), made, [made])
+    np.testing.assert_allclose(residual[0, [0, -1]], [4 / 3, 4 / 3], rtol=0.01)
+    np.testing.assert_allclose(slopes[0, 0, [0, -1]], [2**8 / 3, 2**24 / 3], rtol=0.01)
 
 
 @pytest.mark.parametrize(
