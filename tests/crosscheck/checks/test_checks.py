@@ -31,6 +31,7 @@ def test_every_check_is_in_the_list() -> None:
             "comparison",
             "differences",
             "judge",
+            "passes",
             "power",
             "rates",
             "schedules",
