@@ -59,11 +59,11 @@ def main(arguments: Sequence[str]) -> int:
     return EXIT_DONE
 
 
-def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], int]:
+def measure(run: Run, rounds: int = _ROUNDS, part: int = _PART) -> tuple[dict[str, list[float]], int]:
     """Time the steps of `run`, which must not record by itself.
 
     Returns seconds a step in each of `rounds` blocks, by name (`whole loop`, `recorded`, `bare step`, `checkpoint`,
-    `comparison of ranks`), and bytes of trace a recorded step.
+    `comparison of ranks`), and bytes of trace a recorded step. A block of recorded steps has `part` of them.
     """
     observers, checkpointer = Observers(run), Checkpointer(run)
     device, plan = run.accelerator.device, run.plan
@@ -93,7 +93,7 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     timings: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 1):
         for name, step in steps.items():
-            count = _PART if name == _RECORDED else _BLOCK
+            count = part if name == _RECORDED else _BLOCK
             first = round_ * count
             observers.recorder = start_recorder(run, first_step=first + 1) if name == _RECORDED else None
             with _unchanged(run) if name == _BARE else nullcontext():
@@ -101,7 +101,7 @@ def measure(run: Run, rounds: int = _ROUNDS) -> tuple[dict[str, list[float]], in
     observers.close()
     trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
     # The first round warms up.
-    return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (_PART * (rounds + 1))
+    return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (part * (rounds + 1))
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def _measure(setting: Setting, name: str, recipe: str, mode: str, batch: int) ->
     folder = setting.folder(f"loop {name}")
     folder.mkdir()
     run = _build(setting, recipe, mode, batch, folder)
-    timings, trace_bytes = bench.measure(run, rounds=1 if setting.small else 6)
+    timings, trace_bytes = bench.measure(run, rounds=1, part=10) if setting.small else bench.measure(run, rounds=6)
     whole, bare, recorded, saved = (timings[key] for key in ("whole loop", "bare step", "recorded", "checkpoint"))
     figures: Figures = {
         "whole": median(whole) * 1e3,
