@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 
 from crosscheck import TraceError, replay
+from tests.crosscheck.faulty import FaultySGD
 from tests.crosscheck.trace.trace_files import Arrays, Meta, peak_of_a_replay, write_part
 
-OPTIONS = {
-    "lr": 0.1,
-    "momentum": 0.0,
-    "dampening": 0.0,
-    "weight_decay": 0.0,
-    "nesterov": False,
-    "maximize": False,
-}
+OPTIONS = FaultySGD.start
 
 
 def write_trace(folder: Path, meta: Meta, arrays: Arrays) -> Path:
