@@ -1,5 +1,6 @@
 """`python -m crosscheck replay`: its exit codes, its report as JSON, and what it says of records that prove little."""
 
+import gc
 import json
 import math
 import shutil
@@ -322,6 +323,21 @@ def test_without_torch_it_replays(trace: Path) -> None:
     result = run_without(TORCH, COMMAND, "replay", trace)
     assert (result.returncode, result.stderr) == (0, "loaded: jax\n")
     assert result.stdout.startswith("match: ")
+
+
+TWICE = """
+import gc
+import sys
+from crosscheck.__main__ import main
+main(sys.argv[1:])
+frozen = gc.get_freeze_count()
+main(sys.argv[1:])
+assert 0 < gc.get_freeze_count() <= frozen  # fewer, as some of it went out of use
+"""
+
+
+def test_a_second_replay_in_one_process_leaves_nothing_that_is_never_freed(trace: Path) -> None:
+    subprocess.run([sys.executable, "-c", TWICE, "replay", str(trace)], check=True, cwd=ROOT)
 
 
 def test_as_a_program_with_an_odd_terminal(trace: Path) -> None:
