@@ -13,7 +13,7 @@ from crosscheck.files import T, patiently
 from crosscheck.text import shown
 
 Model = TypeVar("Model", bound=BaseModel)
-LARGEST_JSON = 64 * 2**20  # bytes; a part's description of ten thousand tensors is far below
+LARGEST_JSON = 24 * 2**20  # bytes, of which each may take 33 of memory; ten thousand tensors take 4 MiB
 
 
 def reading(path: Path, work: Callable[[], T]) -> T:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from distrib.errors import BadInput
 
 _MOST = 10**6
+_DIGITS = 20  # zeros in front may be some of them; Python refuses to read thousands
 _NUMBERS: Mapping[str, tuple[int, int]] = {
     "WORLD_SIZE": (1, _MOST),
     "RANK": (0, _MOST),
@@ -28,7 +29,8 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
     """Raise BadInput for a number that is none, and for a process that does not know which of several it is."""
     for name, (least, most) in _NUMBERS.items():
         value = environment.get(name)
-        if value is not None and not (value.isascii() and value.isdecimal() and least <= int(value[:20]) <= most):
+        digits = value is not None and value.isascii() and value.isdecimal() and len(value) < _DIGITS
+        if value is not None and not (digits and least <= int(value) <= most):
             raise BadInput(
                 f"the environment says {name} = {value[:100]!r}, which is not a whole number from {least} to {most}: start the "
                 "trainer with accelerate launch, or unset the variable"

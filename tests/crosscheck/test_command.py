@@ -1,6 +1,5 @@
 """`python -m crosscheck replay`: its exit codes, its report as JSON, and what it says of records that prove little."""
 
-import gc
 import json
 import math
 import shutil

@@ -70,7 +70,8 @@ def main() -> int:
             fmt.write(seed)
             if sum(counts.values()) % _COMPILED == 0:
                 jax.clear_caches()
-                print(f"{sum(counts.values())} files, {findings} findings, {_memory(peak=False) >> 20} MiB, address space {_address_space() >> 20} MiB", file=sys.stderr, flush=True)
+                held = _memory(peak=False) >> 20
+                print(f"{sum(counts.values())} files, {findings} findings, {held} MiB", file=sys.stderr, flush=True)
     for line, count in sorted(counts.items()):
         print(f"{count:8} {line}")
     print(

@@ -16,7 +16,7 @@ from PIL import Image
 from distrib.config.load import load
 from distrib.data import folder, image_cache
 from distrib.errors import BadInput
-from distrib.job import lock
+from distrib.job import environment, lock
 from distrib.job.status import Status
 from distrib.training import summary
 from distrib.training.metrics import Metrics
@@ -138,6 +138,27 @@ def sweep(place: Path) -> Format:
     return plain("sweep", file, b"a.toml --training.seed 1\n# c\nb.toml --output.dir 'x y'\n", read)
 
 
+def variables(place: Path) -> Format:
+    """What a launcher says in the environment, a variable a line."""
+    file = place / "environment"
+    names = (
+        "WORLD_SIZE",
+        "RANK",
+        "LOCAL_WORLD_SIZE",
+        "LOCAL_RANK",
+        "MASTER_PORT",
+        "OMP_NUM_THREADS",
+        "SLURM_CPUS_PER_TASK",
+    )
+    lines = "".join(f"{name}=1\n" for name in names).replace("WORLD_SIZE=1", "WORLD_SIZE=2")
+
+    def read() -> None:
+        said = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        environment.check(dict(line.split("=", 1) for line in said if "=" in line))
+
+    return plain("environment", file, f"{lines}MASTER_ADDR=localhost\n".encode(), read)
+
+
 FORMATS: list[Callable[[Path], Format]] = [
     recipe,
     *(_image(suffix) for suffix in (".jpg", ".png", ".ppm", ".bmp", ".tif", ".webp")),
@@ -146,5 +167,5 @@ FORMATS: list[Callable[[Path], Format]] = [
     _checkpoint("manifest.json", right_hashes=True),
     _checkpoint("model.safetensors", right_hashes=True),
     _checkpoint("optimizer.safetensors", right_hashes=True),
-    *(metrics, run_summary, status, lost, run_lock, sweep),
+    *(metrics, run_summary, status, lost, run_lock, sweep, variables),
 ]

@@ -79,6 +79,12 @@ def test_options_that_each_step_takes_over_are_bounded(tmp_path: Path) -> None:
         replay(write_trace(tmp_path, meta, still(2000, 1, 1)))
 
 
+def test_a_description_larger_than_any_recorder_writes_is_refused(tmp_path: Path) -> None:
+    meta = described(1, 1, 1, 1) | {"padding": " " * 2**25}
+    with pytest.raises(TraceError, match="its description is larger than 25165824 bytes"):
+        replay(write_trace(tmp_path, meta, still(1, 1, 1)))
+
+
 def test_options_that_nobody_changes_cost_nothing(tmp_path: Path) -> None:
     meta = described(2000, 1, 1, 1, **{f"o{number}": number for number in range(3000)})
     assert replay(write_trace(tmp_path, meta, still(2000, 1, 1))).steps == 2000

@@ -34,7 +34,9 @@ def test_what_launchers_say_passes(variables: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", ["", "two", "-1", "1.5", "1e3", " 1", "²", "9" * 5000, "0x10", "a[$(touch x)]"])
+@pytest.mark.parametrize(
+    "value", ["", "two", "-1", "1.5", "1e3", " 1", "²", "9" * 5000, "0" * 5000, f"{9:030}", "0x10", "a[$(touch x)]"]
+)
 def test_what_is_no_number_is_named(name: str, value: str) -> None:
     said = refusal(RANK_1 | {name: value})
     assert f"{name} = {value[:100]!r}" in said
