@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from distrib.data.images import SIZE
@@ -56,7 +56,9 @@ def _decode(path: Path, room: "Room") -> numpy.ndarray:
     except Exception as error:  # PIL raises whatever its decoders raise; all of it means this file
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise
-        raise BadInput(f"image {path} cannot be decoded ({error}): repair it, or take it out of the folder") from None
+        foreign = isinstance(error, UnidentifiedImageError)  # whose message names the open file, not the path
+        why = f"it is none of {', '.join(_FORMATS)}" if foreign else error
+        raise BadInput(f"image {path} cannot be decoded ({why}): repair it, or take it out of the folder") from None
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
