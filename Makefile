@@ -1,7 +1,8 @@
 # make train    set up, then train with whatever this machine has
 # make check    set up, then format, lint, types
 # make test     set up, then the same and all tests
-# make matrix   set up, then every cell of the matrices of updates and resumed runs, and SLURM with two ranks a node
+# make matrix   set up, then every cell of the matrices of updates and resumed runs, every error of the system at every call
+#               that changes a file of a run (needs strace), and SLURM with two ranks a node
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
 # make fuzz     set up, then damaged files in every format that is read: make fuzz MINUTES=60 SEED=7
 # make bench    set up, then what the loop costs beside the bare network
