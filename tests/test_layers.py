@@ -15,7 +15,7 @@ from tests.support import ROOT
 
 LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "distrib": (
-        {"train", "bench"},
+        {"train", "bench", "doctor"},
         {"start"},
         {"training"},
         {"checkpoint", "crosscheck"},
