@@ -15,8 +15,8 @@ from tests.support import ROOT
 
 LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "distrib": (
-        {"train", "bench", "doctor"},
-        {"start"},
+        {"train", "bench", "doctor", "predict"},
+        {"start", "inference"},
         {"training"},
         {"checkpoint", "crosscheck"},
         {"ranks"},
