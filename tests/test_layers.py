@@ -15,7 +15,7 @@ from tests.support import ROOT
 
 LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "distrib": (
-        {"train", "bench", "compare", "doctor", "predict"},
+        {"train", "bench", "compare", "doctor", "launcher", "predict"},
         {"start", "inference"},
         {"training"},
         {"checkpoint", "crosscheck"},
