@@ -7,6 +7,7 @@ from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.crosscheck import LiveReplay
+from distrib.page.live import LivePage
 from distrib.ranks.collectives import on_every_rank
 from distrib.training.evaluate import Score
 from distrib.training.late_number import LateNumber
@@ -45,8 +46,9 @@ class _Clock:
 class Observers:
     """Tells of the run while it trains, and counts the losses of its epochs; all writing is rank 0's."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, page: LivePage | None = None) -> None:
+        """`page` is refreshed as training goes on; rank 0 may have one."""
+        self.run, self.page = run, page
         self.main = run.accelerator.is_main_process
         self.progress = replace(run.resumed.progress)
         self.score: Score | None = None  # of the last evaluation
@@ -75,6 +77,8 @@ class Observers:
         )
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
+        if page is not None:
+            page.begin()
         self.clock.start()
 
     def after_backward(self, step: int) -> None:
@@ -98,6 +102,9 @@ class Observers:
             values |= {"loss_scale": update.loss_scale}
         self._write_step(step, values)
         self.run.display.advance(plan.batch_size, loss)
+        if self.page is not None and self.page.due():
+            self.page.write(self.run.folder)
+            self.clock.start()
 
     def after_evaluation(self, step: int, score: Score) -> None:
         """Report the epoch that ended with `step` and was evaluated."""
@@ -121,6 +128,8 @@ class Observers:
             f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s  "
             f"skipped steps {run.update.skipped}"
         )
+        if self.page is not None and self.page.due(epoch_ended=True):
+            self.page.write(self.run.folder)
         self.epoch_start = replace(self.clock)
         self.clock.start()
 

@@ -42,6 +42,7 @@ class Run:
     display: Display
     folder: Path
     dataset_name: str
+    classes: tuple[str, ...]
     plan: Plan
     moments: tuple[Tensor, Tensor]  # mean and std of each channel, as the trace claims them, whatever normalises
     batches: Batches
@@ -117,6 +118,7 @@ def build(
         display=display,
         folder=folder,
         dataset_name=dataset.name,
+        classes=dataset.classes,
         plan=plan,
         moments=moments,
         batches=Batches(

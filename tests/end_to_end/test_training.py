@@ -106,6 +106,8 @@ def test_fp16_counts_the_steps_it_skips(tmp_path: Path) -> None:
     assert summary["precision"] == "fp16"
     assert summary["skipped_steps"] >= 1
     assert summary["applied_updates"] + summary["skipped_steps"] == 20
+    skipped = f"{summary['skipped_steps']} of 20 steps were skipped"
+    assert skipped in (tmp_path / "index.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     rates = {line["applied_updates"]: line["lr"] for line in lines if line["kind"] == "step" and line["applied"]}
     train_well(tmp_path / "float32", *SMALL)
