@@ -24,6 +24,7 @@ from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
 from distrib.optim.optimizer import implementation
+from distrib.page import FACTS, MISTAKES
 from distrib.page.live import LivePage, available
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
@@ -153,14 +154,15 @@ class _Start:
         else:
             if reports:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-                self._write_facts(ready)
+                self.page.attempt(lambda: facts.write(ready, self.arguments, self.status.before), folder / FACTS)
             # This may take minutes.
             collectives.on_every_rank(accelerator, lambda: _start_trackers(config, accelerator, folder))
             self._expect_answers()
             _say_what_runs(display, ready)
-            summary.print_closing_lines(
-                display, loop.train(ready, self.request, self.page if reports else None), folder
-            )
+            result = loop.train(ready, self.request, self.page if reports else None)
+            if reports:
+                self.page.attempt(lambda: facts.write_mistakes(ready), folder / MISTAKES)
+            summary.print_closing_lines(display, result, folder)
         to_replay = folder if reports and _replay_pending(config, folder) else None
         return Outcome(code=EXIT_DONE, reports=reports, step=ready.total_steps, to_replay=to_replay)
 
@@ -216,15 +218,6 @@ class _Start:
             outcome = replace(self._ended_by(error, reports=True), step=outcome.step)
         self._tell(outcome)
         return outcome
-
-    def _write_facts(self, ready: run.Run) -> None:
-        """Write what the page tells of this start. A disk that refuses it costs the page this, and the run nothing."""
-        try:
-            facts.write(ready, self.arguments, self.status.before)
-        except OSError as error:
-            self.display.say(
-                f"note: {error.filename}: {error.strerror}: the page will lack what it tells of machine and starts"
-            )
 
     def _tell(self, outcome: Outcome) -> None:
         """Write how the start ends into status.json, and the page that stays, if this rank reports."""

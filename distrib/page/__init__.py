@@ -5,4 +5,5 @@ from pathlib import Path
 PAGE = Path("index.html")
 FACTS = Path("page/facts.json")
 IMAGES = Path("page/images.json")
+MISTAKES = Path("page/mistakes.json")
 """Files within a run's folder: the page, and what it needs beside what a run leaves anyway."""

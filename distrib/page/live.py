@@ -23,7 +23,7 @@ class LivePage:
 
     def __init__(self, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
         self._display, self._clock = display, clock
-        self._works = available()
+        self._works, self._told = available(), False
         self._cost = _FIRST  # of the last page, in seconds
         self.begin()
 
@@ -39,18 +39,27 @@ class LivePage:
         return self._works and waited and self.spent + self._cost <= SHARE * (now - self._began)
 
     def write(self, folder: Path) -> None:
-        """Write the page of the run in this folder. If that fails, say so once, and write none any more."""
+        """Write the page of the run in this folder."""
         if not self._works:
             return
         began = self._clock()
-        try:
+
+        def work() -> None:
             from distrib.page.render import write  # only now: it imports the template library
 
             write(folder)
-        except Exception as error:  # whatever it is, the run is worth more
-            self._works = False
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            self._display.say(f"note: {folder / PAGE} could not be written ({reason}); the run goes on without it")
+
+        self.attempt(work, folder / PAGE)
         self._written = self._clock()
         self._cost = self._written - began
         self.spent += self._cost
+
+    def attempt(self, work: Callable[[], None], path: Path) -> None:
+        """Write something for the page. The first time that this fails a note says so, with the path; the run goes on."""
+        try:
+            work()
+        except Exception as error:  # whatever it is, the run is worth more
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            if not self._told:
+                self._display.say(f"note: {path} could not be written ({reason}); the run goes on without it")
+            self._told = True

@@ -45,6 +45,7 @@ def render(run: RunFiles) -> str:
             data=data,
             epochs=charts.table_of_epochs(run),
             steps=charts.table_of_steps(run),
+            confusion=_shaded(run.mistakes.confusion) if run.mistakes else [],
             settings=settings(run),
             repeat=shlex.quote(str(Path(run.facts.folder or run.name) / "config.toml")),
             made=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
@@ -54,6 +55,11 @@ def render(run: RunFiles) -> str:
         )
     )
     return page.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files need not be UTF-8
+
+
+def _shaded(confusion: list[list[int]]) -> list[list[tuple[int, int]]]:
+    """Return with each count its shade, 0 to 9, by its share of the images of its class."""
+    return [[(count, min(9, 10 * count // max(1, sum(row)))) for count in row] for row in confusion]
 
 
 def settings(run: RunFiles) -> list[tuple[str, str, str, bool]]:

@@ -4,12 +4,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from distrib.files import read, read_json
-from distrib.page import FACTS, IMAGES, curves
+from distrib.page import FACTS, IMAGES, MISTAKES, curves
 from distrib.page.curves import Lines
 
 _LARGEST_TEXT = 2**20  # bytes of config.toml
@@ -137,6 +137,30 @@ class Images(BaseModel):
     images: list[Image]
 
 
+class Mistake(BaseModel):
+    """A test image that the network got wrong."""
+
+    label: str
+    predicted: str
+    loss: float
+    png: str  # base64
+
+
+class Mistakes(BaseModel):
+    """page/mistakes.json."""
+
+    classes: list[str]
+    confusion: list[list[int]]  # true class, predicted class; empty where the classes are too many
+    worst: list[Mistake]
+
+    @model_validator(mode="after")
+    def _one_row_and_column_a_class(self) -> Self:
+        sides = {len(self.confusion), *map(len, self.confusion)}
+        if not sides <= {len(self.classes)} and self.confusion:
+            raise ValueError("confusion needs a row and a column for each class")
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class RunFiles:
     """All that the page shows of a run. What is missing is None, and what is damaged as well; `damaged` says which that is."""
@@ -149,6 +173,7 @@ class RunFiles:
     summary: Summary | None
     crosscheck: Crosscheck | None
     images: Images | None
+    mistakes: Mistakes | None
     config: Mapping[str, Any]  # by dotted key
     damaged: list[str] = field(default_factory=list[str])
 
@@ -179,6 +204,7 @@ def read_run(folder: Path) -> RunFiles:
         summary=part(Path("summary.json"), Summary),
         crosscheck=part(Path("crosscheck.json"), Crosscheck),
         images=part(IMAGES, Images),
+        mistakes=part(MISTAKES, Mistakes),
         config=_config(folder / "config.toml", damaged),
         damaged=damaged,
     )

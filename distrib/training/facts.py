@@ -1,7 +1,7 @@
 """What the run page tells of a run beside its curves: where it runs, on what, from which command, and each of its starts.
 
 RUN/page/facts.json is written at each start, and keeps what it says of the earlier ones. RUN/page/images.json holds images of
-the first step that was taken.
+the first step that was taken, and RUN/page/mistakes.json what the network got wrong in the end.
 """
 
 import base64
@@ -23,7 +23,7 @@ from PIL import Image
 
 from distrib.config.section import Section
 from distrib.files import Unfit, open_regular, patiently, read_json, write_json
-from distrib.page import FACTS, IMAGES
+from distrib.page import FACTS, IMAGES, MISTAKES
 from distrib.ranks.world import device_name
 from distrib.training.recipe import RunConfig
 from distrib.training.run import Run
@@ -49,6 +49,12 @@ def write(run: Run, arguments: Sequence[str], before: Mapping[str, Any]) -> None
     write_json(path, {**facts, "starts": [*earlier_starts(path), start][-_MOST_STARTS:]})
     if not (run.folder / IMAGES).exists() and run.resumed.step < run.total_steps:
         write_json(run.folder / IMAGES, _images(run, run.resumed.step + 1))
+
+
+def write_mistakes(run: Run) -> None:
+    """Write what the last evaluation got wrong, on rank 0. Raises OSError."""
+    if run.mistakes is not None:
+        write_json(run.folder / MISTAKES, run.mistakes.to_json(run.test, run.classes, _png))
 
 
 def _facts(run: Run, arguments: Sequence[str]) -> dict[str, Any]:

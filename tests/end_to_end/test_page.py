@@ -49,7 +49,9 @@ def test_a_stopped_and_resumed_run_shows_both(tmp_path: Path) -> None:
     assert str(QUICKSTART) in run.facts.command
     assert run.images is not None
     assert len(run.images.images) == 32
-    assert render(run).count("<img ") == 32
+    assert run.mistakes is not None
+    assert sum(map(sum, run.mistakes.confusion)) == 50, "each test image counts once"
+    assert render(run).count("<img ") == 32 + len(run.mistakes.worst)
     defaults, config = run.facts.defaults, run.config
     assert {
         key for key in ("training.epochs", "training.seed", "schedule.name") if config.get(key) != defaults[key]

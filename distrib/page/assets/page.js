@@ -26,7 +26,7 @@
   function plot(element, chart) {
     const series = [{}], bands = [], shown = [];
     chart.series.forEach((s, number) => {
-      shown.push({ label: s.label, index: series.length, banded: s.low.length > 0 });
+      shown.push({ label: s.label, index: series.length, banded: s.low.length > 0, alone: s.dots === "alone" });
       series.push({
         stroke: () => color(number), width: 1.75, spanGaps: true,
         paths: s.dots === "alone" ? () => null : undefined,
@@ -83,10 +83,10 @@
     if (at === null || at === undefined || u.cursor.left < 0) return "";
     const step = u.data[0][at], format = formats[chart.format];
     const epoch = page.steps_per_epoch ? `, epoch ${Math.ceil(step / page.steps_per_epoch)}` : "";
-    const values = shown.map(({ label, index, banded }) => {
+    const values = shown.map(({ label, index, banded, alone }) => {
       let i = at;
-      while (i >= 0 && (u.data[index][i] === null || u.data[index][i] === undefined)) i--;
-      if (i < 0) return null;
+      while (i >= 0 && !alone && (u.data[index][i] === null || u.data[index][i] === undefined)) i--;
+      if (i < 0 || u.data[index][i] === null || u.data[index][i] === undefined) return null;
       const range = banded && i === at ? ` (${format(u.data[index + 1][i])} to ${format(u.data[index + 2][i])})` : "";
       return `${label} ${format(u.data[index][i])}${range}`;
     });
@@ -113,7 +113,7 @@
     if (to !== undefined) {
       const index = Math.min(last, Math.max(0, to));
       output.setAttribute("aria-live", "polite");
-      u.setCursor({ left: u.valToPos(u.data[0][index], "x"), top: u.over.clientHeight / 2 });
+      u.setCursor({ left: u.valToPos(u.data[0][index], "x"), top: u.over.clientHeight / 2 }, true, true); // and in all other charts
     } else if (event.key === "+" || event.key === "=") zoom(0.5, u.data[0][at]);
     else if (event.key === "-") zoom(2, u.data[0][at]);
     else if (event.key === "0" || event.key === "Escape") showAll();

@@ -20,6 +20,7 @@ def hostile_run(folder: Path, *, epochs: int = 3, steps_per_epoch: int = 40) -> 
     total = epochs * steps_per_epoch
     write(folder / "page" / "facts.json", facts(folder, total, steps_per_epoch))
     write(folder / "page" / "images.json", {"step": 1, "augmented": True, "images": list(images())})
+    write(folder / "page" / "mistakes.json", mistakes())
     write(
         folder / "status.json", {"state": "failed", "exit_code": 1, "reason": f"fault: {HOSTILE}\u2028", "step": None}
     )
@@ -91,6 +92,14 @@ def images() -> Iterator[dict[str, str]]:
         file = io.BytesIO()
         Image.new("RGB", (32, 32), (40 * number, 120, 255 - 40 * number)).save(file, "PNG")
         yield {"label": name, "png": base64.b64encode(file.getvalue()).decode()}
+
+
+def mistakes() -> dict[str, Any]:
+    """Return a confusion of each class with the next one, and one mistake of each."""
+    size = len(HOSTILE_CLASSES)
+    confusion = [[90 if j == i else 10 if j == (i + 1) % size else 0 for j in range(size)] for i in range(size)]
+    worst = [{**image, "predicted": HOSTILE, "loss": 9.0} for image in images()]
+    return {"classes": HOSTILE_CLASSES, "confusion": confusion, "worst": worst}
 
 
 def write(path: Path, value: object) -> None:

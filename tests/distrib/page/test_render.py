@@ -13,7 +13,7 @@ import pytest
 
 from distrib.page.render import render, settings
 from distrib.page.run_files import read_run
-from tests.distrib.page.folders import HOSTILE, HOSTILE_CLASSES, hostile_run
+from tests.distrib.page.folders import HOSTILE, HOSTILE_CLASSES, hostile_run, mistakes, write
 
 
 class Elements(HTMLParser):
@@ -56,7 +56,7 @@ def test_hostile_names_are_text(page: str) -> None:
         {},
     ]
     assert not [a for _, attributes in elements.found for a in attributes if a.startswith("on") or a == "style"]
-    assert len(elements.named("img")) == len(HOSTILE_CLASSES)
+    assert len(elements.named("img")) == 2 * len(HOSTILE_CLASSES)
     assert any(HOSTILE in text for text in elements.texts["li"])
     assert "{{ 7 * 7 }}" in elements.texts["li"]
 
@@ -95,7 +95,7 @@ def test_it_is_read_without_eyes_and_without_a_mouse(page: str) -> None:
     plots = [a for a in elements.named("div") if a.get("class") == "plot"]
     assert len(plots) == 6
     assert all(a["role"] == "img" and a["tabindex"] == "0" and "first" in str(a["aria-label"]) for a in plots)
-    assert len(elements.named("caption")) == len(elements.named("table")) == 3
+    assert len(elements.named("caption")) == len(elements.named("table")) == 4
     levels = [int(tag[1]) for tag, _ in elements.found if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert all(below - above <= 1 for above, below in pairwise(levels))
@@ -111,6 +111,13 @@ def test_what_differs_from_the_defaults_comes_first(tmp_path: Path) -> None:
         ("training.clip_norm", True),
         ("training.seed", False),
     ]
+
+
+def test_a_confusion_that_is_not_square_is_left_out(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path, epochs=1, steps_per_epoch=6)
+    write(run / "page" / "mistakes.json", {**mistakes(), "confusion": [[1, 2], [3]]})
+    found = read_run(run)
+    assert (found.mistakes, found.damaged) == (None, ["page/mistakes.json"])
 
 
 def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
