@@ -197,8 +197,9 @@ class _Start:
         """End the process from another thread: the main one waits for a rank that is gone."""
         outcome = self._ended_by(fault, reports=False)
         try:
-            self._tell(outcome)
-            outcome.show()
+            outcome.write(self.status)
+            outcome.show()  # before the page, which takes longer
+            self._write_page(outcome)
         finally:
             os._exit(outcome.code)
 
@@ -222,6 +223,9 @@ class _Start:
     def _tell(self, outcome: Outcome) -> None:
         """Write how the start ends into status.json, and the page that stays, if this rank reports."""
         outcome.write(self.status)
+        self._write_page(outcome)
+
+    def _write_page(self, outcome: Outcome) -> None:
         if outcome.reports and self.status.folder is not None:
             self.page.write(self.status.folder)
 
