@@ -126,7 +126,8 @@ class _Start:
             outcome = self._ended_by(cause, reports=self.accelerator.is_main_process)
         self.display.close_bar()
         if outcome.to_replay is None:
-            self._tell(outcome)
+            outcome.write(self.status)
+        self._write_page(outcome)
         return outcome
 
     def _run(self) -> Outcome:

@@ -109,7 +109,7 @@ def _images_a_second(run: RunFiles) -> Column:
     """Return the global batch over the seconds of each step; nothing where the batch is not known."""
     batch = _positive(run.config.get("training.batch_size")) or math.nan
     seconds = run.steps.values["seconds"]
-    return np.divide(batch, seconds, out=np.full(len(seconds), math.nan), where=seconds > 0)
+    return np.divide(batch, seconds, out=np.full(len(seconds), math.nan), where=seconds > 1e-9)
 
 
 def _skipped(run: RunFiles) -> list[Series]:

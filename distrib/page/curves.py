@@ -114,7 +114,7 @@ def _objects(file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def _number(value: object) -> float:
-    """Return the value if it is a finite number, true and false among them, and NaN otherwise."""
-    if isinstance(value, (int, float)) and -1e300 < value < 1e300:
+    """Return the value if it is a number that a run may have, true and false among them, and NaN otherwise."""
+    if isinstance(value, (int, float)) and -1e30 < value < 1e30:
         return float(value)
     return math.nan

@@ -1,18 +1,19 @@
 """What a run's folder holds of the page, read so that a damaged file costs its own part of the page only."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distrib.files import read, read_json
+from distrib.config.load import read_toml
+from distrib.errors import BadInput
+from distrib.files import read_json
 from distrib.page import FACTS, IMAGES, MISTAKES, curves
 from distrib.page.curves import Lines
 
-_LARGEST_TEXT = 2**20  # bytes of config.toml
+Scalar = str | bool | int | float | None
 
 
 class Ended(BaseModel):
@@ -27,7 +28,7 @@ class Ended(BaseModel):
 class Start(BaseModel):
     """A start of the run."""
 
-    time: float
+    time: float = Field(ge=0, lt=2**37)  # seconds since 1970, of years that a calendar has
     step: int
     world_size: int = 1
     before: Ended | None = None
@@ -38,15 +39,15 @@ class Facts(BaseModel):
 
     command: str = ""
     folder: str = ""
-    machine: dict[str, Any] = {}
-    versions: dict[str, Any] = {}
-    data: dict[str, Any] = {}
+    machine: dict[str, Scalar] = {}
+    versions: dict[str, Scalar] = {}
+    data: dict[str, Scalar] = {}
     classes: list[str] = []
     parameters: int | None = None
     precision: str | None = None
     total_steps: int | None = None
     steps_per_epoch: int | None = None
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, Scalar | list[Scalar]] = {}
     starts: list[Start] = []
 
 
@@ -70,12 +71,9 @@ class Verdict(BaseModel):
 class Summary(BaseModel):
     """summary.json."""
 
-    test_accuracy: float | None = None
     test_loss: float | None = None
     images_per_second: float | None = None
     skipped_steps: int | None = None
-    device: str | None = None
-    dataset: str | None = None
     weights_sha256: str | None = None
     crosscheck: Verdict | None = None
 
@@ -212,11 +210,11 @@ def read_run(folder: Path) -> RunFiles:
 
 def _config(path: Path, damaged: list[str]) -> dict[str, Any]:
     """Return the value of each dotted key of the resolved configuration."""
-    try:
-        table = tomllib.loads(read(path, _LARGEST_TEXT).decode("utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, RecursionError):
+    try:
+        table = read_toml(path)
+    except (OSError, BadInput):
         damaged.append(path.name)
         return {}
     sections = {section: cast(dict[str, Any], values) for section, values in table.items() if isinstance(values, dict)}

@@ -1,8 +1,7 @@
-"""The page that the real trainer leaves: of a run that was stopped and resumed, and of one that its disk or its libraries fail."""
+"""The page that the real trainer leaves, also of a run that its disk or its libraries fail. Of a stopped one: test_training.py."""
 
 import json
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from distrib.page.render import render
 from distrib.page.run_files import read_run
 from distrib.page.timeline import events
-from tests.support import QUICKSTART, SMALL, read_json, start, train, train_well, wait_for
+from tests.support import QUICKSTART, SMALL, train, train_well
 
 
 def charts_of(folder: Path) -> dict[str, Any]:
@@ -22,28 +21,13 @@ def charts_of(folder: Path) -> dict[str, Any]:
     return {chart["name"]: chart for chart in json.loads(data)["charts"]}
 
 
-def test_a_stopped_and_resumed_run_shows_both(tmp_path: Path) -> None:
-    longer = ("--training.epochs=8", "--training.clip_norm=0.5")
-    running = start([QUICKSTART, *SMALL, *longer, "--output.dir", tmp_path])
-    wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
-    running.send(0, signal.SIGTERM)
-    [result] = running.wait()
-    assert result.code == 75
-    stopped_at = read_json(tmp_path / "status.json")["step"]
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert f"{stopped_at} of 80 steps" in page
-    assert "stopped on request" in page
-    train_well(tmp_path, *SMALL, *longer)
+def test_a_whole_run(tmp_path: Path) -> None:
+    train_well(tmp_path, *SMALL, "--training.clip_norm=0.5")
     run = read_run(tmp_path)
-    assert [(event.kind, event.step) for event in events(run)] == [
-        ("start", 0),
-        ("stop", stopped_at),
-        ("resume", stopped_at),
-        ("done", 80),
-    ]
+    assert [(event.kind, event.step) for event in events(run)] == [("start", 0), ("done", 20)]
     charts = charts_of(tmp_path)
     assert set(charts) == {"loss", "accuracy", "rate", "speed", "gradient"}
-    assert charts["loss"]["series"][0]["steps"] == list(range(1, 81))
+    assert charts["loss"]["series"][0]["steps"] == list(range(1, 21))
     assert all(None not in chart["series"][0]["mean"] for chart in charts.values())
     assert run.facts.classes[:2] == ["disc", "ring"]
     assert str(QUICKSTART) in run.facts.command
@@ -54,9 +38,9 @@ def test_a_stopped_and_resumed_run_shows_both(tmp_path: Path) -> None:
     assert render(run).count("<img ") == 32 + len(run.mistakes.worst)
     defaults, config = run.facts.defaults, run.config
     assert {
-        key for key in ("training.epochs", "training.seed", "schedule.name") if config.get(key) != defaults[key]
+        key for key in ("training.clip_norm", "training.seed", "schedule.name") if config.get(key) != defaults[key]
     } == {
-        "training.epochs",
+        "training.clip_norm",
         "schedule.name",
     }
 

@@ -125,10 +125,27 @@ def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["page/facts.json", "page/images.json", "summary.json", "crosscheck.json", "status.json", "config.toml"]
+    "name",
+    [
+        "page/facts.json",
+        "page/images.json",
+        "page/mistakes.json",
+        "summary.json",
+        "crosscheck.json",
+        "status.json",
+        "config.toml",
+    ],
 )
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"[]", b'{"starts": [{"time": "x"}], "steps": {}, "verdict": []}', b"[" * 9000]
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"starts": [{"time": "x"}], "steps": {}, "verdict": []}',
+        b"[" * 9000,
+        b"[a]\nb=" + b"[" * 400 + b"]" * 400,
+    ],
 )
 def test_a_damaged_file_costs_its_own_part_only(tmp_path: Path, name: str, content: bytes) -> None:
     run = hostile_run(tmp_path, epochs=1, steps_per_epoch=6)
