@@ -24,10 +24,12 @@ from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
 from distrib.optim.optimizer import implementation
+from distrib.page import FACTS, MISTAKES
+from distrib.page.live import LivePage, available
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 from distrib.ranks.same_start import require_same
-from distrib.training import loop, run, summary
+from distrib.training import facts, loop, run, summary
 from distrib.training.recipe import RunConfig
 
 _LET_RANK_0_REPORT = 10.0  # seconds
@@ -44,8 +46,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     try:
         environment.check()
         status.check()
-        recipe = Path(arguments[0])
-        config = load(RunConfig, recipe, arguments[1:])
+        config = load(RunConfig, Path(arguments[0]), arguments[1:])
         world.check(config.training.world_size)
         training = config.training
         accelerator = world.start(
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
     heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
     heartbeat.start()
-    start = _Start(recipe, config, accelerator, heartbeat, status, request, display)
+    start = _Start(arguments, config, accelerator, heartbeat, status, request, display, LivePage(display))
     try:
         outcome = start.train()
         heartbeat.stop()
@@ -102,13 +103,14 @@ def _close(accelerator: Accelerator, display: Display) -> None:
 class _Start:
     """One rank's part of a start."""
 
-    recipe: Path
+    arguments: Sequence[str]
     config: RunConfig
     accelerator: Accelerator
     heartbeat: Heartbeat
     status: Status
     request: StopRequest
     display: Display
+    page: LivePage
 
     def train(self) -> Outcome:
         """Train and return how it ended, which status.json then says, too, unless a replay is still to come.
@@ -125,6 +127,7 @@ class _Start:
         self.display.close_bar()
         if outcome.to_replay is None:
             outcome.write(self.status)
+        self._write_page(outcome)
         return outcome
 
     def _run(self) -> Outcome:
@@ -152,11 +155,15 @@ class _Start:
         else:
             if reports:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
+                self.page.attempt(lambda: facts.write(ready, self.arguments, self.status.before), folder / FACTS)
             # This may take minutes.
             collectives.on_every_rank(accelerator, lambda: _start_trackers(config, accelerator, folder))
             self._expect_answers()
             _say_what_runs(display, ready)
-            summary.print_closing_lines(display, loop.train(ready, self.request), folder)
+            result = loop.train(ready, self.request, self.page if reports else None)
+            if reports:
+                self.page.attempt(lambda: facts.write_mistakes(ready), folder / MISTAKES)
+            summary.print_closing_lines(display, result, folder)
         to_replay = folder if reports and _replay_pending(config, folder) else None
         return Outcome(code=EXIT_DONE, reports=reports, step=ready.total_steps, to_replay=to_replay)
 
@@ -164,7 +171,7 @@ class _Start:
         """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
         config = self.config
         given = config.output.dir
-        folder = default_folder(self.recipe) if given is None else expand_path(given, "output.dir")
+        folder = default_folder(Path(self.arguments[0])) if given is None else expand_path(given, "output.dir")
         try:
             patiently(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
             lock.acquire(folder, self.display.say)  # until this process ends
@@ -192,7 +199,8 @@ class _Start:
         outcome = self._ended_by(fault, reports=False)
         try:
             outcome.write(self.status)
-            outcome.show()
+            outcome.show()  # before the page, which takes longer
+            self._write_page(outcome)
         finally:
             os._exit(outcome.code)
 
@@ -210,14 +218,23 @@ class _Start:
                     raise RunFault(mismatch)
         except Exception as error:
             outcome = replace(self._ended_by(error, reports=True), step=outcome.step)
-        outcome.write(self.status)
+        self._tell(outcome)
         return outcome
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Write how the start ends into status.json, and the page that stays, if this rank reports."""
+        outcome.write(self.status)
+        self._write_page(outcome)
+
+    def _write_page(self, outcome: Outcome) -> None:
+        if outcome.reports and self.status.folder is not None:
+            self.page.write(self.status.folder)
 
     def _ended_by(self, error: Exception, *, reports: bool) -> Outcome:
         """Return the outcome of an error; show the one that asks nobody to do anything, and raise the one unforeseen."""
         outcome = outcome_of(error, self.status, reports=reports)
         if not outcome.foreseen:
-            outcome.write(self.status)
+            self._tell(outcome)
             raise error
         if outcome.shown:
             self.display.close_bar()
@@ -260,3 +277,5 @@ def _say_what_runs(display: Display, ready: run.Run) -> None:
         f"{implementation(ready.optimizer)} {type(ready.optimizer).__name__}, precision {ready.precision.mode}, "
         f"seed {plan.seed}; writing to {ready.folder}/"
     )
+    if not available():
+        display.line("no run page (index.html), because Jinja2 is not installed here: pip install 'twinstep[page]'")

@@ -20,7 +20,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"training"},
         {"checkpoint", "crosscheck"},
         {"ranks"},
-        {"data", "optim", "job"},
+        {"data", "optim", "job", "page"},
         {"config"},
         {"display", "files"},
         {"errors", "system", "counter_rng", "__init__"},

@@ -29,6 +29,8 @@ class Status:
         self._launcher = f"{socket.gethostname()} {os.getppid()}"
         self.folder: Path | None = None
         """The run's folder, once this start holds it."""
+        self.before: dict[str, Any] = {}
+        """What the folder's status said before this start began; nothing in a new folder."""
 
     def check(self) -> None:
         """Raise BadInput if the environment names something for this status that is no file, such as a device."""
@@ -43,6 +45,7 @@ class Status:
         """Write that the run is running: its folder is held. Raises OSError."""
         if self._also is not None:
             self._also.unlink(missing_ok=True)  # of an earlier start of this launcher
+        self.before = _read(folder / "status.json")
         write_json(folder / "status.json", self._entry(None))
 
     def is_written(self) -> bool:

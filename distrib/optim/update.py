@@ -8,6 +8,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distrib.optim.schedule import Factor
 
+NORM_EVERY = 10
+"""Steps between two measurements of the gradient's norm where nothing is clipped to it: each takes a pass over all gradients."""
+
 
 class Update:
     """Takes one optimizer step at a time, and counts those that were applied and those that were skipped.
@@ -39,6 +42,7 @@ class Update:
         self.applied = 0
         self.skipped = 0
         self.loss_scale: float | None = None  # of the last step, under float16
+        self.gradient_norm: Tensor | None = None  # of the last step, before clipping; None where it was not measured
 
     @property
     def lr(self) -> float:
@@ -65,13 +69,23 @@ class Update:
         return applied
 
     def _clip(self) -> None:
+        self.gradient_norm = None
+        measured = (self.applied + self.skipped) % NORM_EVERY == 0
         if self.clip_norm is None and self.clip_value is None:
+            if measured:
+                self.gradient_norm = self._norm() / self.scaler.get_scale()  # the scale is 1 without a scaler
             return
         self.scaler.unscale_(self.optimizer)  # thresholds are meant for true gradients
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         if self.clip_value is not None:
+            if measured:
+                self.gradient_norm = self._norm()
             nn.utils.clip_grad_value_(self.parameters, self.clip_value)
+
+    def _norm(self) -> Tensor:
+        """Return the 2-norm of all gradients together, on their device."""
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def _scaled_step(self) -> bool:
         if not self.scaler.is_enabled():

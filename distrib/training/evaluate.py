@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from distrib.data.augment import Normalize
 from distrib.data.images import Split
+from distrib.training.mistakes import Mistakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,12 @@ def evaluate(
     rank: int,
     world_size: int,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    mistakes: Mistakes | None = None,
 ) -> Score | None:
     """Return the score of `model`, which is not wrapped in DDP, on the whole of `split`.
 
     Every rank takes a consecutive share, and the counts are summed as integers. Returns None, on every rank alike, if one
-    of them was asked to stop before it was through.
+    of them was asked to stop before it was through. `mistakes` are counted meanwhile.
     """
     first, last = len(split) * rank // world_size, len(split) * (rank + 1) // world_size
     largest_share = -(-len(split) // world_size)
@@ -60,6 +62,10 @@ def evaluate(
             counts[0] += (logits.argmax(dim=1) == labels).sum()
             counts[1] += len(labels)
             loss += functional.cross_entropy(logits, labels, reduction="sum")
+            if mistakes is not None:
+                mistakes.add(part.start, logits, labels)
+        if mistakes is not None:
+            mistakes.sum_up(lambda mine: _sum_over_ranks(mine, world_size), rank, world_size)
     model.train(training)
     correct, seen = (int(count) for count in _sum_over_ranks(counts, world_size))
     return Score(correct / seen, float(_sum_over_ranks(loss, world_size)) / seen, seen)

@@ -6,6 +6,7 @@ from typing import Any
 
 from distrib.errors import RunFault
 from distrib.job.stop import Stopped, StopRequest
+from distrib.page.live import LivePage
 from distrib.ranks.collectives import all_gather_json, reason_to_stop
 from distrib.ranks.step_sync import StepResult
 from distrib.training import summary
@@ -14,9 +15,12 @@ from distrib.training.observers import Observers
 from distrib.training.run import Run
 
 
-def train(run: Run, request: StopRequest) -> dict[str, Any]:
-    """Train what remains of the run, and return its summary. Raises Stopped, RunFault or BadInput."""
-    with closing(Observers(run)) as observers:
+def train(run: Run, request: StopRequest, page: LivePage | None = None) -> dict[str, Any]:
+    """Train what remains of the run, and return its summary. Raises Stopped, RunFault or BadInput.
+
+    `page` is refreshed meanwhile.
+    """
+    with closing(Observers(run, page)) as observers:
         checkpointer = Checkpointer(run)
         run.model.train()
         if observers.progress.evaluation_pending and not _evaluate(run, run.resumed.step, observers, request):

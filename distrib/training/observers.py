@@ -3,11 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.crosscheck import LiveReplay
+from distrib.page.live import LivePage
 from distrib.ranks.collectives import on_every_rank
 from distrib.training.evaluate import Score
+from distrib.training.late_number import LateNumber
 from distrib.training.metrics import Metrics
 from distrib.training.recording import PassRecorder, start_recorder
 from distrib.training.run import Run
@@ -25,11 +28,14 @@ class _Clock:
         """Leave out what went on since the last step, such as an evaluation or a checkpoint."""
         self._since = time.perf_counter()
 
-    def lap(self) -> None:
+    def lap(self) -> float:
+        """Count a step, and return the seconds that it took."""
         now = time.perf_counter()
-        self.seconds += now - self._since
+        lap = now - self._since
+        self.seconds += lap
         self.steps += 1
         self._since = now
+        return lap
 
     def rate(self, images_per_step: int, since: "_Clock") -> float | None:
         """Return the images a second since the clock stood like `since`."""
@@ -40,8 +46,9 @@ class _Clock:
 class Observers:
     """Tells of the run while it trains, and counts the losses of its epochs; all writing is rank 0's."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, page: LivePage | None = None) -> None:
+        """`page` is refreshed as training goes on; rank 0 may have one."""
+        self.run, self.page = run, page
         self.main = run.accelerator.is_main_process
         self.progress = replace(run.resumed.progress)
         self.score: Score | None = None  # of the last evaluation
@@ -55,6 +62,9 @@ class Observers:
                 else None
             ),
         )
+        self._waiting: tuple[dict[str, Any], LateNumber] | None = (
+            None  # a step's line, and the norm that it still lacks
+        )
         config = run.config.crosscheck
         self.passes = PassRecorder(run, config.gradient_steps if config.record else ())
         self.recorder: Recorder | None = on_every_rank(
@@ -67,6 +77,8 @@ class Observers:
         )
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
+        if page is not None:
+            page.begin()
         self.clock.start()
 
     def after_backward(self, step: int) -> None:
@@ -76,7 +88,7 @@ class Observers:
             self.recorder.after_backward()
 
     def after_step(self, step: int, loss: float, *, applied: bool) -> None:
-        self.clock.lap()
+        seconds = self.clock.lap()
         update, plan, progress = self.run.update, self.run.plan, self.progress
         progress.epoch_loss += loss
         if step % plan.steps_per_epoch == 0:
@@ -84,8 +96,15 @@ class Observers:
         if self.recorder is not None and self.recorder.step < step:
             self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
         values = {"loss": loss, "lr": update.lr, "applied": applied, "applied_updates": update.applied}
-        self._tell("step", step, values, tracked=("loss", "lr"))
+        self._track(step, values, ("loss", "lr"))
+        values |= {"seconds": round(seconds, 6)}
+        if update.loss_scale is not None:
+            values |= {"loss_scale": update.loss_scale}
+        self._write_step(step, values)
         self.run.display.advance(plan.batch_size, loss)
+        if self.page is not None and self.page.due():
+            self.page.write(self.run.folder)
+            self.clock.start()
 
     def after_evaluation(self, step: int, score: Score) -> None:
         """Report the epoch that ended with `step` and was evaluated."""
@@ -101,12 +120,16 @@ class Observers:
             "images_per_second": rate,
             "skipped_steps": run.update.skipped,
         }
-        self._tell("epoch", step, values, tracked=("test_accuracy", "test_loss"))
+        self._track(step, values, ("test_accuracy", "test_loss"))
+        self._write_waiting()
+        self._write("epoch", step, values)
         run.display.line(
             f"epoch {run.plan.epoch_of(step)}/{run.config.training.epochs}  loss {progress.train_loss:.4f}  "
             f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s  "
             f"skipped steps {run.update.skipped}"
         )
+        if self.page is not None and self.page.due(epoch_ended=True):
+            self.page.write(self.run.folder)
         self.epoch_start = replace(self.clock)
         self.clock.start()
 
@@ -120,7 +143,8 @@ class Observers:
         return None if self.live is None else self.live.mismatch
 
     def before_checkpoint(self) -> None:
-        """Write what the trace still lacks, or a run that continues from the checkpoint would leave a hole in it."""
+        """Write what trace and metrics still lack, or a run that continues from the checkpoint would leave a hole in them."""
+        self._write_waiting()
         if self.recorder is not None:
             self.recorder.flush()
 
@@ -141,13 +165,34 @@ class Observers:
         if self.live is not None:
             self.live.close()
         if self.metrics is not None:
+            self._write_waiting()
             self.metrics.close()
         if self.recorder is not None:
             self.recorder.close()
 
-    def _tell(self, kind: str, step: int, values: dict[str, float | None], *, tracked: Sequence[str]) -> None:
-        """Write the values to metrics.jsonl, and give those that are `tracked` to the trackers."""
+    def _write_step(self, step: int, values: dict[str, Any]) -> None:
+        """Write a step's line, or have it wait for the norm of its gradient: to wait for it here would idle a GPU."""
+        self._write_waiting()
+        norm = self.run.update.gradient_norm
+        if self.metrics is None or norm is None:
+            self._write("step", step, values)
+            return
+        self._waiting = ({"step": step, **values}, LateNumber(norm))
+        if not norm.is_cuda:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Write the line that waits, if there is one."""
+        if self._waiting is not None:
+            (values, norm), self._waiting = self._waiting, None
+            self._write("step", values.pop("step"), values | {"gradient_norm": norm.read()})
+
+    def _write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Write the values to metrics.jsonl."""
         if self.metrics is not None:
             self.metrics.write(kind=kind, step=step, epoch=self.run.plan.epoch_of(step), **values)
+
+    def _track(self, step: int, values: dict[str, Any], names: Sequence[str]) -> None:
+        """Give the values of these names to the trackers."""
         if self.run.config.output.trackers:
-            self.run.accelerator.log({name: values[name] for name in tracked}, step=step)
+            self.run.accelerator.log({name: values[name] for name in names}, step=step)

@@ -29,6 +29,7 @@ from distrib.ranks.step_sync import StepSync
 from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
 from distrib.training.evaluate import Score, evaluate
+from distrib.training.mistakes import Mistakes
 from distrib.training.model import build_model
 from distrib.training.recipe import RunConfig
 
@@ -42,6 +43,7 @@ class Run:
     display: Display
     folder: Path
     dataset_name: str
+    classes: tuple[str, ...]
     plan: Plan
     moments: tuple[Tensor, Tensor]  # mean and std of each channel, as the trace claims them, whatever normalises
     batches: Batches
@@ -56,6 +58,7 @@ class Run:
     identity: Identity
     inference: Inference
     resumed: resume.Resumed = field(default_factory=resume.Resumed)
+    mistakes: Mistakes | None = None  # of the last evaluation
 
     @property
     def total_steps(self) -> int:
@@ -78,6 +81,7 @@ class Run:
 
     def evaluate(self, asked_to_stop: Callable[[], bool]) -> Score | None:
         """Evaluate the moving average of the weights, or the weights where there is none. None if a request to stop came."""
+        self.mistakes = Mistakes(len(self.classes), self.accelerator.device)
         return evaluate(
             self.module if self.update.average is None else self.update.average,
             self.test,
@@ -87,6 +91,7 @@ class Run:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             asked_to_stop=asked_to_stop,
+            mistakes=self.mistakes,
         )
 
 
@@ -118,6 +123,7 @@ def build(
         display=display,
         folder=folder,
         dataset_name=dataset.name,
+        classes=dataset.classes,
         plan=plan,
         moments=moments,
         batches=Batches(

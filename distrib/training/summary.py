@@ -13,6 +13,8 @@ from distrib.display import Display
 from distrib.errors import RunFault
 from distrib.files import read_json, write_json
 from distrib.optim.optimizer import implementation
+from distrib.page import PAGE
+from distrib.page.live import available
 from distrib.ranks.world import device_name
 from distrib.training.evaluate import Score
 from distrib.training.run import Run
@@ -121,7 +123,8 @@ def print_closing_lines(display: Display, result: dict[str, Any], folder: Path) 
         + f" with {result['world_size']} process(es) on {result['device']}"
     )
     trace = "" if result["crosscheck"]["verdict"] == NOT_RECORDED else ", trace/"
-    display.say(f"outputs: {folder}/ (summary.json, metrics.jsonl, checkpoints/{trace})")
+    page = f"{PAGE}, " if available() else ""
+    display.say(f"outputs: {folder}/ ({page}summary.json, metrics.jsonl, checkpoints/{trace})")
 
 
 def _path(folder: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distrib.training.late_number import LateNumber
 from tests.support import QUICKSTART, RECIPES, ROOT, SMALL, losses, read_json, train_well
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -83,3 +84,10 @@ def test_the_cross_check_finds_nothing_around_the_update(
     assert "not recorded" not in {result for name, result in report["checks"].items() if name != "loss scale"}
     assert (report["checks"]["loss scale"] == "match") == (mode == "fp16")
     assert report["skipped"] == summary["skipped_steps"]
+
+
+def test_a_number_read_late_does_not_show_later_changes() -> None:
+    value = torch.full((), 2.0, device="cuda")
+    late = LateNumber(value)
+    value.fill_(3.0)
+    assert late.read() == 2.0

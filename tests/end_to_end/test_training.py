@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from distrib.checkpoint.store import newest_valid
+from distrib.page.run_files import read_run
+from distrib.page.timeline import events
 from tests.support import OVERFLOWING, QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
 
 SUMMARY_KEYS = {
@@ -106,6 +108,8 @@ def test_fp16_counts_the_steps_it_skips(tmp_path: Path) -> None:
     assert summary["precision"] == "fp16"
     assert summary["skipped_steps"] >= 1
     assert summary["applied_updates"] + summary["skipped_steps"] == 20
+    skipped = f"{summary['skipped_steps']} of 20 steps were skipped"
+    assert skipped in (tmp_path / "index.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     rates = {line["applied_updates"]: line["lr"] for line in lines if line["kind"] == "step" and line["applied"]}
     train_well(tmp_path / "float32", *SMALL)
@@ -155,11 +159,14 @@ def test_a_stopped_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     status = read_json(folder / "status.json")
     assert (status["state"], status["exit_code"]) == ("stopped", 75)
     assert status["step"] < 200
+    assert "stopped on request" in (folder / "index.html").read_text(encoding="utf-8")
     resumed = train_well(folder, *SMALL, *longer)
     assert resumed["weights_sha256"] == straight["weights_sha256"]
     assert resumed["test_accuracy"] == straight["test_accuracy"]
     assert resumed["train_loss"] == pytest.approx(straight["train_loss"])
     assert losses(folder) == losses(tmp_path / "straight")
+    happened = [(event.kind, event.step) for event in events(read_run(folder))]
+    assert happened == [("start", 0), ("stop", status["step"]), ("resume", status["step"]), ("done", 200)]
 
 
 def test_a_complete_run_started_again_says_so_and_keeps_its_summary(tmp_path: Path) -> None:

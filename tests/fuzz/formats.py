@@ -18,11 +18,14 @@ from distrib.data import folder, image_cache
 from distrib.errors import BadInput
 from distrib.job import environment, lock
 from distrib.job.status import Status
+from distrib.page.render import render
+from distrib.page.run_files import read_run
 from distrib.training import summary
 from distrib.training.metrics import Metrics
 from distrib.training.recipe import RunConfig
 from slurm import decide, sweep_run
 from tests.distrib.checkpoint.test_resume import Caller, Trainer
+from tests.distrib.page.folders import hostile_run
 from tests.fuzz.format import Format, plain
 from tests.support import QUICKSTART
 
@@ -111,6 +114,23 @@ def status(place: Path) -> Format:
     return plain("status.json", file, data, lambda: (reader.final_status(file.parent), decide.read_status(file)))
 
 
+def _page(name: str) -> Callable[[Path], Format]:
+    """Return the format of a file that the page of a run is made of: damage costs the page a part, and never all of it."""
+
+    def make(place: Path) -> Format:
+        folder = hostile_run(place / "pages" / name.replace("/", "-"), epochs=1, steps_per_epoch=4)
+        file = folder / name
+        return plain(f"{name} for the page", file, file.read_bytes(), lambda: render(read_run(folder)))
+
+    return make
+
+
+_PAGE_FILES = (
+    *("metrics.jsonl", "config.toml", "status.json", "summary.json", "crosscheck.json"),
+    *("page/facts.json", "page/images.json", "page/mistakes.json"),
+)
+
+
 def lost(place: Path) -> Format:
     file = place / "slurm-1.lost"
     return plain("slurm-1.lost", file, b"3 120\n", lambda: decide.read_lost(file))
@@ -168,4 +188,5 @@ FORMATS: list[Callable[[Path], Format]] = [
     _checkpoint("model.safetensors", right_hashes=True),
     _checkpoint("optimizer.safetensors", right_hashes=True),
     *(metrics, run_summary, status, lost, run_lock, sweep, variables),
+    *(_page(name) for name in _PAGE_FILES),
 ]

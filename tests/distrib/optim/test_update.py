@@ -282,6 +282,21 @@ def test_overflow_under_clipping_leaves_no_trace(name: str, kernels: str, kind: 
     assert same(disturbed.state(), calm.state())
 
 
+@pytest.mark.parametrize("scale", [None, 1024.0], ids=["unscaled", "scaled"])
+@pytest.mark.parametrize("limits", [{}, {"clip_norm": 0.1}, {"clip_value": 0.01}], ids=["free", "norm", "value"])
+def test_the_norm_is_that_of_the_true_gradient_before_clipping(scale: float | None, limits: dict[str, Any]) -> None:
+    """It is measured at every step where it is clipped to, and else at one in ten."""
+    trainer, plain = Trainer(config_of("sgd", "fused"), scale, **limits), Trainer(config_of("sgd", "fused"))
+    measured: list[bool] = []
+    for batch in range(11):
+        trainer.step(batch)
+        measured.append(trainer.update.gradient_norm is not None)
+        if batch == 0:
+            plain.step(0)
+            assert trainer.update.gradient_norm == plain.update.gradient_norm
+    assert measured == ["clip_norm" in limits or batch in (0, 10) for batch in range(11)]
+
+
 @pytest.mark.parametrize("limit", [{"clip_norm": 1e6}, {"clip_value": 1e6}])
 def test_limit_that_is_not_reached_changes_nothing(limit: dict[str, Any]) -> None:
     clipped, free = Trainer(SGD(lr=0.1), **limit), Trainer(SGD(lr=0.1))

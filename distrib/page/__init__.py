@@ -1,0 +1,9 @@
+"""index.html in a run's folder: one file that shows the run, made of what the folder holds. Nothing here needs torch."""
+
+from pathlib import Path
+
+PAGE = Path("index.html")
+FACTS = Path("page/facts.json")
+IMAGES = Path("page/images.json")
+MISTAKES = Path("page/mistakes.json")
+"""Files within a run's folder: the page, and what it needs beside what a run leaves anyway."""

@@ -1,0 +1,195 @@
+"""The charts of a page: what each draws, in numbers for the script that draws it and in words for whoever cannot see it."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from distrib.page.curves import Column, Curve, thinned
+from distrib.page.run_files import RunFiles
+
+Format = Literal["number", "percent", "integer"]
+
+_DIGITS = 5  # of a number in the page
+_TABLE_ROWS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line or set of points."""
+
+    label: str
+    curve: Curve
+    dots: Literal["none", "linked", "alone"] = "none"  # one an epoch, with a line; one an event, without
+
+    def to_json(self) -> dict[str, Any]:
+        curve = self.curve
+        return {
+            "label": self.label,
+            "dots": self.dots,
+            "steps": [int(step) for step in curve.steps],
+            "mean": _numbers(curve.mean),
+            "low": _numbers(curve.low),
+            "high": _numbers(curve.high),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One quantity over the steps."""
+
+    name: str  # in the page's addresses
+    title: str
+    series: tuple[Series, ...]
+    format: Format = "number"
+    logarithmic: bool = False
+    limit: float | None = None  # drawn as a level line
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "format": self.format,
+            "logarithmic": self.logarithmic,
+            "limit": self.limit,
+            "series": [series.to_json() for series in self.series],
+        }
+
+    @property
+    def in_words(self) -> str:
+        """What a person sees who looks at the chart: first, last, lowest and highest of each line."""
+        return " ".join(filter(None, (_in_words(series, self.format) for series in self.series)))
+
+
+def charts(run: RunFiles) -> Iterator[Chart]:
+    """Yield the charts for which the run has numbers."""
+    yield from (chart for chart in _all(run) if chart.series)
+
+
+def _all(run: RunFiles) -> Iterator[Chart]:
+    steps, epochs = run.steps, run.epochs
+
+    def line(label: str, name: str, values: Column | None = None) -> list[Series]:
+        column = steps.values[name] if values is None else values
+        return [Series(label, thinned(steps.steps, column))] if np.isfinite(column).any() else []
+
+    def dots(label: str, name: str) -> list[Series]:
+        column = epochs.values[name]
+        return [Series(label, thinned(epochs.steps, column), "linked")] if epochs.has(name) else []
+
+    yield Chart("loss", "Loss", (*line("training", "loss"), *dots("test", "test_loss")))
+    yield Chart("accuracy", "Test accuracy", (*dots("test accuracy", "test_accuracy"),), format="percent")
+    yield Chart("rate", "Learning rate", (*line("learning rate", "lr"),))
+    yield Chart("speed", "Throughput", (*line("images a second", "seconds", _images_a_second(run)),), format="integer")
+    yield _gradient(run, line("gradient norm", "gradient_norm"))
+    yield Chart(
+        "scale",
+        "Loss scale",
+        (*line("loss scale", "loss_scale"), *_skipped(run)),
+        format="integer",
+        logarithmic=True,
+        note=_skipped_note(run),
+    )
+
+
+def _gradient(run: RunFiles, series: list[Series]) -> Chart:
+    """Return the chart of the gradient's norm before clipping, with the limit where there is one."""
+    limit = _positive(run.config.get("training.clip_norm"))
+    note = "2-norm of all gradients together; every tenth step is measured where nothing is clipped to a norm."
+    if limit is not None:
+        norms = run.steps.values["gradient_norm"]
+        measured, clipped = int(np.isfinite(norms).sum()), int((norms > limit).sum())
+        note = f"2-norm of all gradients together, before clipping to {limit:g}: {clipped:,} of {measured:,} steps were clipped."
+    return Chart("gradient", "Gradient norm", tuple(series), limit=limit, note=note)
+
+
+def _images_a_second(run: RunFiles) -> Column:
+    """Return the global batch over the seconds of each step; nothing where the batch is not known."""
+    batch = _positive(run.config.get("training.batch_size")) or math.nan
+    seconds = run.steps.values["seconds"]
+    return np.divide(batch, seconds, out=np.full(len(seconds), math.nan), where=seconds > 1e-9)
+
+
+def _skipped(run: RunFiles) -> list[Series]:
+    """Return the steps that the loss scaler skipped, as dots at the scale that they had."""
+    scale = run.steps.values["loss_scale"]
+    chosen = (run.steps.values["applied"] == 0) & np.isfinite(scale)
+    if not chosen.any():
+        return []
+    return [Series("skipped steps", thinned(run.steps.steps[chosen], scale[chosen]), "alone")]
+
+
+def _skipped_note(run: RunFiles) -> str:
+    skipped = int((run.steps.values["applied"] == 0).sum())
+    return f"{skipped:,} of {len(run.steps):,} steps were skipped: their gradients overflowed float16."
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Numbers to read instead of a chart."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def table_of_steps(run: RunFiles) -> Table:
+    """Return some steps spread over the run, the first and the last among them."""
+    steps, total = run.steps, len(run.steps)
+    columns = {"Loss": "loss", "Learning rate": "lr", "Gradient norm": "gradient_norm", "Loss scale": "loss_scale"}
+    there = {head: steps.values[name] for head, name in columns.items() if steps.has(name)}
+    chosen = sorted({round(float(i)) for i in np.linspace(0, total - 1, min(total, _TABLE_ROWS))})
+    rows = (
+        (f"{int(steps.steps[i]):,}", *(shown(float(column[i]), "number") for column in there.values())) for i in chosen
+    )
+    return Table(("Step", *there), tuple(rows))
+
+
+def table_of_epochs(run: RunFiles) -> Table:
+    """Return every epoch that was evaluated."""
+    epochs = run.epochs
+    columns: dict[str, tuple[str, Format]] = {
+        "Training loss": ("train_loss", "number"),
+        "Test loss": ("test_loss", "number"),
+        "Test accuracy": ("test_accuracy", "percent"),
+        "Learning rate": ("lr", "number"),
+        "Images a second": ("images_per_second", "integer"),
+    }
+    rows = (
+        (
+            shown(float(epochs.values["epoch"][i]), "integer"),
+            f"{int(epochs.steps[i]):,}",
+            *(shown(float(epochs.values[name][i]), format_) for name, format_ in columns.values()),
+        )
+        for i in range(len(epochs))
+    )
+    return Table(("Epoch", "Step", *columns), tuple(rows))
+
+
+def shown(value: float, format_: Format) -> str:
+    """Return a number as a person reads it, and a dash for none."""
+    if not math.isfinite(value):
+        return "–"
+    return {"percent": f"{value:.2%}", "integer": f"{value:,.0f}", "number": f"{value:.4g}"}[format_]
+
+
+def _in_words(series: Series, format_: Format) -> str:
+    curve = series.curve
+    there = np.flatnonzero(np.isfinite(curve.mean))
+    if not len(there):
+        return ""
+
+    def at(index: int) -> str:
+        return f"{shown(float(curve.mean[index]), format_)} at step {int(curve.steps[index]):,}"
+
+    low, high = there[np.argmin(curve.mean[there])], there[np.argmax(curve.mean[there])]
+    return f"{series.label}: first {at(there[0])}, last {at(there[-1])}, lowest {at(low)}, highest {at(high)}."
+
+
+def _numbers(values: Iterable[float]) -> list[float | None]:
+    return [float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None for value in values]
+
+
+def _positive(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and 0 < value < 1e30 else None

@@ -1,0 +1,72 @@
+"""Which charts a run has, and what they say in words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distrib.page import charts
+from distrib.page.run_files import read_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    """Return the run that has these lines of steps."""
+
+    def from_lines(*lines: dict[str, Any], config: str = "") -> Any:
+        text = "".join(json.dumps({"kind": "step", "step": i, **line}) + "\n" for i, line in enumerate(lines, start=1))
+        (tmp_path / "metrics.jsonl").write_text(text)
+        (tmp_path / "config.toml").write_text(config)
+        return read_run(tmp_path)
+
+    return from_lines
+
+
+def test_only_what_was_measured_has_a_chart(run: Any) -> None:
+    assert [chart.name for chart in charts.charts(run())] == []
+    assert [chart.name for chart in charts.charts(run({"loss": 1.0, "lr": 0.1}))] == ["loss", "rate"]
+
+
+def test_a_loss_scale_brings_the_steps_that_it_skipped(run: Any) -> None:
+    lines = [
+        {"loss_scale": 8.0, "applied": False},
+        {"loss_scale": 4.0, "applied": True},
+        {"loss_scale": 4.0, "applied": True},
+    ]
+    [chart] = charts.charts(run(*lines))
+    assert [(series.label, list(series.curve.steps)) for series in chart.series] == [
+        ("loss scale", [1, 2, 3]),
+        ("skipped steps", [1]),
+    ]
+    assert "1 of 3 steps were skipped" in chart.note
+
+
+def test_clipped_steps_are_counted(run: Any) -> None:
+    lines = [{"gradient_norm": norm} for norm in (0.5, 2.0, 3.0, None)]
+    [chart] = charts.charts(run(*lines, config="[training]\nclip_norm = 1.5\n"))
+    assert chart.limit == 1.5
+    assert "2 of 3 steps were clipped" in chart.note
+    [unclipped] = charts.charts(run(*lines))
+    assert unclipped.limit is None
+
+
+def test_throughput_is_the_batch_over_the_seconds_of_a_step(run: Any) -> None:
+    lines = [{"seconds": 0.5}, {"seconds": 0.0}, {"seconds": -1}]
+    [chart] = charts.charts(run(*lines, config="[training]\nbatch_size = 64\n"))
+    assert chart.to_json()["series"][0]["mean"] == [128.0, None, None]
+    assert list(charts.charts(run(*lines))) == [], "without the batch size nobody knows"
+
+
+def test_words_say_what_the_chart_shows(run: Any) -> None:
+    [chart] = charts.charts(run({"loss": 2.0}, {"loss": 3.0}, {"loss": 0.5}, {"loss": 1.0}))
+    assert chart.in_words == (
+        "training: first 2 at step 1, last 1 at step 4, lowest 0.5 at step 3, highest 3 at step 2."
+    )
+
+
+def test_the_table_holds_the_first_and_the_last_step(run: Any) -> None:
+    table = charts.table_of_steps(run(*({"loss": 1 / step} for step in range(1, 1001))))
+    assert table.head == ("Step", "Loss")
+    assert (table.rows[0], table.rows[-1]) == (("1", "1"), ("1,000", "0.001"))
+    assert len(table.rows) < 30

@@ -1,0 +1,173 @@
+"""A page holds what the run's folder does, as text and nothing else, and asks no network for anything."""
+
+import hashlib
+import json
+import re
+import time
+from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from distrib.page.render import render, settings
+from distrib.page.run_files import read_run
+from tests.distrib.page.folders import HOSTILE, HOSTILE_CLASSES, hostile_run, mistakes, write
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, and the text of each kind."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.texts.setdefault(self._open[-1], []).append(data)
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render(read_run(hostile_run(tmp_path_factory.mktemp("hostile"))))
+
+
+def test_hostile_names_are_text(page: str) -> None:
+    elements = Elements(page)
+    assert HOSTILE not in page
+    assert elements.named("script") == [
+        {"type": "application/json", "id": "data"},
+        {},
+        {},
+    ]
+    assert not [a for _, attributes in elements.found for a in attributes if a.startswith("on") or a == "style"]
+    assert len(elements.named("img")) == 2 * len(HOSTILE_CLASSES)
+    assert any(HOSTILE in text for text in elements.texts["li"])
+    assert "{{ 7 * 7 }}" in elements.texts["li"]
+
+
+def test_nothing_is_fetched(page: str) -> None:
+    addresses = [v for _, a in Elements(page).found for name, v in a.items() if name in ("src", "href", "srcset")]
+    assert {address.partition(":")[0].partition("#")[0] for address in addresses if address} == {
+        "data",
+        "",
+        "crosscheck.json",
+    }
+    [policy] = [a["content"] for a in Elements(page).named("meta") if "http-equiv" in a]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_data_is_strict_json(page: str) -> None:
+    text = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    [data] = [json.loads(found, parse_constant=pytest.fail) for found in text]
+    assert "\u2028" not in text[0]
+    assert [chart["name"] for chart in data["charts"]] == ["loss", "accuracy", "rate", "speed", "gradient", "scale"]
+    assert data["charts"][0]["series"][0]["mean"][4] is None, "a loss that is no number is a gap"
+    assert [mark["kind"] for mark in data["marks"]] == ["stop", "resume", "fault", "resume", "fault"]
+
+
+def test_marks_of_direction_and_broken_names_are_shown(page: str) -> None:
+    assert "\u202e" not in page
+    assert r"a\u202eb" in page
+    assert r"caf\udce9" in page
+
+
+def test_it_is_read_without_eyes_and_without_a_mouse(page: str) -> None:
+    """Every chart has words, can be focused, and there are tables; the headings follow each other."""
+    elements = Elements(page)
+    plots = [a for a in elements.named("div") if a.get("class") == "plot"]
+    assert len(plots) == 6
+    assert all(a["role"] == "img" and a["tabindex"] == "0" and "first" in str(a["aria-label"]) for a in plots)
+    assert len(elements.named("caption")) == len(elements.named("table")) == 4
+    levels = [int(tag[1]) for tag, _ in elements.found if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+    assert all(a.get("alt") for a in elements.named("img"))
+    assert elements.named("html") == [{"lang": "en"}]
+
+
+def test_what_differs_from_the_defaults_comes_first(tmp_path: Path) -> None:
+    rows = settings(read_run(hostile_run(tmp_path)))
+    assert [(key, differs) for key, _, _, differs in rows] == [
+        ("data.source", True),
+        ("training.batch_size", True),
+        ("training.clip_norm", True),
+        ("training.seed", False),
+    ]
+
+
+def test_a_confusion_that_is_not_square_is_left_out(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path, epochs=1, steps_per_epoch=6)
+    write(run / "page" / "mistakes.json", {**mistakes(), "confusion": [[1, 2], [3]]})
+    found = read_run(run)
+    assert (found.mistakes, found.damaged) == (None, ["page/mistakes.json"])
+
+
+def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
+    assert "No step is taken yet" in render(read_run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "page/facts.json",
+        "page/images.json",
+        "page/mistakes.json",
+        "summary.json",
+        "crosscheck.json",
+        "status.json",
+        "config.toml",
+    ],
+)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"starts": [{"time": "x"}], "steps": {}, "verdict": []}',
+        b"[" * 9000,
+        b"[a]\nb=" + b"[" * 400 + b"]" * 400,
+    ],
+)
+def test_a_damaged_file_costs_its_own_part_only(tmp_path: Path, name: str, content: bytes) -> None:
+    run = hostile_run(tmp_path, epochs=1, steps_per_epoch=6)
+    (run / name).write_bytes(content)
+    page = render(read_run(run))
+    assert "<h2" in page
+    assert ("cannot be read" in page) == (name in read_run(run).damaged)
+
+
+def test_twenty_epochs_take_less_than_two_megabytes(tmp_path: Path) -> None:
+    run = read_run(hostile_run(tmp_path, epochs=20, steps_per_epoch=390))
+    began = time.process_time()
+    page = render(run)
+    assert len(page.encode()) < 500_000, "all steps of it would take more"
+    assert time.process_time() - began < 5
+
+
+def test_the_chart_library_is_the_released_file() -> None:
+    """uPlot 1.6.32 as its maker released it: whoever brings a newer one states its hash here."""
+    assets = files("distrib.page").joinpath("assets")
+    digests = {name: hashlib.sha256(assets.joinpath(name).read_bytes()).hexdigest()[:16] for name in RELEASED}
+    assert digests == RELEASED
+
+
+RELEASED = {"uPlot.iife.min.js": "19c8d4c6ad88929a", "uPlot.min.css": "df630c6a8d6f8eea"}
