@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from crosscheck.recorder import Recorder
-from distrib.config.load import load
+from distrib.config.load import resolve
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.ranks import world
@@ -44,10 +44,13 @@ def main(arguments: Sequence[str]) -> int:
     recipe = Path(arguments[0]) if arguments else Path("launch/recipes/quickstart.toml")
     try:
         unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
-        config = load(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
+        resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
+        config = resolved.config
         accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             display = Display(main=accelerator.is_main_process, quiet=True)
+            for note in resolved.notes:
+                display.say(note)
             run = build(config, accelerator, display, Path(folder), lambda _step: None)
             timings, trace_bytes = measure(run)
     except BadInput as error:

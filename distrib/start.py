@@ -13,7 +13,8 @@ from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknown
 
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
-from distrib.config.load import load
+from distrib.config.load import Resolved, resolve
+from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
 from distrib.display import Display
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
@@ -45,19 +46,22 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         environment.check()
         status.check()
         recipe = Path(arguments[0])
-        config = load(RunConfig, recipe, arguments[1:])
-        world.check(config.training.world_size)
-        training = config.training
+        resolved = resolve(RunConfig, recipe, arguments[1:])
+        training = resolved.config.training
+        with telling_origins(resolved.origin, resolved.config.keys()):
+            world.check(training.world_size)
         accelerator = world.start(
             training.threads, deterministic=training.deterministic, timeout=training.start_timeout_seconds
         )
     except (BadInput, OSError, PeerLost) as error:
         return _refuse(error, status)
     request.wait_for_agreement()
-    display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
+    display = Display(main=accelerator.is_main_process, quiet=resolved.config.output.quiet)
+    for note in resolved.notes:
+        display.say(note)
     heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
     heartbeat.start()
-    start = _Start(recipe, config, accelerator, heartbeat, status, request, display)
+    start = _Start(recipe, resolved, accelerator, heartbeat, status, request, display)
     try:
         outcome = start.train()
         heartbeat.stop()
@@ -103,12 +107,16 @@ class _Start:
     """One rank's part of a start."""
 
     recipe: Path
-    config: RunConfig
+    resolved: Resolved[RunConfig]
     accelerator: Accelerator
     heartbeat: Heartbeat
     status: Status
     request: StopRequest
     display: Display
+
+    @property
+    def config(self) -> RunConfig:
+        return self.resolved.config
 
     def train(self) -> Outcome:
         """Train and return how it ended, which status.json then says, too, unless a replay is still to come.
@@ -116,7 +124,8 @@ class _Start:
         Raises an error that nobody foresaw.
         """
         try:
-            outcome = self._run()
+            with telling_origins(self.resolved.origin, self.config.keys()):
+                outcome = self._run()
         except Exception as error:
             cause = error
             if isinstance(error, RuntimeError) and is_collective_failure(error):
