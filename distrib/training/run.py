@@ -17,7 +17,6 @@ from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
 from distrib.data.images import Dataset, Split
 from distrib.display import Display
-from distrib.errors import BadInput
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
 from distrib.optim.schedule import RunLength
@@ -200,7 +199,7 @@ def _identity(fingerprint: str, plan: Plan, device: torch.device) -> Identity:
 
 
 def _resume(run: Run) -> None:
-    """Put back the checkpoint to continue from, if there is one. Raises BadInput, also for one beyond the run's last step."""
+    """Put back the checkpoint to continue from, if there is one. Raises BadInput."""
     run.resumed = resume.continue_from(
         run.config.checkpoint,
         run.config.keys(),
@@ -210,12 +209,8 @@ def _resume(run: Run) -> None:
         run.display,
         run.update,
         steps_per_epoch=run.plan.steps_per_epoch,
+        total_steps=run.total_steps,
     )
-    if run.resumed.step > run.total_steps:
-        raise BadInput(
-            f"checkpoint {run.resumed.path} is at step {run.resumed.step}, beyond the {run.total_steps} "
-            f"steps of training.epochs = {run.config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
-        )
 
 
 def _distribute(run: Run) -> None:

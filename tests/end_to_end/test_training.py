@@ -162,12 +162,17 @@ def test_a_stopped_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     assert losses(folder) == losses(tmp_path / "straight")
 
 
-def test_a_complete_run_started_again_says_so_and_keeps_its_summary(tmp_path: Path) -> None:
+def test_a_complete_run_answers_for_its_own_configuration_only(tmp_path: Path) -> None:
     train_well(tmp_path, *SMALL)
     before = (tmp_path / "summary.json").read_bytes()
     [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path])
     assert result.code == 0
     assert "complete" in result.out
+    assert (tmp_path / "summary.json").read_bytes() == before
+    [result] = train([QUICKSTART, *SMALL, "--optimizer.lr=0.01", "--output.dir", tmp_path])
+    assert (result.code, result.out) == (2, "")
+    for words in ("optimizer.lr = 0.01 (0.02 then)", "set it back", "optimizer.lr is from the command line"):
+        assert words in result.err
     assert (tmp_path / "summary.json").read_bytes() == before
 
 
