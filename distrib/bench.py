@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from crosscheck.recorder import Recorder
 from distrib.config.load import resolve
-from distrib.display import Display
+from distrib.display import Display, count
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.ranks import world
 from distrib.training import loop
@@ -136,7 +136,7 @@ def _time(
 def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -> None:
     batch = run.plan.batch_size
     print(
-        f"{world.device_name(run.accelerator.device)}, {run.plan.world_size} process(es), global batch {batch}, ",
+        f"{world.device_name(run.accelerator.device)}, {count(run.plan.world_size, 'process')}, global batch {batch}, ",
         end="",
     )
     print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")

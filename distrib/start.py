@@ -16,7 +16,7 @@ from distrib.config.help import help_text
 from distrib.config.load import Resolved, resolve
 from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
-from distrib.display import Display
+from distrib.display import Display, count
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
 from distrib.files import NEEDS_USER, expand_path, patiently, write_atomically
 from distrib.job import environment, lock
@@ -155,7 +155,7 @@ class _Start:
         )
         if collectives.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
-                f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
+                f"{folder}/ holds this run complete ({count(ready.total_steps, 'step')}, summary.json): raise training.epochs "
                 "to train on, or choose another output.dir to start anew"
             )
         else:
@@ -264,8 +264,9 @@ def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -
 def _say_what_runs(display: Display, ready: run.Run) -> None:
     training, plan = ready.config.training, ready.plan
     display.line(
-        f"{ready.dataset_name}: {plan.num_images} training images, {training.epochs} epochs of {plan.steps_per_epoch} steps, "
-        f"global batch {plan.batch_size} on {plan.world_size} process(es), {world.device_name(ready.accelerator.device)}; "
+        f"{ready.dataset_name}: {count(plan.num_images, 'training image')}, {count(training.epochs, 'epoch')} of "
+        f"{count(plan.steps_per_epoch, 'step')}, "
+        f"global batch {plan.batch_size} on {count(plan.world_size, 'process')}, {world.device_name(ready.accelerator.device)}; "
         f"{implementation(ready.optimizer)} {type(ready.optimizer).__name__}, precision {ready.precision.mode}, "
         f"seed {plan.seed}; writing to {ready.folder}/"
     )

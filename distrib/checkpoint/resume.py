@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.checkpoint.values import Identity, Saved, checked
-from distrib.display import Display
+from distrib.display import Display, count
 from distrib.errors import BadInput
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
@@ -144,7 +144,7 @@ def _refuse_nothing_to_train(path: Path, step: int, total_steps: int, saved: Sav
     """Raise BadInput for a checkpoint beyond the run's last step, and for one at it of a run that was another one."""
     if step > total_steps:
         raise BadInput(
-            f"checkpoint {path} is at step {step}, beyond the {total_steps} steps of training.epochs = "
+            f"checkpoint {path} is at step {step}, beyond the {count(total_steps, 'step')} of training.epochs = "
             f"{keys['training.epochs']}: raise training.epochs, or start a new run (another output.dir)"
         )
     then = saved.config

@@ -104,8 +104,8 @@ class Observers:
         self._tell("epoch", step, values, tracked=("test_accuracy", "test_loss"))
         run.display.line(
             f"epoch {run.plan.epoch_of(step)}/{run.config.training.epochs}  loss {progress.train_loss:.4f}  "
-            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s  "
-            f"skipped steps {run.update.skipped}"
+            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s"
+            + (f"  skipped steps {run.update.skipped}" if run.precision.scaler.is_enabled() else "")
         )
         self.epoch_start = replace(self.clock)
         self.clock.start()
