@@ -1,10 +1,12 @@
-"""`python -m distrib.bench [RECIPE.toml] [--section.key VALUE …]`: what the loop costs beside the network.
+"""`twinstep bench [RECIPE] [--section.key VALUE ...]`: the loop's cost beside the network.
 
-Times the whole training step (batch, augmentation, loss agreement, update, metrics), with and without
-the cross-check's recorder, against the bare forward, backward and optimizer step on resident random
-batches, in alternation within one process, so that a machine whose speed drifts drifts for all of them.
-Also one checkpoint, on the disk of the current folder; and under a launcher with several ranks one comparison of what
-they hold. On 12,800 drawn images, unless the overrides say otherwise.
+Times the whole training step (batch, augmentation, loss agreement, update,
+metrics), with and without the cross-check's recorder, against the bare forward,
+backward and optimizer step on resident random batches, in alternation within one
+process, so that a machine whose speed drifts drifts for all of them. Also one
+checkpoint, on the disk of the current folder; and under a launcher with several
+ranks one comparison of what they hold. On the quickstart recipe unless another
+one is given, and on 12,800 drawn images unless the overrides say otherwise.
 Prints a table; exit code 2 for bad input.
 """
 
@@ -25,6 +27,7 @@ from crosscheck.recorder import Recorder
 from distrib.config.load import resolve
 from distrib.display import Display, count
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+from distrib.launch_files import find_recipe
 from distrib.ranks import world
 from distrib.training import loop
 from distrib.training.checkpointer import Checkpointer
@@ -41,8 +44,11 @@ _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.
 
 
 def main(arguments: Sequence[str]) -> int:
-    recipe = Path(arguments[0]) if arguments else Path("launch/recipes/quickstart.toml")
+    if set(arguments) & {"-h", "--help"}:
+        print(__doc__)
+        return EXIT_DONE
     try:
+        recipe = find_recipe(arguments[0] if arguments else "quickstart")
         unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
         resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
         config = resolved.config

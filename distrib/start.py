@@ -17,13 +17,14 @@ from distrib.config.load import Resolved, resolve
 from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
 from distrib.display import Display, count
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
+from distrib.errors import EXIT_DONE, BadInput, PeerLost, RunFault
 from distrib.files import NEEDS_USER, expand_path, patiently, write_atomically
 from distrib.job import environment, lock
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
+from distrib.launch_files import find_recipe
 from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
@@ -38,14 +39,17 @@ _OF_ONE_MACHINE = ("data.root", "output.quiet")
 
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     """Run and return the exit code; `request` is heard from now on."""
-    if not arguments or set(arguments) & {"-h", "--help"}:
-        if status.reports:
-            print(help_text(RunConfig), end="")
-        return EXIT_DONE if arguments else EXIT_BAD_INPUT
     try:
+        if (asked := _asked_for_help(arguments)) is not None:
+            text = help_text(RunConfig, asked)
+            if status.reports:
+                print(text, end="")
+            return EXIT_DONE
+        if not arguments:
+            raise BadInput("no recipe: give one, such as quickstart, or ask for --help")
         environment.check()
         status.check()
-        recipe = Path(arguments[0])
+        recipe = find_recipe(arguments[0])
         resolved = resolve(RunConfig, recipe, arguments[1:])
         training = resolved.config.training
         with telling_origins(resolved.origin, resolved.config.keys()):
@@ -75,6 +79,14 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         outcome = start.crosscheck(outcome, outcome.to_replay)
     outcome.show()
     return outcome.code
+
+
+def _asked_for_help(arguments: Sequence[str]) -> str | None:
+    """Return the section that is asked for by `--help SECTION`, the empty text for a bare --help, and None without it."""
+    for number, word in enumerate(arguments):
+        if word in ("-h", "--help"):
+            return next((after for after in arguments[number + 1 : number + 2] if not after.startswith("-")), "")
+    return None
 
 
 def _refuse(error: BadInput | OSError | PeerLost, status: Status) -> int:
