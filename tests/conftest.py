@@ -5,6 +5,7 @@ functions with arrays of the same axes, and checking all of them took a tenth of
 tests of the GPU may lack beartype; there nothing is checked.
 """
 
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -15,6 +16,11 @@ from tests import compiled
 CHECKED = ("crosscheck.criterion", "crosscheck.rules")
 _seen: set[str] = set()
 _compiled = compiled.share()
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in the background of a shell, whose children would be deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if find_spec("beartype") is not None:
     from tests import typecheck

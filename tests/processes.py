@@ -70,7 +70,7 @@ def that_name(path: Path) -> list[Process]:
     ]
 
 
-def expect_process(program: str, path: Path, seconds: float = 60) -> None:
+def expect_process(program: str, path: Path, seconds: float = 300) -> None:
     """Wait until a process of this program has the path as a word of its command."""
 
     def there() -> bool:

@@ -76,7 +76,7 @@ class Ranks:
         assert pid is not None
         os.kill(pid, number)
 
-    def wait(self, seconds: float = 120) -> list[Result]:
+    def wait(self, seconds: float = 400) -> list[Result]:
         """Wait until all ranks have ended and return their results by rank.
 
         If a rank still runs after `seconds`, all are killed and the test fails.
@@ -207,7 +207,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.0
     return True
 
 
-def wait_for(path: Path, text: str, seconds: float = 60) -> None:
+def wait_for(path: Path, text: str, seconds: float = 300) -> None:
     """Wait until the file holds the text."""
     there = wait_until(lambda: path.exists() and text in path.read_text(), seconds)
     assert there, f"{path} never held {text!r}"

@@ -16,8 +16,8 @@ from tests.support import ROOT
 LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "twinstep": ({"__main__"}, {"command"}, {"completion", "__init__"}),
     "distrib": (
-        {"train", "bench"},
-        {"start"},
+        {"train", "bench", "compare", "doctor", "predict"},
+        {"start", "inference"},
         {"training"},
         {"checkpoint", "crosscheck"},
         {"ranks"},

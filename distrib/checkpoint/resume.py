@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
-from distrib.checkpoint.values import Identity, Saved, checked
+from distrib.checkpoint.values import Identity, Inference, Saved, checked
 from distrib.display import Display, count
 from distrib.errors import BadInput
 from distrib.optim.update import Update
@@ -92,11 +92,12 @@ def continue_from(
     return on_every_rank(accelerator, load)
 
 
-def metadata(keys: Mapping[str, Any], identity: Identity, progress: Progress) -> dict[str, Any]:
-    """Return what a checkpoint says about its run, for `continue_from` to read."""
+def metadata(keys: Mapping[str, Any], identity: Identity, inference: Inference, progress: Progress) -> dict[str, Any]:
+    """Return what a checkpoint says about its run, for `continue_from` to read, and what using its network takes."""
     return {
         "config": dict(keys),
         "identity": identity.model_dump(),
+        "inference": inference.model_dump(),
         **asdict(progress),
     }
 

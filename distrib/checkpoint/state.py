@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distrib.checkpoint.store import Checkpoint, Spec
 from distrib.checkpoint.values import Saved
@@ -69,6 +69,23 @@ def restore(checkpoint: Checkpoint, saved: Saved, update: Update, *, same_optimi
     if update.scaler.is_enabled() and saved.scaler is not None:
         interval = update.scaler.get_growth_interval()  # the recipe's, which may have changed
         update.scaler.load_state_dict(saved.scaler.model_dump(by_alias=True) | {"growth_interval": interval})
+
+
+def restore_network(checkpoint: Checkpoint, network: nn.Module) -> None:
+    """Put the weights that an evaluation would take into a network: their moving average, or they themselves where there is none.
+
+    Raises BadInput for a checkpoint of another network, or one that lacks a tensor or has another dtype.
+    """
+    here: Mapping[str, Tensor] = dict(network.state_dict())
+    part, beside = "model", dict[str, Spec]()
+    if checkpoint.specs("ema") is not None:  # torch's AveragedModel wraps the network, and counts
+        part, beside = "ema", {"n_averaged": Spec("I64", ())}
+        here = {f"module.{name}": tensor for name, tensor in here.items()}
+    _expect(checkpoint, part, {name: _spec(tensor) for name, tensor in here.items()} | beside)
+    there = checkpoint.tensors(part)
+    with torch.no_grad():
+        for name, tensor in here.items():
+            tensor.copy_(there[name])
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -43,11 +43,22 @@ class Identity(_Values):
     hardware: _Text | None = None  # None: written before checkpoints said so
 
 
+class Inference(_Values):
+    """What using the network takes beside its weights."""
+
+    classes: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=2, max_length=100_000)]
+    """Names, by the number of the logit. What is no UTF-8 in the name of a folder is escaped, as Python would."""
+    mean: Annotated[list[float], Field(min_length=1, max_length=4)]  # of each channel, in [0, 1]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4)]
+    image_size: Annotated[int, Field(ge=1, le=4096)]  # pixels, height and width
+
+
 class Saved(_Values):
     """All values of one checkpoint."""
 
     config: dict[str, Any]
     identity: Identity
+    inference: Inference | None = None  # None: written before checkpoints said so
     epoch_loss: float
     train_loss: float | None = None
     evaluation_pending: bool | None = None  # None: written before checkpoints said so

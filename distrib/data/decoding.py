@@ -25,24 +25,36 @@ LARGEST_FILE = 2**28
 """Bytes of an image file."""
 MOST_PIXELS = 2**26
 """Pixels of an image, and of all images that are decoded at a time: half a gigabyte of memory."""
+_TOLD = 20  # images that are named, if many do not decode
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of torchvision's IMG_EXTENSIONS
 
 
 def decode(files: Sequence[Path]) -> Tensor:
-    """Return the images, resized to SIZE, as (N, H, W, C) uint8. Raises BadInput for one that does not decode, and OSError."""
+    """Return the images, resized to SIZE, as (N, H, W, C) uint8. Raises BadInput that names all that do not decode, and OSError."""
     images = numpy.empty((len(files), SIZE, SIZE, 3), dtype=numpy.uint8)
     room = Room(MOST_PIXELS)
 
-    def work(position: int) -> None:
-        images[position] = _decode(files[position], room)
+    def work(position: int) -> str:
+        try:
+            images[position] = _decode(files[position], room)
+        except Unfit as error:
+            return f"image {files[position]} cannot be decoded ({error})"
+        return ""
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the interpreter lock
-        for _ in pool.map(work, range(len(files)), chunksize=256):
-            pass
+        problems = list(filter(None, pool.map(work, range(len(files)))))
+    if len(problems) == 1:
+        raise BadInput(f"{problems[0]}: repair it, or take it out of the folder")
+    if problems:
+        more = f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+        raise BadInput(
+            f"{len(problems)} images cannot be decoded: {'; '.join(problems[:_TOLD])}{more}: repair them, or take them out of the folder"
+        )
     return torch.from_numpy(images)
 
 
 def _decode(path: Path, room: "Room") -> numpy.ndarray:
+    """Return the image's pixels. Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks."""
     try:
         with open_regular(path, LARGEST_FILE) as file, Image.open(file, formats=_FORMATS) as image:
             size = image.width * image.height
@@ -56,9 +68,10 @@ def _decode(path: Path, room: "Room") -> numpy.ndarray:
     except Exception as error:  # PIL raises whatever its decoders raise; all of it means this file
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise
-        foreign = isinstance(error, UnidentifiedImageError)  # whose message names the open file, not the path
-        why = f"it is none of {', '.join(_FORMATS)}" if foreign else error
-        raise BadInput(f"image {path} cannot be decoded ({why}): repair it, or take it out of the folder") from None
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        if isinstance(error, UnidentifiedImageError):  # its message names the open file, not the path
+            why = f"it is none of {', '.join(_FORMATS)}"
+        raise Unfit(why) from None
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -58,7 +58,7 @@ def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
         if root is None:
             wanted = " or ".join(f"{split}/" for split in splits)
             raise BadInput(f"{said}: it has no folder {wanted}; expected PATH/train/<class>/ and PATH/test/<class>/")
-        found = {folder.name: _images(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
+        found = {folder.name: image_files(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
     except OSError as error:
         if error.errno in DISK_BROKEN:
             raise
@@ -71,7 +71,7 @@ def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
     return found
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """Return what is called an image in the folder and below it, sorted. Raises OSError for a folder that cannot be read."""
 
     def fail(error: OSError) -> None:

@@ -32,7 +32,7 @@ class Checkpointer:
         def save() -> None:
             if self.main:
                 tensors, values = state.capture(run.update)
-                values |= resume.metadata(run.config.keys(), run.identity, progress)
+                values |= resume.metadata(run.config.keys(), run.identity, run.inference, progress)
                 store.save(folder, step, tensors, values, keep=run.config.checkpoint.keep)
 
         on_every_rank(run.accelerator, save)

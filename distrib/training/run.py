@@ -1,6 +1,6 @@
 """A run assembled from its configuration: data, network, optimizer, checkpoint, outputs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distrib.checkpoint import resume, state
-from distrib.checkpoint.values import Identity
+from distrib.checkpoint.values import Identity, Inference
 from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
-from distrib.data.images import Dataset, Split
+from distrib.data.images import SIZE, Dataset, Split
 from distrib.display import Display
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
@@ -53,6 +53,7 @@ class Run:
     step_sync: StepSync
     replica_check: ReplicaCheck
     identity: Identity
+    inference: Inference
     resumed: resume.Resumed = field(default_factory=resume.Resumed)
 
     @property
@@ -135,6 +136,7 @@ def build(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
         identity=_identity(fingerprint, plan, device),
+        inference=_inference(dataset.classes, *moments),
     )
     _resume(run)
     raise_if_stop_requested(run.resumed.step)
@@ -195,6 +197,15 @@ def _identity(fingerprint: str, plan: Plan, device: torch.device) -> Identity:
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         hardware=hardware(device),
+    )
+
+
+def _inference(classes: Sequence[str], mean: Tensor, std: Tensor) -> Inference:
+    return Inference(
+        classes=[name.encode(errors="backslashreplace").decode() for name in classes],
+        mean=[value.item() for value in mean],
+        std=[value.item() for value in std],
+        image_size=SIZE,
     )
 
 

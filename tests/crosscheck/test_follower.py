@@ -26,7 +26,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("whole") / "trace", sgd)
 
 
-def follower(path: Path, told: Told, *, timeout: float = 20.0, linger: float = 0.0) -> Follower:
+def follower(path: Path, told: Told, *, timeout: float = 120.0, linger: float = 0.0) -> Follower:
     return Follower(path=path, tell=told.append, every=0.02, timeout=timeout, linger=linger)
 
 
@@ -46,13 +46,13 @@ def following(path: Path, told: Told, *steps: tuple[str, Callable[[], object]], 
     watcher = threading.Thread(target=lambda: results.append(follower(path, told, linger=linger).follow()))
     watcher.start()
     for text, step in steps:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not (told and text in told[-1]) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert told, text
         assert text in told[-1]
         step()
-    watcher.join(20)
+    watcher.join(120)
     [report] = results
     return report
 
@@ -205,5 +205,5 @@ def test_an_interrupted_watch_ends_without_a_traceback(tmp_path: Path) -> None:
         process = subprocess.Popen(arguments, stdout=output, stderr=output, cwd=ROOT)
         wait_for(tmp_path / "output", "waiting for")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(120) == 130
     assert "Traceback" not in (tmp_path / "output").read_text()

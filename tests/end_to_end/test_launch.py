@@ -47,7 +47,7 @@ def run(launch: Launch) -> Run:
 
     def to_its_end(*arguments: str | Path) -> tuple[int, str, str]:
         process = launch(*arguments)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=400)
         return process.returncode, out, err
 
     return to_its_end
@@ -81,7 +81,7 @@ def test_two_machines_join_one_world(tmp_path: Path, launch: Launch) -> None:
                "-m", "distrib.train", *options, CUDA_VISIBLE_DEVICES="")
         for rank in (0, 1)
     ]  # fmt: skip
-    outputs = [node.communicate(timeout=120) for node in nodes]
+    outputs = [node.communicate(timeout=400) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
     assert read_json(tmp_path / "summary.json")["world_size"] == 2
     assert "done: " in outputs[0][0]
@@ -106,7 +106,7 @@ def test_a_killed_rank_is_started_again_with_the_others(tmp_path: Path, launch: 
     wait_for(folder / "metrics.jsonl", '"step": 5,')
     [_, victim] = psutil.Process(process.pid).children()
     victim.kill()
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "continuing from" in out
     assert "stopped answering" in err
@@ -120,7 +120,7 @@ def test_what_was_stopped_on_request_is_not_started_again(tmp_path: Path, launch
     process = launch(*command, *SMALL, "--training.epochs=500", "--output.dir", tmp_path)
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
     psutil.Process(process.pid).children()[0].send_signal(signal.SIGUSR1)  # to the rank, not to the launcher
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     assert process.returncode != 0, err
     assert out.count("stopped on request (SIGUSR1)") == 1
     assert "continuing" not in out
@@ -134,8 +134,8 @@ def test_ranks_whose_launcher_is_killed_stop_and_save(tmp_path: Path, launch: La
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
     ranks = psutil.Process(process.pid).children()
     process.kill()
-    process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(ranks, timeout=10)
+    process.communicate(timeout=400)
+    _, alive = psutil.wait_procs(ranks, timeout=120)
     assert not alive
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["exit_code"], status["retry"]) == (

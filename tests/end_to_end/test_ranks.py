@@ -17,6 +17,8 @@ from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, tr
 
 LONG = (*SMALL, "--training.epochs=500")
 TIMEOUT = 4  # seconds
+SILENCE = 3  # seconds, three quarters of it: so long a rank may be silent
+PATIENCE = 120  # seconds that a busy machine may take over a moment's work
 SHORT = (f"--training.timeout_seconds={TIMEOUT}",)
 
 
@@ -152,33 +154,35 @@ def test_a_launcher_that_lost_a_rank_hears_of_it_before_it_kills_the_others(tmp_
     )
     wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
     ranks.send(0, signal.SIGTERM)
-    expect_the_others_to_leave(ranks, 1, signal.SIGKILL, within=20)
+    expect_the_others_to_leave(ranks, 1, signal.SIGKILL, silence=10)
     assert "rank 1" in read_json(tmp_path / "status.json")["reason"]
 
 
-def expect_the_others_to_leave(ranks: Ranks, victim: int, number: signal.Signals, within: float = TIMEOUT) -> None:
+def expect_the_others_to_leave(ranks: Ranks, victim: int, number: signal.Signals, silence: int = SILENCE) -> None:
     """Send the victim a signal and check that the other ranks exit with 1, and that the first of them names the victim.
 
-    They have `within` seconds, and two more for busy cores.
+    It says after how many seconds of silence, which it counts in looks, so that a busy machine has all the time it needs.
     """
     ranks.send(victim, number)
-    deadline = time.monotonic() + within + 2
     survivors = [rank for rank in range(len(ranks.processes)) if rank != victim]
+    deadline = time.monotonic() + PATIENCE
     for rank in survivors:
         ranks.processes[rank].join(max(0.0, deadline - time.monotonic()))
     codes = [ranks.processes[rank].exitcode for rank in survivors]
     for process in ranks.processes:
         process.kill()
-    ranks.wait(10)
-    assert codes == [1] * len(survivors)
-    assert f"rank {victim} stopped answering" in ranks.read(survivors[0])[1]
+    ranks.wait()
+    said = ranks.read(survivors[0])[1]
+    assert codes == [1] * len(survivors), said
+    assert f"rank {victim} stopped answering" in said
+    assert f"no sign of life for {silence} s" in said
 
 
 def test_a_request_to_any_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
     ranks = start([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2)
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
     ranks.send(1, signal.SIGUSR1)
-    assert [result.code for result in ranks.wait(30)] == [75, 75]
+    assert [result.code for result in ranks.wait()] == [75, 75]
     assert read_json(tmp_path / "status.json")["state"] == "stopped"
 
 
@@ -186,9 +190,9 @@ def test_bad_input_that_only_another_machine_has_is_said_there(tmp_path: Path) -
     """Rank 1 is the first rank on a machine that lacks GPUs, while rank 0 waits for it to join."""
     environment = {"TWINSTEP_STATUS": str(tmp_path / "status")}
     ranks = start([QUICKSTART, *SMALL], world_size=2, environment=environment, plant=on_a_machine_without_gpus)
-    ranks.processes[1].join(30)
+    ranks.processes[1].join(PATIENCE)
     ranks.send(0, signal.SIGKILL)
-    assert ranks.wait(10)[1].code == 2
+    assert ranks.wait()[1].code == 2
     assert "and SLURM gave this job 1: start one process a GPU" in ranks.read(1)[1]
     status = read_json(tmp_path / "status")
     assert (status["exit_code"], status["retry"]) == (2, False)

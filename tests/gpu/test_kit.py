@@ -88,7 +88,7 @@ def test_a_part_that_crashes_is_one_line_and_not_the_end(tmp_path: Path) -> None
 
 
 def test_a_part_that_hangs_is_cut_off_with_all_that_it_started(tmp_path: Path) -> None:
-    whole = run_planted(tmp_path, ["hang", "good"], total=20 + 2, seconds=10)
+    whole = run_planted(tmp_path, ["hang", "good"], total=85, seconds=25)
     assert (whole.parts["hang"].state, list(whole.parts["hang"].rows)) == ("cut off", ["one"])
     assert whole.parts["good"].is_good, "its time was its own"
     assert not marked(f"gpu-kit-{os.getpid()}")
@@ -178,14 +178,14 @@ def test_a_rehearsal_that_is_killed_goes_on_and_ends_well(tmp_path: Path, checko
         seen = report.read(out / "report.json")
         return seen is not None and "cross-check" in seen.parts and seen.parts["cross-check"].state == "running"
 
-    assert wait_until(in_the_middle, 120)
+    assert wait_until(in_the_middle, 600)
     first.send_signal(signal.SIGKILL)
     first.wait()
     cut = report.read(out / "report.json")
     assert cut is not None
     assert cut.parts["facts"].is_good
     assert "## facts" in (out / "report.md").read_text()
-    assert wait_until(lambda: not marked(f"gpu-kit-{first.pid}"), 60), "what it had started outlived it"
+    assert wait_until(lambda: not marked(f"gpu-kit-{first.pid}"), 300), "what it had started outlived it"
     second = subprocess.run(rehearse, cwd=checkout, env=environment, check=False, capture_output=True, text=True)
     whole = report.read(out / "report.json")
     assert whole is not None

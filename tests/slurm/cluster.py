@@ -111,12 +111,12 @@ class Cluster:
         """Return SLURM's state of the job, such as RUNNING."""
         return self.show(job)["JobState"]
 
-    def wait_until(self, job: str, state: str, seconds: float = 150) -> None:
+    def wait_until(self, job: str, state: str, seconds: float = 500) -> None:
         """Wait until the job is in this state."""
         there = wait_until(lambda: self.state(job) == state, seconds, every=0.1)
         assert there, f"job {job} is {self.state(job)}, not {state}: {self.said(job)}"
 
-    def wait(self, job: str, seconds: float = 150) -> str:
+    def wait(self, job: str, seconds: float = 500) -> str:
         """Wait until the job has ended and return its final state."""
         over = wait_until(lambda: self.state(job) not in UNFINISHED, seconds, every=0.1)
         assert over, f"job {job} is still {self.state(job)}: {self.said(job)}"

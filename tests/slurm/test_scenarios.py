@@ -12,7 +12,7 @@ from tests.slurm import scenarios
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import Training
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(1500)]
 
 Cell = tuple[scenarios.Scenario, int]
 

@@ -43,7 +43,7 @@ class Training:
         self.job = self.cluster.submit("slurm/train.sbatch", *arguments, options=where, environment=environment)
         return self.job
 
-    def reach(self, step: int, seconds: float = 120) -> None:
+    def reach(self, step: int, seconds: float = 400) -> None:
         """Wait until this step is taken."""
         file = self.folder / "metrics.jsonl"
         there = wait_until(lambda: file.exists() and file.read_text().count('"kind": "step"') >= step, seconds)

@@ -206,7 +206,7 @@ def test_a_type_that_nobody_can_load_is_refused(trace: Path) -> None:
         replay(trace)
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(120)
 def test_nobody_waits_for_a_pipe_or_reads_a_hole(trace: Path) -> None:
     path = pass_file(trace)
     path.unlink()

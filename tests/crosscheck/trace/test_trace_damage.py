@@ -289,7 +289,7 @@ def test_parts_that_do_not_follow_each_other_are_refused(
     refused(trace, problem, capsys)
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("victim", ["header.json", "end.json", "part"])
 def test_nobody_waits_for_a_pipe(trace: Path, victim: str) -> None:
     """Opening a pipe to which nobody writes would wait for ever."""

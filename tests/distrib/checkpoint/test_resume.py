@@ -12,7 +12,7 @@ from torch import nn
 from distrib.checkpoint import resume, state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.checkpoint.resume import Progress, Resumed
-from distrib.checkpoint.values import Identity
+from distrib.checkpoint.values import Identity, Inference
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, build_optimizer
@@ -29,6 +29,7 @@ IDENTITY = Identity(
     torch="2.14.1",
     hardware="GenuineIntel AVX512",
 )
+INFERENCE = Inference(classes=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, image_size=32)
 STEPS_PER_EPOCH, TOTAL_STEPS = 4, 12
 KEYS: dict[str, Any] = {
     "training.epochs": 3,
@@ -65,7 +66,7 @@ class Trainer:
         self.update.step()
         tensors, values = state.capture(self.update)
         values["skipped_steps"] = step - values["applied_updates"]
-        values |= resume.metadata(KEYS, IDENTITY, Progress(epoch_loss, 2 * epoch_loss)) | others
+        values |= resume.metadata(KEYS, IDENTITY, INFERENCE, Progress(epoch_loss, 2 * epoch_loss)) | others
         folder.mkdir(exist_ok=True)
         return store.save(folder / "checkpoints", step, tensors, values, keep=9)
 

@@ -399,6 +399,17 @@ def test_what_is_only_called_an_image_is_refused(birds: Path, cache: Path, what:
         assert word in message
 
 
+def test_all_images_that_do_not_decode_are_named(birds: Path, cache: Path) -> None:
+    for number in range(23):
+        (birds / "train/owl" / f"bad{number:02}.png").write_text("no image")
+    said = refused(birds, cache)
+    assert said.startswith(
+        f"23 images cannot be decoded: image {birds}/train/owl/bad00.png cannot be decoded (it is none of"
+    )
+    assert said.count("bad") == 20
+    assert said.endswith("; and 3 more: repair them, or take them out of the folder")
+
+
 def test_an_image_may_be_of_another_accepted_format_than_its_name(birds: Path, cache: Path) -> None:
     before = folder.load(birds, cache)
     (birds / "train/owl/1.png").rename(birds / "train/owl/1.jpg")

@@ -174,7 +174,7 @@ with StopRequest(leave, {}):
         assert process.stdout is not None
         assert process.stdout.read(8) == b"waiting "
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 75
+        assert process.wait(120) == 75
         assert process.stdout.read() == b"SIGTERM"
 
 

@@ -57,7 +57,7 @@ class Threads:
     """Ranks as threads: a true sum over them, in place of a process group."""
 
     def __init__(self, world: int) -> None:
-        self.barrier = threading.Barrier(world, timeout=20)
+        self.barrier = threading.Barrier(world, timeout=120)
         self.lock = threading.Lock()
         self.total: Tensor | None = None
 

@@ -1,0 +1,69 @@
+"""`python -m distrib.compare RUN RUN… [--json]`: runs side by side, from the files that they left.
+
+Says what they came to, in what their configurations differ, and where each of them parts from the first: the first step at which
+something is not exactly the same, and the first at which that is more than rounding. Exit codes: 0 done, 2 bad input.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distrib.compare.parting import common_steps, differing_keys, first_beyond_rounding, first_difference
+from distrib.compare.record import Record, read_run
+from distrib.compare.text import text
+from distrib.display import harmless, open_streams, print_error
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports bad arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, print, and return the exit code."""
+    open_streams()
+    parser = _Parser(prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    try:
+        given = parser.parse_args(arguments)
+        if len(given.runs) < 2:
+            raise BadInput("one run cannot be compared: give two or more")
+        records = [read_run(folder) for folder in given.runs]
+    except BadInput as error:
+        print_error(f"bad input: {error}")
+        return EXIT_BAD_INPUT
+    print(json.dumps(_as_json(records), indent=2) if given.json else harmless(text(records)))
+    return EXIT_DONE
+
+
+def _as_json(records: Sequence[Record]) -> dict[str, Any]:
+    first, *others = records
+    return {
+        "runs": {record.name: dict(record.summary) for record in records},
+        "configuration": differing_keys(records),
+        "partings": {
+            other.name: {
+                "common_steps": common_steps(first, other),
+                **{
+                    name: None if (parting := find(first, other)) is None else asdict(parting)
+                    for name, find in _PARTINGS.items()
+                },
+            }
+            for other in others
+        },
+    }
+
+
+_PARTINGS = {"first_difference": first_difference, "first_beyond_rounding": first_beyond_rounding}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""`python -m distrib.doctor [--dir FOLDER]`: what this machine has for training, and what would fail.
+
+Start it as training is started, also under accelerate launch or in a SLURM job: then the processes meet, and add up a gradient.
+Exit codes: 0 a run can start, 1 it would fail (the fix is said), 2 bad arguments.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NoReturn
+
+from distrib.doctor import software
+from distrib.doctor.finding import Finding, fails, table
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, PeerLost
+
+_MEETING = 60  # seconds
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports bad arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"bad input: {message}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Look at everything, print what was found, and return the exit code."""
+    parser = _Parser(prog="doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, default=Path("runs"), help="where runs are to be (default: %(default)s)")
+    folder: Path = parser.parse_args(arguments).dir
+    found = list(software.look())
+    if all(each.state != "fails" for each in found):
+        found += _beyond_software(folder)
+    if os.environ.get("RANK", "0") == "0":
+        print(table(found).encode(errors="backslashreplace").decode())
+    return EXIT_FAULT if any(each.state == "fails" for each in found) else EXIT_DONE
+
+
+def _beyond_software(folder: Path) -> list[Finding]:
+    """Let the processes meet, look at what each of them has, and return what is worth saying."""
+    from distrib.job import environment  # all that needs torch, which may be missing
+    from distrib.ranks import collectives, world
+
+    try:
+        environment.check()
+        world.check(None)
+        accelerator = world.start(None, deterministic=False, timeout=_MEETING)
+    except (BadInput, PeerLost) as error:
+        return [fails("world", str(error), "start it again when that is mended")]
+    try:
+        from distrib.doctor import devices, disk, processes
+
+        found = [*processes.look(accelerator), *devices.look(accelerator.device)]
+        if accelerator.is_local_main_process:
+            found += disk.look(folder)
+        everyone = collectives.all_gather_json(accelerator, [socket.gethostname(), [asdict(each) for each in found]])
+    finally:
+        accelerator.end_training()
+    return list(_together([(host, [Finding(**each) for each in its]) for host, its in everyone]))
+
+
+def _together(everyone: Sequence[tuple[str, Sequence[Finding]]]) -> Iterator[Finding]:
+    """Yield what rank 0 found, and of the others what is not ok and was not said yet."""
+    (here, first), *others = everyone
+    yield from first
+    said = set(first)
+    for host, found in others:
+        for each in found:
+            if each.state != "ok" and each not in said:
+                said.add(each)
+                yield each if host == here else replace(each, host=host)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""From a run's folder, or from one of its checkpoints, to a network that says how probable each class is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from distrib.checkpoint import state, store
+from distrib.checkpoint.values import Inference, Saved, checked
+from distrib.data.augment import Normalize
+from distrib.data.images import SIZE
+from distrib.errors import BadInput
+from distrib.training.model import ModelConfig, build_model
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A trained network with all that using it takes."""
+
+    network: nn.Module
+    classes: Sequence[str]
+    normalize: Normalize
+    path: Path
+    """The checkpoint that it is from."""
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(N, SIZE, SIZE, C) uint8 -> (N, classes) float32, which add up to one for each image."""
+        with torch.inference_mode():
+            logits: Tensor = self.network(self.normalize(images)).float()
+            return logits.softmax(dim=1)
+
+
+def load(path: Path, device: torch.device) -> Classifier:
+    """Return the network of a run, from the newest checkpoint in its folder that is whole, or of a checkpoint.
+
+    Evaluation takes the moving average of the weights where there is one, and so does this. Raises BadInput, and OSError for a
+    disk that breaks.
+    """
+    checkpoint = _checkpoint(path)
+    saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
+    how = saved.inference
+    if how is None:
+        raise BadInput(
+            f"checkpoint {checkpoint.path} was written before checkpoints held the names of the classes: continue the run (raise "
+            "training.epochs), and take the new one"
+        )
+    if how.image_size != SIZE or len(how.mean) != len(how.std):
+        raise BadInput(f"checkpoint {checkpoint.path}: its manifest holds what no run writes; take another checkpoint")
+    network = build_model(_model_config(checkpoint.path, saved), len(how.classes)).to(device)
+    state.restore_network(checkpoint, network)
+    return Classifier(network.eval(), how.classes, _normalize(how, device), checkpoint.path)
+
+
+def _checkpoint(path: Path) -> store.Checkpoint:
+    """Raises BadInput."""
+    folder = path / "checkpoints"
+    if folder.is_dir():
+        newest, passed = store.newest_valid(folder)
+        if newest is None:
+            why = f" ({'; '.join(passed)})" if passed else ""
+            raise BadInput(f"{path} holds no checkpoint that is whole{why}: train in it first, or name another run")
+        return newest
+    try:
+        return store.open_checkpoint(path)
+    except store.Damaged as error:
+        raise BadInput(
+            f"{path} is neither the folder of a run, which holds checkpoints/, nor a whole checkpoint ({error})"
+        ) from None
+
+
+def _model_config(path: Path, saved: Saved) -> ModelConfig:
+    section = "model."
+    values = {key.removeprefix(section): value for key, value in saved.config.items() if key.startswith(section)}
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = section + ".".join(map(str, first["loc"]))
+        raise BadInput(f"checkpoint {path}: {key}: {first['msg']}; take another checkpoint") from None
+
+
+def _normalize(how: Inference, device: torch.device) -> Normalize:
+    return Normalize(torch.tensor(how.mean), torch.tensor(how.std), device, channels_last=False)

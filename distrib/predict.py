@@ -1,0 +1,100 @@
+"""`python -m distrib.predict RUN IMAGE… [--top N] [--json]`: the classes of images, by the network of a run.
+
+RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. A line an image, with
+the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from distrib.data.decoding import decode
+from distrib.data.folder import image_files
+from distrib.display import harmless, open_streams, print_error
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
+from distrib.inference.network import Classifier, load
+
+_BATCH = 512  # images
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports bad arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predict, print, and return the exit code."""
+    open_streams()
+    try:
+        given = _parse(arguments)
+        files = list(_files(given.images))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        classifier = load(given.run, device)
+        top = min(given.top, len(classifier.classes))
+        for first in range(0, len(files), _BATCH):
+            part = files[first : first + _BATCH]
+            probabilities = classifier.probabilities(decode(part).to(device)).cpu()
+            for file, its in zip(part, probabilities, strict=True):
+                print(
+                    _as_json(file, its, classifier) if given.json else _as_line(file, its, classifier, top), flush=True
+                )
+    except BadInput as error:
+        print_error(f"bad input: {error}")
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        print_error(f"fault: {error.filename or 'standard output'}: {error.strerror or error}")
+        return EXIT_FAULT
+    return EXIT_DONE
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, or a checkpoint in it")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes to show (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line, with all classes")
+    given = parser.parse_args(arguments)
+    if given.top < 1:
+        raise BadInput(f"--top {given.top}: at least one class is shown")
+    return given
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files, and the images of the folders. Raises BadInput for a folder without any, or one that cannot be read."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        try:
+            found = image_files(path)
+        except OSError as error:
+            raise BadInput(f"{error.filename} cannot be read ({error.strerror})") from None
+        if not found:
+            raise BadInput(f"{path} holds no images")
+        yield from found
+
+
+def _as_line(file: Path, probabilities: torch.Tensor, classifier: Classifier, top: int) -> str:
+    best = probabilities.topk(top)
+    shown = [
+        f"{classifier.classes[int(which)]} {float(value):.3f}"
+        for value, which in zip(best.values, best.indices, strict=True)
+    ]
+    return harmless(f"{file}  {'  '.join(shown)}")
+
+
+def _as_json(file: Path, probabilities: torch.Tensor, classifier: Classifier) -> str:
+    order = probabilities.argsort(descending=True)
+    classes = {classifier.classes[int(which)]: float(probabilities[which]) for which in order}
+    return json.dumps({"file": str(file), "class": classifier.classes[int(order[0])], "probabilities": classes})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
