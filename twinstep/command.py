@@ -6,10 +6,12 @@ imports nothing that takes time before it knows the command: torch and JAX take 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module, metadata
+from io import StringIO
 
 _OURS = ("twinstep", "distrib", "crosscheck")
 _EXIT_BAD_INPUT = 2
@@ -26,18 +28,22 @@ class Command:
 
 COMMANDS = {
     "train": Command("distrib.train", "train", "train what a recipe says"),
-    "bench": Command("distrib.bench", "train", "measure what the loop costs beside the bare network"),
+    "doctor": Command("distrib.doctor.__main__", "train", "what this machine has, and what a run would fail of"),
+    "compare": Command("distrib.compare.__main__", "train", "runs side by side, and the first step at which they part"),
+    "predict": Command("distrib.predict", "train", "what the network of a run sees in images"),
+    "bench": Command("distrib.bench", "train", "what the loop costs beside the bare network"),
     "replay": Command("crosscheck.__main__", "replay", "take each recorded step again with Optax: the verdict"),
     "watch": Command("crosscheck.__main__", "replay", "the same, while the trace grows"),
     "record": Command("crosscheck.__main__", "replay", "run a script as it is, record its optimizers, replay"),
     "atlas": Command("crosscheck.__main__", "replay", "every flag, implementation and dtype against Optax"),
 }
-_TITLES = {"train": "train and measure, with torch", "replay": "check, with JAX and Optax"}
+_TITLES = {"train": "train and look, with torch", "replay": "check, with JAX and Optax"}
 _EXAMPLES = """\
 examples
   twinstep train quickstart
   twinstep train quickstart --optimizer.name adam --training.epochs 1
   twinstep train --help optimizer     the keys of one section, with defaults
+  twinstep compare runs/a runs/b
   twinstep replay runs/a              of a run with --crosscheck.record
   twinstep record -- python train.py  any script that uses torch.optim
   accelerate launch --config_file "$(twinstep --path cpu-2)" -m distrib.train \\
@@ -83,14 +89,18 @@ def _version(package: str) -> str:
 
 def _run(name: str, arguments: list[str]) -> int:
     """Run a command of another package. One that misses a package of others says which extra brings it."""
-    command = COMMANDS[name]
     try:
-        run = import_module(command.module).main
-        if command.extra == "replay":  # one program with all of these commands
-            return run([name, *arguments], prog="twinstep")
-        return run(arguments)
+        return _import(name)(arguments)
     except ModuleNotFoundError as error:
-        return _lacking(f"twinstep {name}", command.extra, error)
+        return _lacking(f"twinstep {name}", COMMANDS[name].extra, error)
+
+
+def _import(name: str) -> Callable[[list[str]], int]:
+    """Return what runs the command. Raises ModuleNotFoundError."""
+    run = import_module(COMMANDS[name].module).main
+    if COMMANDS[name].extra == "replay":  # one program with all of these commands
+        return lambda arguments: run([name, *arguments], prog="twinstep")
+    return run
 
 
 def _lacking(what: str, extra: str, error: ModuleNotFoundError) -> int:
@@ -122,10 +132,17 @@ def _show_completion(shell: str) -> int:
     try:
         from twinstep.completion import script
 
-        print(script(shell, COMMANDS), end="")
+        print(script(shell, {name: _help_of(name) for name in COMMANDS}), end="")
     except ModuleNotFoundError as error:
         return _lacking("twinstep --completion", "train", error)
     return 0
+
+
+def _help_of(name: str) -> str:
+    """Return what a command prints when it is asked for its help."""
+    with redirect_stdout(StringIO()) as said, suppress(SystemExit):
+        _import(name)(["--help"])
+    return said.getvalue()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,11 +3,9 @@
 To ask the program at each Tab would take the seconds that it takes to import torch, beside which a recipe's sections stand.
 """
 
-import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from crosscheck.__main__ import COMMANDS as CHECKING
 from distrib.config.fields import accepted, all_fields, tables
 from distrib.launch_files import recipe_names
 from distrib.training.recipe import RunConfig
@@ -32,15 +30,15 @@ complete -o default -F _twinstep twinstep
 """
 
 
-def script(shell: str, commands: Iterable[str]) -> str:
-    """Return the script for `bash` or `zsh`, which runs completions of bash; `commands` are all that there are."""
+def script(shell: str, helps: Mapping[str, str]) -> str:
+    """Return the script for `bash` or `zsh`, which runs completions of bash; `helps` holds the help of each command by its name."""
     values = {f"train:--{key}": words for key, words in _values().items()} | {"train:train": " ".join(recipe_names())}
     return _SCRIPT.format(
         shell=shell,
         before="autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else "",
-        commands=" ".join(commands),
+        commands=" ".join(helps),
         values="\n".join(f"            {case}) words='{words}' ;;" for case, words in values.items()),
-        options="\n".join(f"                {name}) words='{words}' ;;" for name, words in _options().items()),
+        options="\n".join(f"                {name}) words='{_options(name, text)}' ;;" for name, text in helps.items()),
     )
 
 
@@ -56,12 +54,9 @@ def _values() -> dict[str, str]:
     return {key: text.strip() for key, text in (named | few).items()}
 
 
-def _options() -> Mapping[str, str]:
-    """Return the options of each command."""
-    keys = [key for key in all_fields(RunConfig) if key.count(".") == 1]  # not those inside of an array
-    found = {"train": " ".join(["--help", *(f"--{key}" for key in keys)])}
-    for name, command in CHECKING.items():
-        parser = argparse.ArgumentParser()
-        command.add_options(parser)
-        found[name] = " ".join(dict.fromkeys(re.findall(r"--[a-z][\w-]*", parser.format_help())))
-    return found
+def _options(name: str, text: str) -> str:
+    """Return the options of a command, from its help; those of train are the keys of a recipe."""
+    if name == "train":
+        keys = [key for key in all_fields(RunConfig) if key.count(".") == 1]  # not those inside of an array
+        return " ".join(["--help", *(f"--{key}" for key in keys)])
+    return " ".join(sorted(set(re.findall(r"--[a-z]+(?![\w.])", text))))

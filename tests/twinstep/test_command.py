@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_versions_of_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
     ("arguments", "words"),
     [
         (["trian", "quickstart"], "there is no command 'trian': did you mean train?"),
-        (["zzz"], "there are train, bench, replay, watch, record, atlas"),
+        (["zzz"], "there are train, doctor, compare, predict, bench, replay, watch, record, atlas"),
         (["--completion", "fish"], "choose from"),
         (["--vers"], "unrecognized arguments: --vers"),
     ],
@@ -78,18 +79,34 @@ def test_a_path_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean cpu-2?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.extra == "replay"])
-def test_the_commands_of_the_cross_check_are_called_by_this_name(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_under_this_name_that_fits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with suppress(SystemExit):
         main([name, "--help"])
-    assert f"usage: twinstep {name}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"twinstep {name} " in said.splitlines()[0]
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_completions_have_the_options_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--completion", "bash"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "watch) words='--every --help --json --linger --timeout'",
+        "compare) words='--help --json'",
+        "train) words='--help --data.source ",
+    ):
+        assert words in said
 
 
 def test_arguments_and_exit_codes_are_handed_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["replay", str(tmp_path / "nowhere")]) == 2
     assert str(tmp_path / "nowhere") in capsys.readouterr().err
-    assert main(["bench", "--help"]) == 0
-    assert "twinstep bench [RECIPE]" in capsys.readouterr().out
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "give two or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
