@@ -2,7 +2,6 @@
 # launch/auto.sh RECIPE.toml [--section.key VALUE …]
 # Trains with all GPUs of this machine, or with all cores of its CPU if it has no GPU.
 set -euo pipefail
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the launcher's default, set here so that it prints no notice; the trainer takes all cores
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 case $gpus in
@@ -11,4 +10,4 @@ case $gpus in
     *) world=(--config_file "$here/multi-gpu.yaml" --num_processes "$gpus")
        set -- "$@" --training.world_size "$gpus" ;;
 esac
-exec accelerate launch --quiet "${world[@]}" -m distrib.train "$@"
+exec python -m distrib.launcher "${world[@]}" -m distrib.train "$@" # accelerate launch, with the exit code of the run

@@ -16,7 +16,7 @@ from tests.support import ROOT
 LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "twinstep": ({"__main__"}, {"command"}, {"completion", "__init__"}),
     "distrib": (
-        {"train", "bench", "compare", "doctor", "predict"},
+        {"train", "bench", "compare", "doctor", "launcher", "predict"},
         {"start", "inference"},
         {"training"},
         {"checkpoint", "crosscheck"},

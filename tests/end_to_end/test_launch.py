@@ -25,9 +25,11 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     After the test all processes that are left are killed, ranks too, although they are in sessions of their own.
     """
 
-    def start(*arguments: str | Path, **environment: str) -> "subprocess.Popen[str]":
+    def start(
+        *arguments: str | Path, by: str = "accelerate.commands.launch", **environment: str
+    ) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-m", "accelerate.commands.launch", *map(str, arguments)],
+            [sys.executable, "-m", by, *map(str, arguments)],
             cwd=ROOT,
             env=os.environ | {MARK: f"{tmp_path}:launch:0"} | environment,
             text=True,
@@ -88,12 +90,36 @@ def test_two_machines_join_one_world(tmp_path: Path, launch: Launch) -> None:
     assert outputs[1][0] == ""
 
 
-def test_bad_input_under_the_launcher_is_said_once(tmp_path: Path, run: Run) -> None:
+def test_bad_input_of_two_ranks_is_one_line_and_exit_code_2(tmp_path: Path, launch: Launch) -> None:
     options = ("--training.world_size=2", "--data.source=folder:/nowhere", "--output.dir", tmp_path)
-    code, _, err = run("-q", "--config_file", "launch/cpu-2.yaml", "-m", "distrib.train", QUICKSTART, *options)
-    assert code != 0
-    assert err.count("bad input: ") == 1
+    command = ("--config_file", "launch/cpu-2.yaml", "-m", "distrib.train", QUICKSTART, *options)
+    process = launch(*command, by="distrib.launcher")
+    _, err = process.communicate(timeout=400)
+    assert (process.returncode, err.count("\n")) == (2, 1), err
+    assert err.startswith("bad input: ")
     assert read_json(tmp_path / "status.json")["exit_code"] == 2
+
+
+@pytest.mark.parametrize("machine", ["cpu", "cpu-2"])
+def test_after_a_ctrl_c_the_trainer_has_the_last_word(tmp_path: Path, launch: Launch, machine: str) -> None:
+    """A terminal sends the signal to the launcher and to all ranks."""
+    command = ("--config_file", f"launch/{machine}.yaml", "-m", "distrib.train", QUICKSTART, *SMALL)
+    process = launch(*command, "--training.epochs=500", "--output.dir", tmp_path, by="distrib.launcher")
+    wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
+    for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children()):
+        each.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=400)
+    assert (process.returncode, err) == (75, "\n" if err else ""), err
+    assert out.rstrip().splitlines()[-1].startswith("stopped on request (SIGINT) after step ")
+
+
+def test_a_rank_that_is_killed_is_a_fault_of_the_launch(tmp_path: Path, launch: Launch) -> None:
+    command = ("--config_file", "launch/cpu.yaml", "-m", "distrib.train", QUICKSTART, *SMALL)
+    process = launch(*command, "--training.epochs=500", "--output.dir", tmp_path, by="distrib.launcher")
+    wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
+    psutil.Process(process.pid).children()[0].kill()
+    _, err = process.communicate(timeout=400)
+    assert (process.returncode, "Traceback" in err) == (128 + signal.SIGKILL, False), err
 
 
 def test_a_killed_rank_is_started_again_with_the_others(tmp_path: Path, launch: Launch) -> None:

@@ -1,0 +1,81 @@
+"""`python -m distrib.launcher …`, in the place of `accelerate launch …`: the same launcher, which ends as the run ends.
+
+Accelerate's own command turns every exit code of a rank into 1, and shows twenty lines of its own after a Ctrl-C or bad input. This one
+starts the same ranks in the same way, lets them have the last word, and exits with the code of the run: 0 done, 1 fault, 2 bad
+input, 75 stopped on request, and 128 and the number of the signal where one killed a rank that nobody could speak for.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from distrib.errors import EXIT_DONE, EXIT_FAULT
+from distrib.job.status import PATH
+
+_SIGNALLED = 128  # and the number of the signal, as shells have it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Launch, wait for all ranks, and return the exit code of the run."""
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # the launcher's default, which it would announce; the trainer takes all cores
+    with tempfile.TemporaryDirectory(prefix="twinstep-") as place:
+        os.environ.setdefault(PATH, str(Path(place) / "status.json"))
+        code = _launch(arguments)
+        return _of_the_run(Path(os.environ[PATH]), code)
+
+
+def _launch(arguments: Sequence[str] | None) -> int:
+    """Return what the launcher knows of how the ranks ended."""
+    accelerates: Any = import_module("accelerate.commands.launch")  # this takes seconds
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    import_module("torch.distributed.run")  # with all that logs, each logger with a level of its own
+    for name in logging.root.manager.loggerDict:
+        if name.startswith(
+            "torch.distributed.elastic"
+        ):  # it reports each rank that did not exit with 0, and each signal
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    # One rank is a child that nobody passes a Ctrl-C on to: the terminal does. Several have an agent with a handler of its own.
+    signal.signal(signal.SIGINT, _leave_it_to_the_ranks)
+    try:
+        accelerates.launch_command(accelerates.launch_command_parser().parse_args(arguments))
+    except subprocess.CalledProcessError as error:  # of one rank
+        return error.returncode if error.returncode > 0 else _SIGNALLED - error.returncode
+    except ChildFailedError as error:  # of several
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else _SIGNALLED - failure.exitcode
+    except SignalException as error:
+        return _SIGNALLED + error.sigval
+    except SystemExit as error:  # bad arguments, of which argparse has spoken, or --quiet
+        return error.code if isinstance(error.code, int) else EXIT_FAULT
+    return EXIT_DONE
+
+
+def _leave_it_to_the_ranks(_number: int, _frame: object) -> None:
+    """Do nothing: the ranks hear the signal as well, save what they have, and end."""
+
+
+def _of_the_run(status: Path, code: int) -> int:
+    """Return the exit code that rank 0 wrote, if the launch ended badly: a request to stop looks like a failure to a launcher."""
+    if code == EXIT_DONE:
+        return code
+    try:
+        said = json.loads(status.read_bytes())["exit_code"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return code
+    return said if isinstance(said, int) and 0 < said < 256 else code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
