@@ -20,12 +20,12 @@ from crosscheck.errors import TraceError, UnsupportedOptimizer
 COMMANDS = {"replay": replay, "watch": watch, "record": record, "atlas": atlas}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code."""
+def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> int:
+    """Run a command and return the exit code. `prog` is how the help calls the program."""
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fall over
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    parser = argparse.ArgumentParser(prog="crosscheck", description="Hold torch.optim against Optax.")
+    parser = argparse.ArgumentParser(prog=prog, description="Hold torch.optim against Optax.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         command.add_options(commands.add_parser(name, help=command.HELP, description=command.__doc__))
@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(str(error))
     except ModuleNotFoundError as error:
         extra = "train" if error.name == "torch" else "replay"
-        return refuse(f"{options.command} needs {error.name}, which is not installed: pip install 'twinstep[{extra}]'")
+        return refuse(
+            f"{options.command} needs {error.name}, which is not installed: pip install -e '.[{extra}]' in a checkout, "
+            f"or pip install 'twinstep[{extra}]' from an index"
+        )
     except KeyboardInterrupt:
         tell("interrupted, and there is no verdict")
         return EXIT_INTERRUPTED

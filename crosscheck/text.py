@@ -10,6 +10,11 @@ def shown(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def count(number: int, thing: str) -> str:
+    """Return how many there are of the thing, such as `1 step` and `1,170 steps`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def listed(names: Sequence[str]) -> str:
     """Return names as a sentence has them; of many the first, and how many others there are."""
     if len(names) > _SAID + 1:

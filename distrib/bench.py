@@ -1,11 +1,13 @@
-"""`python -m distrib.bench [RECIPE.toml] [--section.key VALUE …]`: what the loop costs beside the network.
+"""`twinstep bench [RECIPE] [--section.key VALUE ...]`: what the loop costs.
 
-Times the whole training step (batch, augmentation, loss agreement, update, metrics), with and without
-the cross-check's recorder, against the bare forward, backward and optimizer step on resident random
-batches, in alternation within one process, so that a machine whose speed drifts drifts for all of them.
-Also one checkpoint, on the disk of the current folder; and under a launcher with several ranks one comparison of what
-they hold. On 12,800 drawn images, unless the overrides say otherwise.
-Prints a table; exit code 2 for bad input.
+Times the whole training step (batch, augmentation, loss agreement, update,
+metrics), with and without the cross-check's recorder, against the bare
+forward, backward and optimizer step on resident random batches, in alternation
+within one process, so that a machine whose speed drifts drifts for all of
+them. Also one checkpoint, on the disk of the current folder; and under a
+launcher with several ranks one comparison of what they hold. On the quickstart
+recipe unless another one is given, and on 12,800 drawn images unless the
+overrides say otherwise. Prints a table; exit code 2 for bad input.
 """
 
 import copy
@@ -22,9 +24,10 @@ import torch
 from torch.nn import functional
 
 from crosscheck.recorder import Recorder
-from distrib.config.load import load
-from distrib.display import Display
+from distrib.config.load import resolve
+from distrib.display import Display, count
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+from distrib.launch_files import find_recipe
 from distrib.ranks import world
 from distrib.training import loop
 from distrib.training.checkpointer import Checkpointer
@@ -41,13 +44,19 @@ _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.
 
 
 def main(arguments: Sequence[str]) -> int:
-    recipe = Path(arguments[0]) if arguments else Path("launch/recipes/quickstart.toml")
+    if set(arguments) & {"-h", "--help"}:
+        print(__doc__)
+        return EXIT_DONE
     try:
+        recipe = find_recipe(arguments[0] if arguments else "quickstart")
         unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
-        config = load(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
+        resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
+        config = resolved.config
         accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             display = Display(main=accelerator.is_main_process, quiet=True)
+            for note in resolved.notes:
+                display.say(note)
             run = build(config, accelerator, display, Path(folder), lambda _step: None)
             timings, trace_bytes = measure(run)
     except BadInput as error:
@@ -133,7 +142,7 @@ def _time(
 def _print(run: Run, timings: Mapping[str, Sequence[float]], trace_bytes: int) -> None:
     batch = run.plan.batch_size
     print(
-        f"{world.device_name(run.accelerator.device)}, {run.plan.world_size} process(es), global batch {batch}, ",
+        f"{world.device_name(run.accelerator.device)}, {count(run.plan.world_size, 'process')}, global batch {batch}, ",
         end="",
     )
     print(f"precision {run.precision.mode}; {_ROUNDS} rounds of {_BLOCK} steps, median [quartiles]")

@@ -45,7 +45,7 @@ class CrosscheckConfig(Section):
     def _live_needs_a_record(self) -> Self:
         if self.live != "off" and not self.record:
             raise ValueError(
-                f"live = {self.live} has no record to replay: set crosscheck.record = true, or crosscheck.live = off"
+                f"crosscheck.live = {self.live} has no record to replay: set crosscheck.record = true, or crosscheck.live = off"
             )
         return self
 

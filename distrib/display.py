@@ -37,6 +37,12 @@ def harmless(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def count(number: int, thing: str) -> str:
+    """Return how many there are of the thing, such as `1 epoch`, `2 epochs` and `2 processes`."""
+    plural = thing if number == 1 else f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{number} {plural}"
+
+
 def print_error(text: str) -> None:
     """Print on standard error, from any rank and thread. A log on a full disk must not change how the process ends."""
     with contextlib.suppress(OSError, ValueError):

@@ -23,8 +23,29 @@ from distrib.job.status import PATH
 _SIGNALLED = 128  # and the number of the signal, as shells have it
 
 
+USAGE = """\
+usage: twinstep launch [OPTION ...] -m distrib.train RECIPE [--section.key VALUE ...]
+
+Takes what accelerate launch takes; its own --help lists everything. Often used:
+  --config_file FILE   a launch file: twinstep --path cpu-2 says where one is
+  --num_processes N    ranks on all machines together
+  --num_machines N     machines
+  --machine_rank N     which of the machines this is, from 0
+  --main_process_ip ADDRESS, --main_process_port PORT
+                       where the ranks meet
+  --mixed_precision MODE
+                       no, fp16 or bf16
+  --max_restarts N     start all ranks again so often if one is lost
+
+Exits with 0 done, 1 fault, 2 bad input, 75 stopped on request.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Launch, wait for all ranks, and return the exit code of the run."""
+    if list(sys.argv[1:] if arguments is None else arguments) in (["-h"], ["--help"]):
+        print(USAGE, end="")
+        return EXIT_DONE
     os.environ.setdefault(
         "OMP_NUM_THREADS", "1"
     )  # the launcher's default, which it would announce; the trainer takes all cores

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(prog="twinstep predict", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, or a checkpoint in it")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, and folders of them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes to show (default: %(default)s)")

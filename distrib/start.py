@@ -13,16 +13,18 @@ from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknown
 
 from distrib.checkpoint import resume
 from distrib.config.help import help_text
-from distrib.config.load import load
+from distrib.config.load import Resolved, resolve
+from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
-from distrib.display import Display
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput, PeerLost, RunFault
+from distrib.display import Display, count
+from distrib.errors import EXIT_DONE, BadInput, PeerLost, RunFault
 from distrib.files import NEEDS_USER, expand_path, patiently, write_atomically
 from distrib.job import environment, lock
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
+from distrib.launch_files import find_recipe
 from distrib.optim.optimizer import implementation
 from distrib.page import FACTS, MISTAKES
 from distrib.page.live import LivePage, available
@@ -39,26 +41,33 @@ _OF_ONE_MACHINE = ("data.root", "output.quiet")
 
 def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     """Run and return the exit code; `request` is heard from now on."""
-    if not arguments or set(arguments) & {"-h", "--help"}:
-        if status.reports:
-            print(help_text(RunConfig), end="")
-        return EXIT_DONE if arguments else EXIT_BAD_INPUT
     try:
+        if (asked := _asked_for_help(arguments)) is not None:
+            text = help_text(RunConfig, asked)
+            if status.reports:
+                print(text, end="")
+            return EXIT_DONE
+        if not arguments:
+            raise BadInput("no recipe: give one, such as quickstart, or ask for --help")
         environment.check()
         status.check()
-        config = load(RunConfig, Path(arguments[0]), arguments[1:])
-        world.check(config.training.world_size)
-        training = config.training
+        recipe = find_recipe(arguments[0])
+        resolved = resolve(RunConfig, recipe, arguments[1:])
+        training = resolved.config.training
+        with telling_origins(resolved.origin, resolved.config.keys()):
+            world.check(training.world_size)
         accelerator = world.start(
             training.threads, deterministic=training.deterministic, timeout=training.start_timeout_seconds
         )
     except (BadInput, OSError, PeerLost) as error:
         return _refuse(error, status)
     request.wait_for_agreement()
-    display = Display(main=accelerator.is_main_process, quiet=config.output.quiet)
+    display = Display(main=accelerator.is_main_process, quiet=resolved.config.output.quiet)
+    for note in resolved.notes:
+        display.say(note)
     heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
     heartbeat.start()
-    start = _Start(arguments, config, accelerator, heartbeat, status, request, display, LivePage(display))
+    start = _Start(arguments, recipe, resolved, accelerator, heartbeat, status, request, display, LivePage(display))
     try:
         outcome = start.train()
         heartbeat.stop()
@@ -72,6 +81,14 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         outcome = start.crosscheck(outcome, outcome.to_replay)
     outcome.show()
     return outcome.code
+
+
+def _asked_for_help(arguments: Sequence[str]) -> str | None:
+    """Return the section that is asked for by `--help SECTION`, the empty text for a bare --help, and None without it."""
+    for number, word in enumerate(arguments):
+        if word in ("-h", "--help"):
+            return next((after for after in arguments[number + 1 : number + 2] if not after.startswith("-")), "")
+    return None
 
 
 def _refuse(error: BadInput | OSError | PeerLost, status: Status) -> int:
@@ -104,7 +121,8 @@ class _Start:
     """One rank's part of a start."""
 
     arguments: Sequence[str]
-    config: RunConfig
+    recipe: Path
+    resolved: Resolved[RunConfig]
     accelerator: Accelerator
     heartbeat: Heartbeat
     status: Status
@@ -112,13 +130,18 @@ class _Start:
     display: Display
     page: LivePage
 
+    @property
+    def config(self) -> RunConfig:
+        return self.resolved.config
+
     def train(self) -> Outcome:
         """Train and return how it ended, which status.json then says, too, unless a replay is still to come.
 
         Raises an error that nobody foresaw.
         """
         try:
-            outcome = self._run()
+            with telling_origins(self.resolved.origin, self.config.keys()):
+                outcome = self._run()
         except Exception as error:
             cause = error
             if isinstance(error, RuntimeError) and is_collective_failure(error):
@@ -149,7 +172,7 @@ class _Start:
         )
         if collectives.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
-                f"{folder}/ holds this run complete ({ready.total_steps} steps, summary.json): raise training.epochs "
+                f"{folder}/ holds this run complete ({count(ready.total_steps, 'step')}, summary.json): raise training.epochs "
                 "to train on, or choose another output.dir to start anew"
             )
         else:
@@ -171,7 +194,7 @@ class _Start:
         """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
         config = self.config
         given = config.output.dir
-        folder = default_folder(Path(self.arguments[0])) if given is None else expand_path(given, "output.dir")
+        folder = default_folder(self.recipe) if given is None else expand_path(given, "output.dir")
         try:
             patiently(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
             lock.acquire(folder, self.display.say)  # until this process ends
@@ -272,8 +295,9 @@ def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -
 def _say_what_runs(display: Display, ready: run.Run) -> None:
     training, plan = ready.config.training, ready.plan
     display.line(
-        f"{ready.dataset_name}: {plan.num_images} training images, {training.epochs} epochs of {plan.steps_per_epoch} steps, "
-        f"global batch {plan.batch_size} on {plan.world_size} process(es), {world.device_name(ready.accelerator.device)}; "
+        f"{ready.dataset_name}: {count(plan.num_images, 'training image')}, {count(training.epochs, 'epoch')} of "
+        f"{count(plan.steps_per_epoch, 'step')}, "
+        f"global batch {plan.batch_size} on {count(plan.world_size, 'process')}, {world.device_name(ready.accelerator.device)}; "
         f"{implementation(ready.optimizer)} {type(ready.optimizer).__name__}, precision {ready.precision.mode}, "
         f"seed {plan.seed}; writing to {ready.folder}/"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from distrib.config.load import load
+from distrib.launch_files import find_recipe
 from distrib.training.recipe import RunConfig
 from tests.support import ROOT
 
@@ -25,6 +26,9 @@ def test_links_and_paths_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_use_keys_that_exist(document: Path) -> None:
-    commands = re.findall(r"distrib\.train (\S+\.toml)((?:[^\S\n]+--[\w.]+[= ]\S+)*)", document.read_text())
-    for recipe, overrides in commands:
-        load(RunConfig, ROOT / recipe, overrides.split())
+    overrides = r"((?:[^\S\n]+--\w+\.\w+[= ]\S+)*)"
+    text = document.read_text()
+    for recipe, given in re.findall(rf"distrib\.train (\S+\.toml){overrides}", text):
+        load(RunConfig, ROOT / recipe, given.split())
+    for recipe, given in re.findall(rf"twinstep (?:train|bench) ([a-z][\w-]*){overrides}", text):
+        load(RunConfig, find_recipe(recipe), given.split())

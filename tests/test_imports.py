@@ -17,8 +17,8 @@ for name in {modules!r}:
 @pytest.mark.parametrize(
     ("modules", "packages", "whole"),
     [
-        (["distrib"], JAX, True),
-        (["crosscheck"], (*JAX, *TORCH), False),
+        (["distrib"], (*JAX, "twinstep"), True),
+        (["crosscheck"], (*JAX, *TORCH, "twinstep"), False),
         (["crosscheck.recorder", "crosscheck.trace.writer"], (*JAX, "distrib"), True),
         (["crosscheck.integrations.accelerate"], (*JAX, "distrib"), False),
         (
@@ -34,7 +34,7 @@ for name in {modules!r}:
                 "crosscheck.replayer",
                 "crosscheck.__main__",
             ],
-            (*TORCH, "distrib"),
+            (*TORCH, "distrib", "twinstep"),
             True,
         ),
     ],

@@ -14,6 +14,7 @@ import pytest
 from tests.support import ROOT
 
 LAYERS: Mapping[str, tuple[set[str], ...]] = {
+    "twinstep": ({"__main__"}, {"command"}, {"completion", "__init__"}),
     "distrib": (
         {"train", "bench", "compare", "doctor", "launcher", "predict"},
         {"start", "inference"},
@@ -22,7 +23,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"ranks"},
         {"data", "optim", "job", "page"},
         {"config"},
-        {"display", "files"},
+        {"display", "files", "launch_files"},
         {"errors", "system", "counter_rng", "__init__"},
     ),
     "crosscheck": (

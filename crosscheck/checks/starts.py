@@ -139,7 +139,8 @@ def _counted_ahead(begun: list[_Start]) -> Iterator[Finding]:
 def _in_the_middle(begun: list[_Start], *, loaded: bool) -> str:
     """Say what the optimizer had done when the recorder came."""
     counts = sorted({count for start in begun for count in start.counted.values()})
-    taken = f"had taken {counts[0]:g}{f' to {counts[-1]:g}' if len(counts) > 1 else ''} step(s)" if counts else ""
+    number = " to ".join(f"{count:g}" for count in dict.fromkeys([*counts[:1], *counts[-1:]]))
+    taken = f"had taken {number} step{'' if number == '1' else 's'}" if counts else ""
     slots = ", ".join(sorted({name for start in begun for name in start.moved}))
     said = taken or f"held a state already ({slots})"
     how = "its state was loaded" if loaded else "the recorder was attached in the middle of a run"

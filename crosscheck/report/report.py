@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from crosscheck.text import listed, shown
+from crosscheck.text import count, listed, shown
 
 
 class Verdict(StrEnum):
@@ -156,15 +156,15 @@ class Report:
         kind = self.optimizer.rpartition(".")[2]
         what = f"{kind} ({', '.join(self.profiles) or 'no step'})"
         on_ranks = f" on {self.ranks} ranks" if self.ranks > 1 else ""
-        seen = f"{self.steps:,} steps, {self.elements:,} elements of {self.tensors} tensors{on_ranks}"
+        seen = f"{count(self.steps, 'step')}, {count(self.elements, 'element')} of {count(self.tensors, 'tensor')}{on_ranks}"
         if self.verdict is Verdict.MATCH:
             also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != _OPTIMIZER]
             around = f"; around it: {', '.join(also)} match" if also else ""
-            around += f"; {len(self.claims_not_tested)} claim(s) not tested" if self.claims_not_tested else ""
+            around += f"; {count(len(self.claims_not_tested), 'claim')} not tested" if self.claims_not_tested else ""
             return f"match: {what} is {self.rule} as Optax computes it; {seen}, worst eta {self.max_eta:.2f}{around}"
         if self.verdict is Verdict.VACUOUS:
             return f"vacuous: {what}; {seen}: {self.reason}"
-        seen += f", {len(self.findings)} finding(s)"
+        seen += f", {count(len(self.findings), 'finding')}"
         own = [finding for finding in self.findings if finding.check == _OPTIMIZER]
         others = [finding for finding in self.findings if finding.check != _OPTIMIZER]
         if own:
@@ -197,9 +197,11 @@ class Report:
         if self.own:
             lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
         if self.out_of_range:
-            lines.append(f"out of range: {self.out_of_range:,} elements whose format cannot hold the result")
+            lines.append(f"out of range: {count(self.out_of_range, 'element')} whose format cannot hold the result")
         if self.undetermined:
-            lines.append(f"undetermined: {self.undetermined:,} elements whose format may lose what they are divided by")
+            lines.append(
+                f"undetermined: {count(self.undetermined, 'element')} whose format may lose what they are divided by"
+            )
         lines += [f"note: {line}" for line in self.notes]
         return "\n".join(map(shown, lines))  # names of a trace may hold anything, line breaks too
 
@@ -220,7 +222,7 @@ def _lines_of(finding: Finding) -> list[str]:
     if finding.elements > 1 or finding.steps > 1:
         tensors = f" of {len(finding.tensors):,} tensors" if len(finding.tensors) > 1 else ""
         lines.append(
-            f"    {finding.elements:,} elements{tensors} at {finding.steps:,} step(s), {finding.step} to {finding.last_step}"
+            f"    {count(finding.elements, 'element')}{tensors} at {count(finding.steps, 'step')}, {finding.step} to {finding.last_step}"
         )
     return lines
 

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from crosscheck.errors import TraceError
 from crosscheck.files import T, patiently
-from crosscheck.text import shown
+from crosscheck.text import count, shown
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST_JSON = 24 * 2**20  # bytes, of which each may take 33 of memory; ten thousand tensors take 4 MiB
@@ -67,7 +67,8 @@ def validate(path: Path, values: Any, model: type[Model]) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = brief(".".join(map(str, first["loc"])) or "the whole")
-        raise TraceError(f"{path}: {where}: {brief(first['msg'])} ({error.error_count()} problem(s) in all)") from None
+        problems = count(error.error_count(), "problem")
+        raise TraceError(f"{path}: {where}: {brief(first['msg'])} ({problems} in all)") from None
 
 
 def brief(text: str) -> str:

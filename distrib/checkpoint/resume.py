@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.checkpoint.values import Identity, Inference, Saved, checked
-from distrib.display import Display
+from distrib.display import Display, count
 from distrib.errors import BadInput
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
@@ -24,6 +24,15 @@ _MUST_MATCH = {
     "seed": "training.seed",
 }
 _NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touch the weights
+_RECORD = "crosscheck.record"
+# Once the run is complete, only these may have other values: the results in its folder are the same whatever they are. The
+# images are compared by their fingerprint.
+_ANY_VALUE = {
+    *("data.source", "data.root", "data.download", "data.train_images", "data.test_images"),
+    *("training.eval_batch_size", "training.threads", "training.world_size", "training.check_ranks_every"),
+    *("training.start_timeout_seconds", "training.timeout_seconds", "precision.force"),
+    *("output.dir", "output.quiet", "crosscheck.replay", "crosscheck.live"),
+}
 
 
 @dataclass(slots=True)
@@ -59,10 +68,12 @@ def continue_from(
     update: Update,
     *,
     steps_per_epoch: int,
+    total_steps: int,
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
-    `keys` are the run's dotted configuration keys: what changed in them since is said.
+    `keys` are the run's dotted configuration keys: what changed in them since is said. A checkpoint after `total_steps` steps
+    leaves nothing to train, so nothing that matters may have changed, or old results would pass for those of the new values.
     """
     found = on_main(accelerator, lambda: _find(config, folder, display))
     if found is None:
@@ -71,6 +82,7 @@ def continue_from(
     def load() -> Resumed:
         checkpoint = _open(Path(found))
         saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
+        _refuse_nothing_to_train(checkpoint.path, checkpoint.step, total_steps, saved, keys)
         for line in _differences(checkpoint.path, saved, keys, identity):
             display.say(line)
         same_optimizer = all(saved.config.get(key) == keys[key] for key in keys if key.startswith("optimizer."))
@@ -127,6 +139,32 @@ def _open(path: Path) -> store.Checkpoint:
             f"checkpoint.resume = {path}: {error}; give the path of a checkpoint folder (…/checkpoints/step-00000390) "
             "that every rank can read, or auto for the newest valid one"
         ) from None
+
+
+def _refuse_nothing_to_train(path: Path, step: int, total_steps: int, saved: Saved, keys: Mapping[str, Any]) -> None:
+    """Raise BadInput for a checkpoint beyond the run's last step, and for one at it of a run that was another one."""
+    if step > total_steps:
+        raise BadInput(
+            f"checkpoint {path} is at step {step}, beyond the {count(total_steps, 'step')} of training.epochs = "
+            f"{keys['training.epochs']}: raise training.epochs, or start a new run (another output.dir)"
+        )
+    then = saved.config
+    changed = [  # a key that the checkpoint does not know came after it, or belongs to another optimizer, whose name differs
+        f"{key} = {value} ({then[key]} then)"
+        for key, value in keys.items()
+        if key in then and then[key] != value and not _may_change(key, keys)
+    ]
+    if step == total_steps and changed:
+        raise BadInput(
+            f"{path} is the last checkpoint of a complete run with another configuration, {', '.join(changed)}: set it back "
+            "to see its results, raise training.epochs to train on, or start a new run (another output.dir)"
+        )
+
+
+def _may_change(key: str, keys: Mapping[str, Any]) -> bool:
+    """Return whether the results of a complete run answer for another value of this key as well."""
+    section = key.partition(".")[0]
+    return key in _ANY_VALUE or section == "checkpoint" or (section == "crosscheck" and not keys.get(_RECORD))
 
 
 def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:

@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print, and return the exit code."""
     open_streams()
-    parser = _Parser(prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(prog="twinstep compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     try:

@@ -57,7 +57,11 @@ def accepted(schema: Schema) -> str:
 
 
 def _fields(prefix: str, table: Schema, schema: Schema) -> Iterator[tuple[str, Schema]]:
-    for name, own in table["properties"].items():
+    properties = table["properties"]
+    first = {
+        name: properties[name] for name in ("name",) if name in properties
+    }  # it chooses among the section's tables
+    for name, own in (first | properties).items():
         yield f"{prefix}.{name}", own
         if "$ref" in own.get("items", ()):  # an array of tables
             yield from _fields(f"{prefix}.{name}", _definition(own["items"], schema), schema)

@@ -2,13 +2,15 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from distrib.config.fields import types
-from distrib.config.messages import explain
+from distrib.config.messages import COMMAND_LINE, explain
+from distrib.config.variants import drop_replaced, replaces_a_variant
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, read
 
@@ -19,22 +21,40 @@ _LARGEST = 2**17  # bytes of a recipe; those of the project have less than a tho
 _DEEPEST = 6  # tables and arrays within each other; optimizer.groups has three
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[Model]):
+    """A checked configuration, and how it came about."""
+
+    config: Model
+    origin: Mapping[str, str]  # by dotted key, where its value was set; a key that is not in it has its default
+    notes: Sequence[str]  # what the person should know who gave the command
+
+
 def load(model: type[Model], recipe: Path, overrides: Sequence[str] = ()) -> Model:
+    """Return the configuration of a recipe and overrides, as `resolve` does."""
+    return resolve(model, recipe, overrides).config
+
+
+def resolve(model: type[Model], recipe: Path, overrides: Sequence[str] = ()) -> Resolved[Model]:
     """Read `recipe`, apply the overrides (`["--training.epochs", "6", …]`), check everything against `model`.
 
     Raises BadInput, with every problem found, in words that name the key and the fix; OSError for a disk that breaks.
     """
     table = read_toml(recipe)
-    origin = {key: str(recipe) for key in _leaves(table)}
+    given: Table = {}
     for key, text in split_overrides(model, overrides):
-        value = parse_value(model, key, text)
-        _expect_shallow({key: value}, f"--{_cut(key)}")
+        given[key] = parse_value(model, key, text)
+        _expect_shallow({key: given[key]}, f"--{_cut(key)}")
+    if replaces_a_variant(model, table, given):
+        _expect_known_keys(model, table, str(recipe))  # before some of them go
+    notes = drop_replaced(model, table, given, str(recipe))
+    origin = dict.fromkeys(_leaves(table), str(recipe)) | dict.fromkeys(given, COMMAND_LINE)
+    for key, value in given.items():
         _put(table, key, value)
-        origin[key] = "the command line"
     try:
-        return model.model_validate(table)
+        return Resolved(model.model_validate(table), origin, notes)
     except ValidationError as error:
-        raise BadInput(explain(error, model, origin)) from None
+        raise BadInput(explain(error.errors(include_url=False), model, origin, str(recipe))) from None
 
 
 def read_toml(path: Path) -> Table:
@@ -65,7 +85,7 @@ def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tu
         flag = rest.pop(0)
         if not flag.startswith("--") or flag == "--":
             raise BadInput(
-                f"argument {flag!r}: expected an override like --training.epochs 6 "
+                f"argument {flag!r} of the command line: expected an override like --training.epochs 6 "
                 "(one recipe comes first, then --section.key value pairs)"
             )
         key, equals, value = flag[2:].partition("=")
@@ -120,6 +140,16 @@ def _expect_shallow(table: Table, what: str) -> None:
     raise BadInput(f"{what}: tables and arrays are nested more than {_DEEPEST} levels deep, and no key is (see --help)")
 
 
+def _expect_known_keys(model: type[BaseModel], table: Table, recipe: str) -> None:
+    """Raise BadInput for keys of the recipe that do not exist, or do not belong to the variant that it names itself."""
+    try:
+        model.model_validate(table)
+    except ValidationError as error:
+        unknown = [detail for detail in error.errors(include_url=False) if detail["type"] == "extra_forbidden"]
+        if unknown:
+            raise BadInput(explain(unknown, model, dict.fromkeys(_leaves(table), recipe), recipe)) from None
+
+
 def _cut(key: str) -> str:
     return key if len(key) <= 100 else key[:100] + "…"
 
@@ -129,7 +159,7 @@ def _put(table: Table, key: str, value: Any) -> None:
     for name in parents:
         below = table.setdefault(name, {})
         if not isinstance(below, dict):
-            raise BadInput(f"--{key}: {name} is not a table in this recipe")
+            raise BadInput(f"--{key} on the command line: {name} is not a table in this recipe")
         table = cast(Table, below)
     table[last] = value
 

@@ -1,16 +1,22 @@
 """pydantic's findings in the words of the person who wrote the recipe."""
 
+import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from distrib.config.fields import tables
+from distrib.errors import BadInput
 
+COMMAND_LINE = "the command line"
+"""The origin of a value that no recipe gave."""
 _SHOWN = 20  # problems
+_KEY = re.compile(r"\b([a-z_]+(?:\.[a-z_]+)+)( = )?")
 _REPR = reprlib.Repr()  # it cuts what is very long
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
@@ -21,33 +27,71 @@ _TOML_WORDS = {
 }
 
 
-def explain(error: ValidationError, model: type[BaseModel], origin: Mapping[str, str]) -> str:
+def explain(details: Sequence[ErrorDetails], model: type[BaseModel], origin: Mapping[str, str], recipe: str) -> str:
     """Return one paragraph that says of each problem its key, where it was set, its value, and what is accepted."""
-    details = error.errors(include_url=False)
     more = [f"{len(details) - _SHOWN} more problems"] if len(details) > _SHOWN else []
-    return "; also ".join([*(_one(detail, model, origin) for detail in details[:_SHOWN]), *more])
+    return "; also ".join([*(_one(detail, model, origin, recipe) for detail in details[:_SHOWN]), *more])
 
 
-def _one(detail: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]) -> str:
+def with_origins(message: str, origin: Mapping[str, str], defaults: Collection[str] = ()) -> str:
+    """Return the message, and where each key was set that it gives with its value, or, if it gives none, each that it names.
+
+    A key among `defaults` that was set nowhere has its default, and that is said as well.
+    """
+    named = cast("list[tuple[str, str]]", _KEY.findall(message))
+    keys = dict.fromkeys(key for key, equals in named if equals and (key in origin or key in defaults))
+    keys = keys or dict.fromkeys(key for key, _ in named if key in origin)
+    told = [f"{key} is {f'from {origin[key]}' if key in origin else 'the default'}" for key in keys]
+    return "; ".join([message, ", ".join(told)] if told else [message])
+
+
+@contextmanager
+def telling_origins(origin: Mapping[str, str], defaults: Collection[str]) -> Generator[None]:
+    """Add to a BadInput that is raised meanwhile where the keys were set that it is about."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(with_origins(str(error), origin, defaults)) from error
+
+
+def as_toml(value: Any) -> str:
+    """Return a value about as TOML writes it, cut if it is long."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _REPR.repr(list(cast("tuple[object, ...]", value)) if isinstance(value, tuple) else value)
+
+
+def _one(detail: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str], recipe: str) -> str:
     key, variant = _dotted(detail["loc"], model)
     where = _where(key, origin)
     kind, value = detail["type"], _REPR.repr(detail["input"])
     if kind == "extra_forbidden":
         return f"unknown key {key}{where}{_hint(key, variant, model)}"
     if kind in ("missing", "union_tag_not_found"):
-        names = ", ".join(_names(key, model))
-        return f"{key}.name is missing: set it to one of {names}" if names else f"{key} is missing: set it"
+        return _missing(key, variant, model, origin, recipe)
     if kind == "union_tag_invalid":
         chosen = cast(dict[str, object], detail["input"]).get("name")
+        where = _where(f"{key}.name", origin)
         return f"{key}.name = {_REPR.repr(chosen)}{where} is not known: accepted are {', '.join(_names(key, model))}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{key} = {value}{where}: it must be a table"
     message = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error" and (not key or key in model.model_fields):
-        return message  # a rule over several keys: the message names them
+        return with_origins(message, origin)  # a rule over several keys: the message names them
     for words, toml in _TOML_WORDS.items():
         message = message.replace(words, toml)
     return f"{key} = {value}{where}: {message}"
+
+
+def _missing(key: str, variant: str | None, model: type[BaseModel], origin: Mapping[str, str], recipe: str) -> str:
+    if names := _names(key, model):
+        return f"{key}.name is missing: set it to one of {', '.join(names)}, in {recipe} or by --{key}.name"
+    if variant and key.count(".") == 1:
+        choice = f"{key.partition('.')[0]}.name"
+        return f"{key} is missing: {choice} = {variant}{_where(choice, origin)} needs it; set it"
+    return f"{key} is missing{_where(key, origin)}: set it"
 
 
 def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, str | None]:
@@ -76,19 +120,22 @@ def _hint(key: str, variant: str | None, model: type[BaseModel]) -> str:
     table = plain.rpartition(".")[0]
     known = [key for t in tables(model) if variant is None or t.name in (None, variant) for key in t.fields]
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == table} if table else {}
-    near = get_close_matches(last, list(siblings), n=1, cutoff=0.5)
-    if near:
-        return f": did you mean {siblings[near[0]]}?"
+    deepest_first = sorted(known, key=lambda k: -k.count("."))
+    anywhere = {k.rpartition(".")[2]: k for k in deepest_first}
+    # A slip of the pen in the right section comes before the right name in the wrong one, and that before a rough likeness.
     if siblings:
-        return f": accepted are {', '.join(dict.fromkeys(siblings.values()))}"
+        near = _near(last, siblings, 0.75) or _near(last, anywhere, 0.85) or _near(last, siblings, 0.5)
+        return f": did you mean {near}?" if near else f": accepted are {', '.join(dict.fromkeys(siblings.values()))}"
     # An unknown section, or no section at all: `--trainig.epochs 6`, `--epochs 6`.
-    sections = list(model.model_fields)
-    near = get_close_matches(section, sections, n=1, cutoff=0.6)
-    if not near:
-        deepest_first = sorted(known, key=lambda k: -k.count("."))
-        anywhere = {k.rpartition(".")[2]: k for k in deepest_first}
-        near = [anywhere[name] for name in get_close_matches(last, list(anywhere), n=1, cutoff=0.7)]
-    return f": did you mean {near[0]}?" if near else f": accepted are {', '.join(sections)}"
+    sections = {name: name for name in model.model_fields}
+    near = _near(section, sections, 0.6) or _near(last, anywhere, 0.7)
+    return f": did you mean {near}?" if near else f": accepted are {', '.join(sections)}"
+
+
+def _near(name: str, known: Mapping[str, str], cutoff: float) -> str | None:
+    """Return what stands in `known` under the name most like this one, if one is as much like it."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return known[matches[0]] if matches else None
 
 
 def _names(section: str, model: type[BaseModel]) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from distrib import counter_rng
 from distrib.data.augment import Normalize, augment
 from distrib.data.images import Split
+from distrib.display import count
 from distrib.errors import BadInput
 
 _ORDER = 0  # stream; see augment.py for the others
@@ -37,12 +38,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.batch_size > self.num_images:
             raise BadInput(
-                f"training.batch_size = {self.batch_size} is more than the {self.num_images} training images: "
+                f"training.batch_size = {self.batch_size} is more than the {count(self.num_images, 'training image')}: "
                 "choose a smaller batch"
             )
         if self.batch_size // self.accumulate < self.world_size:
             raise BadInput(
-                f"training.batch_size = {self.batch_size} in {self.accumulate} part(s) leaves some of "
+                f"training.batch_size = {self.batch_size} in {count(self.accumulate, 'part')} leaves some of "
                 f"{self.world_size} ranks without an image: raise the batch size, or use fewer ranks or parts"
             )
 

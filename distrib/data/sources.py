@@ -5,6 +5,7 @@ from dataclasses import replace
 from distrib.data import cifar10, folder, synthetic
 from distrib.data.config import DataConfig
 from distrib.data.images import SIZE, Dataset
+from distrib.display import count
 from distrib.errors import BadInput
 from distrib.files import expand_path
 from distrib.system import memory
@@ -41,7 +42,7 @@ def load(config: DataConfig, source: str) -> Dataset:
     for name, split in (("train", train), ("test", test)):
         if len(split) < len(dataset.classes):
             raise BadInput(
-                f"data.{name}_images leaves {len(split)} image(s) for {len(dataset.classes)} classes: "
+                f"data.{name}_images leaves {count(len(split), 'image')} for {len(dataset.classes)} classes: "
                 "use at least one image a class"
             )
     return dataset

@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Look at everything, print what was found, and return the exit code."""
-    parser = _Parser(prog="doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(prog="twinstep doctor", description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path("runs"), help="where runs are to be (default: %(default)s)")
     folder: Path = parser.parse_args(arguments).dir
     found = list(software.look())

@@ -43,8 +43,11 @@ class AdamGroup(_Group):
 
 
 class _Common(Section):
-    lr: Number = 1e-3
-    """Learning rate; under a schedule, what its factor multiplies."""
+    """What means the same for every optimizer, so that a value of a recipe stays when the command line chooses another one.
+
+    Learning rates and decays do not: each optimizer has its own scale, and declares them for itself.
+    """
+
     maximize: bool = False
     """Ascend instead of descend."""
     foreach: bool | None = None
@@ -74,6 +77,8 @@ class SGD(_Common):
 
     name: Literal["sgd"] = "sgd"
     """The optimizer: sgd, adam or adamw."""
+    lr: Number = 1e-3
+    """Learning rate; under a schedule, what its factor multiplies."""
     momentum: Fraction = 0.0
     """Momentum factor of the buffer."""
     dampening: Fraction = 0.0
@@ -107,6 +112,8 @@ class SGD(_Common):
 
 
 class _AdamLike(_Common):
+    lr: Number = 1e-3
+    """Learning rate; under a schedule, what its factor multiplies."""
     betas: Betas = (0.9, 0.999)
     """Decay rates of the first and second moments."""
     eps: Number = 1e-8

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from distrib.config.section import Positive, PositiveNumber, Section
+from distrib.display import count
 from distrib.errors import BadInput
 
 Factor = Callable[[int], float]
@@ -144,7 +145,7 @@ class Cosine(_Schedule):
         warmup, total = run.updates(self.warmup, self.unit), run.total_updates
         if warmup >= total:
             raise BadInput(
-                f"schedule.warmup = {self.warmup} {self.unit} is {warmup} updates, and the whole run has "
+                f"schedule.warmup = {count(self.warmup, self.unit[:-1])} is {count(warmup, 'update')}, and the whole run has "
                 f"{total}: shorten the warm-up, or raise training.epochs"
             )
 
@@ -207,7 +208,8 @@ def _anneal(start: float, end: float, done: float) -> float:
 def _require_end(key: str, value: object, unit: Unit, end: int, run: RunLength) -> None:
     """Raise BadInput if gamma is only applied at update `end`, which the run never reaches."""
     if end >= run.total_updates:
+        length = count(value, unit[:-1]) if isinstance(value, int) else f"{value} {unit}"
         raise BadInput(
-            f"schedule.{key} = {value} {unit} goes to update {end}, and the whole run has {run.total_updates}: gamma would "
+            f"schedule.{key} = {length} goes to update {end}, and the whole run has {run.total_updates}: gamma would "
             "never be applied there; choose less, or raise training.epochs"
         )

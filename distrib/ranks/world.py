@@ -14,6 +14,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
+from distrib.display import count
 from distrib.errors import BadInput
 from distrib.ranks.meeting import meet
 
@@ -52,7 +53,7 @@ def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> No
         if wanted > 1
         else "one process is `accelerate launch --config_file launch/cpu.yaml -m distrib.train RECIPE` (launch/gpu.yaml on a GPU)"
     )
-    raise BadInput(f"training.world_size = {wanted}, but this run has {there} process(es): {hint}")
+    raise BadInput(f"training.world_size = {wanted}, but this run has {count(there, 'process')}: {hint}")
 
 
 def _check_gpus(environment: Mapping[str, str]) -> None:
@@ -63,7 +64,8 @@ def _check_gpus(environment: Mapping[str, str]) -> None:
     if found < here and (found or given):
         allocated = f", and SLURM gave this job {given}" if given else ""
         raise BadInput(
-            f"{here} process(es) were started on {socket.gethostname()}, where PyTorch sees {found} GPU(s){allocated}: "
+            f"{count(here, 'process')} {'was' if here == 1 else 'were'} started on {socket.gethostname()}, where PyTorch sees "
+            f"{count(found, 'GPU')}{allocated}: "
             "start one process a GPU, ask for as many GPUs (sbatch --gpus-per-node), or set CUDA_VISIBLE_DEVICES to nothing "
             "to train on the CPU; `nvidia-smi` and `python -c 'import torch; print(torch.version.cuda)'` say what is there"
         )

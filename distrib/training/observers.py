@@ -125,8 +125,8 @@ class Observers:
         self._write("epoch", step, values)
         run.display.line(
             f"epoch {run.plan.epoch_of(step)}/{run.config.training.epochs}  loss {progress.train_loss:.4f}  "
-            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s  "
-            f"skipped steps {run.update.skipped}"
+            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s"
+            + (f"  skipped steps {run.update.skipped}" if run.precision.scaler.is_enabled() else "")
         )
         if self.page is not None and self.page.due(epoch_ended=True):
             self.page.write(self.run.folder)

@@ -17,7 +17,6 @@ from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
 from distrib.data.images import SIZE, Dataset, Split
 from distrib.display import Display
-from distrib.errors import BadInput
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
 from distrib.optim.schedule import RunLength
@@ -217,7 +216,7 @@ def _inference(classes: Sequence[str], mean: Tensor, std: Tensor) -> Inference:
 
 
 def _resume(run: Run) -> None:
-    """Put back the checkpoint to continue from, if there is one. Raises BadInput, also for one beyond the run's last step."""
+    """Put back the checkpoint to continue from, if there is one. Raises BadInput."""
     run.resumed = resume.continue_from(
         run.config.checkpoint,
         run.config.keys(),
@@ -227,12 +226,8 @@ def _resume(run: Run) -> None:
         run.display,
         run.update,
         steps_per_epoch=run.plan.steps_per_epoch,
+        total_steps=run.total_steps,
     )
-    if run.resumed.step > run.total_steps:
-        raise BadInput(
-            f"checkpoint {run.resumed.path} is at step {run.resumed.step}, beyond the {run.total_steps} "
-            f"steps of training.epochs = {run.config.training.epochs}: raise training.epochs, or start a new run (another output.dir)"
-        )
 
 
 def _distribute(run: Run) -> None:

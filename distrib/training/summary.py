@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from distrib.data.images import as_bytes
-from distrib.display import Display
+from distrib.display import Display, count
 from distrib.errors import RunFault
 from distrib.files import read_json, write_json
 from distrib.optim.optimizer import implementation
@@ -116,11 +116,12 @@ def print_closing_lines(display: Display, result: dict[str, Any], folder: Path) 
     """Print the closing lines of a run."""
     speed = result["images_per_second"]
     display.say(
-        f"done: test accuracy {result['test_accuracy']:.2%} on {result['dataset']} after {result['epochs']} epochs "
-        f"({result['applied_updates']} updates of {'fused ' if result['fused'] else ''}{result['optimizer']}, "
-        f"{result['skipped_steps']} skipped)"
+        f"done: test accuracy {result['test_accuracy']:.2%} on {result['dataset']} after "
+        f"{count(result['epochs'], 'epoch')} "
+        f"({count(result['applied_updates'], 'update')} of {'fused ' if result['fused'] else ''}{result['optimizer']}"
+        + (f", {result['skipped_steps']} skipped)" if result["precision"] == "fp16" else ")")
         + (f", {speed:,.0f} images/s" if speed else "")
-        + f" with {result['world_size']} process(es) on {result['device']}"
+        + f" with {count(result['world_size'], 'process')} on {result['device']}"
     )
     trace = "" if result["crosscheck"]["verdict"] == NOT_RECORDED else ", trace/"
     page = f"{PAGE}, " if available() else ""

@@ -308,14 +308,20 @@ def test_without_jax_it_says_what_to_install(trace: Path) -> None:
     result = run_without(JAX, COMMAND, "replay", trace)
     assert (result.returncode, result.stdout) == (2, "")
     message = result.stderr.splitlines()[0]
-    assert message == "bad input: replay needs jax, which is not installed: pip install 'twinstep[replay]'"
+    assert message == (
+        "bad input: replay needs jax, which is not installed: pip install -e '.[replay]' in a checkout, "
+        "or pip install 'twinstep[replay]' from an index"
+    )
 
 
 def test_without_torch_the_atlas_says_what_to_install() -> None:
     result = run_without(TORCH, COMMAND, "atlas")
     assert (result.returncode, result.stdout) == (2, "")
     message = result.stderr.splitlines()[0]
-    assert message == "bad input: atlas needs torch, which is not installed: pip install 'twinstep[train]'"
+    assert message == (
+        "bad input: atlas needs torch, which is not installed: pip install -e '.[train]' in a checkout, "
+        "or pip install 'twinstep[train]' from an index"
+    )
 
 
 def test_without_torch_it_replays(trace: Path) -> None:

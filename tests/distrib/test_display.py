@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distrib.display import Display, print_error
+from distrib.display import Display, count, print_error
 from tests.support import ROOT
 
 
@@ -135,3 +135,11 @@ def test_a_closed_stream_is_not_given_to_a_file(closed: int, tmp_path: Path) -> 
     assert found.stdout == ("" if closed == 1 else "said \\xfc\n")
     assert found.stderr == ("" if closed == 2 else "told\n")
     assert (tmp_path / "a").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "thing", "said"),
+    [(1, "epoch", "1 epoch"), (0, "step", "0 steps"), (2, "process", "2 processes"), (1, "process", "1 process")],
+)
+def test_one_is_no_plural(number: int, thing: str, said: str) -> None:
+    assert count(number, thing) == said

@@ -43,11 +43,17 @@ def images(tmp_path: Path) -> Path:
         (["nowhere.toml"], ["nowhere.toml", "launch/recipes"]),
         ([QUICKSTART, "--training.epoch=3"], ["training.epoch", "did you mean training.epochs"]),
         ([QUICKSTART, "--training.epochs=0"], ["training.epochs = 0", "greater than or equal to 1"]),
-        ([QUICKSTART, "--optimizer.dampening=0.5"], ["dampening", "Nesterov"]),
+        (
+            [QUICKSTART, "--optimizer.dampening=0.5"],
+            ["dampening", "Nesterov", "optimizer.dampening is from the command line"],
+        ),
         ([RECIPES / "adam-onecycle.toml", "--optimizer.momentum=0.9"], ["optimizer.momentum", "belongs to sgd"]),
         ([QUICKSTART, "--data.source=folder:/nowhere"], ["data.source", "/nowhere", "no such folder"]),
         ([QUICKSTART, *SMALL, "--output.dir=/dev/null/run"], ["output.dir", "/dev/null/run"]),
-        ([QUICKSTART, *SMALL, "--training.world_size=2"], ["training.world_size = 2", "launch/cpu-2.yaml"]),
+        (
+            [QUICKSTART, *SMALL, "--training.world_size=2"],
+            ["training.world_size = 2", "launch/cpu-2.yaml", "_size is from the command line"],
+        ),
         ([QUICKSTART, *SMALL, "--training.accumulate=3"], ["training.accumulate = 3", "batch_size = 32", "divisor"]),
         (
             [RECIPES / "article-sgd.toml", *SMALL, "--schedule.name=multistep", "--schedule.milestones=[1, 5]"],
@@ -55,7 +61,7 @@ def images(tmp_path: Path) -> Path:
         ),
         (
             [RECIPES / "article-sgd.toml", *SMALL, "--schedule.name=cosine", "--schedule.warmup=2"],
-            ["schedule.warmup = 2 epochs", "the whole run has 20"],
+            ["schedule.warmup = 2 epochs", "the whole run has 20", "; schedule.warmup is from the command line"],
         ),
         ([QUICKSTART, *SMALL, "--checkpoint.resume=/nowhere"], ["checkpoint.resume", "/nowhere"]),
     ],

@@ -69,7 +69,7 @@ def test_the_launch_that_silently_starts_one_process_is_refused(tmp_path: Path, 
     options = (*SMALL, "--training.world_size=2", "--output.dir", tmp_path)
     code, _, err = run("-q", "--cpu", "--num_processes", "2", "-m", "distrib.train", QUICKSTART, *options)
     assert code != 0
-    assert "training.world_size = 2, but this run has 1 process(es)" in err
+    assert "training.world_size = 2, but this run has 1 process:" in err
     assert "launch/cpu-2.yaml" in err
 
 

@@ -14,13 +14,13 @@ from tests.support import QUICKSTART, SMALL, Result, train
 
 def another_recipe(overrides: Sequence[str], rank: int) -> None:
     """Give rank 1 these overrides as well."""
-    load: Any = distrib.start.load
+    resolve: Any = distrib.start.resolve
 
     def with_more(model: Any, recipe: Path, given: Sequence[str]) -> Any:
-        return load(model, recipe, [*given, *overrides])
+        return resolve(model, recipe, [*given, *overrides])
 
     if rank == 1:
-        setattr(distrib.start, "load", with_more)  # noqa: B010
+        setattr(distrib.start, "resolve", with_more)  # noqa: B010
 
 
 def other_images(rank: int) -> None:

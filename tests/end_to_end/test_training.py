@@ -25,8 +25,11 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path])
     assert result.code == 0
     assert result.err == ""
-    assert result.out.count("epoch ") == 2
+    assert "320 training images, 2 epochs of 10 steps, global batch 32 on 1 process, " in result.out
+    assert result.out.count("\nepoch ") == 2
     assert "done: test accuracy" in result.out
+    assert " after 2 epochs (20 updates of fused SGD), " in result.out
+    assert "skipped" not in result.out, "without a loss scale no step can be"
     assert str(tmp_path) in result.out.splitlines()[-1]
     summary = read_json(tmp_path / "summary.json")
     assert set(summary) == SUMMARY_KEYS
@@ -104,8 +107,11 @@ def test_options_of_the_update_path_work_together(tmp_path: Path) -> None:
 
 def test_fp16_counts_the_steps_it_skips(tmp_path: Path) -> None:
     """The first loss scale is far too high, so the first steps overflow; then the run goes on."""
-    summary = train_well(tmp_path, *SMALL, *OVERFLOWING)
+    [result] = train([QUICKSTART, *SMALL, *OVERFLOWING, "--output.dir", tmp_path])
+    summary = read_json(tmp_path / "summary.json")
     assert summary["precision"] == "fp16"
+    for words in (f"  skipped steps {summary['skipped_steps']}\n", f", {summary['skipped_steps']} skipped)"):
+        assert words in result.out
     assert summary["skipped_steps"] >= 1
     assert summary["applied_updates"] + summary["skipped_steps"] == 20
     skipped = f"{summary['skipped_steps']} of 20 steps were skipped"
@@ -169,12 +175,17 @@ def test_a_stopped_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     assert happened == [("start", 0), ("stop", status["step"]), ("resume", status["step"]), ("done", 200)]
 
 
-def test_a_complete_run_started_again_says_so_and_keeps_its_summary(tmp_path: Path) -> None:
+def test_a_complete_run_answers_for_its_own_configuration_only(tmp_path: Path) -> None:
     train_well(tmp_path, *SMALL)
     before = (tmp_path / "summary.json").read_bytes()
     [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path])
     assert result.code == 0
     assert "complete" in result.out
+    assert (tmp_path / "summary.json").read_bytes() == before
+    [result] = train([QUICKSTART, *SMALL, "--optimizer.lr=0.01", "--output.dir", tmp_path])
+    assert (result.code, result.out) == (2, "")
+    for words in ("optimizer.lr = 0.01 (0.02 then)", "set it back", "optimizer.lr is from the command line"):
+        assert words in result.err
     assert (tmp_path / "summary.json").read_bytes() == before
 
 

@@ -146,7 +146,7 @@ def in_the_middle(report: Report) -> list[str]:
 
 
 @pytest.mark.parametrize(("first_step", "steps"), [(1, "sampled"), (1, []), (8, [])])
-@pytest.mark.parametrize(("make", "said"), [(adam, "had taken 7 step(s)"), (dampened, "held a state already")])
+@pytest.mark.parametrize(("make", "said"), [(adam, "had taken 7 steps:"), (dampened, "held a state already")])
 def test_a_recorder_attached_in_the_middle_is_told(
     make: Any, said: str, steps: Any, first_step: int, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ BLAMED = {
 def test_what_is_around_the_optimizer_does_not_make_it_wrong(check: str) -> None:
     assert headline(report(finding(check))) == (
         f"mismatch: adamw (single on cpu) matches; {BLAMED[check]}: something is off; "
-        "8 steps, 1,100 elements of 2 tensors, 1 finding(s)"
+        "8 steps, 1,100 elements of 2 tensors, 1 finding"
     )
 
 
@@ -82,7 +82,7 @@ def test_the_optimizer_s_own_mismatch_comes_first() -> None:
         report(finding("gradient", step=1, cause="not clipped"), finding("optimizer", cause="beta1 is off"))
     )
     assert line == (
-        "mismatch: AdamW (single on cpu) is not adamw; 8 steps, 1,100 elements of 2 tensors, 2 finding(s): beta1 is off "
+        "mismatch: AdamW (single on cpu) is not adamw; 8 steps, 1,100 elements of 2 tensors, 2 findings: beta1 is off "
         "(mismatch around it: gradient)"
     )
 
@@ -94,7 +94,7 @@ def test_a_match_says_in_its_first_line_how_many_claims_were_not_tested() -> Non
         checks={"optimizer": "match", "gradient": "match"},
         claims_not_tested=("clip_norm = 1: nothing was clipped",),
     )
-    assert headline(matching).endswith("; around it: gradient match; 1 claim(s) not tested")
+    assert headline(matching).endswith("; around it: gradient match; 1 claim not tested")
     assert "claim not tested by this record: clip_norm = 1: nothing was clipped" in str(matching).splitlines()
 
 
@@ -119,4 +119,10 @@ def test_a_finding_names_every_tensor_that_shows_it(tmp_path: Path) -> None:
         take_steps(optimizer, parameters, range(1, 4))
     found = replay(tmp_path / "trace")
     assert set(found.findings[0].tensors) == {"group0.0", "group0.1", "group0.2"}
-    assert " of 3 tensors at 3 step(s), 1 to 3" in str(found)
+    assert " of 3 tensors at 3 steps, 1 to 3" in str(found)
+
+
+def test_one_is_no_plural() -> None:
+    assert "; 1 step, 1 element of 1 tensor, 1 finding: " in headline(
+        replace(report(finding("optimizer")), steps=1, elements=1, tensors=1)
+    )

@@ -30,13 +30,20 @@ IDENTITY = Identity(
     hardware="GenuineIntel AVX512",
 )
 INFERENCE = Inference(classes=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, image_size=32)
-STEPS_PER_EPOCH = 4
+STEPS_PER_EPOCH, TOTAL_STEPS = 4, 12
 KEYS: dict[str, Any] = {
     "training.epochs": 3,
     "optimizer.lr": 0.5,
     "optimizer.momentum": 0.9,
+    "training.threads": 1,
+    "data.augment": True,
+    "data.root": "/a",
     "checkpoint.keep": 3,
     "output.dir": "a",
+    "output.trackers": [],
+    "crosscheck.record": False,
+    "crosscheck.steps": "sampled",
+    "crosscheck.replay": True,
 }
 
 
@@ -88,6 +95,7 @@ class Caller:
             Display(main=True, quiet=True),
             self.fresh.update,
             steps_per_epoch=STEPS_PER_EPOCH,
+            total_steps=TOTAL_STEPS,
         )
 
 
@@ -297,3 +305,63 @@ def test_keys_without_effect_on_the_weights_are_not_said(
     path = Trainer().save(tmp_path, 1)
     go(tmp_path, keys={"checkpoint.keep": 9, "output.dir": "b"})
     assert capsys.readouterr().out == f"continuing from {path}\n"
+
+
+# A complete run
+
+RECORDED = {"crosscheck.record": True}
+OTHERS: list[
+    tuple[dict[str, Any], dict[str, Any]]
+] = [  # what the run was trained with, and what it is started again with
+    ({}, {"optimizer.lr": 0.25}),
+    ({}, {"data.augment": False}),
+    ({}, {"output.trackers": ["tensorboard"]}),
+    ({}, RECORDED),
+    (RECORDED, RECORDED | {"crosscheck.steps": "all"}),
+]
+THE_SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({}, {"checkpoint.keep": 9, "output.dir": "b", "output.quiet": True, "data.root": "/b", "training.threads": 2}),
+    ({}, {"optimizer.betas": [0.9, 0.999]}),  # a key of a later version
+    (RECORDED, {"crosscheck.record": False, "crosscheck.steps": "all"}),
+    (RECORDED, RECORDED | {"crosscheck.replay": False}),
+]
+
+
+@pytest.mark.parametrize(("then", "now"), OTHERS)
+def test_a_complete_run_is_not_the_answer_to_another_question(
+    go: Caller, then: dict[str, Any], now: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Trainer().save(tmp_path, TOTAL_STEPS, config=KEYS | then)
+    with pytest.raises(BadInput) as caught:
+        go(tmp_path, keys=now)
+    changed = {key: value for key, value in now.items() if (KEYS | then)[key] != value}
+    for key, value in changed.items():
+        assert f"{key} = {value} ({(KEYS | then)[key]} then)" in str(caught.value)
+    for words in (str(path), "complete run", "set it back", "raise training.epochs", "output.dir"):
+        assert words in str(caught.value)
+    assert capsys.readouterr().out == ""
+    assert go.fresh.update.applied == 0
+
+
+@pytest.mark.parametrize(("then", "now"), THE_SAME)
+def test_a_complete_run_answers_for_the_same_configuration(
+    go: Caller, then: dict[str, Any], now: dict[str, Any], tmp_path: Path
+) -> None:
+    path = Trainer().save(tmp_path, TOTAL_STEPS, config=KEYS | then)
+    assert go(tmp_path, keys=now).path == path
+
+
+@pytest.mark.parametrize(("then", "now"), OTHERS)
+def test_a_run_that_is_not_complete_goes_on_with_other_values(
+    go: Caller, then: dict[str, Any], now: dict[str, Any], tmp_path: Path
+) -> None:
+    Trainer().save(tmp_path, TOTAL_STEPS - 1, config=KEYS | then)
+    assert go(tmp_path, keys=now).step == TOTAL_STEPS - 1
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(go: Caller, tmp_path: Path) -> None:
+    path = Trainer().save(tmp_path, TOTAL_STEPS + 1)
+    said = refusal(go, tmp_path)
+    for words in (str(path), "at step 13, beyond the 12 steps of training.epochs = 3", "raise training.epochs"):
+        assert words in said

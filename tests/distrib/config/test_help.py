@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from distrib.config.help import help_text
+from distrib.errors import BadInput
 from distrib.training.recipe import RunConfig
 from tests.distrib.recipes import OPTIMIZERS, SCHEDULES
 
@@ -45,7 +46,7 @@ ALL_FIELDS = [
 def test_help_lists_every_field(section: str, cls: type[BaseModel], field: str) -> None:
     info = cls.model_fields[field]
     entry = re.search(
-        rf"^  --{section}\.{field} = (?P<default>.+?)   \((?P<accepts>.+)\)\n(?P<meaning>(?:      .*\n?)+)",
+        rf"^  --{section}\.{field} = (?P<default>.+?)\s+\((?P<accepts>.+)\)\n(?P<meaning>(?:      .*\n?)+)",
         block(section, cls),
         re.MULTILINE,
     )
@@ -120,3 +121,29 @@ def test_help_says_what_is_accepted(key: str, accepts: str) -> None:
 )
 def test_help_explains_the_command(words: str) -> None:
     assert words in HELP
+
+
+def test_help_fits_80_columns() -> None:
+    assert max(map(len, HELP.splitlines())) <= 80
+
+
+def test_help_lists_the_sections_and_their_names_first() -> None:
+    overview = HELP.partition("\n[data]")[0]
+    for section in RunConfig.model_fields:
+        assert f"\n  {section} " in overview
+    assert " | ".join(OPTIMIZERS) in overview
+
+
+@pytest.mark.parametrize("section", RunConfig.model_fields)
+def test_help_on_one_section(section: str) -> None:
+    text = help_text(RunConfig, section)
+    assert {line.partition("]")[0] for line in text.splitlines() if line.startswith("[")} == {f"[{section}"}
+    assert text.strip() in HELP
+
+
+@pytest.mark.parametrize(
+    ("section", "hint"), [("optimiser", "did you mean optimizer?"), ("zzz", "there are data, model, training")]
+)
+def test_help_on_a_section_that_does_not_exist(section: str, hint: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(f"--help {section}: there is no such section: {hint}")):
+        help_text(RunConfig, section)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.config.fields import all_fields
 from distrib.config.load import load as load_recipe
+from distrib.config.messages import telling_origins
 from distrib.errors import BadInput
 from distrib.job.run_folder import OutputConfig
 from distrib.optim.optimizer import SGD
@@ -184,6 +185,62 @@ def test_messages_speak_toml(refused: Refuse, arguments: list[str], text: str, w
     assert not re.search("tuple|dictionary|instance", message)
 
 
+@pytest.mark.parametrize("place", ["recipe.toml", "the command line"])
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        (["optimizer.nesterov = true"], "optimizer.nesterov"),
+        (["training.clip_norm = 1", "training.clip_value = 1"], "training.clip_norm"),
+        (["training.accumulate = 3"], "training.accumulate"),
+        (["optimizer.fused = true", "optimizer.foreach = true"], "optimizer.fused"),
+        (["optimizer.differentiable = true"], "optimizer.differentiable"),
+        (["crosscheck.live = 'stop'"], "crosscheck.live"),
+        (["schedule.name = 'poly'"], "schedule.name"),
+        (["schedule.name = 'step'"], "schedule.name"),
+        (["optimizer.groups = [{lr = 0.1}]"], "optimizer.groups.0.pattern"),
+        (["optimizer.groups = 3"], "optimizer.groups"),
+    ],
+)
+def test_rules_and_what_is_missing_say_where_too(refused: Refuse, place: str, lines: list[str], key: str) -> None:
+    if place == "recipe.toml":
+        message = refused(text=SMALLEST + "\n".join(lines))
+    else:
+        message = refused(*(f"--{line}".replace(" = ", "=", 1).replace("'", "") for line in lines))
+    assert key in message
+    assert re.search(rf"from (\S*/)?{re.escape(place)}\b", message), message
+    assert "from the command line" not in message or place == "the command line"
+
+
+def test_a_rule_over_both_says_which_is_which(refused: Refuse) -> None:
+    message = refused("--training.clip_norm=1", text=SMALLEST + "training.clip_value = 1\n")
+    assert re.search(
+        r"; training\.clip_norm is from the command line, training\.clip_value is from \S+recipe\.toml$", message
+    )
+
+
+def test_a_missing_name_says_in_which_file(refused: Refuse) -> None:
+    assert re.search(r"set it to one of sgd, adam, adamw, in \S+recipe\.toml or by --optimizer\.name", refused(text=""))
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("training.batch_size = 128 is more than the images: lower it", "; training.batch_size is from a.toml"),
+        ("schedule.warmup = 2 epochs: raise training.epochs", "; schedule.warmup is the default"),
+        ("no parameter for optimizer.groups", "; optimizer.groups is from the command line"),
+        ("a.b = 3 is no key of ours, and output.dir has its default", ""),
+    ],
+)
+def test_what_only_the_run_finds_out_says_where_too(message: str, told: str) -> None:
+    origin = {"training.batch_size": "a.toml", "optimizer.groups": "the command line"}
+    with (
+        pytest.raises(BadInput) as caught,
+        telling_origins(origin, [*origin, "schedule.warmup", "training.epochs", "output.dir"]),
+    ):
+        raise BadInput(message)
+    assert str(caught.value) == message + told
+
+
 def test_every_problem_is_told_at_once(refused: Refuse) -> None:
     message = refused("--training.epochs", "0", "--optimizer.lr", "-1", "--output.dirr", "x")
     for words in ("training.epochs = 0", "optimizer.lr = -1", "output.dirr", "; also "):
@@ -208,6 +265,13 @@ PLAIN_KEYS = [key for key in all_fields(RunConfig) if key.split(".")[0] not in (
         ("optimizer.nestrov", "optimizer.nesterov"),
         ("epochs", "training.epochs"),
         ("momentum", "optimizer.momentum"),
+        ("training.lr", "optimizer.lr"),
+        ("training.weightdecay", "optimizer.weight_decay"),
+        ("optimizer.clip_norm", "training.clip_norm"),
+        ("optimizer.batch_size", "training.batch_size"),  # not optimizer.betas
+        ("data.dir", "output.dir"),
+        ("model.seed", "training.seed"),
+        ("checkpoint.accumulate", "training.accumulate"),
         ("trainin.epochs", "training"),
         ("optimiser.name", "optimizer"),
     ],

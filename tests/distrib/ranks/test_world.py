@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distrib.display import count
 from distrib.errors import BadInput
 from distrib.ranks import world
 from tests.support import ROOT
@@ -51,7 +52,7 @@ def test_only_the_world_that_was_asked_for(wanted: int | None, there: int | None
         world.check(wanted, environment)
         return
     said = refusal(lambda: world.check(wanted, environment))
-    for word in (f"training.world_size = {wanted}", f"{there or 1} process(es)", "accelerate launch --config_file"):
+    for word in (f"training.world_size = {wanted}", count(there or 1, "process"), "accelerate launch --config_file"):
         assert word in said
     if wanted == 1:
         assert "launch/cpu.yaml" in said
@@ -94,7 +95,7 @@ def test_more_processes_than_gpus(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     said = refusal(lambda: world.check(None, environment | {"LOCAL_WORLD_SIZE": str(ranks)}))
-    for word in (f"{ranks} process(es)", f"{found} GPU(s)", "--gpus-per-node", socket.gethostname()):
+    for word in (count(ranks, "process"), count(found, "GPU"), "--gpus-per-node", socket.gethostname()):
         assert word in said
 
 

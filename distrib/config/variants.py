@@ -1,0 +1,70 @@
+"""A section with variants, such as the optimizer: what of a recipe stays when the command line chooses another one."""
+
+from collections.abc import Iterator, Mapping
+from inspect import get_annotations
+from typing import Any, cast, get_args
+
+from pydantic import BaseModel
+
+from distrib.config.messages import as_toml
+
+
+def drop_replaced(model: type[BaseModel], table: dict[str, Any], given: Mapping[str, Any], recipe: str) -> list[str]:
+    """Take from the recipe's table what was meant for a variant that the command line replaces. Return a note on each section.
+
+    `given` holds the command line's values by dotted key. A key stays if it means the same for both variants, which is so if
+    both inherit it from one class: `fused` of SGD is that of Adam, and a learning rate of SGD is none of Adam's.
+    """
+    notes: list[str] = []
+    for section, old, new in _replaced(model, table, given):
+        own = table[section]
+        dropped = [key for key in own if key != "name" and _owner(old, key) is not _owner(new, key)]
+        told = [key for key in dropped if f"{section}.{key}" not in given]
+        values = ", ".join(f"{key} = {as_toml(own[key])}" for key in told)
+        for key in dropped:
+            del own[key]
+        if told:
+            names = old.model_fields["name"].default, new.model_fields["name"].default
+            were = "was" if len(told) == 1 else "were"
+            notes.append(
+                f"note: {section}.name = {names[1]} (from the command line) in place of {names[0]} (from {recipe}): "
+                f"{values} {were} meant for {names[0]}, and {'is' if len(told) == 1 else 'are'} left out"
+                + _defaults(section, new, told)
+            )
+    return notes
+
+
+def replaces_a_variant(model: type[BaseModel], table: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Return whether the command line chooses another variant of a section than the recipe."""
+    return any(True for _ in _replaced(model, table, given))
+
+
+def _replaced(
+    model: type[BaseModel], table: Mapping[str, Any], given: Mapping[str, Any]
+) -> Iterator[tuple[str, type[BaseModel], type[BaseModel]]]:
+    """Yield each section of which the command line chooses another variant, with the classes of the old and the new one."""
+    for section, info in model.model_fields.items():
+        classes = cast("tuple[type[BaseModel], ...]", get_args(info.annotation))
+        variants = {cls.model_fields["name"].default: cls for cls in classes}
+        own = table.get(section)
+        if not isinstance(own, dict):
+            continue
+        old, new = cast("dict[str, Any]", own).get("name"), given.get(f"{section}.name")
+        if isinstance(old, str) and old != new and old in variants and new in variants:
+            yield section, variants[old], variants[new]
+
+
+def _owner(variant: type[BaseModel], key: str) -> type | None:
+    """Return the class that declares the key for this variant, or None if it has no such key."""
+    if key not in variant.model_fields:
+        return None
+    return next(cls for cls in variant.__mro__ if key in get_annotations(cls))
+
+
+def _defaults(section: str, new: type[BaseModel], keys: list[str]) -> str:
+    """Return what the new variant takes for those of the keys that it has as well."""
+    fields = {key: new.model_fields[key] for key in keys if key in new.model_fields}
+    values = {key: info.default for key, info in fields.items() if not info.is_required() and info.default != ()}
+    shown = ", ".join(f"{section}.{key} = {as_toml(value)}" for key, value in values.items())
+    plural = "s" if len(values) > 1 else ""
+    return f"; {new.model_fields['name'].default} has its default{plural}, {shown}" if values else ""

@@ -1,0 +1,170 @@
+"""`twinstep COMMAND …`: everything a user types, behind one name. Each command also runs as `python -m …`.
+
+The commands have parsers of their own, and their help comes from the configuration's sections; so this only dispatches. It
+imports nothing that takes time before it knows the command: torch and JAX take seconds.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module, metadata
+from io import StringIO
+
+_OURS = ("twinstep", "distrib", "crosscheck")
+_EXIT_BAD_INPUT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: the module whose `main` runs it, and the extra of the package that it needs."""
+
+    module: str
+    extra: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("distrib.train", "train", "train what a recipe says"),
+    "launch": Command("distrib.launcher", "train", "accelerate launch, which ends as the run ends"),
+    "doctor": Command("distrib.doctor.__main__", "train", "what this machine has, and what a run would fail of"),
+    "compare": Command("distrib.compare.__main__", "train", "runs side by side, and the first step at which they part"),
+    "page": Command("distrib.page.__main__", "train", "make the page of a run again"),
+    "predict": Command("distrib.predict", "train", "what the network of a run sees in images"),
+    "bench": Command("distrib.bench", "train", "what the loop costs beside the bare network"),
+    "replay": Command("crosscheck.__main__", "replay", "take each recorded step again with Optax: the verdict"),
+    "watch": Command("crosscheck.__main__", "replay", "the same, while the trace grows"),
+    "record": Command("crosscheck.__main__", "replay", "run a script as it is, record its optimizers, replay"),
+    "atlas": Command("crosscheck.__main__", "replay", "every flag, implementation and dtype against Optax"),
+}
+_TITLES = {"train": "train and look, with torch", "replay": "check, with JAX and Optax"}
+_EXAMPLES = """\
+examples
+  twinstep train quickstart
+  twinstep train quickstart --optimizer.name adam --training.epochs 1
+  twinstep train --help optimizer     the keys of one section, with defaults
+  twinstep compare runs/a runs/b
+  twinstep replay runs/a              of a run with --crosscheck.record
+  twinstep record -- python train.py  any script that uses torch.optim
+  twinstep launch --config_file "$(twinstep --path cpu-2)" -m distrib.train \\
+      quickstart --training.world_size 2
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in COMMANDS:
+        return _run(given[0], given[1:])
+    parser = _parser()
+    if given and not given[0].startswith("-"):
+        near = get_close_matches(given[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        parser.error(f"there is no command {given[0]!r}: {hint}")
+    options = parser.parse_args(given)
+    if options.version:
+        print(versions())
+    elif options.path is not None:
+        return _show_path(options.path)
+    elif options.completion is not None:
+        return _show_completion(options.completion)
+    else:
+        parser.print_help(sys.stderr)
+        return _EXIT_BAD_INPUT
+    return 0
+
+
+def versions() -> str:
+    """Return the versions of twinstep and of what it computes with, read without importing any of them."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"twinstep {_version('twinstep')} (Python {python}, torch {_version('torch')}, jax {_version('jax')})"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    """Run a command of another package. One that misses a package of others says which extra brings it."""
+    try:
+        return _import(name)(arguments)
+    except ModuleNotFoundError as error:
+        return _lacking(f"twinstep {name}", COMMANDS[name].extra, error)
+
+
+def _import(name: str) -> Callable[[list[str]], int]:
+    """Return what runs the command. Raises ModuleNotFoundError."""
+    run = import_module(COMMANDS[name].module).main
+    if COMMANDS[name].extra == "replay":  # one program with all of these commands
+        return lambda arguments: run([name, *arguments], prog="twinstep")
+    return run
+
+
+def _lacking(what: str, extra: str, error: ModuleNotFoundError) -> int:
+    """Say what to install. Raises the error again if a module of ours is missing: no extra brings that."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", *_OURS):
+        raise error
+    print(
+        f"bad input: {what} needs {package}, which is not installed: pip install -e '.[{extra}]' in a checkout, "
+        f"or pip install 'twinstep[{extra}]' from an index",
+        file=sys.stderr,
+    )
+    return _EXIT_BAD_INPUT
+
+
+def _show_path(name: str) -> int:
+    from distrib.errors import BadInput
+    from distrib.launch_files import find
+
+    try:
+        print(find(name))
+    except BadInput as error:
+        print(f"bad input: {error}", file=sys.stderr)
+        return _EXIT_BAD_INPUT
+    return 0
+
+
+def _show_completion(shell: str) -> int:
+    try:
+        from twinstep.completion import script
+
+        print(script(shell, {name: _help_of(name) for name in COMMANDS}), end="")
+    except ModuleNotFoundError as error:
+        return _lacking("twinstep --completion", "train", error)
+    return 0
+
+
+def _help_of(name: str) -> str:
+    """Return what a command prints when it is asked for its help."""
+    with redirect_stdout(StringIO()) as said, suppress(SystemExit):
+        _import(name)(["--help"])
+    return said.getvalue()
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = ["Train a network data-parallel, and take every step again with Optax.", ""]
+    for extra, title in _TITLES.items():
+        lines.append(f"{title} (the extra {extra}):")
+        lines += [f"  {name:<17} {each.summary}" for name, each in COMMANDS.items() if each.extra == extra]
+        lines.append("")
+    lines.append("twinstep COMMAND --help says what a command takes.")
+    parser = argparse.ArgumentParser(
+        prog="twinstep",
+        usage="twinstep COMMAND ...",
+        description="\n".join(lines),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="versions of twinstep, Python, torch and JAX")
+    parser.add_argument("--path", metavar="NAME", help="print where this recipe or launch file of the project is")
+    parser.add_argument(
+        "--completion", metavar="SHELL", choices=("bash", "zsh"), help="print completions, to be sourced by bash or zsh"
+    )
+    return parser
