@@ -24,7 +24,7 @@ _SIGNALLED = 128  # and the number of the signal, as shells have it
 
 
 USAGE = """\
-usage: twinstep launch [OPTION ...] -m distrib.train RECIPE [--section.key VALUE ...]
+usage: twinstep launch [OPTION ...] -m distrib.train RECIPE [--KEY VALUE ...]
 
 Takes what accelerate launch takes; its own --help lists everything. Often used:
   --config_file FILE   a launch file: twinstep --path cpu-2 says where one is

@@ -8,7 +8,7 @@ from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE
 from distrib.page import PAGE
 from distrib.page.live import available
 
-USAGE = "usage: python -m distrib.page RUN      (the folder of a run; writes RUN/index.html)"
+USAGE = "usage: twinstep page RUN      (the folder of a run; writes RUN/index.html)"
 
 
 def main(arguments: list[str]) -> int:
