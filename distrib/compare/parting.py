@@ -10,7 +10,7 @@ from distrib.compare.record import Record
 _LAST_BITS = 1e-3
 """Relative. Other kernels, threads or numbers of ranks change last bits, which grow from step to step; a mistake starts larger."""
 _COUNTED = ("kind", "step", "epoch")
-_CLOCK = ("images_per_second",)
+_CLOCK = ("seconds", "images_per_second")
 """What depends on how busy the machine was."""
 
 

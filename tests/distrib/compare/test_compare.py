@@ -14,7 +14,11 @@ CONFIG = '[optimizer]\nname = "{name}"\nlr = 0.02\n\n[training]\nepochs = 2\n'
 def make_run(folder: Path, *, losses: list[float], name: str = "sgd", summary: bool = True, **others: Any) -> Path:
     """Write what a run of one epoch leaves, as far as it is compared. `others`: quantities of each step."""
     folder.mkdir()
-    lines = [{"kind": "step", "step": k, "epoch": 1, "loss": loss, **others} for k, loss in enumerate(losses, start=1)]
+    took = len(folder.name)  # seconds, which differ from run to run and part nobody
+    lines = [
+        {"kind": "step", "step": k, "epoch": 1, "loss": loss, "seconds": took, **others}
+        for k, loss in enumerate(losses, start=1)
+    ]
     epoch = {
         "kind": "epoch",
         "step": len(losses),
