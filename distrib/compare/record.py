@@ -11,7 +11,7 @@ from distrib.errors import BadInput
 from distrib.files import Unfit, read, read_json
 
 _LARGEST_CONFIG = 2**20  # bytes
-_LARGEST_METRICS = 2**30
+_LARGEST_METRICS = 2**28
 
 Line = Mapping[str, Any]
 
