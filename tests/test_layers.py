@@ -16,8 +16,8 @@ from tests.support import ROOT
 LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "twinstep": ({"__main__"}, {"command"}, {"completion", "__init__"}),
     "distrib": (
-        {"train", "bench", "compare", "doctor", "launcher", "predict"},
-        {"start", "inference"},
+        {"train", "bench", "doctor", "launcher", "predict", "sweep"},
+        {"start", "inference", "compare"},
         {"training"},
         {"checkpoint", "crosscheck"},
         {"ranks"},

@@ -28,6 +28,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("distrib.train", "train", "train what a recipe says"),
+    "sweep": Command("distrib.sweep.__main__", "train", "train each run of a file, some at a time"),
     "launch": Command("distrib.launcher", "train", "accelerate launch, which ends as the run ends"),
     "doctor": Command("distrib.doctor.__main__", "train", "what this machine has, and what a run would fail of"),
     "compare": Command("distrib.compare.__main__", "train", "runs side by side, and the first step at which they part"),

@@ -13,8 +13,7 @@ _COLUMNS = {"accuracy": 9, "test loss": 10, "train loss": 11, "steps": 7, "image
 def text(records: Sequence[Record]) -> str:
     """Return what the runs came to, in what their configurations differ, and where each parts from the first."""
     first, *others = records
-    heading = "run".ljust(_NAME) + "".join(name.rjust(width) for name, width in _COLUMNS.items())
-    lines = [heading, *(_row(record) for record in records), ""]
+    lines = [row_heading(), *(row(record) for record in records), ""]
     lines += _configuration(records)
     for other in others:
         lines += ["", f"{first.name} and {other.name}: {_parting(first, other)}"]
@@ -32,7 +31,13 @@ def _configuration(records: Sequence[Record]) -> list[str]:
     return ["configuration: what differs", *(f"  {line}" for line in lines)]
 
 
-def _row(record: Record) -> str:
+def row_heading() -> str:
+    """Return what stands above the rows."""
+    return "run".ljust(_NAME) + "".join(name.rjust(width) for name, width in _COLUMNS.items())
+
+
+def row(record: Record) -> str:
+    """Return what a run came to, in a line."""
     summary, crosscheck = record.summary, record.summary.get("crosscheck")
     last: Line = record.epochs[max(record.epochs)] if record.epochs else dict[str, Any]()
     values = {**last, **summary}  # a run that has not ended has no summary

@@ -65,7 +65,10 @@ def test_versions_of_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
     ("arguments", "words"),
     [
         (["trian", "quickstart"], "there is no command 'trian': did you mean train?"),
-        (["zzz"], "there are train, launch, doctor, compare, page, predict, bench, replay, watch, record, atlas"),
+        (
+            ["zzz"],
+            "there are train, sweep, launch, doctor, compare, page, predict, bench, replay, watch, record, atlas",
+        ),
         (["--completion", "fish"], "choose from"),
         (["--vers"], "unrecognized arguments: --vers"),
     ],

@@ -1,0 +1,121 @@
+"""`python -m distrib.sweep FILE [--jobs N] [--dir FOLDER] [--section.key VALUE ...]`: train each run of a file on this machine.
+
+Each line of FILE is a run, `RECIPE [--section.key VALUE ...]` in shell words; # starts a comment. The overrides after FILE hold
+for all of them, and go before the line's own. The same command goes on where it was stopped: what is complete is not trained again. Exit codes:
+0 all are done, 1 some have failed, 2 bad input, 75 stopped on request.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distrib.compare.record import Record, read_run
+from distrib.compare.text import row, row_heading
+from distrib.display import harmless, open_streams, print_error
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
+from distrib.files import Unfit, read_json
+from distrib.sweep.lines import read
+from distrib.sweep.queue import Queue, Run, plan
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports bad arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train all runs, print a table, and return the exit code."""
+    open_streams()
+    parser = _Parser(prog="twinstep sweep", description=__doc__, allow_abbrev=False)
+    parser.add_argument("file", metavar="FILE", help="a run a line")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where the runs are to be that do not say it (default: runs/FILE's name)",
+    )
+    try:
+        given, overrides = parser.parse_known_args(arguments)
+        if given.jobs < 1:
+            raise BadInput(f"--jobs {given.jobs}: at least one run at a time")
+        lines = read(given.file)
+        if not lines:
+            raise BadInput(f"{given.file!r} holds no run; a run is a line: RECIPE [--section.key VALUE ...]")
+        runs = plan(lines, given.dir or Path("runs") / Path(given.file).stem, overrides)
+    except BadInput as error:
+        print_error(f"bad input: {error}")
+        return EXIT_BAD_INPUT
+    codes = _train(runs, given.jobs)
+    print(harmless(_table(runs, codes)))
+    if any(code not in (EXIT_DONE, EXIT_STOPPED, None) for code in codes.values()):
+        return EXIT_FAULT
+    return EXIT_DONE if all(code == EXIT_DONE for code in codes.values()) else EXIT_STOPPED
+
+
+def _train(runs: Sequence[Run], jobs: int) -> dict[int, int | None]:
+    """Return the exit code of each run by the number of its line; None for one that was not begun."""
+    codes: dict[int, int | None] = {run.line.number: None for run in runs}
+
+    def tell(run: Run, code: int | None) -> None:
+        if code is None:
+            number = list(codes).index(run.line.number) + 1
+            print(
+                harmless(f"== {number} of {len(runs)}, line {run.line.number}: {' '.join(run.line.words)}"), flush=True
+            )
+            if run.line.problem:
+                print_error(f"bad input: {run.line.problem}")
+        else:
+            codes[run.line.number] = code
+
+    queue = Queue(runs, jobs, tell)
+
+    def stop(number: int, _frame: Any) -> None:
+        queue.stop(signal.Signals(number), pass_on=number != signal.SIGINT)
+
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        queue.work()
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    return codes
+
+
+def _table(runs: Sequence[Run], codes: dict[int, int | None]) -> str:
+    lines = ["", row_heading()]
+    for run in runs:
+        code = codes[run.line.number]
+        lines.append(row(_record(run)) if code == EXIT_DONE else f"{run.folder}: {_why(run, code)}")
+    done = sum(code == EXIT_DONE for code in codes.values())
+    return "\n".join([*lines, "", f"{done} of {len(runs)} runs done"])
+
+
+def _record(run: Run) -> Record:
+    try:
+        return read_run(run.folder)
+    except BadInput:
+        return Record(name=str(run.folder), config={}, steps={}, epochs={}, summary={})
+
+
+def _why(run: Run, code: int | None) -> str:
+    """Return in a few words why a run is not done."""
+    if code is None:
+        return "not begun"
+    if run.line.problem:
+        return run.line.problem
+    try:
+        said = read_json(run.folder / "status.json")
+    except (OSError, Unfit, ValueError):
+        said = {}
+    reason = said.get("reason") if isinstance(said, dict) and said.get("exit_code") == code else ""  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return f"exit code {code}{f', {reason}' if reason else ''}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
