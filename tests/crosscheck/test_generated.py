@@ -6,7 +6,7 @@ import pytest
 
 from tests.crosscheck.generated.runs import failures
 
-RUNS, CHUNK = 150, 50
+RUNS, CHUNK = 100, 50
 """`make matrix` takes more: see tests/matrix/test_generated.py."""
 
 # One worker takes all of them, because each would compile the same formulas.

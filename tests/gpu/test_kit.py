@@ -88,7 +88,7 @@ def test_a_part_that_crashes_is_one_line_and_not_the_end(tmp_path: Path) -> None
 
 
 def test_a_part_that_hangs_is_cut_off_with_all_that_it_started(tmp_path: Path) -> None:
-    whole = run_planted(tmp_path, ["hang", "good"], total=85, seconds=25)
+    whole = run_planted(tmp_path, ["hang", "good"], total=75, seconds=15)
     assert (whole.parts["hang"].state, list(whole.parts["hang"].rows)) == ("cut off", ["one"])
     assert whole.parts["good"].is_good, "its time was its own"
     assert not marked(f"gpu-kit-{os.getpid()}")
