@@ -10,7 +10,7 @@ IMAGES = ROOT / ".cache" / "cifar10-jpeg"
 
 
 @pytest.mark.skipif(not IMAGES.is_dir(), reason="no real images in .cache/cifar10-jpeg")
-@pytest.mark.parametrize("recipe", ["sgd-onecycle", "adam-onecycle"])
+@pytest.mark.parametrize("recipe", ["sgd-onecycle", pytest.param("adam-onecycle", marks=pytest.mark.matrix)])
 def test_two_epochs_on_a_tenth_of_cifar10(tmp_path: Path, recipe: str) -> None:
     size = ("--data.train_images=5000", "--data.test_images=1000", "--training.epochs=2", "--training.batch_size=32")
     # The batches are smaller than the recipe's, so the peak of the rate is too, in proportion.

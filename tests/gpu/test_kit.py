@@ -164,6 +164,7 @@ def files_below(folder: Path) -> set[Path]:
 
 
 @pytest.mark.timeout(1100)
+@pytest.mark.matrix
 def test_a_rehearsal_that_is_killed_goes_on_and_ends_well(tmp_path: Path, checkout: Path) -> None:
     """Every part in small, as `python -m tests.gpu --device cpu --minutes 2`, with time for a busy machine."""
     before = files_below(checkout)
