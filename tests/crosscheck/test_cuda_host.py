@@ -38,6 +38,11 @@ GROUPS: dict[str, dict[str, Any]] = {
 SIZES = {"typical": 512, "tiny": 301}  # the kernel loads four elements at once if their number is a multiple of four
 
 
+pytestmark = pytest.mark.xdist_group(
+    "cuda host"
+)  # so that one worker compiles the kernel, which takes it a quarter of a minute
+
+
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     return build(tmp_path_factory.mktemp("plain"), contract=False)
