@@ -14,10 +14,8 @@ FAULTS ?= 20
 SEED   ?= 0
 OUT     ?= runs/gpu
 MINUTES ?= 9
-# One worker more than the machine has cores, up to eight: some tests wait, for a node that SLURM is to miss or a time-out.
-# They share the cores, so waiting threads must not spin.
-WORKERS = $$($(BIN)/python -c 'import os; print(min(8, 1 + os.cpu_count()))')
-PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses "$(WORKERS)" --dist loadgroup
+# As many workers as the machine has cores, up to eight; they share the cores, so waiting threads must not spin.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 READY  := $(VENV)/.ready
 
 .PHONY: env train test matrix chaos fuzz check bench gpu clean

@@ -23,7 +23,7 @@ def test_other(number):
 
 def test_a_group_is_one_workers(tmp_path: Path) -> None:
     """This holds with the options of the Makefile. Some pairs of versions of pytest and pytest-xdist ignore groups."""
-    [options] = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("PYTEST = ")]
+    [options] = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("PYTEST :=")]
     assert "--dist loadgroup" in options
     (tmp_path / "test_it.py").write_text(GROUPED)
     command = [sys.executable, "-m", "pytest", "-q", "--numprocesses", "2", "--dist", "loadgroup", "test_it.py"]
