@@ -9,10 +9,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
+from distrib.arguments import Parser
 from distrib.data.decoding import decode
 from distrib.data.folder import image_files
 from distrib.display import harmless, open_streams, print_error
@@ -20,13 +20,6 @@ from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
 from distrib.inference.network import Classifier, load
 
 _BATCH = 512  # images
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports bad arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="twinstep predict", description=__doc__)
+    parser = Parser(prog="twinstep predict", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, or a checkpoint in it")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, and folders of them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes to show (default: %(default)s)")

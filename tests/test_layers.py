@@ -23,7 +23,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"ranks"},
         {"data", "optim", "job", "page"},
         {"config"},
-        {"display", "files", "launch_files"},
+        {"arguments", "display", "files", "launch_files"},
         {"errors", "system", "counter_rng", "__init__"},
     ),
     "crosscheck": (

@@ -4,14 +4,14 @@ Says what they came to, in what their configurations differ, and where each of t
 something is not exactly the same, and the first at which that is more than rounding. Exit codes: 0 done, 2 bad input.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from distrib.arguments import Parser
 from distrib.compare.parting import common_steps, differing_keys, first_beyond_rounding, first_difference
 from distrib.compare.record import Record, read_run
 from distrib.compare.text import text
@@ -19,17 +19,10 @@ from distrib.display import harmless, open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports bad arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print, and return the exit code."""
     open_streams()
-    parser = _Parser(prog="twinstep compare", description=__doc__)
+    parser = Parser(prog="twinstep compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     try:

@@ -4,15 +4,14 @@ Start it as training is started, also under accelerate launch or in a SLURM job:
 Exit codes: 0 a run can start, 1 it would fail (the fix is said), 2 bad arguments.
 """
 
-import argparse
 import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
 
+from distrib.arguments import Parser
 from distrib.doctor import software
 from distrib.doctor.finding import Finding, fails, table
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, PeerLost
@@ -20,19 +19,15 @@ from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, Peer
 _MEETING = 60  # seconds
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports bad arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"bad input: {message}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Look at everything, print what was found, and return the exit code."""
-    parser = _Parser(prog="twinstep doctor", description=__doc__)
+    parser = Parser(prog="twinstep doctor", description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path("runs"), help="where runs are to be (default: %(default)s)")
-    folder: Path = parser.parse_args(arguments).dir
+    try:
+        folder: Path = parser.parse_args(arguments).dir
+    except BadInput as error:
+        print(f"bad input: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
     found = list(software.look())
     if all(each.state != "fails" for each in found):
         found += _beyond_software(folder)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from distrib.display import count
 from distrib.doctor.finding import Finding, fails, note, ok
 
 _ELEMENTS = 2**18  # about the gradient of the article's network, in float32
@@ -24,8 +25,7 @@ def look(accelerator: Accelerator) -> Iterator[Finding]:
     threads = torch.get_num_threads()
     yield ok(
         "world",
-        f"{_counted(ranks, 'process', 'processes')}, {here} on this machine ({socket.gethostname()}), "
-        f"{_counted(threads, 'thread', 'threads')} each",
+        f"{count(ranks, 'process')}, {here} on this machine ({socket.gethostname()}), {count(threads, 'thread')} each",
     )
     yield _backends()
     if ranks > 1:
@@ -33,10 +33,6 @@ def look(accelerator: Accelerator) -> Iterator[Finding]:
     else:
         yield from _alone()
     yield _batch_system()
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _backends() -> Finding:

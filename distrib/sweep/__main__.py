@@ -5,13 +5,13 @@ for all of them, and go before the line's own. The same command goes on where it
 0 all are done, 1 some have failed, 2 bad input, 75 stopped on request.
 """
 
-import argparse
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from distrib.arguments import Parser
 from distrib.compare.record import Record, read_run
 from distrib.compare.text import row, row_heading
 from distrib.display import harmless, open_streams, print_error
@@ -21,17 +21,10 @@ from distrib.sweep.lines import read
 from distrib.sweep.queue import Queue, Run, plan
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports bad arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train all runs, print a table, and return the exit code."""
     open_streams()
-    parser = _Parser(prog="twinstep sweep", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="twinstep sweep", description=__doc__, allow_abbrev=False)
     parser.add_argument("file", metavar="FILE", help="a run a line")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument(
