@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top = min(given.top, len(classifier.classes))
         for first in range(0, len(files), _BATCH):
             part = files[first : first + _BATCH]
-            probabilities = classifier.probabilities(decode(part).to(device)).cpu()
+            probabilities = classifier.probabilities(decode(part)[0].to(device)).cpu()
             for file, its in zip(part, probabilities, strict=True):
                 print(
                     _as_json(file, its, classifier) if given.json else _as_line(file, its, classifier, top), flush=True

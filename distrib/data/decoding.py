@@ -17,7 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from distrib.data.images import SIZE
+from distrib.data.images import SIZE, Sizes
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, open_regular
 
@@ -29,14 +29,19 @@ _TOLD = 20  # images that are named, if many do not decode
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of torchvision's IMG_EXTENSIONS
 
 
-def decode(files: Sequence[Path]) -> Tensor:
-    """Return the images, resized to SIZE, as (N, H, W, C) uint8. Raises BadInput that names all that do not decode, and OSError."""
+def decode(files: Sequence[Path]) -> tuple[Tensor, Sizes]:
+    """Return the images, resized to SIZE, as (N, H, W, C) uint8, and which sizes they had. There must be one at least.
+
+    Raises BadInput that names all that do not decode, and OSError.
+    """
     images = numpy.empty((len(files), SIZE, SIZE, 3), dtype=numpy.uint8)
+    sizes: set[tuple[int, int]] = set()
     room = Room(MOST_PIXELS)
 
     def work(position: int) -> str:
         try:
-            images[position] = _decode(files[position], room)
+            images[position], size = _decode(files[position], room)
+            sizes.add(size)
         except Unfit as error:
             return f"image {files[position]} cannot be decoded ({error})"
         return ""
@@ -50,11 +55,12 @@ def decode(files: Sequence[Path]) -> Tensor:
         raise BadInput(
             f"{len(problems)} images cannot be decoded: {'; '.join(problems[:_TOLD])}{more}: repair them, or take them out of the folder"
         )
-    return torch.from_numpy(images)
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return torch.from_numpy(images), Sizes(by_area[0], by_area[-1])
 
 
-def _decode(path: Path, room: "Room") -> numpy.ndarray:
-    """Return the image's pixels. Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks."""
+def _decode(path: Path, room: "Room") -> tuple[numpy.ndarray, tuple[int, int]]:
+    """Return the image's pixels, and the width and height of its file. Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks."""
     try:
         with open_regular(path, LARGEST_FILE) as file, Image.open(file, formats=_FORMATS) as image:
             size = image.width * image.height
@@ -64,7 +70,7 @@ def _decode(path: Path, room: "Room") -> numpy.ndarray:
                 pixels = _eight_bit(image).convert("RGB")
                 if pixels.size != (SIZE, SIZE):
                     pixels = pixels.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-                return numpy.asarray(pixels)
+                return numpy.asarray(pixels), image.size
     except Exception as error:  # PIL raises whatever its decoders raise; all of it means this file
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise

@@ -150,13 +150,48 @@ def test_test_goes_before_val(birds: Path, cache: Path) -> None:
     assert len(folder.load(birds, cache).test) == 2
 
 
-def test_other_files_and_empty_classes_are_left_out(birds: Path, cache: Path) -> None:
+def test_other_files_and_empty_classes_are_left_out_and_told(birds: Path, cache: Path) -> None:
     before = folder.load(birds, cache)
-    (birds / "train/owl/notes.txt").write_text("not an image")
-    (birds / "train/owl/.DS_Store").write_bytes(b"\0")
-    (birds / "train/readme.png").write_text("belongs to no class")
-    (birds / "train/empty").mkdir()
-    assert same(folder.load(birds, cache), before)
+    assert before.notes == ()
+    others = [birds / "train/empty", birds / "train/owl/notes.txt", birds / "train/readme.png"]
+    others[0].mkdir()
+    others[1].write_text("not an image")
+    others[2].write_text("belongs to no class")
+    data = folder.load(birds, cache)
+    assert same(data, before)
+    (note,) = data.notes
+    assert note.startswith("left out, because they are no images in the folder of a class: ")
+    assert {str(path) for path in others} == set(note.partition(": ")[2].split(", "))
+
+
+def test_hidden_files_and_folders_are_left_out_and_told(birds: Path, cache: Path) -> None:
+    before = folder.load(birds, cache)
+    for name in ("train/.ipynb_checkpoints/1.png", "train/owl/._1.png", "train/owl/@eaDir/1.png", "test/wren/.1.png"):
+        write(birds / name, noise(5))
+    data = folder.load(birds, cache)
+    assert same(data, before)
+    (note,) = data.notes
+    for hidden in (".ipynb_checkpoints", "._1.png", "@eaDir", ".1.png"):
+        assert hidden in note
+
+
+def test_of_many_files_that_are_left_out_a_few_are_named(birds: Path, cache: Path) -> None:
+    for number in range(30):
+        (birds / f"train/owl/{number}.txt").touch()
+    (note,) = folder.load(birds, cache).notes
+    assert note.endswith(" and 25 more")
+    assert note.count(".txt") == 5
+
+
+def test_other_sizes_are_told_also_by_the_cache(birds: Path, cache: Path) -> None:
+    for name in ("train/owl/1.png", "train/owl/2.png"):
+        write(birds / name, Image.new("RGB", (640, 360), RED))
+    expected = ("images of 32 x 32 to 640 x 360 pixels are resized to 32 x 32",)
+    assert folder.load(birds, cache).notes == expected
+    assert folder.load(birds, cache).notes == expected, "the second time from the cache"
+    for file in birds.rglob("*.png"):
+        write(file, Image.new("RGB", (640, 360), RED))
+    assert folder.load(birds, cache).notes == ("images of 640 x 360 pixels are resized to 32 x 32",)
 
 
 def test_images_may_lie_deeper(birds: Path, cache: Path) -> None:
@@ -365,8 +400,8 @@ def test_an_image_that_does_not_decode(birds: Path, cache: Path, split: str, dam
 def test_an_image_that_goes_while_the_folder_is_read(birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, listing = next((birds / "train" / "owl").iterdir()), folder._listing  # pyright: ignore[reportPrivateUsage]
 
-    def listed_before(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
-        found = listing(path, splits)
+    def listed_before(path: Path, splits: tuple[str, ...], left_out: list[Path]) -> dict[str, list[Path]]:
+        found = listing(path, splits, left_out)
         file.unlink(missing_ok=True)
         return found
 
