@@ -14,11 +14,11 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from distrib.data import image_cache
-from distrib.data.decoding import LARGEST_FILE, decode
+from distrib.data.decoding import LARGEST_FILE, decode, refuse_images
 from distrib.data.image_cache import Decoded
 from distrib.data.images import SIZE, Dataset, Sizes, Split
 from distrib.errors import BadInput
-from distrib.files import DISK_BROKEN
+from distrib.files import DISK_BROKEN, Unfit
 
 _FORMAT = "twinstep-images-3"
 _TOLD = 5  # files that are named, of those that are left out
@@ -105,6 +105,7 @@ def _listing(path: Path, splits: tuple[str, ...], left_out: list[Path]) -> dict[
 def image_files(folder: Path, left_out: list[Path] | None = None) -> list[Path]:
     """Return what is called an image in the folder and below it, sorted; all other files are appended to `left_out`.
 
+    Links to folders are followed, each folder once.
     Hidden files and folders are left out too: editors, file managers and NAS systems keep their own copies of images there.
     Raises OSError for a folder that cannot be read.
     """
@@ -114,7 +115,13 @@ def image_files(folder: Path, left_out: list[Path] | None = None) -> list[Path]:
 
     images: list[Path] = []
     others: list[Path] = [] if left_out is None else left_out
-    for place, folders, names in os.walk(folder, onerror=fail):
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        facts = os.stat(place)  # noqa: PTH116 (what os.walk gives)
+        if (facts.st_dev, facts.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
         files = [Path(place, name) for name in names]
         wanted = [file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not _hidden(file.name)]
         hidden = [name for name in folders if _hidden(name)]
@@ -129,28 +136,34 @@ def _hidden(name: str) -> bool:
 
 
 def _key(path: Path, *splits: dict[str, list[Path]]) -> str:
-    """Return a name for the cache of these images. Raises BadInput for one that is no file, or a very large one."""
+    """Return a name for the cache of these images. Raises BadInput that names those that are no files, or very large ones."""
     digest = hashlib.sha256(f"{_FORMAT} {path.resolve()}".encode("utf-8", "surrogateescape"))
+    problems: list[str] = []
     for split in splits:
         for name, files in sorted(split.items()):
             for file in files:
-                facts = _facts(file)
-                digest.update(
-                    json.dumps([name, str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]).encode()
-                )
+                try:
+                    facts = _facts(file)
+                except Unfit as error:
+                    problems.append(f"image {file} {error}")
+                else:
+                    words = [name, str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]
+                    digest.update(json.dumps(words).encode())
+    refuse_images(problems)
     return digest.hexdigest()[:24]
 
 
 def _facts(file: Path) -> os.stat_result:
+    """Return what the system says of an image file. Raises Unfit, and OSError for a disk that breaks."""
     try:
         facts = file.stat()
     except OSError as error:
         if error.errno in DISK_BROKEN:
             raise
-        problem = f"cannot be read ({error.strerror})"
-    else:
-        if stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST_FILE:
-            return facts
-        regular = stat.S_ISREG(facts.st_mode)
-        problem = f"has {facts.st_size} bytes, and at most {LARGEST_FILE} are read" if regular else "is no regular file"
-    raise BadInput(f"image {file} {problem}: repair it, or take it out of the folder")
+        dangling = f"is a link to {file.readlink()}, which is not there" if file.is_symlink() else ""
+        raise Unfit(dangling or f"cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise Unfit("is no regular file")
+    if facts.st_size > LARGEST_FILE:
+        raise Unfit(f"has {facts.st_size} bytes, and at most {LARGEST_FILE} are read")
+    return facts

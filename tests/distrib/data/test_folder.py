@@ -137,6 +137,68 @@ def test_16_bit_grey_keeps_its_brightness(birds: Path, cache: Path) -> None:
     assert colour(folder.load(birds, cache).train.images[0]) == pytest.approx((100, 100, 100), abs=1)
 
 
+def test_a_photo_is_turned_as_the_camera_says(birds: Path, cache: Path) -> None:
+    seen = Image.new("RGB", (64, 32), RED)
+    seen.paste(BLUE, (32, 0, 64, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: show it turned
+    write(birds / "train/owl/1.png", seen.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    data = folder.load(birds, cache)
+    assert colour(data.train.images[0][:, :14]) == RED
+    assert colour(data.train.images[0][:, 18:]) == BLUE
+    assert "32 x 32 to 64 x 32 pixels" in data.notes[0]
+
+
+@pytest.mark.parametrize("shape", [(255, 255, 255), (0, 0, 0)])
+def test_what_is_transparent_shows_no_hidden_colours(birds: Path, cache: Path, shape: tuple[int, int, int]) -> None:
+    pixels = numpy.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=numpy.uint8)
+    pixels[..., 3] = 0
+    pixels[8:24, 8:24] = (*shape, 255)
+    write(birds / "train/owl/1.png", Image.fromarray(pixels))
+    image = folder.load(birds, cache).train.images[0]
+    assert colour(image[:8]) == (128, 128, 128)
+    assert colour(image[8:24, 8:24]) == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "words"),
+    [
+        ("float.tif", numpy.linspace(0, 1, 1024, dtype=numpy.float32), "floating-point numbers"),
+        ("int.tif", numpy.arange(1024, dtype=numpy.int32), "32-bit numbers"),
+        ("scan.png", numpy.arange(0, 4096, 4, dtype=numpy.uint16), "none is above 4092"),
+    ],
+)
+def test_pixels_of_an_unknown_range_are_refused(
+    birds: Path, cache: Path, name: str, pixels: numpy.ndarray, words: str
+) -> None:
+    write(birds / "train/owl" / name, Image.fromarray(pixels.reshape(32, 32)))
+    message = refused(birds, cache)
+    for word in (str(birds / "train/owl" / name), words, "save it with 8 bits"):
+        assert word in message
+
+
+def test_links_to_folders_are_followed_once(birds: Path, cache: Path, tmp_path: Path) -> None:
+    write(tmp_path / "store/june/3.png", noise(0))
+    (birds / "train/owl/linked").symlink_to(tmp_path / "store")
+    (tmp_path / "store/round").symlink_to(birds / "train/owl")
+    data = folder.load(birds, cache)
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert data.notes == ()
+
+
+def test_links_that_lead_nowhere_are_all_named(birds: Path, cache: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        (birds / f"train/owl/far{number:02}.png").symlink_to(tmp_path / "not-mounted" / f"{number}.png")
+    message = refused(birds, cache)
+    for words in (
+        "30 images cannot be used",
+        "far00.png is a link to",
+        "not-mounted/0.png, which is not there",
+        "10 more",
+    ):
+        assert words in message
+
+
 def test_val_stands_in_for_test(birds: Path, cache: Path) -> None:
     before = folder.load(birds, cache)
     (birds / "test").rename(birds / "val")
@@ -419,7 +481,7 @@ HOSTILE: dict[str, tuple[Harm, str]] = {
     "all hole": (lambda file: (file.touch(), os.truncate(file, 2**40)), "1099511627776 bytes"),
     "a pipe": (os.mkfifo, "is no regular file"),
     "a link to a device": (lambda file: file.symlink_to("/dev/zero"), "is no regular file"),
-    "a link to nowhere": (lambda file: file.symlink_to("nowhere"), "cannot be read (No such file"),
+    "a link to nowhere": (lambda file: file.symlink_to("nowhere"), "is a link to nowhere, which is not there"),
 }
 
 
@@ -439,7 +501,7 @@ def test_all_images_that_do_not_decode_are_named(birds: Path, cache: Path) -> No
         (birds / "train/owl" / f"bad{number:02}.png").write_text("no image")
     said = refused(birds, cache)
     assert said.startswith(
-        f"23 images cannot be decoded: image {birds}/train/owl/bad00.png cannot be decoded (it is none of"
+        f"23 images cannot be used: image {birds}/train/owl/bad00.png cannot be decoded (it is none of"
     )
     assert said.count("bad") == 20
     assert said.endswith("; and 3 more: repair them, or take them out of the folder")
