@@ -86,7 +86,7 @@ def _extract(root: Path) -> None:
             "copy it again, or remove it"
         )
     with _apart(root) as folder, tarfile.open(root / ARCHIVE) as packed:
-        packed.extraction_filter = tarfile.data_filter
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4
         packed.extractall(folder)  # noqa: S202 (its md5 is known, and the filter lets nothing out of the folder)
 
 
