@@ -32,7 +32,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"commands"},
         {"startup"},  # in processes that Python starts
         {"atlas"},
-        {"testing", "follower", "integrations"},
+        {"testing", "follower", "integrations", "page"},
         {"replayer"},
         {"checks"},
         {"diagnosis", "twin"},

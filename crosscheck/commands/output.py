@@ -17,7 +17,7 @@ EXIT_INTERRUPTED = 130  # as shells number it
 
 
 class Unwritable(Exception):
-    """The file of --json, or standard output; the message says why."""
+    """A file that an option names, or standard output; the message says why."""
 
 
 def say(result: object) -> None:
@@ -44,25 +44,25 @@ def refuse(message: str) -> int:
     return EXIT_BAD_INPUT
 
 
-def expect_writable(to: str) -> None:
-    """Check before the work whether the file can be written. Raises Unwritable."""
-    with _writing(to) as path:
+def expect_writable(option: str, to: str) -> None:
+    """Check before the work whether the file that an option names can be written. Raises Unwritable."""
+    with _writing(option, to) as path:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is no regular file")
         if not path.parent.is_dir():
             raise OSError(errno.ENOTDIR, "there is no such folder")
 
 
-def write(to: str, text: str) -> None:
-    """Write the file; an old one stays until the new one is complete. Raises Unwritable."""
-    with _writing(to) as path:
+def write(option: str, to: str, text: str) -> None:
+    """Write the file that an option names; an old one stays until the new one is complete. Raises Unwritable."""
+    with _writing(option, to) as path:
         write_whole(path, text.encode())
 
 
 @contextlib.contextmanager
-def _writing(to: str) -> Generator[Path]:
+def _writing(option: str, to: str) -> Generator[Path]:
     """Yield the path of `to`, and turn an OSError into Unwritable, which names the file as the user did."""
     try:
         yield Path(to)
     except OSError as error:
-        raise Unwritable(f"--json {to} cannot be written ({error.strerror})") from None
+        raise Unwritable(f"{option} {to} cannot be written ({error.strerror})") from None

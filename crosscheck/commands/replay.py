@@ -1,11 +1,13 @@
 """`python -m crosscheck replay TRACE`: the verdict on a recorded run."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from crosscheck.checks import CHECKS
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import say, write
+from crosscheck.commands.output import expect_writable, say, write
+from crosscheck.report.junit import to_junit
 from crosscheck.report.report import EXIT_CODES
 
 HELP = "replay a recorded run through Optax; exit 0 match, 1 mismatch, 2 bad input, 3 vacuous, 70 fault"
@@ -21,6 +23,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_require(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    parser.add_argument(
+        "--html", metavar="FILE", help="also write it as a page with charts, which needs the extra page"
+    )
+    parser.add_argument("--junit", metavar="FILE", help="also write it as JUnit XML: a test for each tensor and slot")
 
 
 def add_require(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +42,22 @@ def add_require(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay, print the report, and return the exit code."""
+    """Replay, print the report, write it as the options say, and return the exit code."""
+    if options.html is not None:
+        expect_writable("--html", options.html)
+        if find_spec("jinja2") is None:
+            raise ModuleNotFoundError(name="jinja2")
     import_jax()
     from crosscheck.replayer import replay
 
     report = replay(*options.trace, require=options.require)
     if options.json is not None:
-        write(options.json, report.to_json() + "\n")
+        write("--json", options.json, report.to_json() + "\n")
+    if options.junit is not None:
+        write("--junit", options.junit, to_junit(report))
+    if options.html is not None:
+        from crosscheck.page.render import render
+
+        write("--html", options.html, render(report, str(options.trace[0])))
     say(report)
     return EXIT_CODES[report.verdict]

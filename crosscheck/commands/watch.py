@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _show(report: Report, to: str | None) -> None:
     if to is not None:
-        write(to, report.to_json() + "\n")
+        write("--json", to, report.to_json() + "\n")
     say(report)
 
 

@@ -12,6 +12,7 @@ from crosscheck.errors import MathMismatch
 from crosscheck.recorder.optimizer_info import DTYPES
 from crosscheck.replayer import replay
 from crosscheck.report.report import Finding, Report, Verdict
+from crosscheck.report.survey import joined
 from crosscheck.testing.situations import SITUATIONS, AllAtOnce, Make, Situation, Vectors
 
 _ALL = {"steps": "all", "coordinates": 1}  # every element is recorded in full blocks; one would do for the sampled ones
@@ -195,6 +196,7 @@ def _joined(answers: Sequence[_Answer]) -> Report:
         elements=sum(report.elements for report in reports),
         out_of_range=sum(report.out_of_range for report in reports),
         undetermined=sum(report.undetermined for report in reports),
+        survey=joined(report.survey for report in reports),
     )
 
 
