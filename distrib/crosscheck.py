@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any, Literal, Self
@@ -16,10 +17,13 @@ from distrib.display import Display
 from distrib.errors import BadInput, RunFault
 from distrib.files import read_json
 from distrib.job.stop import Stopped, StopRequest
+from distrib.page import CROSSCHECK_PAGE
+from distrib.page.live import available
 from distrib.system import kill_with_parent
 
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
 """The replay's exit codes that are verdicts."""
+_BAD_INPUT = 2
 
 
 class CrosscheckConfig(Section):
@@ -68,18 +72,16 @@ def replay(
             f"where it is: python -m crosscheck replay {folder / 'trace'}"
         )
         return None
-    to = folder / "crosscheck.json"
-    replayer = subprocess.Popen(
-        [*kill_with_parent(), sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    out, err = _until_asked(replayer, request)
-    if replayer.returncode < 0:
+    to, page = folder / "crosscheck.json", folder / CROSSCHECK_PAGE
+    with suppress(OSError):
+        page.unlink()  # an old one may say something else
+    code, out, err = _replay(folder, ["--html", page] if available() else [], request)
+    if code == _BAD_INPUT and err.startswith("bad input: --html "):  # the verdict is worth more than its page
+        display.say(f"note: {err.strip().removeprefix('bad input: --html ')}; the cross-check goes on without it")
+        code, out, err = _replay(folder, [], request)
+    if code < 0:
         request.wait(1.0)  # a signal to all of the launcher's processes may have reached the replay first
-    replayed = replayer.returncode in (_MATCH, _MISMATCH, _VACUOUS) and bool(out)
+    replayed = code in (_MATCH, _MISMATCH, _VACUOUS) and bool(out)
     if request.reason is not None and not replayed:
         raise Stopped(
             request.reason,
@@ -87,11 +89,28 @@ def replay(
             step,
         )
     if not replayed:
-        raise RunFault(f"the cross-check could not be replayed: {err.strip() or f'exit code {replayer.returncode}'}")
+        raise RunFault(f"the cross-check could not be replayed: {err.strip() or f'exit code {code}'}")
     summed_up, *rest = out.rstrip().splitlines()
-    of_interest = rest if replayer.returncode != _MATCH else [line for line in rest if line.startswith("warning: ")]
+    of_interest = rest if code != _MATCH else [line for line in rest if line.startswith("warning: ")]
     display.say("\n".join([f"cross-check: {summed_up}", *of_interest]))
-    return read_report(to), _mismatch(summed_up, to) if replayer.returncode == _MISMATCH else ""
+    return read_report(to), _mismatch(summed_up, to) if code == _MISMATCH else ""
+
+
+def _replay(folder: Path, options: list[str | Path], request: StopRequest) -> tuple[int, str, str]:
+    """Replay the trace with these options, and return the exit code and what the replay printed."""
+    replayer = subprocess.Popen(
+        [
+            *kill_with_parent(),
+            *(sys.executable, "-m", "crosscheck", "replay", folder / "trace"),
+            *("--json", folder / "crosscheck.json", *options),
+        ],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    out, err = _until_asked(replayer, request)
+    return replayer.returncode, out, err
 
 
 class _Report(BaseModel):

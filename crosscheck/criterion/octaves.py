@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from crosscheck.rules.arrays import Array
 from crosscheck.tolerance import OCTAVES
 
 NUM_OCTAVES = len(OCTAVES) + 2
@@ -19,13 +20,11 @@ def count_octaves(
     A power of two belongs to what is below it. This reads the exponents, which is ten times as fast as a search for the edges.
     """
     flat = np.ascontiguousarray(np.asarray(eta)).ravel()
-    exponents = (
-        flat.view(np.int64) - 1
-    ) >> 52  # the same for all that is above a power of two, up to the next; -1 for 0
+    # The exponent of what is in (2^k, 2^(k + 1)]; -1 for a zero.
+    exponents = (flat.view(np.int64) - 1) >> 52
     counts = np.add.reduceat(np.bincount(exponents + 1, minlength=2 * _BIAS), _EDGES)
     infinite = np.count_nonzero(np.isinf(flat))
-    counts[0] -= flat.size - np.count_nonzero(
-        judged | (eta > 0)
-    )  # what is no element, or is not judged, has an eta of 0
     counts[-1] -= infinite
+    # What is no element, or is not judged, has an eta of 0.
+    counts[0] -= flat.size - np.count_nonzero(np.asarray(judged).ravel() | (flat > 0))
     return np.append(counts, infinite)

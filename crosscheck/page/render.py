@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from crosscheck.page import charts
-from crosscheck.page.scale import CLASSES, class_of, number
+from crosscheck.page.scale import CLASSES, number
 from crosscheck.report.advice import RECORD, TEST
 from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, Power, Report
 from crosscheck.text import shown
@@ -77,13 +77,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_harmless,
     )
-    environment.filters |= {
-        "eta": number,
-        "exact": _exact,
-        "thousands": "{:,}".format,
-        "kind": class_of,
-        "power": _power,
-    }
+    environment.filters |= {"eta": number, "exact": _exact, "thousands": _thousands, "power": _power}
     return environment
 
 
@@ -94,6 +88,10 @@ def _harmless(value: Any) -> Any:
 
 def _exact(value: float | None) -> str:
     return "–" if value is None else f"{value:.9g}"
+
+
+def _thousands(value: int) -> str:
+    return f"{value:,}"
 
 
 def _power(smallest: float) -> str:
