@@ -31,7 +31,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"__main__"},
         {"commands"},
         {"startup"},  # in processes that Python starts
-        {"atlas"},
+        {"atlas", "pytest_plugin"},
         {"testing", "follower", "integrations", "page"},
         {"replayer"},
         {"checks"},

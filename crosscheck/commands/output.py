@@ -8,6 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 from crosscheck.files import write_whole
+from crosscheck.report.console import for_terminal
+from crosscheck.report.report import Report
 from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2
@@ -31,6 +33,12 @@ def say(result: object) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
         if not isinstance(error, BrokenPipeError):
             raise Unwritable(f"standard output cannot be written ({error.strerror})") from None
+
+
+def say_report(report: Report) -> None:
+    """Print a report: on a terminal colored and cut to what fits a screen, elsewhere whole and plain. Raises Unwritable."""
+    colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    say(for_terminal(report) if colored else report)
 
 
 def tell(message: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crosscheck.checks import CHECKS
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import expect_writable, say, write
+from crosscheck.commands.output import expect_writable, say_report, write
 from crosscheck.report.junit import to_junit
 from crosscheck.report.report import EXIT_CODES
 
@@ -59,5 +59,5 @@ def run(options: argparse.Namespace) -> int:
         from crosscheck.page.render import render
 
         write("--html", options.html, render(report, str(options.trace[0])))
-    say(report)
+    say_report(report)
     return EXIT_CODES[report.verdict]

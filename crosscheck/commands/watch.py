@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import EXIT_INTERRUPTED, say, tell, write
+from crosscheck.commands.output import EXIT_INTERRUPTED, say_report, tell, write
 from crosscheck.report.report import EXIT_CODES, Report
 
 HELP = "replay a trace while it grows; exit 1 at the first mismatch, 0 when it is closed and matches, 4 timed out"
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 def _show(report: Report, to: str | None) -> None:
     if to is not None:
         write("--json", to, report.to_json() + "\n")
-    say(report)
+    say_report(report)
 
 
 def _seconds(text: str) -> float:

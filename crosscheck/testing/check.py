@@ -59,6 +59,7 @@ def check_optimizer(
         UnsupportedOptimizer: There is no rule for it.
         ValueError: There is no such situation or dtype.
     """
+    __tracebackhide__ = True  # pytest then shows the line of the test, and the report
     kinds = _known(situations)
     recording: dict[str, Any] = {**_ALL, "rule": rule, "slots": slots, "seed": seed}
     regimes = tuple(regimes)

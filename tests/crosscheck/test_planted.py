@@ -109,7 +109,7 @@ def check_written_out(finding: Finding) -> None:
     assert written.cause in finding.cause
     if written.cause:
         right, mistaken = (made[finding.slot] for made in (written.expected, written.under_cause))
-        assert abs(written.recorded[finding.slot] - mistaken) < 0.1 * abs(written.recorded[finding.slot] - right)
+        assert abs(written.recorded[finding.slot] - mistaken) < 0.5 * abs(written.recorded[finding.slot] - right)
     assert {"grad", *written.before} <= {*written.read, *written.recorded}
 
 
