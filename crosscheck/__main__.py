@@ -31,9 +31,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> in
         command.add_options(commands.add_parser(name, help=command.HELP, description=command.__doc__))
     options = parser.parse_args(arguments)
     try:
-        for name in ("json", "junit"):
-            if (to := getattr(options, name, None)) is not None:
-                expect_writable(f"--{name}", to)
+        if options.json is not None:
+            expect_writable("--json", options.json)
         return COMMANDS[options.command].run(options)
     except (TraceError, UnsupportedOptimizer, Unwritable) as error:
         return refuse(str(error))

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any, Literal, Self
@@ -23,7 +22,6 @@ from distrib.system import kill_with_parent
 
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
 """The replay's exit codes that are verdicts."""
-_BAD_INPUT = 2
 
 
 class CrosscheckConfig(Section):
@@ -72,13 +70,8 @@ def replay(
             f"where it is: python -m crosscheck replay {folder / 'trace'}"
         )
         return None
-    to, page = folder / "crosscheck.json", folder / CROSSCHECK_PAGE
-    with suppress(OSError):
-        page.unlink()  # an old one may say something else
-    code, out, err = _replay(folder, ["--html", page] if available() else [], request)
-    if code == _BAD_INPUT and err.startswith("bad input: --html "):  # the verdict is worth more than its page
-        display.say(f"note: {err.strip().removeprefix('bad input: --html ')}; the cross-check goes on without it")
-        code, out, err = _replay(folder, [], request)
+    to = folder / "crosscheck.json"
+    code, out, err = _replay(folder, request, display)
     if code < 0:
         request.wait(1.0)  # a signal to all of the launcher's processes may have reached the replay first
     replayed = code in (_MATCH, _MISMATCH, _VACUOUS) and bool(out)
@@ -96,13 +89,13 @@ def replay(
     return read_report(to), _mismatch(summed_up, to) if code == _MISMATCH else ""
 
 
-def _replay(folder: Path, options: list[str | Path], request: StopRequest) -> tuple[int, str, str]:
-    """Replay the trace with these options, and return the exit code and what the replay printed."""
+def _replay(folder: Path, request: StopRequest, display: Display) -> tuple[int, str, str]:
+    """Replay the trace, and return the exit code and what the replay printed."""
     replayer = subprocess.Popen(
         [
             *kill_with_parent(),
-            *(sys.executable, "-m", "crosscheck", "replay", folder / "trace"),
-            *("--json", folder / "crosscheck.json", *options),
+            *(sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", folder / "crosscheck.json"),
+            *_page(folder, display),
         ],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
@@ -111,6 +104,17 @@ def _replay(folder: Path, options: list[str | Path], request: StopRequest) -> tu
     )
     out, err = _until_asked(replayer, request)
     return replayer.returncode, out, err
+
+
+def _page(folder: Path, display: Display) -> list[str | Path]:
+    """Return the options of a replay that writes its page, if it can; remove an older page, which may say something else."""
+    page = folder / CROSSCHECK_PAGE
+    try:
+        page.unlink(missing_ok=True)
+    except OSError as error:  # the verdict is worth more than its page
+        display.say(f"note: {page} cannot be written ({error.strerror}); the cross-check goes on without it")
+        return []
+    return ["--html", page] if available() else []
 
 
 class _Report(BaseModel):
@@ -165,6 +169,7 @@ class LiveReplay:
                 *kill_with_parent(),
                 *nice,
                 *(sys.executable, "-m", "crosscheck", "watch", folder / "trace", "--json", self._to),
+                *_page(folder, display),
             ],
             env={**os.environ, "JAX_PLATFORMS": "cpu", **one_thread},
             stdout=self._out,

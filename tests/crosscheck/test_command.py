@@ -162,6 +162,13 @@ def test_report_is_replay_that_writes_a_page_beside_the_trace(trace: Path, capsy
     assert "Written out" in (trace / "mine.html").read_text()
 
 
+def test_watch_writes_the_same_files(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harm(trace)
+    assert run(capsys, "watch", trace, "--html", tmp_path / "page.html", "--junit", tmp_path / "tests.xml")[0] == 1
+    assert "Written out" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<failure " in (tmp_path / "tests.xml").read_text(encoding="utf-8")
+
+
 def test_report_of_what_is_no_trace_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "report", tmp_path / "nowhere")
     assert (code, out) == (2, "")

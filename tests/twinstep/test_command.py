@@ -98,7 +98,7 @@ def test_completions_have_the_options_of_every_command(capsys: pytest.CaptureFix
     assert main(["--completion", "bash"]) == 0
     said = capsys.readouterr().out
     for words in (
-        "watch) words='--every --help --json --linger --timeout'",
+        "watch) words='--every --help --html --json --junit --linger --timeout'",
         "compare) words='--help --json'",
         "report) words='--help --html --json --junit --require'",
         "train) words='--help --data.source ",
