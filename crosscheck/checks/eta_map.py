@@ -1,6 +1,6 @@
 """The largest eta of each slot and tensor over the steps, in a table whose size does not grow with the record."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -39,18 +39,16 @@ class EtaMap:
         etas = np.where((judged.checked[:count] > 0) | (etas > 0), etas, _NOTHING)
         names = [origin.block.info.name for origin in batch.origins]
         steps = np.fromiter((origin.step for origin in batch.origins), np.int64, count)
-        lines = self._lines
-        for name in dict.fromkeys(names):
-            lines.setdefault(("tensor", name), len(lines))
-        for slot in batch.outputs:
-            lines.setdefault(("slot", slot), len(lines))
+        starts = [row for row in range(count) if not row or names[row] != names[row - 1]]  # of the rows of each tensor
+        tensors = [self._line("tensor", names[row]) for row in starts]
+        slots = [self._line("slot", slot) for slot in batch.outputs]
         columns = self._columns_of(steps)
-        tensors = np.fromiter((lines["tensor", name] for name in names), np.int64, count)
-        np.maximum.at(self._cells, (tensors, columns), etas.max(axis=1))
-        for output, slot in enumerate(batch.outputs):
-            np.maximum.at(self._cells[lines["slot", slot]], columns, etas[:, output])
+        np.maximum.at(self._cells, (np.repeat(tensors, np.diff([*starts, count])), columns), etas.max(axis=1))
+        for output, (slot, line) in enumerate(zip(batch.outputs, slots, strict=True)):
+            np.maximum.at(self._cells[line], columns, etas[:, output])
             self._octaves.setdefault(slot, np.zeros(NUM_OCTAVES, np.int64))[:] += judged.octaves[output]
-            self._note_largest(names, slot, etas[:, output])
+        for row, largest in zip(starts, np.maximum.reduceat(etas, starts, axis=0).tolist(), strict=True):
+            self._note_largest(names[row], batch.outputs, largest)
 
     def survey(self) -> Survey:
         """Return the map as a report has it."""
@@ -73,10 +71,14 @@ class EtaMap:
             num_tensors=len(worst),
         )
 
-    def _note_largest(self, names: Sequence[str], slot: str, etas: NDArray[np.float64]) -> None:
-        for name, eta in _largest_of_each(names, etas):
+    def _line(self, kind: Literal["slot", "tensor"], name: str) -> int:
+        """Return the number of a line, which may be new."""
+        return self._lines.setdefault((kind, name), len(self._lines))
+
+    def _note_largest(self, tensor: str, slots: Sequence[str], etas: Sequence[float]) -> None:
+        for slot, eta in zip(slots, etas, strict=True):
             if eta >= 0:
-                known = self._largest.setdefault(name, {})
+                known = self._largest.setdefault(tensor, {})
                 known[slot] = max(eta, known.get(slot, 0.0))
 
     def _columns_of(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -104,12 +106,6 @@ class EtaMap:
         for number in range(self._low, self._high + 1):
             into = self._cells[: len(old), number * self._width // width - low]
             np.maximum(into, old[:, number - self._low], out=into)
-
-
-def _largest_of_each(names: Sequence[str], etas: NDArray[np.float64]) -> Iterator[tuple[str, float]]:
-    """Yield each run of one name in the list with the largest eta of it."""
-    starts = [k for k, name in enumerate(names) if not k or name != names[k - 1]]
-    yield from zip((names[k] for k in starts), np.maximum.reduceat(etas, starts).tolist(), strict=True)
 
 
 def _short(eta: float) -> float:
