@@ -36,6 +36,7 @@ COMMANDS = {
     "predict": Command("distrib.predict", "train", "what the network of a run sees in images"),
     "bench": Command("distrib.bench", "train", "what the loop costs beside the bare network"),
     "replay": Command("crosscheck.__main__", "replay", "take each recorded step again with Optax: the verdict"),
+    "report": Command("crosscheck.__main__", "replay", "the same, and a page that shows what it came to"),
     "watch": Command("crosscheck.__main__", "replay", "the same, while the trace grows"),
     "record": Command("crosscheck.__main__", "replay", "run a script as it is, record its optimizers, replay"),
     "atlas": Command("crosscheck.__main__", "replay", "every flag, implementation and dtype against Optax"),
@@ -47,7 +48,7 @@ examples
   twinstep train quickstart --optimizer.name adam --training.epochs 1
   twinstep train --help optimizer     the keys of one section, with defaults
   twinstep compare runs/a runs/b
-  twinstep replay runs/a              of a run with --crosscheck.record
+  twinstep report runs/a              of a run with --crosscheck.record
   twinstep record -- python train.py  any script that uses torch.optim
   twinstep launch --config_file "$(twinstep --path cpu-2)" -m distrib.train \\
       quickstart --training.world_size 2

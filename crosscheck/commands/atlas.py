@@ -21,6 +21,6 @@ def run(options: argparse.Namespace) -> int:
 
     atlas = draw(progress=sys.stderr.isatty())
     if options.json is not None:
-        write(options.json, atlas.to_json() + "\n")
+        write("--json", options.json, atlas.to_json() + "\n")
     say(text(atlas))
     return 0 if atlas.agrees else 1
