@@ -82,6 +82,11 @@ class Atlas:
     )
 
     @property
+    def rules(self) -> list[str]:
+        """Return the rules that have rows, in their order."""
+        return list(dict.fromkeys(row.rule for row in self.rows))
+
+    @property
     def agrees(self) -> bool:
         """Return whether our compositions and every implementation of torch agree; the stock aliases need not."""
         return all(row.agrees for row in self.rows)

@@ -22,7 +22,7 @@ _LEGEND = (
 def text(atlas: Atlas) -> str:
     """Return the tables, a summary of each, and what their words mean."""
     lines: list[str] = []
-    for rule in dict.fromkeys(row.rule for row in atlas.rows):
+    for rule in atlas.rules:
         rows = [row for row in atlas.rows if row.rule == rule]
         lines += [rule, *_table(rows), _summary(rule, rows), ""]
     own = sorted({piece for row in atlas.rows for piece in row.own})
@@ -33,12 +33,12 @@ def text(atlas: Atlas) -> str:
 
 
 def _table(rows: list[Row]) -> list[str]:
-    options = [name for name in _FIRST if name in rows[0].options]
+    options = options_of(rows)
     implementations = list(dict.fromkeys(cell.implementation for row in rows for cell in row.cells))
     heads = [*options, _OPTAX, *implementations]
     table = [heads]
     for row in rows:
-        cells = [_shown(row.options[name]) for name in options]
+        cells = [shown(row.options[name]) for name in options]
         cells.append("alias" if row.stock_agrees else "chain" if row.composition_agrees else "NO")
         cells += [_worst(cell for cell in row.cells if cell.implementation == name) for name in implementations]
         table.append(cells)
@@ -53,7 +53,12 @@ def _summary(rule: str, rows: list[Row]) -> str:
     )
 
 
-def _shown(value: Any) -> str:
+def options_of(rows: list[Row]) -> list[str]:
+    """Return the options of a rule that have a column."""
+    return [name for name in _FIRST if name in rows[0].options]
+
+
+def shown(value: Any) -> str:
     """Return an option's value; what is off is a dash."""
     if value is True:
         return "yes"

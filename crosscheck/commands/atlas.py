@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from crosscheck.commands.files import expect_files
 from crosscheck.commands.jax_modules import import_jax
 from crosscheck.commands.output import say, write
 
@@ -12,15 +13,21 @@ HELP = "every flag combination, implementation and dtype as one table; exit 0 al
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument("--json", metavar="FILE", help="also write the table as JSON")
+    parser.add_argument("--html", metavar="FILE", help="also write it as a page, which needs the extra page")
 
 
 def run(options: argparse.Namespace) -> int:
     """Draw the table, print it, and return the exit code."""
+    expect_files(options)
     import_jax()
     from crosscheck.atlas import draw, text
 
     atlas = draw(progress=sys.stderr.isatty())
     if options.json is not None:
         write("--json", options.json, atlas.to_json() + "\n")
+    if options.html is not None:
+        from crosscheck.atlas.page import render  # only now: it imports the template library
+
+        write("--html", options.html, render(atlas))
     say(text(atlas))
     return 0 if atlas.agrees else 1

@@ -20,7 +20,7 @@ def add_files(parser: argparse.ArgumentParser) -> None:
 def expect_files(options: argparse.Namespace) -> None:
     """Check before the work whether they can be written. Raises Unwritable, and ModuleNotFoundError without Jinja2."""
     for option in ("json", "html", "junit"):
-        if (to := getattr(options, option)) is not None:
+        if (to := getattr(options, option, None)) is not None:
             expect_writable(f"--{option}", to)
     if options.html is not None and find_spec("jinja2") is None:
         raise ModuleNotFoundError(name="jinja2")

@@ -1,1 +1,1 @@
-"""The report of a replay as one HTML file, which fetches nothing. It needs Jinja2, and neither torch nor JAX."""
+"""Pages, each one HTML file that fetches nothing. They need Jinja2, and neither torch nor JAX."""
