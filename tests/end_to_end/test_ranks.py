@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+import distrib.command
 import distrib.start
 from tests.end_to_end.faults import deaf_after, fails_after
 from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, train, train_well, wait_for
@@ -206,7 +207,7 @@ def test_a_tracker_may_take_its_time(tmp_path: Path) -> None:
 
 
 def on_a_machine_without_gpus(rank: int) -> None:
-    setattr(distrib.start, "_LET_RANK_0_REPORT", 0.5)  # noqa: B010
+    setattr(distrib.command, "_LET_RANK_0_REPORT", 0.5)  # noqa: B010
     if rank == 1:
         del os.environ["CUDA_VISIBLE_DEVICES"]
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "SLURM_GPUS_ON_NODE": "1"}
