@@ -17,7 +17,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "twinstep": ({"__main__"}, {"command"}, {"completion", "__init__"}),
     "distrib": (
         {"__init__"},  # it imports its public names, when they are asked for
-        {"train", "bench", "doctor", "launcher", "predict", "sweep"},
+        {"train", "bench", "doctor", "export", "launcher", "predict", "sweep"},
         {"api", "command"},
         {"start", "inference", "compare"},
         {"training"},

@@ -67,7 +67,7 @@ def test_versions_of_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
         (["trian", "quickstart"], "there is no command 'trian': did you mean train?"),
         (
             ["zzz"],
-            "there are train, sweep, launch, doctor, compare, page, predict, bench, replay, watch, record, atlas",
+            "there are train, sweep, launch, doctor, compare, page, predict, export, bench, replay, watch, record, atlas",
         ),
         (["--completion", "fish"], "choose from"),
         (["--vers"], "unrecognized arguments: --vers"),
