@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
 from distrib.checkpoint import resume
 from distrib.config.load import Resolved
@@ -29,8 +28,10 @@ from distrib.page.live import LivePage, available
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 from distrib.ranks.same_start import require_same
-from distrib.training import facts, loop, run, summary
+from distrib.training import facts, loop, summary
 from distrib.training.recipe import RunConfig
+from distrib.training.run import Run, build
+from distrib.training.trackers import Trackers, expect_installed
 
 _OF_ONE_MACHINE = ("data.root", "output.quiet")
 """Keys that need not be the same on all ranks: each machine may keep its files where it likes, and only rank 0 shows anything."""
@@ -73,7 +74,7 @@ class Start:
     display: Display
     page: LivePage
     held: ExitStack = field(default_factory=ExitStack)
-    """The lock of the folder."""
+    """The lock of the folder, and the trackers."""
 
     @property
     def config(self) -> RunConfig:
@@ -99,11 +100,8 @@ class Start:
         return outcome
 
     def _close(self) -> None:
-        """Close the trackers and the process group."""
-        try:
-            self.accelerator.end_training()
-        except Exception as error:  # a tracker's own code; the run has ended, and how is still to be said
-            self.display.say(f"note: the trackers were not closed: {type(error).__name__}: {error}")
+        """Close the process group."""
+        self.accelerator.end_training()
 
     def train(self) -> Outcome:
         """Train and return how it ended, which status.json then says, too, unless a replay is still to come.
@@ -134,7 +132,7 @@ class Start:
             return Outcome(code=earlier["exit_code"], message=str(earlier.get("reason", "")), shown=True, reports=False)
         folder = self.status.folder = Path(prepared["folder"])
         collectives.agree_on_error(accelerator, wait_until_visible(folder))
-        ready = run.build(
+        ready = build(
             config,
             accelerator,
             display,
@@ -151,20 +149,37 @@ class Start:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
                 again = self.arguments or [str(folder / "config.toml")]
                 self.page.attempt(lambda: facts.write(ready, again, self.status.before), folder / FACTS)
-            # This may take minutes.
-            collectives.on_every_rank(accelerator, lambda: _start_trackers(config, accelerator, folder))
+            trackers = collectives.on_every_rank(accelerator, lambda: self._start_trackers(ready))
             self._expect_answers()
             _say_what_runs(display, ready)
-            result = loop.train(ready, self.request, self.page if reports else None)
+            result = loop.train(ready, self.request, self.page if reports else None, trackers)
             if reports:
                 self.page.attempt(lambda: facts.write_mistakes(ready), folder / MISTAKES)
             summary.print_closing_lines(display, result, folder)
         to_replay = folder if reports and _replay_pending(config, folder) else None
         return Outcome(code=EXIT_DONE, reports=reports, step=ready.total_steps, to_replay=to_replay)
 
+    def _start_trackers(self, ready: Run) -> Trackers | None:
+        """Start the trackers, on rank 0, which may take minutes, and see to it that they finish. Raises BadInput."""
+        names = self.config.output.trackers
+        if not names or not self.accelerator.is_main_process:
+            return None
+        trackers = Trackers(
+            self.accelerator,
+            names,
+            ready.folder,
+            self.config.keys(),
+            self.display,
+            resumed_step=ready.resumed.step,
+            total_steps=ready.total_steps,
+        )
+        self.held.callback(trackers.close)
+        return trackers
+
     def _prepare_folder(self) -> dict[str, Any]:
         """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
         config = self.config
+        expect_installed(config.output.trackers)
         given = config.output.dir
         folder = default_folder(self.name) if given is None else expand_path(given, "output.dir")
         try:
@@ -237,7 +252,7 @@ class Start:
         return outcome
 
 
-def _is_complete(ready: run.Run) -> bool:
+def _is_complete(ready: Run) -> bool:
     """Return whether the folder holds the whole run: its last step, and the summary, which comes after all evaluation."""
     return ready.resumed.step == ready.total_steps == summary.completed_steps(ready.folder)
 
@@ -248,23 +263,7 @@ def _replay_pending(config: RunConfig, folder: Path) -> bool:
     return wanted and summary.verdict(folder) == summary.NOT_REPLAYED
 
 
-def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:
-    names = config.output.trackers
-    if not names:
-        return
-    accelerator.project_configuration.set_directories(str(folder))
-    try:
-        accelerator.log_with = filter_trackers(list(names), str(folder))
-    except ValueError as error:
-        raise BadInput(f"output.trackers = {list(names)}: {error}") from None
-    if len(accelerator.log_with) < len(names):
-        raise BadInput(
-            f"output.trackers = {list(names)}: not all of them are installed here; pip install them, or leave them out"
-        )
-    accelerator.init_trackers("twinstep")
-
-
-def _say_what_runs(display: Display, ready: run.Run) -> None:
+def _say_what_runs(display: Display, ready: Run) -> None:
     training, plan = ready.config.training, ready.plan
     display.line(
         f"{ready.dataset_name}: {count(plan.num_images, 'training image')}, {count(training.epochs, 'epoch')} of "

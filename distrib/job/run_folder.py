@@ -1,13 +1,14 @@
 """The run's folder and what is shown while it runs."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from distrib.config.section import Section
 from distrib.errors import BadInput
@@ -22,7 +23,13 @@ class OutputConfig(Section):
     quiet: bool = False
     """No progress bar and no line per epoch; the closing line and errors stay."""
     trackers: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Experiment trackers that Accelerate knows and that are installed, such as `["tensorboard"]`."""
+    """Experiment trackers that Accelerate knows and that are installed, such as tensorboard or `["wandb", "mlflow"]`."""
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _words(cls, trackers: object) -> object:
+        """Read a bare word as a list of one, and words with commas between them as a list of all."""
+        return re.findall(r"[^\s,]+", trackers) if isinstance(trackers, str) else trackers
 
 
 _NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual settings
