@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from distrib.config.help import help_text
 from distrib.config.load import resolve
+from distrib.dry_run.rehearsal import rehearse
 from distrib.errors import EXIT_DONE, BadInput, PeerLost
 from distrib.job import environment
 from distrib.job.outcome import outcome_of
@@ -15,6 +16,7 @@ from distrib.launch_files import find_recipe
 from distrib.start import begin
 from distrib.training.recipe import RunConfig
 
+_DRY_RUN = "--dry-run"
 _LET_RANK_0_REPORT = 10.0  # seconds
 
 
@@ -26,6 +28,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
             if status.reports:
                 print(text, end="")
             return EXIT_DONE
+        dry, arguments = _DRY_RUN in arguments, [word for word in arguments if word != _DRY_RUN]
         if not arguments:
             raise BadInput("no recipe: give one, such as quickstart, or ask for --help")
         environment.check()
@@ -35,7 +38,9 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
         start = begin(resolved, status, request, name=recipe.stem, arguments=arguments)
     except (BadInput, OSError, PeerLost) as error:
         return _refuse(error, status)
-    outcome = start.run()
+    outcome = start.run(
+        (lambda: rehearse(resolved, start.accelerator, start.display, request, start.name)) if dry else None
+    )
     outcome.show()
     return outcome.code
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,14 +80,14 @@ class Start:
     def config(self) -> RunConfig:
         return self.resolved.config
 
-    def run(self) -> Outcome:
-        """Train, replay the trace where there is one to replay, and return how the start ended.
+    def run(self, work: Callable[[], Outcome] | None = None) -> Outcome:
+        """Train, replay the trace where there is one to replay, and return how the start ended. Do `work` instead if it is given.
 
         Nothing of it holds the folder, the other ranks or the trackers any more. Raises an error that nobody foresaw.
         """
         with self.held:
             try:
-                outcome = self.train()
+                outcome = self.train(work or self._run)
                 self.heartbeat.stop()
                 if outcome.on_all_ranks:  # rank 0 hosts the store: it leaves when nobody uses it any more
                     with contextlib.suppress(RuntimeError):
@@ -103,14 +103,14 @@ class Start:
         """Close the process group."""
         self.accelerator.end_training()
 
-    def train(self) -> Outcome:
-        """Train and return how it ended, which status.json then says, too, unless a replay is still to come.
+    def train(self, work: Callable[[], Outcome]) -> Outcome:
+        """Train, which is the `work`, and return how it ended, which status.json then says, too, unless a replay is still to come.
 
         Raises an error that nobody foresaw.
         """
         try:
             with telling_origins(self.resolved.origin, self.config.keys()):
-                outcome = self._run()
+                outcome = work()
         except Exception as error:
             cause = error
             if isinstance(error, RuntimeError) and is_collective_failure(error):

@@ -19,7 +19,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"__init__"},  # it imports its public names, when they are asked for
         {"train", "bench", "doctor", "export", "launcher", "predict", "sweep"},
         {"api", "command"},
-        {"start", "inference", "compare"},
+        {"start", "dry_run", "inference", "compare"},
         {"training"},
         {"checkpoint", "crosscheck"},
         {"ranks"},
