@@ -12,7 +12,7 @@ import torch.distributed as dist
 from accelerate import state
 
 from distrib.config.load import Resolved
-from distrib.errors import BadInput
+from distrib.errors import EXIT_INSISTED, BadInput
 from distrib.inference.saved_run import SavedRun
 from distrib.job import environment
 from distrib.job.status import Status
@@ -51,7 +51,12 @@ def train(config: RunConfig) -> SavedRun:
         environment.check()
         status.check()
         start = begin(resolved, status, request, name="run", arguments=None)
-        outcome = start.run()
+        try:
+            outcome = start.run()
+        except KeyboardInterrupt:
+            if status.reports:
+                status.write(EXIT_INSISTED, "left at once")
+            raise
     if outcome.error is not None:
         raise outcome.error
     assert status.folder is not None  # every end without it is an error

@@ -94,14 +94,10 @@ class Start:
                         self.accelerator.wait_for_everyone()
             finally:
                 self.heartbeat.stop()
-                self._close()
+                self.accelerator.end_training()  # which ends the process group
             if outcome.to_replay is not None:
                 outcome = self.crosscheck(outcome, outcome.to_replay)
         return outcome
-
-    def _close(self) -> None:
-        """Close the process group."""
-        self.accelerator.end_training()
 
     def train(self, work: Callable[[], Outcome]) -> Outcome:
         """Train, which is the `work`, and return how it ended, which status.json then says, too, unless a replay is still to come.

@@ -24,6 +24,7 @@ MOST_POINTS = 2000
 _CLOSE_SECONDS = 20.0
 _PACKAGES = {"comet_ml": "comet-ml"}  # the others are called as Accelerate calls them
 _STARTS = "trackers.json"
+_LONGEST = 200  # characters of what names a run
 _KEEPS_ALL = ("wandb", "mlflow", "trackio")
 """Trackers whose run goes on when a run is resumed, and which keep what they were told before: no step is told twice."""
 
@@ -131,7 +132,7 @@ class Trackers:
 
     def _start(self, names: list[str], config: dict[str, Any], resumed_step: int) -> None:
         accelerator, file = self._accelerator, self._folder / _STARTS
-        before = _read(file)
+        before = read_identities(file)
         again = all(name in before for name in names)
         accelerator.project_configuration.set_directories(str(self._folder))
         accelerator.log_with = _tracking.filter_trackers(names, str(self._folder))
@@ -227,15 +228,19 @@ def _identity(tracker: Any) -> str:
             return ""
 
 
-def _read(file: Path) -> dict[str, str]:
-    """Return which runs of trackers belong to this folder; none where the file is missing or damaged."""
+def read_identities(file: Path) -> dict[str, str]:
+    """Return by name which runs of trackers belong to a folder; none where the file is missing or damaged."""
     try:
         found = read_json(file)
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):
         return {}
-    return {name: value for name, value in cast(dict[str, Any], found).items() if isinstance(value, str)}
+    return {
+        name: value
+        for name, value in cast(dict[str, Any], found).items()
+        if isinstance(value, str) and len(value) <= _LONGEST
+    }
 
 
 def _plain(value: Any) -> str | bool | int | float:
