@@ -203,7 +203,7 @@ def _options(folder: Path, before: Mapping[str, str], resumed_step: int) -> dict
     name = folder.resolve().name
     return {
         # Its readers hide what earlier files say of these steps.
-        "tensorboard": {"purge_step": resumed_step + 1} if resumed_step else {},
+        "tensorboard": {"purge_step": resumed_step + 1} if "tensorboard" in before else {},
         "wandb": {
             "name": name,
             "dir": str(folder),

@@ -47,6 +47,9 @@ def test_every_curve_is_there_once_also_where_a_resumed_run_took_steps_again(tmp
         "skipped_steps": list(lines),
         "peak_memory_mib": [10, 20],
     }
+    shutil.rmtree(tmp_path / "checkpoints")  # the run begins anew
+    train_well(tmp_path, *SMALL, TENSORBOARD)
+    assert scalars(tmp_path)["loss"] == pytest.approx(found["loss"])
     [hyperparameters] = tmp_path.rglob("hparams.yml")  # of the first start alone
     assert "training.batch_size: 32\n" in hyperparameters.read_text()
 
