@@ -49,6 +49,7 @@ def export(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     return code, capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.11, of its own reading
 def test_the_example_of_the_card_gives_what_the_run_predicts(exported: Path, run: Path, tmp_path: Path) -> None:
     """It is run as it stands, on an image of another size."""
     pixels = synthetic.load(10, 10).test.images[0].numpy()
