@@ -51,6 +51,7 @@ class _Callable(ModuleType):
     """This module, which Python's import puts under the name distrib.train whatever else is called so."""
 
     def __call__(self, config: "RunConfig") -> "SavedRun":
+        """Train what `config` says, in this process, and return the run; raise where the command ends with an exit code."""
         from distrib.api import train
 
         return train(config)

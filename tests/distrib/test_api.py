@@ -2,7 +2,9 @@
 
 import inspect
 import os
+import re
 import signal
+import textwrap
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from pydantic import ValidationError
 
 from distrib import BadInput, RunConfig, RunFault, SavedRun, Stopped, load_run, train
-from tests.support import JAX, RANKS, SMALL, free_port, read_json, run_without, tensor_bytes, train_well, wait_for
+from tests.support import JAX, RANKS, ROOT, SMALL, free_port, read_json, run_without, tensor_bytes, train_well, wait_for
 
 SECONDS = 300
 QUICK: Mapping[str, Any] = {
@@ -83,6 +86,23 @@ def test_it_can_be_called_twice_and_in_a_thread_with_the_bytes_of_the_command(tm
     classifier = run.classifier()
     assert len(classifier.classes) == 10
     assert classifier.probabilities(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 10)
+
+
+def as_documented(folder: Path) -> None:
+    text = (ROOT / "docs" / "using.md").read_text()
+    [code] = re.findall(r"(    from distrib import RunConfig.*?)\n\n`RunConfig`", text, re.DOTALL)
+    quick = {key: value for key, value in QUICK.items() if key != "training.epochs"}
+    os.chdir(folder)
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code).replace('"training.epochs": 1,', f'"training.epochs": 1, **{quick},'), names)  # noqa: S102 (it is ours)
+    assert names["run"].summary["steps"] == 10
+    [probabilities] = names["classifier"].predict(["photo.jpg"])
+    assert sum(probabilities.values()) == pytest.approx(1)
+
+
+def test_the_example_of_the_documents_works(tmp_path: Path) -> None:
+    in_a_process(as_documented, tmp_path)
 
 
 def rank_of_a_notebook(folder: Path) -> None:
