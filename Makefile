@@ -18,7 +18,7 @@ MINUTES ?= 9
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 READY  := $(VENV)/.ready
 
-.PHONY: env train test matrix chaos fuzz check bench gpu clean
+.PHONY: env train test matrix chaos fuzz check bench docs gpu clean
 
 env: $(READY)
 
@@ -53,6 +53,9 @@ check: env
 # On a machine with a GPU and without a network: python -m tests.gpu --out DIR, under its own Python.
 gpu: env
 	$(BIN)/python -m tests.gpu --out $(OUT) --minutes $(MINUTES)
+
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: env
 	$(BIN)/python -m distrib.bench

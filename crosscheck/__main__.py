@@ -1,4 +1,4 @@
-"""`python -m crosscheck COMMAND`: replay, record, watch, atlas. `--help` says what each of them takes and exits with."""
+"""`python -m crosscheck COMMAND`: replay, report, record, watch, atlas. `--help` says what each of them takes and exits with."""
 
 import argparse
 import io
@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from crosscheck.commands import atlas, record, replay, watch
+from crosscheck.commands import atlas, record, replay, report, watch
 from crosscheck.commands.output import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
@@ -17,7 +17,7 @@ from crosscheck.commands.output import (
 )
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 
-COMMANDS = {"replay": replay, "watch": watch, "record": record, "atlas": atlas}
+COMMANDS = {"replay": replay, "report": report, "watch": watch, "record": record, "atlas": atlas}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> int:
@@ -32,14 +32,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> in
     options = parser.parse_args(arguments)
     try:
         if options.json is not None:
-            expect_writable(options.json)
+            expect_writable("--json", options.json)
         return COMMANDS[options.command].run(options)
     except (TraceError, UnsupportedOptimizer, Unwritable) as error:
         return refuse(str(error))
     except ModuleNotFoundError as error:
-        extra = "train" if error.name == "torch" else "replay"
+        extra = {"torch": "train", "jinja2": "page"}.get(error.name or "", "replay")
+        what = "--html" if extra == "page" else options.command
         return refuse(
-            f"{options.command} needs {error.name}, which is not installed: pip install -e '.[{extra}]' in a checkout, "
+            f"{what} needs {error.name}, which is not installed: pip install -e '.[{extra}]' in a checkout, "
             f"or pip install 'twinstep[{extra}]' from an index"
         )
     except KeyboardInterrupt:

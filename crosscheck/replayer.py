@@ -6,6 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
+import numpy as np
+import optax
+
 from crosscheck.checks import CHECKS, load_checks
 from crosscheck.checks.check import Check, Context
 from crosscheck.checks.comparison import Comparison
@@ -18,10 +22,12 @@ from crosscheck.report.ranks import of_all_ranks
 from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, REPLICAS, Finding, Power, Report, Verdict
 from crosscheck.rules import RULES
 from crosscheck.text import listed
+from crosscheck.trace.format import Option
 from crosscheck.trace.reader import LoadedPart, PartReader, Segment, open_ranks
 from crosscheck.trace.tensors import complete_options, tensor_blocks
 
 _UNANSWERED = (NOT_RECORDED, NOT_TESTED)
+_GROUPS = 16  # whose options a report has
 
 
 def replay(path: str | Path, *others: str | Path, require: Iterable[str] = ()) -> Report:
@@ -175,6 +181,7 @@ class _Rank:
         context.steps += len(part.meta.steps)
         context.skipped += sum(not step.applied for step in part.meta.steps)
         options = complete_options(part.meta.steps)
+        context.first_options, context.last_options = context.first_options or options[0], options[-1]
         for check in self._checks:
             check.part(part.meta, options)
         for tensor in tensor_blocks(part, options):
@@ -246,7 +253,27 @@ def _report(context: Context, answered: Collection[str]) -> Report:
         elements=tally.elements[rule.name],
         out_of_range=tally.out_of_range,
         undetermined=tally.undetermined,
+        survey=tally.eta_map.survey(),
+        options=dict(_options(context)),
+        versions=_versions(context),
+        replayed_with={module.__name__: module.__version__ for module in (jax, optax, np)},
     )
+
+
+def _options(context: Context) -> Iterator[tuple[str, dict[str, tuple[Option, Option]]]]:
+    """Yield the options of each group at the first and at the last step; of a thousand groups the first few."""
+    for group, (first, last) in enumerate(zip(context.first_options, context.last_options, strict=False)):
+        if group < _GROUPS:
+            yield f"group {group}", {name: (value, last.get(name)) for name, value in first.items()}
+
+
+def _versions(context: Context) -> dict[str, str]:
+    """Return with what the segments were recorded."""
+    found: dict[str, dict[str, None]] = {}
+    for segment in context.segments:
+        for name, version in segment.header.versions.items():
+            found.setdefault(name, {})[version] = None
+    return {name: ", ".join(versions) for name, versions in found.items()}
 
 
 def _checks_of(context: Context) -> Iterator[str]:

@@ -12,6 +12,8 @@ flag, dtype and gradient regime of the atlas is below it, and so are thousand-st
 FAIL = 8.0
 """Beyond this a step is wrong. The weakest of the planted formula errors in this project's tests stands well above
 it (tests/crosscheck/test_planted.py); between the two lies rounding nobody has seen yet, hence the warning."""
+OCTAVES = range(-6, 11)
+"""Reports count etas between powers of two with these exponents, WARN and FAIL among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from distrib.display import Display
 from distrib.errors import BadInput, RunFault
 from distrib.files import read_json
 from distrib.job.stop import Stopped, StopRequest
+from distrib.page import CROSSCHECK_PAGE
+from distrib.page.live import available
 from distrib.system import kill_with_parent
 
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
@@ -69,17 +71,10 @@ def replay(
         )
         return None
     to = folder / "crosscheck.json"
-    replayer = subprocess.Popen(
-        [*kill_with_parent(), sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", to],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    out, err = _until_asked(replayer, request)
-    if replayer.returncode < 0:
+    code, out, err = _replay(folder, request, display)
+    if code < 0:
         request.wait(1.0)  # a signal to all of the launcher's processes may have reached the replay first
-    replayed = replayer.returncode in (_MATCH, _MISMATCH, _VACUOUS) and bool(out)
+    replayed = code in (_MATCH, _MISMATCH, _VACUOUS) and bool(out)
     if request.reason is not None and not replayed:
         raise Stopped(
             request.reason,
@@ -87,11 +82,39 @@ def replay(
             step,
         )
     if not replayed:
-        raise RunFault(f"the cross-check could not be replayed: {err.strip() or f'exit code {replayer.returncode}'}")
+        raise RunFault(f"the cross-check could not be replayed: {err.strip() or f'exit code {code}'}")
     summed_up, *rest = out.rstrip().splitlines()
-    of_interest = rest if replayer.returncode != _MATCH else [line for line in rest if line.startswith("warning: ")]
+    of_interest = rest if code != _MATCH else [line for line in rest if line.startswith("warning: ")]
     display.say("\n".join([f"cross-check: {summed_up}", *of_interest]))
-    return read_report(to), _mismatch(summed_up, to) if replayer.returncode == _MISMATCH else ""
+    return read_report(to), _mismatch(summed_up, to) if code == _MISMATCH else ""
+
+
+def _replay(folder: Path, request: StopRequest, display: Display) -> tuple[int, str, str]:
+    """Replay the trace, and return the exit code and what the replay printed."""
+    replayer = subprocess.Popen(
+        [
+            *kill_with_parent(),
+            *(sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", folder / "crosscheck.json"),
+            *_page(folder, display),
+        ],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    out, err = _until_asked(replayer, request)
+    return replayer.returncode, out, err
+
+
+def _page(folder: Path, display: Display) -> list[str | Path]:
+    """Return the options of a replay that writes its page, if it can; remove an older page, which may say something else."""
+    page = folder / CROSSCHECK_PAGE
+    try:
+        page.unlink(missing_ok=True)
+    except OSError as error:  # the verdict is worth more than its page
+        display.say(f"note: {page} cannot be written ({error.strerror}); the cross-check goes on without it")
+        return []
+    return ["--html", page] if available() else []
 
 
 class _Report(BaseModel):
@@ -146,6 +169,7 @@ class LiveReplay:
                 *kill_with_parent(),
                 *nice,
                 *(sys.executable, "-m", "crosscheck", "watch", folder / "trace", "--json", self._to),
+                *_page(folder, display),
             ],
             env={**os.environ, "JAX_PLATFORMS": "cpu", **one_thread},
             stdout=self._out,

@@ -79,8 +79,10 @@ class Display:
                 initial=done, total=total, unit="img", unit_scale=True, dynamic_ncols=True, smoothing=0.05, leave=False
             )
 
-    def advance(self, images: int, loss: float) -> None:
+    def advance(self, images: int, loss: float, epoch: str) -> None:
+        """Move the bar on; `epoch` is where training is, such as `epoch 2/6`."""
         if self._bar is not None:
+            self._bar.set_description_str(epoch, refresh=False)
             self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             self._bar.update(images)
 

@@ -28,6 +28,7 @@ for name in {modules!r}:
                 "crosscheck.criterion",
                 "crosscheck.diagnosis",
                 "crosscheck.follower",
+                "crosscheck.page",
                 "crosscheck.report",
                 "crosscheck.rules",
                 "crosscheck.twin",

@@ -33,8 +33,8 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"__main__"},
         {"commands"},
         {"startup"},  # in processes that Python starts
-        {"atlas"},
-        {"testing", "follower", "integrations"},
+        {"atlas", "pytest_plugin"},
+        {"testing", "follower", "integrations", "page"},
         {"replayer"},
         {"checks"},
         {"diagnosis", "twin"},

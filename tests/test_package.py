@@ -42,9 +42,11 @@ def test_what_leads_to_launch_is_copied_and_can_be_run(wheel: zipfile.ZipFile) -
     assert wheel.getinfo("distrib/launch/auto.sh").external_attr >> 16 & 0o111
 
 
-def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
+def test_the_command_and_the_pytest_plugin_are_installed(wheel: zipfile.ZipFile) -> None:
     [points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "twinstep = twinstep.command:main" in wheel.read(points).decode()
+    said = wheel.read(points).decode()
+    assert "[console_scripts]\ntwinstep = twinstep.command:main" in said
+    assert "[pytest11]\ntwinstep = crosscheck.pytest_plugin" in said
 
 
 def _files(folder: Path) -> list[Path]:

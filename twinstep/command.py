@@ -37,6 +37,7 @@ COMMANDS = {
     "export": Command("distrib.export.__main__", "train", "its network as .pt2 and ONNX, checked, with a card"),
     "bench": Command("distrib.bench", "train", "what the loop costs beside the bare network"),
     "replay": Command("crosscheck.__main__", "replay", "take each recorded step again with Optax: the verdict"),
+    "report": Command("crosscheck.__main__", "replay", "the same, and a page that shows what it came to"),
     "watch": Command("crosscheck.__main__", "replay", "the same, while the trace grows"),
     "record": Command("crosscheck.__main__", "replay", "run a script as it is, record its optimizers, replay"),
     "atlas": Command("crosscheck.__main__", "replay", "every flag, implementation and dtype against Optax"),
@@ -49,7 +50,7 @@ examples
   twinstep train --help optimizer     the keys of one section, with defaults
   twinstep compare runs/a runs/b
   twinstep export runs/a              for other programs
-  twinstep replay runs/a              of a run with --crosscheck.record
+  twinstep report runs/a              of a run with --crosscheck.record
   twinstep record -- python train.py  any script that uses torch.optim
   twinstep launch --config_file "$(twinstep --path cpu-2)" -m distrib.train \\
       quickstart --training.world_size 2

@@ -32,6 +32,9 @@ class Context:
     tensors: set[str] = field(default_factory=set[str])
     moving: set[str] = field(default_factory=set[str])
     """Tensors with elements that took a step."""
+    first_options: list[dict[str, Option]] = field(default_factory=list[dict[str, Option]])
+    """By group, at the first step on record."""
+    last_options: list[dict[str, Option]] = field(default_factory=list[dict[str, Option]])
     _claims: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
     def claimed(self, check: str, claim: str, untested: str) -> None:

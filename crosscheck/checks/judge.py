@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from crosscheck.checks.arithmetic import written_out
 from crosscheck.checks.power import Groups
 from crosscheck.checks.tally import Tally, all_together, disagreements, never_written
 from crosscheck.criterion.batches import Batch, Batcher
@@ -15,8 +16,8 @@ from crosscheck.diagnosis.diagnose import diagnose
 from crosscheck.diagnosis.failing import Failing
 from crosscheck.diagnosis.shape import unexplained
 from crosscheck.float64 import float64
-from crosscheck.report.findings import Findings
-from crosscheck.report.report import Finding, Power
+from crosscheck.report.findings import Explanation, Findings, Place
+from crosscheck.report.report import Arithmetic, Finding, Power
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.tensors import TensorBlock
 
@@ -74,11 +75,16 @@ class Judge:
             for group, names in batcher.used.items()
         }
 
-    def explain(self, rule: str) -> list[str]:
-        """Return the mistakes, as sentences, that explain the rows that disagree with the rule of this name."""
+    def explain(self, rule: str) -> Explanation:
+        """Return what explains the rows that disagree with the rule of this name, and the first of them written out."""
         failing = self._failing_of(rule)
-        causes = in_common([diagnose(its, flags, rows.sample()) for its, flags, rows in failing])
-        return causes or [unexplained(failing)] if failing else []
+        found = [diagnose(its, flags, rows.sample()) for its, flags, rows in failing]
+        said = in_common(found) or [unexplained(failing)] if failing else []
+        written: dict[Place, Arithmetic] = {}
+        for (its, flags, rows), causes in zip(failing, found, strict=True):
+            told = next((cause for cause in causes if cause.sentence in said[0]), None)
+            written |= written_out(its, flags, rows, told)
+        return Explanation(said, written)
 
     def _failing_of(self, rule: str) -> list[tuple[Rule[Any], Flags, Failing]]:
         return [(its, flags, rows) for (its, flags), rows in self._failing.items() if its.name == rule and rows]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from crosscheck.checks.eta_map import EtaMap
 from crosscheck.checks.power import Groups
 from crosscheck.criterion.batches import WIDTH, Batch
 from crosscheck.criterion.elementwise import Judged
@@ -28,12 +29,14 @@ class Tally:
         """The largest eta of each slot."""
         self.close_calls: dict[str, tuple[float, str]] = {}
         """By slot: the largest eta between WARN and FAIL, and a line about it."""
+        self.eta_map = EtaMap()
 
     def add(self, batch: Batch, judged: Judged) -> None:
         """Take in what became of a batch."""
         self.elements[batch.rule.name] += int(judged.checked.sum())
         self.out_of_range += int(judged.out_of_range.sum())
         self.undetermined += int(judged.undetermined.sum())
+        self.eta_map.add(batch, judged)
         if batch.rule.of_parameters:
             for origin, checked in zip(batch.origins, judged.checked[:, 0], strict=False):  # the other rows are padding
                 self.parameters[origin.block.info.name] += int(checked)

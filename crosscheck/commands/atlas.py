@@ -17,10 +17,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw the table, print it, and return the exit code."""
     import_jax()
-    from crosscheck.atlas import draw
+    from crosscheck.atlas import draw, text
 
     atlas = draw(progress=sys.stderr.isatty())
     if options.json is not None:
-        write(options.json, atlas.to_json() + "\n")
-    say(atlas)
+        write("--json", options.json, atlas.to_json() + "\n")
+    say(text(atlas))
     return 0 if atlas.agrees else 1

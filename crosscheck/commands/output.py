@@ -8,6 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 from crosscheck.files import write_whole
+from crosscheck.report.console import for_terminal
+from crosscheck.report.report import Report
 from crosscheck.text import shown
 
 EXIT_BAD_INPUT = 2
@@ -17,7 +19,7 @@ EXIT_INTERRUPTED = 130  # as shells number it
 
 
 class Unwritable(Exception):
-    """The file of --json, or standard output; the message says why."""
+    """A file that an option names, or standard output; the message says why."""
 
 
 def say(result: object) -> None:
@@ -33,6 +35,12 @@ def say(result: object) -> None:
             raise Unwritable(f"standard output cannot be written ({error.strerror})") from None
 
 
+def say_report(report: Report) -> None:
+    """Print a report: on a terminal colored and cut to what fits a screen, elsewhere whole and plain. Raises Unwritable."""
+    colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    say(for_terminal(report) if colored else report)
+
+
 def tell(message: str) -> None:
     """Print a line about the command itself to standard error."""
     print(f"crosscheck: {shown(message)}", file=sys.stderr, flush=True)
@@ -44,25 +52,25 @@ def refuse(message: str) -> int:
     return EXIT_BAD_INPUT
 
 
-def expect_writable(to: str) -> None:
-    """Check before the work whether the file can be written. Raises Unwritable."""
-    with _writing(to) as path:
+def expect_writable(option: str, to: str) -> None:
+    """Check before the work whether the file that an option names can be written. Raises Unwritable."""
+    with _writing(option, to) as path:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is no regular file")
         if not path.parent.is_dir():
             raise OSError(errno.ENOTDIR, "there is no such folder")
 
 
-def write(to: str, text: str) -> None:
-    """Write the file; an old one stays until the new one is complete. Raises Unwritable."""
-    with _writing(to) as path:
+def write(option: str, to: str, text: str) -> None:
+    """Write the file that an option names; an old one stays until the new one is complete. Raises Unwritable."""
+    with _writing(option, to) as path:
         write_whole(path, text.encode())
 
 
 @contextlib.contextmanager
-def _writing(to: str) -> Generator[Path]:
+def _writing(option: str, to: str) -> Generator[Path]:
     """Yield the path of `to`, and turn an OSError into Unwritable, which names the file as the user did."""
     try:
         yield Path(to)
     except OSError as error:
-        raise Unwritable(f"--json {to} cannot be written ({error.strerror})") from None
+        raise Unwritable(f"{option} {to} cannot be written ({error.strerror})") from None

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         return refuse(f"{options.script[0]} cannot be started ({error.strerror})")
     reports = _replay_all(folder, options.require)
     if options.json is not None:
-        write(options.json, strict_json({name: asdict(report) for name, report in reports.items()}) + "\n")
+        write("--json", options.json, strict_json({name: asdict(report) for name, report in reports.items()}) + "\n")
     if code:
         tell(f"exit code {code} is the script's")
         return code

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from crosscheck.checks import CHECKS
+from crosscheck.commands.files import add_files, expect_files, write_files
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import say, write
+from crosscheck.commands.output import say_report
 from crosscheck.report.report import EXIT_CODES
 
 HELP = "replay a recorded run through Optax; exit 0 match, 1 mismatch, 2 bad input, 3 vacuous, 70 fault"
@@ -20,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a trace, or the folder of a run that holds one; several if each rank of a run has one",
     )
     add_require(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    add_files(parser)
 
 
 def add_require(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +37,12 @@ def add_require(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay, print the report, and return the exit code."""
+    """Replay, print the report, write it as the options say, and return the exit code."""
+    expect_files(options)
     import_jax()
     from crosscheck.replayer import replay
 
     report = replay(*options.trace, require=options.require)
-    if options.json is not None:
-        write(options.json, report.to_json() + "\n")
-    say(report)
+    write_files(report, options, str(options.trace[0]))
+    say_report(report)
     return EXIT_CODES[report.verdict]

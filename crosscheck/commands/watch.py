@@ -10,8 +10,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from crosscheck.commands.files import add_files, expect_files, write_files
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import EXIT_INTERRUPTED, say, tell, write
+from crosscheck.commands.output import EXIT_INTERRUPTED, say_report, tell
 from crosscheck.report.report import EXIT_CODES, Report
 
 HELP = "replay a trace while it grows; exit 1 at the first mismatch, 0 when it is closed and matches, 4 timed out"
@@ -23,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "trace", type=Path, help="a trace, or the folder of a run that holds one; it may be still to come"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    add_files(parser)
     seconds = partial(parser.add_argument, type=_seconds, metavar="SECONDS")
     seconds("--timeout", help="give up when nothing new came for so long (default: never)")
     seconds("--every", default=1.0, help="time between two looks at the folder (default: 1)")
@@ -36,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Follow the trace, print the report, and return the exit code."""
+    expect_files(options)
     import_jax()
     from crosscheck.follower import Follower, NothingCame
 
@@ -46,19 +48,18 @@ def run(options: argparse.Namespace) -> int:
         report = follower.follow()
     except NothingCame as error:
         if error.report is not None:
-            _show(error.report, options.json)
+            _show(error.report, options)
         tell(str(error))
         return EXIT_TIMED_OUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    _show(report, options.json)
+    _show(report, options)
     return EXIT_CODES[report.verdict]
 
 
-def _show(report: Report, to: str | None) -> None:
-    if to is not None:
-        write(to, report.to_json() + "\n")
-    say(report)
+def _show(report: Report, options: argparse.Namespace) -> None:
+    write_files(report, options, str(options.trace))
+    say_report(report)
 
 
 def _seconds(text: str) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
 from crosscheck.criterion.aggregate import Sums, Weighted, sum_rows, weigh
+from crosscheck.criterion.octaves import count_octaves
 from crosscheck.programs import call
 from crosscheck.rules.arrays import Array
 from crosscheck.rules.inputs import Inputs, one_step
@@ -70,6 +71,8 @@ class Judged:
     """How many elements the format cannot represent."""
     undetermined: Int64[np.ndarray, " rows"]
     """How many elements of the parameter may be anywhere on one side."""
+    octaves: Int64[np.ndarray, "outputs octaves"]
+    """How many elements of all rows have an eta of each size; see `count_octaves`."""
     smallest: Mapping[str, Float64[np.ndarray, " rows"]]
     """By hyperparameter: its smallest relative error that one of the row's elements would have shown."""
     sums: Sums
@@ -326,6 +329,7 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = False)
         checked=gather(lambda name: np.sum(found.judged[name], axis=1)),
         out_of_range=gather(lambda name: np.sum(found.out_of_range[name], axis=1)),
         undetermined=np.sum(found.undetermined, axis=1),
+        octaves=np.stack([count_octaves(found.eta[name], found.judged[name]) for name in names]),
         smallest={name: np.fmin.reduce(found.smallest[name], axis=1) for name in rule.matters(flags)},
         sums=sum_rows(found.weighted, inputs),
     )

@@ -1,7 +1,7 @@
 """What a diagnosis says: one cause, how simple it is, and how well it fits."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from crosscheck.tolerance import WARN
 
@@ -16,6 +16,8 @@ class Cause(NamedTuple):
     """How many numbers were fitted to the rows."""
     eta: float
     """The worst eta of all rows under this mistake."""
+    make: tuple[Callable[[], Mapping[str, Any]], ...] = ()
+    """What each variant of the mistake makes of the rows, by output; none where it cannot be computed, as of rounding."""
 
     @property
     def fits_well(self) -> bool:

@@ -25,6 +25,18 @@ class Spread:
     steps: set[int] = field(default_factory=set[int])
 
 
+@dataclass(frozen=True, slots=True)
+class First:
+    """The element that shows the disagreement of one output first; of several in that step, the worst."""
+
+    step: int
+    eta: float
+    tensor: str
+    index: tuple[int, ...]
+    element: int  # of its row
+    row: Inputs  # a batch of one
+
+
 class Failing:
     """Gathers the rows of one formula that disagree.
 
@@ -38,6 +50,8 @@ class Failing:
         """All tensors that were judged, whether they agree or not."""
         self.spread: dict[tuple[str, str], Spread] = {}
         """By output and tensor: where it disagrees."""
+        self.first: dict[str, First] = {}
+        """By output."""
         self._rows: dict[tuple[str, tuple[bool, ...]], list[tuple[int, Inputs]]] = {}
 
     def __bool__(self) -> bool:
@@ -47,6 +61,8 @@ class Failing:
         """Take in what became of a batch."""
         self.tensors |= dict.fromkeys(origin.block.info.name for origin in batch.origins)
         over = ~(judged.eta[: len(batch.origins)] <= FAIL)
+        for output, name in enumerate(batch.outputs):
+            self._note_first(batch, judged, output, name, np.flatnonzero(over[:, output]))
         rows_of: dict[tuple[str, tuple[bool, ...]], list[int]] = {}
         for row in np.flatnonzero(over.any(axis=1)):
             tensor, step = batch.origins[row].block.info.name, batch.origins[row].step
@@ -63,24 +79,46 @@ class Failing:
                 if len(kept) > 2 * self._room:
                     kept[:] = _evenly(kept, self._room)
 
+    def _note_first(self, batch: Batch, judged: Judged, output: int, name: str, rows: NDArray[np.int64]) -> None:
+        """Keep the first element of an output, if it is in one of these rows of the batch."""
+        if not len(rows):
+            return
+        row = min(map(int, rows), key=lambda row: (batch.origins[row].step, -judged.eta[row, output]))
+        origin, eta, element = batch.origins[row], float(judged.eta[row, output]), int(judged.element[row, output])
+        known = self.first.get(name)
+        if known is None or (origin.step, -eta) < (known.step, -known.eta):
+            index = origin.block.position(origin.column + element)
+            tensor = origin.block.info.name
+            self.first[name] = First(origin.step, eta, tensor, index, element, _alone(batch.inputs, row))
+
     @property
     def _room(self) -> int:
         """Return how many rows of each kind are kept."""
         return max(2, ROWS // max(1, len(self._rows)))
 
     def sample(self) -> Inputs:
-        """Return a batch: some of the rows, filled up with rows of width zero, so that compiled code serves again."""
+        """Return a batch: some of the rows, filled up with rows of width zero, so that compiled code serves again.
+
+        Among those of width zero, of which nothing is judged, are the rows of `first`: from the row `place_of_first` on.
+        """
         rows = [row for _, row in self._chosen()]
-        padding = replace(rows[0], width=np.zeros(1, np.int32))
-        rows += [padding] * (ROWS - len(rows))
-        return jax.tree.map(_joined, *rows)
+        others = [replace(first.row, width=np.zeros(1, np.int32)) for first in self.first.values()]
+        others += [replace(rows[0], width=np.zeros(1, np.int32))] * (ROWS - len(rows) - len(others))
+        return jax.tree.map(_joined, *rows, *others)
+
+    @property
+    def place_of_first(self) -> int:
+        """Return at which row of `sample` those of `first` begin, in their order."""
+        return len(self._chosen())
 
     def steps(self) -> NDArray[np.int64]:
         """Return the steps of the rows of `sample`."""
         return np.resize(np.array([step for step, _ in self._chosen()], np.int64), ROWS)
 
     def _chosen(self) -> list[tuple[int, Inputs]]:
-        return _evenly([row for kept in self._rows.values() for row in _evenly(kept, self._room)], ROWS)
+        return _evenly(
+            [row for kept in self._rows.values() for row in _evenly(kept, self._room)], ROWS - len(self.first)
+        )
 
 
 def _joined(*arrays: NDArray[Any]) -> NDArray[Any]:

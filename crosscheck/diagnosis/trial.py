@@ -4,7 +4,7 @@ The criterion needs the derivatives of a formula, which takes twenty times as lo
 every pair of two, is first tried roughly, and only what reduces the residuals is judged by the criterion.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -196,8 +196,10 @@ class Trial:
     def causes(self, candidates: Sequence[Candidate], limit: float = FAIL) -> list[Cause]:
         """Return the mistakes under which every row agrees, those that fit best first."""
         best: dict[tuple[str, str, int], NDArray[np.float64]] = {}
+        makes: dict[tuple[str, str, int], list[Callable[[], Outputs]]] = {}
         for candidate in candidates:
             key, eta = (candidate.sentence, candidate.name, candidate.fitted), self.worst(candidate)
             best[key] = np.minimum(best[key], eta) if key in best else eta
+            makes.setdefault(key, []).append(partial(exact, candidate))
         worst = {key: float(np.max(eta[self.rows], initial=0.0)) for key, eta in best.items()}
-        return ranked(Cause(*cause, eta) for cause, eta in worst.items() if eta <= limit)
+        return ranked(Cause(*cause, eta, tuple(makes[cause])) for cause, eta in worst.items() if eta <= limit)

@@ -1,11 +1,24 @@
 """The findings of a replay, those of one kind as one."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from crosscheck.report.report import Finding
+from crosscheck.report.report import Arithmetic, Finding
 from crosscheck.trace.format import PARAM
+
+Place = tuple[str, int, str, tuple[int, ...] | None]
+"""Slot, step, tensor and index of an element."""
+
+
+class Explanation(NamedTuple):
+    """Why rows disagree with a rule."""
+
+    causes: list[str]
+    """The mistakes that explain them, as sentences."""
+    written_out: Mapping[Place, Arithmetic]
+    """Of each slot, the first element that disagrees."""
 
 
 @dataclass(slots=True)
@@ -55,18 +68,22 @@ class Findings:
         """Add findings that each count their own steps and stand for themselves."""
         self._complete += findings
 
-    def in_order(self, explain: Callable[[str], list[str]]) -> list[Finding]:
+    def in_order(self, explain: Callable[[str], Explanation]) -> list[Finding]:
         """Return one finding a kind: by step, and at the same step the state before the parameter computed from it.
 
-        `explain` returns the mistakes that explain what disagrees with the rule of a name; a cause is told with them.
+        `explain` returns what explains the rows that disagree with the rule of a name; a cause is told with it.
         """
-        why: dict[str, str] = {}
-        for rule in {kind.rule: None for kind in self._kinds.values() if kind.rule}:
-            why[rule] = f": {' or '.join(explain(rule)) or 'no mistake of the catalogue explains it'}"
+        known = {rule: explain(rule) for rule in {kind.rule: None for kind in self._kinds.values() if kind.rule}}
         ranked = [(kind.as_one(), kind.rule) for kind in self._kinds.values()]
         found = [
             *(finding for finding, rule in ranked if not rule),
-            *(replace(finding, cause=finding.cause + why[rule]) for finding, rule in ranked if rule),
+            *(_explained(finding, known[rule]) for finding, rule in ranked if rule),
             *self._complete,
         ]
         return sorted(found, key=lambda finding: (finding.step, finding.slot == PARAM, finding.slot))
+
+
+def _explained(finding: Finding, by: Explanation) -> Finding:
+    why = " or ".join(by.causes) or "no mistake of the catalogue explains it"
+    place = finding.slot, finding.step, finding.tensor, finding.index
+    return replace(finding, cause=f"{finding.cause}: {why}", arithmetic=by.written_out.get(place))

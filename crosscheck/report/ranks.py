@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, REPLICAS, Finding, Report, Verdict
+from crosscheck.report.survey import joined
 
 _VERDICTS = (Verdict.MISMATCH, Verdict.VACUOUS, Verdict.MATCH)  # the worst first, as in the next
 _RESULTS = (str(Verdict.MISMATCH), NOT_RECORDED, NOT_TESTED, str(Verdict.MATCH))
@@ -51,6 +52,7 @@ def of_all_ranks(
         elements=sum(report.elements for report in each),
         out_of_range=sum(report.out_of_range for report in each),
         undetermined=sum(report.undetermined for report in each),
+        survey=joined(report.survey for report in each),
     )
 
 

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from crosscheck.report.survey import Survey
 from crosscheck.text import count, listed, shown
+from crosscheck.trace.format import Option
 
 
 class Verdict(StrEnum):
@@ -25,7 +27,7 @@ EXIT_CODES = {Verdict.MATCH: 0, Verdict.MISMATCH: 1, Verdict.VACUOUS: 3}
 
 REPLICAS = "replicas"
 """The check whether the ranks of a run hold the same; a run of one rank has none."""
-_OPTIMIZER = "optimizer"  # the check whose findings say that the optimizer is wrong
+OPTIMIZER = "optimizer"  # the check whose findings say that the optimizer is wrong
 _BLAMED: Mapping[str, str] = {
     "gradient": "the gradient does not reach the optimizer as claimed",
     "average": "the moving average does not follow the parameters as claimed",
@@ -36,6 +38,26 @@ _BLAMED: Mapping[str, str] = {
     REPLICAS: "the ranks are not replicas of each other",
 }
 """What a headline says of a check around the optimizer that found something; others "do not" match by their name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arithmetic:
+    """One element of a step, written out: numbers by the names `param`, `grad`, those of slots and hyperparameters, and t, the count."""
+
+    formula: tuple[str, ...]
+    """The formula, line by line, in these names; a name on the left has its new value in the lines below."""
+    read: dict[str, float]
+    """What goes into the formula besides what it changes: the gradient, hyperparameters, t."""
+    before: dict[str, float]
+    """What it changes, before the step."""
+    recorded: dict[str, float]
+    """After the step, as the optimizer made it."""
+    expected: dict[str, float]
+    """After the step, as the formula makes it in float64."""
+    cause: str = ""
+    """The mistake that is named first; empty where none is, or where it has no formula of its own."""
+    under_cause: dict[str, float] = field(default_factory=dict[str, float])
+    """After the step, as the formula with that mistake makes it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,10 +88,12 @@ class Finding:
     """The last of them; left out, the first."""
     tensors: tuple[str, ...] = ()
     """All tensors that show it; left out, the one of `tensor`."""
-    check: str = _OPTIMIZER
+    check: str = OPTIMIZER
     """Which of `crosscheck.checks.CHECKS` found it."""
     ranks: tuple[int, ...] = ()
     """The ranks whose record shows it; empty where one rank recorded, and for what ranks differ in."""
+    arithmetic: Arithmetic | None = None
+    """The element's step, written out; None where the finding is not about an element that a formula makes."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "last_step", self.last_step or self.step)
@@ -146,27 +170,37 @@ class Report:
     """Elements left out because their format cannot represent the result."""
     undetermined: int = 0
     """Elements of parameters that may be anywhere on one side, because their format may lose the divisor of their step."""
+    survey: Survey | None = None
+    """How eta is spread over steps, slots and tensors, in bounded space."""
+    options: dict[str, dict[str, tuple[Option, Option]]] = field(
+        default_factory=dict[str, dict[str, tuple[Option, Option]]]
+    )
+    """By group of parameters and option: its value at the first step on record and at the last. Of the first groups only."""
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+    """With what was recorded; of a run that went on under others all of them."""
+    replayed_with: dict[str, str] = field(default_factory=dict[str, str])
+    """The versions of JAX, Optax and NumPy that the formulas were computed with."""
 
     def to_json(self) -> str:
         """Return strict JSON, in which infinities and NaN are the strings inf, -inf and nan."""
         return strict_json(asdict(self))
 
-    def _headline(self) -> str:
+    def headline(self) -> str:
         """Return the verdict in one line."""
         kind = self.optimizer.rpartition(".")[2]
         what = f"{kind} ({', '.join(self.profiles) or 'no step'})"
         on_ranks = f" on {self.ranks} ranks" if self.ranks > 1 else ""
         seen = f"{count(self.steps, 'step')}, {count(self.elements, 'element')} of {count(self.tensors, 'tensor')}{on_ranks}"
         if self.verdict is Verdict.MATCH:
-            also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != _OPTIMIZER]
+            also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != OPTIMIZER]
             around = f"; around it: {', '.join(also)} match" if also else ""
             around += f"; {count(len(self.claims_not_tested), 'claim')} not tested" if self.claims_not_tested else ""
             return f"match: {what} is {self.rule} as Optax computes it; {seen}, worst eta {self.max_eta:.2f}{around}"
         if self.verdict is Verdict.VACUOUS:
             return f"vacuous: {what}; {seen}: {self.reason}"
         seen += f", {count(len(self.findings), 'finding')}"
-        own = [finding for finding in self.findings if finding.check == _OPTIMIZER]
-        others = [finding for finding in self.findings if finding.check != _OPTIMIZER]
+        own = [finding for finding in self.findings if finding.check == OPTIMIZER]
+        others = [finding for finding in self.findings if finding.check != OPTIMIZER]
         if own:
             too = f" (mismatch around it: {', '.join(_checks_of(others))})" if others else ""
             return f"mismatch: {what} is not {self.rule}; {seen}: {own[0].cause}{too}"
@@ -178,7 +212,7 @@ class Report:
         return f"mismatch: {innocent}; {'; '.join(blamed)}; {seen}"
 
     def __str__(self) -> str:
-        lines = [self._headline()]
+        lines = [self.headline()]
         lines += _lines_of_situations(self.situations)
         for finding in self.findings:
             lines += _lines_of(finding)
@@ -240,8 +274,26 @@ def _checks_of(findings: Iterable[Finding]) -> list[str]:
 
 
 def strict_json(value: Any) -> str:
-    """Write a value as JSON, which has no infinities and no NaN: they become the strings inf, -inf and nan."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """Write a value as JSON, which has no infinities and no NaN: they become the strings inf, -inf and nan.
+
+    A list of numbers and words is one line.
+    """
+    return _lines_of_json(_plain(value), "\n")
+
+
+def _lines_of_json(value: Any, newline: str) -> str:
+    """Write a plain value; `newline` is what a line of it begins with."""
+    inner = f"{newline}  "
+    if isinstance(value, dict) and value:
+        each = (f"{_in_one_line(name)}: {_lines_of_json(member, inner)}" for name, member in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return f"{{{inner}{f',{inner}'.join(each)}{newline}}}"
+    if isinstance(value, list) and any(isinstance(member, dict) for member in value):  # pyright: ignore[reportUnknownVariableType]
+        return f"[{inner}{f',{inner}'.join(_lines_of_json(member, inner) for member in value)}{newline}]"  # pyright: ignore[reportUnknownVariableType]
+    return _in_one_line(value)
+
+
+def _in_one_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

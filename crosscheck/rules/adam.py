@@ -24,6 +24,7 @@ from crosscheck.rules.rule import (
     flag,
     number,
     one_count,
+    signed_gradient,
 )
 from crosscheck.trace.format import PARAM
 
@@ -89,6 +90,20 @@ def _hyperparameters(options: Options) -> dict[str, float]:
 
 def _matters(flags: AdamFlags) -> tuple[str, ...]:
     return ("lr", "beta1", "beta2", "eps", *(("weight_decay",) if flags.decay != "none" else ()))
+
+
+def _formula(flags: AdamFlags, h: Mapping[str, float], first: bool) -> tuple[str, ...]:
+    del first
+    decay = " + weight_decay * param"
+    second = "max_exp_avg_sq" if flags.amsgrad else "exp_avg_sq"
+    return (
+        f"g = {signed_gradient(h)}{decay if flags.decay == 'coupled' else ''}",
+        "exp_avg = beta1 * exp_avg + (1 - beta1) * g",
+        "exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g**2",
+        *(["max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)"] if flags.amsgrad else []),
+        f"update = exp_avg / (1 - beta1**t) / (sqrt({second} / (1 - beta2**t)) + eps)",
+        f"param = param - lr * {f'(update{decay})' if flags.decay == 'decoupled' else 'update'}",
+    )
 
 
 def _stores(flags: AdamFlags) -> int:
@@ -182,6 +197,7 @@ ADAM = Rule(
     chain=adam,
     own=_own,
     matters=_matters,
+    formula=_formula,
     stores=_stores,
     complements=("beta1", "beta2"),
     correction_error=_correction_error,

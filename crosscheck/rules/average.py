@@ -1,5 +1,6 @@
 """The average of the parameters: torch.optim.swa_utils.AveragedModel, with get_ema_multi_avg_fn or as it is by itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from crosscheck.rules.rule import Column, Columns, Counts, Hyperparameters, Options, Rule, number
-from crosscheck.trace.format import AVERAGE
+from crosscheck.trace.format import AVERAGE, PARAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,13 @@ def _matters(flags: AverageFlags) -> tuple[str, ...]:
     return () if flags.equal else ("decay",)
 
 
+def _formula(flags: AverageFlags, h: Mapping[str, float], first: bool) -> tuple[str, ...]:
+    del first
+    if flags.equal:
+        return ("average = average + (param - average) / (seen + 1)",)
+    return ("average = decay * average + (1 - decay) * param",) if h["seen"] > 0 else ("average = param",)
+
+
 def _weight_error(h: Columns, counts: Counts, scalar_error: Column, beta_error: Column) -> Column:
     """Return the relative error of the weight of the new parameters: torch may compute 1 / (n + 1) in float32."""
     del counts, beta_error
@@ -54,6 +62,8 @@ MOVING_AVERAGE = Rule(
     name="average",
     check="average",
     moved=AVERAGE,
+    reads=PARAM,
+    formula=_formula,
     complaint="the moving average is not what its decay makes of the new parameters",
     extras=("previous",),  # the parameter before the step
     flags=_flags,

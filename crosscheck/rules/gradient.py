@@ -1,5 +1,6 @@
 """From the gradient that backward left to the one that the optimizer consumed: unscaled, clipped."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,16 @@ def _matters(flags: ClipFlags) -> tuple[str, ...]:
     return {"nothing": (), "norm": ("clip_norm",), "value": ("clip_value",)}[flags.by]
 
 
+def _formula(flags: ClipFlags, h: Mapping[str, float], first: bool) -> tuple[str, ...]:
+    del h, first
+    clipped = {
+        "nothing": (),
+        "norm": ("grad = g * min(1, clip_norm / (norm + norm_eps))",),
+        "value": ("grad = min(max(g, -clip_value), clip_value)",),
+    }[flags.by]
+    return (f"{'g' if clipped else 'grad'} = backward / loss_scale", *clipped)
+
+
 def _norm_error(h: Columns, counts: Counts, scalar_error: Column, beta_error: Column) -> Column:
     """Return the relative error of a norm that torch took, where it clips; see `norm_error`."""
     del counts, beta_error
@@ -70,6 +81,8 @@ GRADIENT = Rule(
     name="gradient",
     check="gradient",
     moved=GRAD,
+    reads="backward",
+    formula=_formula,
     complaint="the gradient consumed is not the one that backward left, unscaled and clipped as claimed",
     flags=_flags,
     hyperparameters=_hyperparameters,

@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int32
 
 from crosscheck.errors import TraceError
 from crosscheck.rules.arrays import Array, Number
-from crosscheck.trace.format import PARAM, TensorInfo
+from crosscheck.trace.format import GRAD, PARAM, TensorInfo
 
 Options = Mapping[str, Any]
 """The options of a torch parameter group at one step."""
@@ -97,7 +97,13 @@ class Rule(Generic[F]):
     stock: Callable[[F, Options], optax.GradientTransformation] | None = None
     """What one would take from Optax at first sight: the alias of the same name, with the arguments that it has."""
     check: str = "optimizer"  # the check of a report that the rule answers
+    formula: Callable[[F, Mapping[str, float], bool], tuple[str, ...]]
+    """The formula in words that Python reads, a line a step, from flags, hyperparameters and whether a slot is yet to be made.
+
+    Reports show it. In it `t` is the count of this step.
+    """
     moved: str = PARAM  # what reports call the thing that moves
+    reads: str = GRAD  # what they call the thing that it moves by
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
     extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may
     stores: Callable[[F], int] = (
@@ -161,3 +167,8 @@ def number(options: Options, name: str) -> float:
 def flag(options: Options, name: str) -> bool:
     """Return an option that is on or off; torch versions without it mean off."""
     return bool(options.get(name, False))
+
+
+def signed_gradient(h: Mapping[str, float]) -> str:
+    """Return what a formula calls the gradient in the direction of descent."""
+    return "-grad" if h["sign"] < 0 else "grad"

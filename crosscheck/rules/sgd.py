@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import optax
 
 from crosscheck.rules import own
-from crosscheck.rules.rule import Absent, Hyperparameters, Options, Rule, Slot, flag, number
+from crosscheck.rules.rule import Absent, Hyperparameters, Options, Rule, Slot, flag, number, signed_gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,15 @@ def _own(flags: SGDFlags, h: Mapping[str, float]) -> tuple[str, ...]:
     return ("dampen",) if flags.momentum and h["dampening"] else ()
 
 
+def _formula(flags: SGDFlags, h: Mapping[str, float], first: bool) -> tuple[str, ...]:
+    lines = [f"d = {signed_gradient(h)}{' + weight_decay * param' if flags.decay else ''}"]
+    if not flags.momentum:
+        return (*lines, "param = param - lr * d")
+    taken = "d" if first else "momentum * momentum_buffer + (1 - dampening) * d"
+    update = "(d + momentum * momentum_buffer)" if flags.nesterov else "momentum_buffer"
+    return (*lines, f"momentum_buffer = {taken}", f"param = param - lr * {update}")
+
+
 def _stock(flags: SGDFlags, options: Options) -> optax.GradientTransformation:
     """Return `optax.sgd`, with ascent as a negative learning rate and decay in front; it has no argument for dampening."""
     lr = number(options, "lr") * (-1 if flag(options, "maximize") else 1)
@@ -80,5 +89,6 @@ SGD = Rule(
     chain=sgd,
     own=_own,
     matters=_matters,
+    formula=_formula,
     stock=_stock,
 )

@@ -12,6 +12,7 @@ from crosscheck.errors import MathMismatch
 from crosscheck.recorder.optimizer_info import DTYPES
 from crosscheck.replayer import replay
 from crosscheck.report.report import Finding, Report, Verdict
+from crosscheck.report.survey import joined
 from crosscheck.testing.situations import SITUATIONS, AllAtOnce, Make, Situation, Vectors
 
 _ALL = {"steps": "all", "coordinates": 1}  # every element is recorded in full blocks; one would do for the sampled ones
@@ -58,6 +59,7 @@ def check_optimizer(
         UnsupportedOptimizer: There is no rule for it.
         ValueError: There is no such situation or dtype.
     """
+    __tracebackhide__ = True  # pytest then shows the line of the test, and the report
     kinds = _known(situations)
     recording: dict[str, Any] = {**_ALL, "rule": rule, "slots": slots, "seed": seed}
     regimes = tuple(regimes)
@@ -195,6 +197,7 @@ def _joined(answers: Sequence[_Answer]) -> Report:
         elements=sum(report.elements for report in reports),
         out_of_range=sum(report.out_of_range for report in reports),
         undetermined=sum(report.undetermined for report in reports),
+        survey=joined(report.survey for report in reports),
     )
 
 

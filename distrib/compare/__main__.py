@@ -1,4 +1,4 @@
-"""`python -m distrib.compare RUN RUN… [--json]`: runs side by side, from the files that they left.
+"""`python -m distrib.compare RUN RUN… [--json] [--html FILE]`: runs side by side, from the files that they left.
 
 Says what they came to, in what their configurations differ, and where each of them parts from the first: the first step at which
 something is not exactly the same, and the first at which that is more than rounding. Exit codes: 0 done, 2 bad input.
@@ -17,6 +17,8 @@ from distrib.compare.record import Record, read_run
 from distrib.compare.text import text
 from distrib.display import harmless, open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+from distrib.files import write_atomically
+from distrib.page.live import available
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,16 +27,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="twinstep compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with all curves on one chart")
     try:
         given = parser.parse_args(arguments)
         if len(given.runs) < 2:
             raise BadInput("one run cannot be compared: give two or more")
+        if given.html is not None and not available():
+            raise BadInput(
+                f"--html {given.html} needs Jinja2, which is not installed here: pip install 'twinstep[page]'"
+            )
         records = [read_run(folder) for folder in given.runs]
+        if given.html is not None:
+            _write_page(given.html, records)
     except BadInput as error:
         print_error(f"bad input: {error}")
         return EXIT_BAD_INPUT
     print(json.dumps(_as_json(records), indent=2) if given.json else harmless(text(records)))
     return EXIT_DONE
+
+
+def _write_page(file: Path, records: Sequence[Record]) -> None:
+    from distrib.compare.page import render  # only now: it needs Jinja2
+
+    try:
+        write_atomically(file, render(records))
+    except OSError as error:
+        raise BadInput(f"--html {file} cannot be written ({error.strerror}): give the path of a file") from None
 
 
 def _as_json(records: Sequence[Record]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _filled(line: str, indent: int) -> str:
 def _entry(key: str, schema: Schema) -> list[str]:
     """Return the lines on one key: its default, what it takes, and its meaning."""
     dashes = "" if key.count(".") > 1 else "--"  # keys of an array of tables have no flag of their own
-    default = _show(schema["default"]) if "default" in schema else "required"
+    default = shown(schema["default"]) if "default" in schema else "required"
     first, takes = f"  {dashes}{key} = {default}", f"({accepted(schema)})"
     head = [f"{first}   {takes}"]
     if len(head[0]) > _WIDTH:
@@ -80,7 +80,7 @@ def _entry(key: str, schema: Schema) -> list[str]:
     return [*head, textwrap.indent(textwrap.fill(schema["description"], _WIDTH - 6), " " * 6)]
 
 
-def _show(default: Any) -> str:
+def shown(default: Any) -> str:
     if default is None:
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)

@@ -101,11 +101,14 @@ def split_overrides(model: type[BaseModel], arguments: Sequence[str]) -> list[tu
         key, equals, value = flag[2:].partition("=")
         if key.count(".") >= _DEEPEST:
             raise BadInput(f"--{_cut(key)}: there is no such key; keys are like training.epochs (see --help)")
-        if not equals and types(model, key) == {"boolean"} and (not rest or rest[0].startswith("--")):
+        alone = not equals and (not rest or rest[0].startswith("--"))
+        if alone and {"boolean"} <= types(model, key) <= {"boolean", "null"}:
             value = "true"
+        elif alone:
+            raise BadInput(
+                f"--{key} has no value: write --{key} VALUE, or --{key}=VALUE if it begins with -- (see --help)"
+            )
         elif not equals:
-            if not rest:
-                raise BadInput(f"--{key} has no value: write --{key} VALUE (see --help)")
             value = rest.pop(0)
         try:
             value.encode()

@@ -4,7 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +18,7 @@ from distrib.errors import BadInput
 from distrib.system import kill_with_parent
 
 ARCHIVE_FOLDER = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"  # as it is downloaded; a node without a network may have been given it
 _PROBE_SECONDS = 3
 _DOWNLOAD_SECONDS = 30
 
@@ -26,7 +30,9 @@ def load(root: Path, *, download: bool) -> Dataset:
     from torchvision.datasets import CIFAR10
 
     try:
-        if download and not on_disk(root):
+        if not extracted(root) and (root / ARCHIVE).exists():
+            _extract(root)
+        elif download and not extracted(root):
             _fetch(root)
         train, test = (CIFAR10(root, train=split) for split in (True, False))
     except subprocess.CalledProcessError as error:
@@ -38,15 +44,20 @@ def load(root: Path, *, download: bool) -> Dataset:
 
 
 def _refusal(root: Path, problem: str) -> str:
-    again = f"remove {root / ARCHIVE_FOLDER} to have it downloaded again, " if on_disk(root) else ""
+    again = f"remove {root / ARCHIVE_FOLDER} to have it downloaded again, " if extracted(root) else ""
     return (
-        f"data.source = cifar10: what torchvision expects in {root} {problem}; {again}put the extracted {ARCHIVE_FOLDER} "
-        "folder there (data.root), or use folder:PATH or synthetic"
+        f"data.source = cifar10: what torchvision expects in {root} {problem}; {again}put {ARCHIVE}, or the "
+        f"extracted {ARCHIVE_FOLDER}, there (data.root), or use folder:PATH or synthetic"
     )
 
 
 def on_disk(root: Path) -> bool:
-    """Return whether CIFAR-10 seems to be there; only loading it tells."""
+    """Return whether CIFAR-10 seems to be there, extracted or as its archive; only loading it tells."""
+    return extracted(root) or os.path.exists(root / ARCHIVE)  # noqa: PTH110 (never raises)
+
+
+def extracted(root: Path) -> bool:
+    """Return whether the folder of the archive seems to be there."""
     return os.path.exists(root / ARCHIVE_FOLDER / "batches.meta")  # noqa: PTH110 (never raises)
 
 
@@ -64,20 +75,41 @@ def fetch_quickly(root: Path) -> bool:
     return True
 
 
-def _fetch(root: Path, seconds: float | None = None) -> None:
-    """Download, by torchvision in a process of its own, which alone can be given a time limit.
+def _extract(root: Path) -> None:
+    """Extract the archive, if every byte of it is right. Raises BadInput and OSError."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
 
-    In a folder of its own, of which only a complete and verified set is moved into place: a start that is killed leaves
-    no half of one, and starts that share `root` do not write over each other's. Raises OSError or SubprocessError.
+    if not check_integrity(root / ARCHIVE, CIFAR10.tgz_md5):
+        raise BadInput(
+            f"data.source = cifar10: {root / ARCHIVE} is not the whole archive (md5 {CIFAR10.tgz_md5} is expected): "
+            "copy it again, or remove it"
+        )
+    with _apart(root) as folder, tarfile.open(root / ARCHIVE) as packed:
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4
+        packed.extractall(folder)  # noqa: S202 (its md5 is known, and the filter lets nothing out of the folder)
+
+
+def _fetch(root: Path, seconds: float | None = None) -> None:
+    """Download, by torchvision in a process of its own, which alone can be given a time limit. Raises OSError or SubprocessError."""
+    with _apart(root) as folder:
+        command = [*kill_with_parent(), sys.executable, "-c", _DOWNLOAD, folder]
+        subprocess.run(command, timeout=seconds, check=True, capture_output=True)
+
+
+@contextmanager
+def _apart(root: Path) -> Generator[str]:
+    """Yield a folder within `root`, and move what is extracted there into place at the end.
+
+    A start that is killed leaves no half of a set, and starts that share `root` do not write over each other's. Raises OSError.
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
-        command = [*kill_with_parent(), sys.executable, "-c", _DOWNLOAD, folder]
-        subprocess.run(command, timeout=seconds, check=True, capture_output=True)
+        yield folder
         try:
             (Path(folder) / ARCHIVE_FOLDER).rename(root / ARCHIVE_FOLDER)
         except OSError:
-            if not on_disk(root):  # another process was quicker
+            if not extracted(root):  # another process was quicker
                 raise
 
 

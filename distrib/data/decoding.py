@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from distrib.data.images import SIZE
+from distrib.data.images import SIZE, Sizes
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, open_regular
 
@@ -25,46 +25,60 @@ LARGEST_FILE = 2**28
 """Bytes of an image file."""
 MOST_PIXELS = 2**26
 """Pixels of an image, and of all images that are decoded at a time: half a gigabyte of memory."""
+_GROUND = "#808080"  # behind what is transparent: neither a black shape disappears on it nor a white one
+_TWELVE_BITS = 2**12  # what scanners and microscopes store in sixteen
 _TOLD = 20  # images that are named, if many do not decode
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of torchvision's IMG_EXTENSIONS
 
 
-def decode(files: Sequence[Path]) -> Tensor:
-    """Return the images, resized to SIZE, as (N, H, W, C) uint8. Raises BadInput that names all that do not decode, and OSError."""
+def decode(files: Sequence[Path]) -> tuple[Tensor, Sizes]:
+    """Return the images, resized to SIZE, as (N, H, W, C) uint8, and which sizes they had. There must be one at least.
+
+    Raises BadInput that names all that do not decode, and OSError.
+    """
     images = numpy.empty((len(files), SIZE, SIZE, 3), dtype=numpy.uint8)
+    sizes: set[tuple[int, int]] = set()
     room = Room(MOST_PIXELS)
 
     def work(position: int) -> str:
         try:
-            images[position] = _decode(files[position], room)
+            images[position], size = _decode(files[position], room)
+            sizes.add(size)
         except Unfit as error:
             return f"image {files[position]} cannot be decoded ({error})"
         return ""
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the interpreter lock
         problems = list(filter(None, pool.map(work, range(len(files)))))
+    refuse_images(problems)
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return torch.from_numpy(images), Sizes(by_area[0], by_area[-1])
+
+
+def refuse_images(problems: Sequence[str]) -> None:
+    """Raise BadInput if there are problems, each of which names an image and says what is wrong with it."""
     if len(problems) == 1:
         raise BadInput(f"{problems[0]}: repair it, or take it out of the folder")
     if problems:
         more = f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
         raise BadInput(
-            f"{len(problems)} images cannot be decoded: {'; '.join(problems[:_TOLD])}{more}: repair them, or take them out of the folder"
+            f"{len(problems)} images cannot be used: {'; '.join(problems[:_TOLD])}{more}: repair them, or take them out of the folder"
         )
-    return torch.from_numpy(images)
 
 
-def _decode(path: Path, room: "Room") -> numpy.ndarray:
-    """Return the image's pixels. Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks."""
+def _decode(path: Path, room: "Room") -> tuple[numpy.ndarray, tuple[int, int]]:
+    """Return the image's pixels, and the width and height of its file. Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks."""
     try:
         with open_regular(path, LARGEST_FILE) as file, Image.open(file, formats=_FORMATS) as image:
             size = image.width * image.height
             if size > MOST_PIXELS:
                 raise Unfit(f"it has {size} pixels, and at most {MOST_PIXELS} are decoded")
             with room.for_pixels(size):
-                pixels = _eight_bit(image).convert("RGB")
-                if pixels.size != (SIZE, SIZE):
+                pixels = _as_seen(image)
+                shown = pixels.size
+                if shown != (SIZE, SIZE):
                     pixels = pixels.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-                return numpy.asarray(pixels)
+                return numpy.asarray(pixels), shown
     except Exception as error:  # PIL raises whatever its decoders raise; all of it means this file
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise
@@ -74,11 +88,31 @@ def _decode(path: Path, room: "Room") -> numpy.ndarray:
         raise Unfit(why) from None
 
 
+def _as_seen(image: Image.Image) -> Image.Image:
+    """Return the image in RGB as a person sees it: turned as the camera says, on grey where it is transparent.
+
+    Raises Unfit where nothing says which numbers are black and white.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("F", "I"):
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit numbers"
+        raise Unfit(f"its pixels are {kind}, and nothing says which of them is white: save it with 8 bits a channel")
+    if image.mode.startswith("I;16"):
+        return _eight_bit(image).convert("RGB")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, _GROUND), seen).convert("RGB")
+    return image.convert("RGB")
+
+
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return the image with sixteen-bit grey scaled down to eight; Pillow's own conversion would clip it to white."""
-    if not image.mode.startswith("I"):
-        return image
+    """Return sixteen-bit grey scaled down to eight bits; Pillow's own conversion would clip it to white. Raises Unfit."""
     grey = numpy.array(image, dtype=numpy.float32)
+    if 0 < grey.max() < _TWELVE_BITS:
+        raise Unfit(
+            f"its pixels have 16 bits, and none is above {int(grey.max())}: 12 bits in 16, or nearly black; save it with "
+            "8 bits a channel"
+        )
     grey /= 257.0
     return Image.fromarray(grey.clip(0, 255, out=grey).astype(numpy.uint8))
 

@@ -7,23 +7,27 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from distrib.data import image_cache
-from distrib.data.decoding import LARGEST_FILE, decode
-from distrib.data.images import Dataset, Split
+from distrib.data.decoding import LARGEST_FILE, decode, refuse_images
+from distrib.data.image_cache import Decoded
+from distrib.data.images import SIZE, Dataset, Sizes, Split
 from distrib.errors import BadInput
-from distrib.files import DISK_BROKEN
+from distrib.files import DISK_BROKEN, Unfit
 
-_FORMAT = "twinstep-images-2"
+_FORMAT = "twinstep-images-3"
+_TOLD = 5  # files that are named, of those that are left out
 
 
 def load(path: Path, cache: Path) -> Dataset:
     """Raises BadInput for a folder that is missing, empty, has one class or an image that does not decode; OSError."""
-    train, test = _listing(path, ("train",)), _listing(path, ("test", "val"))
+    left_out: list[Path] = []
+    train, test = _listing(path, ("train",), left_out), _listing(path, ("test", "val"), left_out)
     if set(train) != set(test):
         odd = ", ".join(sorted(set(train) ^ set(test)))
         raise BadInput(f"data.source = folder:{path}: these classes are in only one of the two splits: {odd}")
@@ -38,18 +42,39 @@ def load(path: Path, cache: Path) -> Dataset:
         split: [(label, image) for label, name in enumerate(classes) for image in images[name]]
         for split, images in (("train", train), ("test", test))
     }
-    images = image_cache.read(file, {split: len(members) for split, members in ordered.items()})
-    if images is None:
-        images = {split: decode([image for _, image in members]) for split, members in ordered.items()}
-        image_cache.write(file, images)
-    labels = {split: torch.tensor([label for label, _ in members]) for split, members in ordered.items()}
-    return Dataset(
-        f"folder {path}", classes, Split(images["train"], labels["train"]), Split(images["test"], labels["test"])
-    )
+    decoded = image_cache.read(file, {split: len(members) for split, members in ordered.items()})
+    if decoded is None:
+        images, sizes = decode([image for members in ordered.values() for _, image in members])
+        trained_on = len(ordered["train"])
+        decoded = Decoded({"train": images[:trained_on], "test": images[trained_on:]}, sizes)
+        image_cache.write(file, decoded)
+    splits = {
+        split: Split(decoded.images[split], torch.tensor([label for label, _ in members]))
+        for split, members in ordered.items()
+    }
+    return Dataset(f"folder {path}", classes, **splits, notes=(*_resized(decoded.sizes), *_left_out(left_out)))
 
 
-def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Return the image files of each class by its name, sorted, without classes that have no image."""
+def _resized(sizes: Sizes) -> list[str]:
+    if sizes == ((SIZE, SIZE), (SIZE, SIZE)):
+        return []
+    return [f"images of {sizes} pixels are resized to {SIZE} x {SIZE}"]
+
+
+def _left_out(paths: Sequence[Path]) -> list[str]:
+    """Say what lies in the folder and is not used: it may be meant to be."""
+    if not paths:
+        return []
+    why = "it is no image" if len(paths) == 1 else "they are no images"
+    more = f" and {len(paths) - _TOLD} more" if len(paths) > _TOLD else ""
+    return [f"left out, because {why} in the folder of a class: {', '.join(map(str, paths[:_TOLD]))}{more}"]
+
+
+def _listing(path: Path, splits: tuple[str, ...], left_out: list[Path]) -> dict[str, list[Path]]:
+    """Return the image files of each class by its name, sorted, without classes that have no image.
+
+    What is none of a class's images is appended to `left_out`.
+    """
     said = f"data.source = folder:{path}"
     try:
         if not path.is_dir():
@@ -58,12 +83,18 @@ def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
         if root is None:
             wanted = " or ".join(f"{split}/" for split in splits)
             raise BadInput(f"{said}: it has no folder {wanted}; expected PATH/train/<class>/ and PATH/test/<class>/")
-        found = {folder.name: image_files(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
+        found: dict[str, list[Path]] = {}
+        for entry in sorted(root.iterdir()):
+            others: list[Path] = []
+            if not _hidden(entry.name) and entry.is_dir() and (files := image_files(entry, others)):
+                found[entry.name] = files
+                left_out += others
+            else:
+                left_out.append(entry)
     except OSError as error:
         if error.errno in DISK_BROKEN:
             raise
         raise BadInput(f"{said}: {error.filename} cannot be read: {error.strerror}") from None
-    found = {name: files for name, files in found.items() if files}
     if not found:
         raise BadInput(
             f"{said}: {root} holds no images; expected {root}/<class>/ with {', '.join(IMG_EXTENSIONS)} files"
@@ -71,40 +102,68 @@ def _listing(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
     return found
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return what is called an image in the folder and below it, sorted. Raises OSError for a folder that cannot be read."""
+def image_files(folder: Path, left_out: list[Path] | None = None) -> list[Path]:
+    """Return what is called an image in the folder and below it, sorted; all other files are appended to `left_out`.
+
+    Links to folders are followed, each folder once.
+    Hidden files and folders are left out too: editors, file managers and NAS systems keep their own copies of images there.
+    Raises OSError for a folder that cannot be read.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
-    walked = os.walk(folder, onerror=fail)
-    found = [Path(place) / name for place, _, names in walked for name in names]
-    return sorted(file for file in found if file.suffix.lower() in IMG_EXTENSIONS)
+    images: list[Path] = []
+    others: list[Path] = [] if left_out is None else left_out
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        facts = os.stat(place)  # noqa: PTH116 (what os.walk gives)
+        if (facts.st_dev, facts.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        files = [Path(place, name) for name in names]
+        wanted = [file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not _hidden(file.name)]
+        hidden = [name for name in folders if _hidden(name)]
+        folders[:] = sorted(set(folders).difference(hidden))
+        images += wanted
+        others += sorted({*files}.difference(wanted), key=str) + [Path(place, name) for name in sorted(hidden)]
+    return sorted(images)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "@"))
 
 
 def _key(path: Path, *splits: dict[str, list[Path]]) -> str:
-    """Return a name for the cache of these images. Raises BadInput for one that is no file, or a very large one."""
+    """Return a name for the cache of these images. Raises BadInput that names those that are no files, or very large ones."""
     digest = hashlib.sha256(f"{_FORMAT} {path.resolve()}".encode("utf-8", "surrogateescape"))
+    problems: list[str] = []
     for split in splits:
         for name, files in sorted(split.items()):
             for file in files:
-                facts = _facts(file)
-                digest.update(
-                    json.dumps([name, str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]).encode()
-                )
+                try:
+                    facts = _facts(file)
+                except Unfit as error:
+                    problems.append(f"image {file} {error}")
+                else:
+                    words = [name, str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]
+                    digest.update(json.dumps(words).encode())
+    refuse_images(problems)
     return digest.hexdigest()[:24]
 
 
 def _facts(file: Path) -> os.stat_result:
+    """Return what the system says of an image file. Raises Unfit, and OSError for a disk that breaks."""
     try:
         facts = file.stat()
     except OSError as error:
         if error.errno in DISK_BROKEN:
             raise
-        problem = f"cannot be read ({error.strerror})"
-    else:
-        if stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST_FILE:
-            return facts
-        regular = stat.S_ISREG(facts.st_mode)
-        problem = f"has {facts.st_size} bytes, and at most {LARGEST_FILE} are read" if regular else "is no regular file"
-    raise BadInput(f"image {file} {problem}: repair it, or take it out of the folder")
+        dangling = f"is a link to {file.readlink()}, which is not there" if file.is_symlink() else ""
+        raise Unfit(dangling or f"cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise Unfit("is no regular file")
+    if facts.st_size > LARGEST_FILE:
+        raise Unfit(f"has {facts.st_size} bytes, and at most {LARGEST_FILE} are read")
+    return facts

@@ -1,7 +1,9 @@
 """Decoded images in one safetensors file, which is used only if every byte of it is right."""
 
 import hashlib
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 from torch import Tensor
 
-from distrib.data.images import SIZE, as_bytes
+from distrib.data.images import SIZE, Sizes, as_bytes
 from distrib.files import open_regular, replacing
 
 _LARGEST_HEADER = 2**20  # bytes
+_SIZES = re.compile(r"(\d{1,9})x(\d{1,9}) (\d{1,9})x(\d{1,9})", re.ASCII)
 
 
-def read(file: Path, counts: Mapping[str, int]) -> dict[str, Tensor] | None:
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Images of some splits, by the name of the split, as (N, H, W, C) uint8."""
+
+    images: Mapping[str, Tensor]
+    sizes: Sizes
+    """Of their files."""
+
+
+def read(file: Path, counts: Mapping[str, int]) -> Decoded | None:
     """Return the images of each split, of which there must be so many.
 
     Returns None for a file that is absent, damaged or no cache of these images: they are decoded again.
@@ -35,15 +47,20 @@ def read(file: Path, counts: Mapping[str, int]) -> dict[str, Tensor] | None:
             metadata: dict[str, str] = stored.metadata() or {}
     except (OSError, ValueError, SafetensorError):
         return None
-    return images if metadata.get("sha256") == _sha256(images) else None
+    sizes = _SIZES.fullmatch(metadata.get("sizes", ""))
+    if sizes is None or metadata.get("sha256") != _sha256(images):
+        return None
+    w, h, width, height = map(int, sizes.groups())
+    return Decoded(images, Sizes((w, h), (width, height)))
 
 
-def write(file: Path, images: Mapping[str, Tensor]) -> None:
+def write(file: Path, decoded: Decoded) -> None:
     """Write the cache, whole or not at all. One that cannot be written costs time, not the run."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as new:
-            save_file(dict(images), new, {"sha256": _sha256(images)})
+            sizes = " ".join(f"{width}x{height}" for width, height in decoded.sizes)
+            save_file(dict(decoded.images), new, {"sha256": _sha256(decoded.images), "sizes": sizes})
     except (OSError, SafetensorError):
         return
 

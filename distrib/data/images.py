@@ -2,11 +2,23 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 SIZE = 32  # pixels, height and width
+
+
+class Sizes(NamedTuple):
+    """How large image files are, in pixels: width and height of the one with the fewest and of the one with the most."""
+
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+
+    def __str__(self) -> str:
+        small, large = (f"{width} x {height}" for width, height in self)
+        return small if small == large else f"{small} to {large}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,7 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split
+    notes: tuple[str, ...] = ()  # what its owner should know of how it was read, in sentences
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel of the training images, in [0, 1], (C,) float32.

@@ -86,16 +86,17 @@ def _use(classifier: Classifier) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield (
-        f"Both files take `images`, uint8 (N, {size}, {size}, {len(normal)}): RGB as an image library decodes it, resized to {size} x "
+        f"Both files take `images`, uint8 (N, {size}, {size}, {len(normal)}): RGB as a person sees it, turned as the camera says (EXIF) and resized to {size} x "
         f"{size} with bilinear interpolation, N free. They give `logits`, float32 (N, {len(classifier.classes)}). Pixels are normalised "
         f"inside: divided by 255, and then by channel with mean and standard deviation {'; '.join(normal)}."
     )
     yield ""
     yield "```python"
     yield "import numpy"
-    yield "from PIL import Image"
+    yield "from PIL import Image, ImageOps"
     yield ""
-    yield f'image = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}), Image.Resampling.BILINEAR)'
+    yield 'image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")'
+    yield f"image = image.resize(({size}, {size}), Image.Resampling.BILINEAR)"
     yield f"images = numpy.array(image)[None]  # (1, {size}, {size}, 3) uint8"
     yield ""
     yield "import onnxruntime"

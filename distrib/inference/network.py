@@ -40,7 +40,7 @@ class Classifier:
 
     def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
         """Return for each image file how probable each class is, the most probable first. Raises BadInput, and OSError."""
-        images = decode([Path(file) for file in files]).to(self.normalize.scale.device)
+        images = decode([Path(file) for file in files])[0].to(self.normalize.scale.device)
         return [
             {self.classes[int(which)]: float(its[which]) for which in its.argsort(descending=True)}
             for its in self.probabilities(images).cpu()

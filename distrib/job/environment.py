@@ -19,6 +19,7 @@ _NUMBERS: Mapping[str, tuple[int, int]] = {
     "OMP_NUM_THREADS": (1, _MOST),
     "SLURM_CPUS_PER_TASK": (1, _MOST),
     "SLURM_GPUS_ON_NODE": (0, _MOST),
+    "SLURM_STEP_NUM_TASKS": (1, _MOST),
 }
 """The least and the largest value of each variable that holds a whole number."""
 _OF_EACH_RANK = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -7,3 +7,5 @@ FACTS = Path("page/facts.json")
 IMAGES = Path("page/images.json")
 MISTAKES = Path("page/mistakes.json")
 """Files within a run's folder: the page, and what it needs beside what a run leaves anyway."""
+CROSSCHECK_PAGE = Path("crosscheck.html")
+"""The page of the cross-check, which its replay writes; the run's page leads to it."""

@@ -66,9 +66,9 @@ def read(path: Path) -> tuple[Lines, Lines]:
     return found["step"].lines(), found["epoch"].lines()
 
 
-def thinned(steps: Column, values: Column) -> Curve:
-    """Return the curve of a quantity, with at most `MOST_POINTS` points of equally many lines each."""
-    width = -(-len(steps) // MOST_POINTS)
+def thinned(steps: Column, values: Column, most: int = MOST_POINTS) -> Curve:
+    """Return the curve of a quantity, with at most so many points of equally many lines each."""
+    width = -(-len(steps) // most)
     nothing = np.empty(0)
     if width <= 1:
         return Curve(steps, values, nothing, nothing)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from distrib.config.load import read_toml
 from distrib.errors import BadInput
 from distrib.files import read_json
-from distrib.page import FACTS, IMAGES, MISTAKES, curves
+from distrib.page import CROSSCHECK_PAGE, FACTS, IMAGES, MISTAKES, curves
 from distrib.page.curves import Lines
 
 Scalar = str | bool | int | float | None
@@ -173,6 +173,7 @@ class RunFiles:
     images: Images | None
     mistakes: Mistakes | None
     config: Mapping[str, Any]  # by dotted key
+    has_crosscheck_page: bool
     damaged: list[str] = field(default_factory=list[str])
 
 
@@ -204,6 +205,7 @@ def read_run(folder: Path) -> RunFiles:
         images=part(IMAGES, Images),
         mistakes=part(MISTAKES, Mistakes),
         config=_config(folder / "config.toml", damaged),
+        has_crosscheck_page=(folder / CROSSCHECK_PAGE).is_file(),
         damaged=damaged,
     )
 

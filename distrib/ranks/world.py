@@ -29,7 +29,7 @@ _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", 
 def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> None:
     """Raise BadInput, before any process waits for another, if this is not a world of `wanted` processes that can train.
 
-    With None any number of processes will do.
+    With None any number of processes will do, unless more than one was started or asked for, and each would train alone.
     """
     sharded = {
         "ACCELERATE_USE_FSDP": "FSDP",
@@ -44,7 +44,10 @@ def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> No
             )
     _check_gpus(environment)
     there = int(environment.get("WORLD_SIZE", "1"))
-    if wanted is None or wanted == there:
+    if wanted is None:
+        _expect_no_strangers(environment)
+        return
+    if wanted == there:
         return
     hint = (
         f"note that `accelerate launch --cpu --num_processes {wanted}` silently starts one process; "
@@ -54,6 +57,31 @@ def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> No
         else "one process is `accelerate launch --config_file launch/cpu.yaml -m distrib.train RECIPE` (launch/gpu.yaml on a GPU)"
     )
     raise BadInput(f"training.world_size = {wanted}, but this run has {count(there, 'process')}: {hint}")
+
+
+def _expect_no_strangers(environment: Mapping[str, str]) -> None:
+    """Raise BadInput if several processes were meant, and this one knows of no other."""
+    if "WORLD_SIZE" in environment:
+        return
+    remedy = "start them with a config file from launch/, such as launch/cpu-2.yaml, or say --training.world_size 1"
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1:
+        raise BadInput(
+            f"srun started {tasks} tasks (SLURM_STEP_NUM_TASKS), and each would train alone: use slurm/train.sbatch, which "
+            "starts a launcher a node; or start one task (srun --ntasks 1)"
+        )
+    # Accelerate's launcher of a single process sets an address only if it was asked for several.
+    if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment:
+        raise BadInput(
+            "accelerate launch was asked for several processes and started one, as it does with --cpu and without "
+            f"--multi_gpu, whatever --num_processes says (MASTER_ADDR is set, and WORLD_SIZE is not): {remedy}"
+        )
+    for variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if environment.get(variable, "1") not in ("", "1"):
+            raise BadInput(
+                f"mpirun started several processes ({variable} = {environment[variable][:20]}), and each would train "
+                f"alone: {remedy}"
+            )
 
 
 def _check_gpus(environment: Mapping[str, str]) -> None:

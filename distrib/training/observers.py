@@ -100,7 +100,7 @@ class Observers:
         if update.loss_scale is not None:
             values |= {"loss_scale": update.loss_scale}
         self._write_step(step, values)
-        self.run.display.advance(plan.batch_size, loss)
+        self.run.display.advance(plan.batch_size, loss, self._epoch(step))
         if self.page is not None and self.page.due():
             self.page.write(self.run.folder)
             self.clock.start()
@@ -122,7 +122,7 @@ class Observers:
         self._write_waiting()
         self._write("epoch", step, values)
         run.display.line(
-            f"epoch {run.plan.epoch_of(step)}/{run.config.training.epochs}  loss {progress.train_loss:.4f}  "
+            f"{self._epoch(step)}  loss {progress.train_loss:.4f}  "
             f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s"
             + (f"  skipped steps {run.update.skipped}" if run.precision.scaler.is_enabled() else "")
         )
@@ -167,6 +167,9 @@ class Observers:
             self.metrics.close()
         if self.recorder is not None:
             self.recorder.close()
+
+    def _epoch(self, step: int) -> str:
+        return f"epoch {self.run.plan.epoch_of(step)}/{self.run.config.training.epochs}"
 
     def _write_step(self, step: int, values: dict[str, Any]) -> None:
         """Write a step's line, or have it wait for the norm of its gradient: to wait for it here would idle a GPU."""

@@ -16,7 +16,7 @@ from distrib.data import sources
 from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
 from distrib.data.images import SIZE, Dataset, Split
-from distrib.display import Display
+from distrib.display import Display, count
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
 from distrib.optim.schedule import RunLength
@@ -31,6 +31,8 @@ from distrib.training.evaluate import Score, evaluate
 from distrib.training.mistakes import Mistakes
 from distrib.training.model import build_model
 from distrib.training.recipe import RunConfig
+
+_CLASSES_TOLD = 20  # classes that are named at the start
 
 
 @dataclass(kw_only=True)
@@ -155,7 +157,13 @@ def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) ->
     source, why = collectives.on_main(accelerator, lambda: sources.choose(config.data))
     if why:
         display.say(why)
-    return collectives.main_first(accelerator, lambda: sources.load(config.data, source))
+    dataset = collectives.main_first(accelerator, lambda: sources.load(config.data, source))
+    names = ", ".join(dataset.classes[:_CLASSES_TOLD])
+    more = f" and {len(dataset.classes) - _CLASSES_TOLD} more" if len(dataset.classes) > _CLASSES_TOLD else ""
+    display.line(f"data: {count(len(dataset.classes), 'class')}: {names}{more}")
+    for note in dataset.notes:
+        display.say(f"data: {note}")
+    return dataset
 
 
 def _plan(config: RunConfig, num_images: int, accelerator: Accelerator) -> Plan:

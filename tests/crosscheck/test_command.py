@@ -133,6 +133,58 @@ def test_json_of_a_finding_without_an_element(trace: Path, tmp_path: Path, capsy
     assert "never written" in first["cause"]
 
 
+# --html, --junit and report
+
+
+def test_one_replay_writes_all_its_reports(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harm(trace)
+    files = {name: tmp_path / f"report.{name}" for name in ("json", "html", "junit")}
+    options = [option for name, path in files.items() for option in (f"--{name}", path)]
+    code, out, err = run(capsys, "replay", trace, *options)
+    assert (code, err) == (1, "")
+    assert strict(files["json"])["survey"]["num_tensors"] == 2
+    assert strict(files["json"])["findings"][0]["arithmetic"]["recorded"]["param"] == 7.0
+    page = files["html"].read_text(encoding="utf-8")
+    assert f"<title>{trace} – mismatch</title>" in page
+    assert "Written out: <code>bias[1]</code> at step 4" in page
+    assert 'name="bias.param"' in files["junit"].read_text()
+    assert out.splitlines()[0].removeprefix("mismatch: ") in page
+
+
+def test_report_is_replay_that_writes_a_page_beside_the_trace(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, page in ((trace, trace.parent / "trace.html"), (trace.parent, trace.parent / "crosscheck.html")):
+        code, out, err = run(capsys, "report", given)
+        assert (code, out, err) == (0, run(capsys, "replay", trace)[1], f"crosscheck: the page is {page}\n")
+        assert page.read_text().count("<h2") == 4
+    harm(trace)
+    code, _, err = run(capsys, "report", trace, "--html", trace / "mine.html")
+    assert (code, err) == (1, f"crosscheck: the page is {trace / 'mine.html'}\n")
+    assert "Written out" in (trace / "mine.html").read_text()
+
+
+def test_watch_writes_the_same_files(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harm(trace)
+    assert run(capsys, "watch", trace, "--html", tmp_path / "page.html", "--junit", tmp_path / "tests.xml")[0] == 1
+    assert "Written out" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<failure " in (tmp_path / "tests.xml").read_text(encoding="utf-8")
+
+
+def test_report_of_what_is_no_trace_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "report", tmp_path / "nowhere")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"bad input: {tmp_path / 'nowhere'} ")
+    assert not list(tmp_path.parent.glob("*.html"))
+
+
+@pytest.mark.parametrize("option", ["--html", "--junit"])
+def test_other_files_that_cannot_be_written_are_said_before_the_work(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "replay", tmp_path, option, "/missing/report")
+    assert code == 2
+    assert err == f"bad input: {option} /missing/report cannot be written (there is no such folder)\n"
+
+
 def no_folder(tmp_path: Path) -> Path:
     return tmp_path / "missing" / "report.json"
 
@@ -312,6 +364,19 @@ def test_without_jax_it_says_what_to_install(trace: Path) -> None:
         "bad input: replay needs jax, which is not installed: pip install -e '.[replay]' in a checkout, "
         "or pip install 'twinstep[replay]' from an index"
     )
+
+
+def test_without_jinja2_the_page_says_what_to_install_and_the_rest_works(trace: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = run_without(("jinja2", "jax"), COMMAND, "replay", trace, "--html", page)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[0] == (
+        "bad input: --html needs jinja2, which is not installed: pip install -e '.[page]' in a checkout, "
+        "or pip install 'twinstep[page]' from an index"
+    )
+    assert not page.exists()
+    result = run_without(("jinja2", *TORCH), COMMAND, "replay", trace, "--junit", tmp_path / "report.xml")
+    assert (result.returncode, result.stderr) == (0, "loaded: jax\n")
 
 
 def test_without_torch_the_atlas_says_what_to_install() -> None:

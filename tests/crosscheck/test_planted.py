@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from crosscheck import Recorder, Report, Verdict, replay
+from crosscheck import Finding, Recorder, Report, Verdict, replay
 from crosscheck.testing import gradient
 from crosscheck.tolerance import FAIL, WARN
 from tests.crosscheck.faulty import SCALE, FaultyAdam, FaultySGD
@@ -91,8 +91,26 @@ def check(report: Report, planted: Planted) -> None:
     assert (first.step, first.slot) == (planted.step, planted.slot), str(report)
     assert planted.tensor in (None, first.tensor), str(report)
     assert not first.eta <= FAIL
+    for finding in report.findings:
+        if " is not what " in finding.cause:  # otherwise no formula made the expected number
+            check_written_out(finding)
     if planted.slot == "param":  # the state is then correct, also at later steps
         assert {finding.slot for finding in report.findings} == {"param"}, str(report)
+
+
+def check_written_out(finding: Finding) -> None:
+    """The element of a finding is written out, and the mistake that is named makes of it what was recorded."""
+    written = finding.arithmetic
+    assert written is not None
+    assert written.recorded[finding.slot] == finding.recorded
+    assert written.expected[finding.slot] == pytest.approx(finding.expected, rel=1e-12)
+    assert written.under_cause.keys() in (set(), written.expected.keys())
+    assert bool(written.cause) == bool(written.under_cause)
+    assert written.cause in finding.cause
+    if written.cause:
+        right, mistaken = (made[finding.slot] for made in (written.expected, written.under_cause))
+        assert abs(written.recorded[finding.slot] - mistaken) < 0.5 * abs(written.recorded[finding.slot] - right)
+    assert {"grad", *written.before} <= {*written.read, *written.recorded}
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 import inspect
 import os
-import re
 import signal
-import textwrap
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from distrib import BadInput, RunConfig, RunFault, SavedRun, Stopped, load_run, train
+from tests.documents import scripts
 from tests.support import JAX, RANKS, ROOT, SMALL, free_port, read_json, run_without, tensor_bytes, train_well, wait_for
 
 SECONDS = 300
@@ -89,13 +88,12 @@ def test_it_can_be_called_twice_and_in_a_thread_with_the_bytes_of_the_command(tm
 
 
 def as_documented(folder: Path) -> None:
-    text = (ROOT / "docs" / "using.md").read_text()
-    [code] = re.findall(r"(    from distrib import RunConfig.*?)\n\n`RunConfig`", text, re.DOTALL)
+    code, _ = scripts(ROOT / "docs" / "using.md")
     quick = {key: value for key, value in QUICK.items() if key != "training.epochs"}
     os.chdir(folder)
     Image.new("RGB", (40, 30)).save("photo.jpg")
     names: dict[str, Any] = {}
-    exec(textwrap.dedent(code).replace('"training.epochs": 1,', f'"training.epochs": 1, **{quick},'), names)  # noqa: S102 (it is ours)
+    exec(code.replace('"training.epochs": 1,', f'"training.epochs": 1, **{quick},'), names)  # noqa: S102 (it is ours)
     assert names["run"].summary["steps"] == 10
     [probabilities] = names["classifier"].predict(["photo.jpg"])
     assert sum(probabilities.values()) == pytest.approx(1)

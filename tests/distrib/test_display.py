@@ -31,7 +31,7 @@ def test_lines(capsys: pytest.CaptureFixture[str], main: bool, quiet: bool, say:
 
 def drive(display: Display) -> None:
     display.open_bar(done=100, total=1000)
-    display.advance(900, 0.125)
+    display.advance(900, 0.125, "epoch 2/6")
     display.line("epoch 1")
     display.close_bar()
     display.close_bar()  # once more does no harm
@@ -46,7 +46,7 @@ def test_pipe_gets_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_display_without_a_bar_takes_everything(capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(main=True, quiet=False)
-    display.advance(1, 0.5)
+    display.advance(1, 0.5, "epoch 1/1")
     display.close_bar()
     assert capsys.readouterr() == ("", "")
 

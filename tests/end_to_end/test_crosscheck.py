@@ -48,6 +48,8 @@ def test_a_recorded_run_closes_with_its_verdict(tmp_path: Path, optimizer: str) 
     assert 0 < found["max_eta"] == report["max_eta"] < 16
     assert report["profiles"] == ["fused on cpu"]
     assert read_json(folder / "status.json")["state"] == "done"
+    assert "<title>" in (folder / "crosscheck.html").read_text(encoding="utf-8")
+    assert (folder / "index.html").read_text(encoding="utf-8").count('href="crosscheck.html"') == 2
 
 
 def test_recording_changes_no_bit_of_the_run(tmp_path: Path) -> None:
@@ -106,8 +108,11 @@ def test_a_mismatch_fails_the_run(tmp_path: Path) -> None:
         for _ in range(3):
             parameter.grad = torch.linspace(-1, 1, 9)
             optimizer.step()
+    (tmp_path / "crosscheck.html").mkdir()  # a page that cannot be written costs the run nothing but the page
     [result] = train([*arguments, "--crosscheck.replay=true"])
     assert result.code == 1
+    assert f"note: {tmp_path / 'crosscheck.html'} cannot be written" in result.out
+    assert 'href="crosscheck.html"' not in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert result.err.startswith("fault: the cross-check found a mismatch")
     assert "Nesterov's look-ahead is missing" in result.out
     assert read_json(tmp_path / "summary.json")["crosscheck"]["verdict"] == "mismatch"

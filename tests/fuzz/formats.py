@@ -15,6 +15,7 @@ from PIL import Image
 
 from distrib.config.load import load
 from distrib.data import folder, image_cache
+from distrib.data.images import Sizes
 from distrib.errors import BadInput
 from distrib.job import environment, lock
 from distrib.job.status import Status
@@ -58,7 +59,8 @@ def _image(suffix: str) -> Callable[[Path], Format]:
 
 def cache(place: Path) -> Format:
     file, counts = place / "images.safetensors", {"train": 6, "test": 4}
-    image_cache.write(file, {name: torch.zeros(count, 32, 32, 3, dtype=torch.uint8) for name, count in counts.items()})
+    images = {name: torch.zeros(count, 32, 32, 3, dtype=torch.uint8) for name, count in counts.items()}
+    image_cache.write(file, image_cache.Decoded(images, Sizes((32, 32), (640, 480))))
     return Format("image cache", file, lambda: image_cache.read(file, counts), file.write_bytes)
 
 

@@ -33,7 +33,7 @@ def offered(file: Path, *words: str) -> set[str]:
     ("words", "expected"),
     [
         ([""], set(COMMANDS)),
-        (["re"], {"replay", "record"}),
+        (["re"], {"replay", "report", "record"}),
         (["train", "q"], {"quickstart"}),
         (["train", ""], set(recipe_names())),
         (["train", "quickstart", "--optimizer.m"], {"--optimizer.maximize", "--optimizer.momentum"}),

@@ -1,9 +1,10 @@
 // Draws the charts of a run with uPlot. Without it the page's tables say the same.
 "use strict";
+const COLORS = 8; // that page.css names
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const color = (index) => style(`--c${index % 2}`);
+  const color = (index) => style(`--c${index % COLORS}`);
   const markColors = { stop: "--warn", fault: "--bad", resume: "--c0" };
   const formats = {
     number: (v) => (v !== 0 && (Math.abs(v) < 1e-3 || Math.abs(v) >= 1e6) ? v.toExponential(2) : String(+v.toPrecision(4))),

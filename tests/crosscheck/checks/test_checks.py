@@ -25,11 +25,13 @@ def test_every_check_is_in_the_list() -> None:
     helpers = {
         f"crosscheck.checks.{name}"
         for name in (
+            "arithmetic",
             "bits",
             "check",
             "claimed_rates",
             "comparison",
             "differences",
+            "eta_map",
             "judge",
             "passes",
             "power",

@@ -90,6 +90,9 @@ def test_a_configuration_cannot_be_changed(load: Load) -> None:
         (["--training.compile", "true"], "training.compile", True),
         (["--training.compile", "True"], "training.compile", True),
         (["--data.augment=FALSE"], "data.augment", False),
+        (["--training.compile"], "training.compile", True),
+        (["--optimizer.foreach", "--training.epochs", "2"], "optimizer.foreach", True),
+        (["--output.dir=--a"], "output.dir", "--a"),
         (["--training.clip_norm", "0.5"], "training.clip_norm", 0.5),
         (["--training.last_batch", "mask"], "training.last_batch", "mask"),
         (["--precision.mode", "no"], "precision.mode", "no"),
@@ -176,6 +179,11 @@ def test_a_key_without_a_value(refused: Refuse, arguments: list[str]) -> None:
     message = refused(*arguments)
     assert f"{arguments[-1]} has no value" in message
     assert f"{arguments[-1]} VALUE" in message
+
+
+def test_a_key_is_no_value(refused: Refuse) -> None:
+    message = refused("--optimizer.lr", "--training.epochs", "3")
+    assert "--optimizer.lr has no value" in message
 
 
 @pytest.mark.parametrize("junk", ["other.toml", "6", "-e", "-training.epochs", "training.epochs=6", "--", ""])

@@ -137,6 +137,68 @@ def test_16_bit_grey_keeps_its_brightness(birds: Path, cache: Path) -> None:
     assert colour(folder.load(birds, cache).train.images[0]) == pytest.approx((100, 100, 100), abs=1)
 
 
+def test_a_photo_is_turned_as_the_camera_says(birds: Path, cache: Path) -> None:
+    seen = Image.new("RGB", (64, 32), RED)
+    seen.paste(BLUE, (32, 0, 64, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: show it turned
+    write(birds / "train/owl/1.png", seen.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    data = folder.load(birds, cache)
+    assert colour(data.train.images[0][:, :14]) == RED
+    assert colour(data.train.images[0][:, 18:]) == BLUE
+    assert "32 x 32 to 64 x 32 pixels" in data.notes[0]
+
+
+@pytest.mark.parametrize("shape", [(255, 255, 255), (0, 0, 0)])
+def test_what_is_transparent_shows_no_hidden_colours(birds: Path, cache: Path, shape: tuple[int, int, int]) -> None:
+    pixels = numpy.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=numpy.uint8)
+    pixels[..., 3] = 0
+    pixels[8:24, 8:24] = (*shape, 255)
+    write(birds / "train/owl/1.png", Image.fromarray(pixels))
+    image = folder.load(birds, cache).train.images[0]
+    assert colour(image[:8]) == (128, 128, 128)
+    assert colour(image[8:24, 8:24]) == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "words"),
+    [
+        ("float.tif", numpy.linspace(0, 1, 1024, dtype=numpy.float32), "floating-point numbers"),
+        ("int.tif", numpy.arange(1024, dtype=numpy.int32), "32-bit numbers"),
+        ("scan.png", numpy.arange(0, 4096, 4, dtype=numpy.uint16), "none is above 4092"),
+    ],
+)
+def test_pixels_of_an_unknown_range_are_refused(
+    birds: Path, cache: Path, name: str, pixels: numpy.ndarray, words: str
+) -> None:
+    write(birds / "train/owl" / name, Image.fromarray(pixels.reshape(32, 32)))
+    message = refused(birds, cache)
+    for word in (str(birds / "train/owl" / name), words, "save it with 8 bits"):
+        assert word in message
+
+
+def test_links_to_folders_are_followed_once(birds: Path, cache: Path, tmp_path: Path) -> None:
+    write(tmp_path / "store/june/3.png", noise(0))
+    (birds / "train/owl/linked").symlink_to(tmp_path / "store")
+    (tmp_path / "store/round").symlink_to(birds / "train/owl")
+    data = folder.load(birds, cache)
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert data.notes == ()
+
+
+def test_links_that_lead_nowhere_are_all_named(birds: Path, cache: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        (birds / f"train/owl/far{number:02}.png").symlink_to(tmp_path / "not-mounted" / f"{number}.png")
+    message = refused(birds, cache)
+    for words in (
+        "30 images cannot be used",
+        "far00.png is a link to",
+        "not-mounted/0.png, which is not there",
+        "10 more",
+    ):
+        assert words in message
+
+
 def test_val_stands_in_for_test(birds: Path, cache: Path) -> None:
     before = folder.load(birds, cache)
     (birds / "test").rename(birds / "val")
@@ -150,13 +212,48 @@ def test_test_goes_before_val(birds: Path, cache: Path) -> None:
     assert len(folder.load(birds, cache).test) == 2
 
 
-def test_other_files_and_empty_classes_are_left_out(birds: Path, cache: Path) -> None:
+def test_other_files_and_empty_classes_are_left_out_and_told(birds: Path, cache: Path) -> None:
     before = folder.load(birds, cache)
-    (birds / "train/owl/notes.txt").write_text("not an image")
-    (birds / "train/owl/.DS_Store").write_bytes(b"\0")
-    (birds / "train/readme.png").write_text("belongs to no class")
-    (birds / "train/empty").mkdir()
-    assert same(folder.load(birds, cache), before)
+    assert before.notes == ()
+    others = [birds / "train/empty", birds / "train/owl/notes.txt", birds / "train/readme.png"]
+    others[0].mkdir()
+    others[1].write_text("not an image")
+    others[2].write_text("belongs to no class")
+    data = folder.load(birds, cache)
+    assert same(data, before)
+    (note,) = data.notes
+    assert note.startswith("left out, because they are no images in the folder of a class: ")
+    assert {str(path) for path in others} == set(note.partition(": ")[2].split(", "))
+
+
+def test_hidden_files_and_folders_are_left_out_and_told(birds: Path, cache: Path) -> None:
+    before = folder.load(birds, cache)
+    for name in ("train/.ipynb_checkpoints/1.png", "train/owl/._1.png", "train/owl/@eaDir/1.png", "test/wren/.1.png"):
+        write(birds / name, noise(5))
+    data = folder.load(birds, cache)
+    assert same(data, before)
+    (note,) = data.notes
+    for hidden in (".ipynb_checkpoints", "._1.png", "@eaDir", ".1.png"):
+        assert hidden in note
+
+
+def test_of_many_files_that_are_left_out_a_few_are_named(birds: Path, cache: Path) -> None:
+    for number in range(30):
+        (birds / f"train/owl/{number}.txt").touch()
+    (note,) = folder.load(birds, cache).notes
+    assert note.endswith(" and 25 more")
+    assert note.count(".txt") == 5
+
+
+def test_other_sizes_are_told_also_by_the_cache(birds: Path, cache: Path) -> None:
+    for name in ("train/owl/1.png", "train/owl/2.png"):
+        write(birds / name, Image.new("RGB", (640, 360), RED))
+    expected = ("images of 32 x 32 to 640 x 360 pixels are resized to 32 x 32",)
+    assert folder.load(birds, cache).notes == expected
+    assert folder.load(birds, cache).notes == expected, "the second time from the cache"
+    for file in birds.rglob("*.png"):
+        write(file, Image.new("RGB", (640, 360), RED))
+    assert folder.load(birds, cache).notes == ("images of 640 x 360 pixels are resized to 32 x 32",)
 
 
 def test_images_may_lie_deeper(birds: Path, cache: Path) -> None:
@@ -365,8 +462,8 @@ def test_an_image_that_does_not_decode(birds: Path, cache: Path, split: str, dam
 def test_an_image_that_goes_while_the_folder_is_read(birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, listing = next((birds / "train" / "owl").iterdir()), folder._listing  # pyright: ignore[reportPrivateUsage]
 
-    def listed_before(path: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
-        found = listing(path, splits)
+    def listed_before(path: Path, splits: tuple[str, ...], left_out: list[Path]) -> dict[str, list[Path]]:
+        found = listing(path, splits, left_out)
         file.unlink(missing_ok=True)
         return found
 
@@ -384,7 +481,7 @@ HOSTILE: dict[str, tuple[Harm, str]] = {
     "all hole": (lambda file: (file.touch(), os.truncate(file, 2**40)), "1099511627776 bytes"),
     "a pipe": (os.mkfifo, "is no regular file"),
     "a link to a device": (lambda file: file.symlink_to("/dev/zero"), "is no regular file"),
-    "a link to nowhere": (lambda file: file.symlink_to("nowhere"), "cannot be read (No such file"),
+    "a link to nowhere": (lambda file: file.symlink_to("nowhere"), "is a link to nowhere, which is not there"),
 }
 
 
@@ -404,7 +501,7 @@ def test_all_images_that_do_not_decode_are_named(birds: Path, cache: Path) -> No
         (birds / "train/owl" / f"bad{number:02}.png").write_text("no image")
     said = refused(birds, cache)
     assert said.startswith(
-        f"23 images cannot be decoded: image {birds}/train/owl/bad00.png cannot be decoded (it is none of"
+        f"23 images cannot be used: image {birds}/train/owl/bad00.png cannot be decoded (it is none of"
     )
     assert said.count("bad") == 20
     assert said.endswith("; and 3 more: repair them, or take them out of the folder")

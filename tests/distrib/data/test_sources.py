@@ -2,7 +2,9 @@
 
 import hashlib
 import pickle
+import shutil
 import socket
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +100,40 @@ def bad_cifar10(root: Path) -> str:
     with pytest.raises(BadInput) as caught:
         cifar10.load(root, download=False)
     return str(caught.value)
+
+
+def archived(small_cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the extracted folder into its archive, whose md5 torchvision expects then, and return the archive."""
+    archive = small_cifar10 / cifar10.ARCHIVE
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(small_cifar10 / cifar10.ARCHIVE_FOLDER, cifar10.ARCHIVE_FOLDER)
+    shutil.rmtree(small_cifar10 / cifar10.ARCHIVE_FOLDER)
+    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5)
+    return archive
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_the_archive_alone_is_enough_without_a_network(
+    small_cifar10: Path, silent_server: int, download: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del silent_server  # a download would hang
+    before = cifar10.load(small_cifar10, download=False)
+    archive = archived(small_cifar10, monkeypatch)
+    assert sources.choose(DataConfig(root=str(small_cifar10), download=download))[0] == "cifar10"
+    content = archive.read_bytes()
+    assert cifar10.load(small_cifar10, download=download).fingerprint() == before.fingerprint()
+    assert archive.read_bytes() == content
+    assert sorted(path.name for path in small_cifar10.iterdir()) == sorted([cifar10.ARCHIVE, cifar10.ARCHIVE_FOLDER])
+
+
+def test_an_archive_that_is_cut_short_is_refused(small_cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = archived(small_cifar10, monkeypatch)
+    archive.write_bytes(archive.read_bytes()[:-1])
+    with pytest.raises(BadInput, match="is not the whole archive") as caught:
+        cifar10.load(small_cifar10, download=True)
+    assert str(archive) in str(caught.value)
+    assert sorted(small_cifar10.iterdir()) == [archive]
 
 
 def test_cifar10_that_is_not_there(tmp_path: Path) -> None:

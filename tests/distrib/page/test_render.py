@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import time
-from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -14,32 +13,7 @@ import pytest
 from distrib.page.render import render, settings
 from distrib.page.run_files import read_run
 from tests.distrib.page.folders import HOSTILE, HOSTILE_CLASSES, hostile_run, mistakes, write
-
-
-class Elements(HTMLParser):
-    """The elements of a page with their attributes, and the text of each kind."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self._open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._open and self._open.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            self.texts.setdefault(self._open[-1], []).append(data)
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.found if name == tag]
+from tests.markup import Elements
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +46,14 @@ def test_nothing_is_fetched(page: str) -> None:
     assert policy is not None
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
+
+
+def test_the_verdict_leads_to_the_page_of_the_cross_check_if_there_is_one(tmp_path: Path) -> None:
+    folder = hostile_run(tmp_path, epochs=1, steps_per_epoch=6)
+    (folder / "crosscheck.html").write_text("")
+    links = [a["href"] for a in Elements(render(read_run(folder))).named("a")]
+    assert links.count("crosscheck.html") == 2
+    assert "crosscheck.json" in links
 
 
 def test_data_is_strict_json(page: str) -> None:

@@ -44,6 +44,31 @@ def test_sharding_that_is_off_is_no_matter(value: str) -> None:
     world.check(None, {"ACCELERATE_USE_FSDP": value, "ACCELERATE_USE_DEEPSPEED": value})
 
 
+_LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}
+_SEVERAL = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (_LAUNCHED | {"MASTER_ADDR": "127.0.0.1"}, ("accelerate launch", "started one", "launch/cpu-2.yaml")),
+        ({"SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "1"}, ("srun started 3 tasks", "slurm/train.sbatch")),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, ("mpirun", "OMPI_COMM_WORLD_SIZE = 4", "launch/cpu-2.yaml")),
+    ],
+)
+def test_processes_that_would_train_alone_are_refused(environment: dict[str, str], words: tuple[str, ...]) -> None:
+    said = refusal(lambda: world.check(None, environment))
+    for word in words:
+        assert word in said
+    world.check(None, environment | _SEVERAL)  # these know of each other
+    world.check(1, environment)  # this one is meant to be alone
+
+
+@pytest.mark.parametrize("environment", [_LAUNCHED, {"MASTER_ADDR": "somewhere"}, {"SLURM_STEP_NUM_TASKS": "1"}])
+def test_one_process_that_was_asked_for_trains(environment: dict[str, str]) -> None:
+    world.check(None, environment)
+
+
 @pytest.mark.parametrize("there", [None, 1, 2, 7])
 @pytest.mark.parametrize("wanted", [None, 1, 2, 7])
 def test_only_the_world_that_was_asked_for(wanted: int | None, there: int | None) -> None:

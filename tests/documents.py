@@ -1,0 +1,41 @@
+"""The documents as tests see them: the commands and the Python that they show."""
+
+import re
+import shlex
+from pathlib import Path
+
+from tests.support import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+_PROGRAMS = ("accelerate", "eval", "make", "pip", "pytest", "python", "sbatch", "source", "twinstep")
+_INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
+_FENCED = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def name(document: Path) -> str:
+    """Return what tests call a document."""
+    return str(document.relative_to(ROOT))
+
+
+def commands(document: Path) -> list[str]:
+    """Return the shell commands of a document, in order, without comments: fenced as sh, and indented lines that begin with a program."""
+    text = document.read_text(encoding="utf-8")
+    found = [(match.start(), match[1]) for match in _FENCED.finditer(text)]
+    found += [(match.start(), match[0]) for match in _INDENTED.finditer(text)]
+    lines = [line for _, block in sorted(found) for line in block.replace("\\\n", " ").splitlines()]
+    return [
+        " ".join(line.split(" #")[0].split()) for line in lines if line.split()[:1] and line.split()[0] in _PROGRAMS
+    ]
+
+
+def fenced_commands(document: Path) -> list[str]:
+    """Return every line of the document's blocks that are fenced as sh."""
+    text = document.read_text(encoding="utf-8")
+    blocks = (match[1].replace("\\\n", " ") for match in _FENCED.finditer(text))
+    return [line for block in blocks for line in block.splitlines() if shlex.split(line, comments=True)]
+
+
+def scripts(document: Path) -> list[str]:
+    """Return the blocks of Python of a document, in order."""
+    return [match[1] for match in _PYTHON.finditer(document.read_text(encoding="utf-8"))]
