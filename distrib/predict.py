@@ -7,17 +7,16 @@ the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from distrib.arguments import Parser
-from distrib.data.decoding import decode
 from distrib.data.folder import image_files
 from distrib.display import harmless, open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
-from distrib.inference.network import Classifier, load
+from distrib.inference.network import load
 
 _BATCH = 512  # images
 
@@ -30,14 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = list(_files(given.images))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         classifier = load(given.run, device)
-        top = min(given.top, len(classifier.classes))
         for first in range(0, len(files), _BATCH):
             part = files[first : first + _BATCH]
-            probabilities = classifier.probabilities(decode(part)[0].to(device)).cpu()
-            for file, its in zip(part, probabilities, strict=True):
-                print(
-                    _as_json(file, its, classifier) if given.json else _as_line(file, its, classifier, top), flush=True
-                )
+            for file, its in zip(part, classifier.predict(part), strict=True):
+                print(_as_json(file, its) if given.json else _as_line(file, its, given.top), flush=True)
     except BadInput as error:
         print_error(f"bad input: {error}")
         return EXIT_BAD_INPUT
@@ -74,19 +69,13 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _as_line(file: Path, probabilities: torch.Tensor, classifier: Classifier, top: int) -> str:
-    best = probabilities.topk(top)
-    shown = [
-        f"{classifier.classes[int(which)]} {float(value):.3f}"
-        for value, which in zip(best.values, best.indices, strict=True)
-    ]
+def _as_line(file: Path, classes: Mapping[str, float], top: int) -> str:
+    shown = [f"{name} {probability:.3f}" for name, probability in list(classes.items())[:top]]
     return harmless(f"{file}  {'  '.join(shown)}")
 
 
-def _as_json(file: Path, probabilities: torch.Tensor, classifier: Classifier) -> str:
-    order = probabilities.argsort(descending=True)
-    classes = {classifier.classes[int(which)]: float(probabilities[which]) for which in order}
-    return json.dumps({"file": str(file), "class": classifier.classes[int(order[0])], "probabilities": classes})
+def _as_json(file: Path, classes: Mapping[str, float]) -> str:
+    return json.dumps({"file": str(file), "class": next(iter(classes)), "probabilities": classes})
 
 
 if __name__ == "__main__":

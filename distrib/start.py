@@ -2,126 +2,70 @@
 
 import contextlib
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.tracking import filter_trackers  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 
 from distrib.checkpoint import resume
-from distrib.config.help import help_text
-from distrib.config.load import Resolved, resolve
+from distrib.config.load import Resolved
 from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
 from distrib.display import Display, count
 from distrib.errors import EXIT_DONE, BadInput, PeerLost, RunFault
 from distrib.files import NEEDS_USER, expand_path, patiently, write_atomically
-from distrib.job import environment, lock
+from distrib.job import lock
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import default_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
-from distrib.launch_files import find_recipe
 from distrib.optim.optimizer import implementation
 from distrib.page import FACTS, MISTAKES
 from distrib.page.live import LivePage, available
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 from distrib.ranks.same_start import require_same
-from distrib.training import facts, loop, run, summary
+from distrib.training import facts, loop, summary
 from distrib.training.recipe import RunConfig
+from distrib.training.run import Run, build
+from distrib.training.trackers import Trackers, expect_installed
 
-_LET_RANK_0_REPORT = 10.0  # seconds
 _OF_ONE_MACHINE = ("data.root", "output.quiet")
 """Keys that need not be the same on all ranks: each machine may keep its files where it likes, and only rank 0 shows anything."""
 
 
-def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
-    """Run and return the exit code; `request` is heard from now on."""
-    try:
-        if (asked := _asked_for_help(arguments)) is not None:
-            text = help_text(RunConfig, asked)
-            if status.reports:
-                print(text, end="")
-            return EXIT_DONE
-        if not arguments:
-            raise BadInput("no recipe: give one, such as quickstart, or ask for --help")
-        environment.check()
-        status.check()
-        recipe = find_recipe(arguments[0])
-        resolved = resolve(RunConfig, recipe, arguments[1:])
-        training = resolved.config.training
-        with telling_origins(resolved.origin, resolved.config.keys()):
-            world.check(training.world_size)
-        accelerator = world.start(
-            training.threads, deterministic=training.deterministic, timeout=training.start_timeout_seconds
-        )
-    except (BadInput, OSError, PeerLost) as error:
-        return _refuse(error, status)
+def begin(
+    resolved: Resolved[RunConfig], status: Status, request: StopRequest, *, name: str, arguments: Sequence[str] | None
+) -> "Start":
+    """Join the other ranks, and return this rank's part of the start. Raises BadInput, OSError and PeerLost.
+
+    `name` stands in the name of the folder of a run that was given none, and `arguments` are those of the trainer that starts it
+    again; None stands for the configuration in its folder.
+    """
+    training, output = resolved.config.training, resolved.config.output
+    with telling_origins(resolved.origin, resolved.config.keys()):
+        world.check(training.world_size)
+    accelerator = world.start(
+        training.threads, deterministic=training.deterministic, timeout=training.start_timeout_seconds
+    )
     request.wait_for_agreement()
-    display = Display(main=accelerator.is_main_process, quiet=resolved.config.output.quiet)
+    display = Display(main=accelerator.is_main_process, quiet=output.quiet)
     for note in resolved.notes:
         display.say(note)
     heartbeat = Heartbeat(accelerator.process_index, accelerator.num_processes)
     heartbeat.start()
-    start = _Start(arguments, recipe, resolved, accelerator, heartbeat, status, request, display, LivePage(display))
-    try:
-        outcome = start.train()
-        heartbeat.stop()
-        if outcome.on_all_ranks:  # rank 0 hosts the store: it leaves when nobody uses it any more
-            with contextlib.suppress(RuntimeError):
-                accelerator.wait_for_everyone()
-    finally:
-        heartbeat.stop()
-        _close(accelerator, display)
-    if outcome.to_replay is not None:
-        outcome = start.crosscheck(outcome, outcome.to_replay)
-    outcome.show()
-    return outcome.code
-
-
-def _asked_for_help(arguments: Sequence[str]) -> str | None:
-    """Return the section that is asked for by `--help SECTION`, the empty text for a bare --help, and None without it."""
-    for number, word in enumerate(arguments):
-        if word in ("-h", "--help"):
-            return next((after for after in arguments[number + 1 : number + 2] if not after.startswith("-")), "")
-    return None
-
-
-def _refuse(error: BadInput | OSError | PeerLost, status: Status) -> int:
-    """End a start by an error before there is a process group, and return the exit code.
-
-    Rank 0 reports it. What only another machine has is reported by that machine's first rank.
-    """
-    outcome = outcome_of(error, status, reports=status.reports)
-    if not outcome.foreseen:
-        raise error
-    if not status.reports:
-        # A launcher kills all ranks when the first one ends, and ranks start seconds apart.
-        time.sleep(_LET_RANK_0_REPORT)
-        outcome = replace(outcome, reports=status.reports_for_machine and not status.is_written())
-    outcome.write(status)
-    outcome.show()
-    return outcome.code
-
-
-def _close(accelerator: Accelerator, display: Display) -> None:
-    """Close the trackers and the process group."""
-    try:
-        accelerator.end_training()
-    except Exception as error:  # a tracker's own code; the run has ended, and how is still to be said
-        display.say(f"note: the trackers were not closed: {type(error).__name__}: {error}")
+    return Start(name, arguments, resolved, accelerator, heartbeat, status, request, display, LivePage(display))
 
 
 @dataclass(frozen=True, slots=True)
-class _Start:
+class Start:
     """One rank's part of a start."""
 
-    arguments: Sequence[str]
-    recipe: Path
+    name: str
+    arguments: Sequence[str] | None
     resolved: Resolved[RunConfig]
     accelerator: Accelerator
     heartbeat: Heartbeat
@@ -129,19 +73,40 @@ class _Start:
     request: StopRequest
     display: Display
     page: LivePage
+    held: ExitStack = field(default_factory=ExitStack)
+    """The lock of the folder, and the trackers."""
 
     @property
     def config(self) -> RunConfig:
         return self.resolved.config
 
-    def train(self) -> Outcome:
-        """Train and return how it ended, which status.json then says, too, unless a replay is still to come.
+    def run(self, work: Callable[[], Outcome] | None = None) -> Outcome:
+        """Train, replay the trace where there is one to replay, and return how the start ended. Do `work` instead if it is given.
+
+        Nothing of it holds the folder, the other ranks or the trackers any more. Raises an error that nobody foresaw.
+        """
+        with self.held:
+            try:
+                outcome = self.train(work or self._run)
+                self.heartbeat.stop()
+                if outcome.on_all_ranks:  # rank 0 hosts the store: it leaves when nobody uses it any more
+                    with contextlib.suppress(RuntimeError):
+                        self.accelerator.wait_for_everyone()
+            finally:
+                self.heartbeat.stop()
+                self.accelerator.end_training()  # which ends the process group
+            if outcome.to_replay is not None:
+                outcome = self.crosscheck(outcome, outcome.to_replay)
+        return outcome
+
+    def train(self, work: Callable[[], Outcome]) -> Outcome:
+        """Train, which is the `work`, and return how it ended, which status.json then says, too, unless a replay is still to come.
 
         Raises an error that nobody foresaw.
         """
         try:
             with telling_origins(self.resolved.origin, self.config.keys()):
-                outcome = self._run()
+                outcome = work()
         except Exception as error:
             cause = error
             if isinstance(error, RuntimeError) and is_collective_failure(error):
@@ -163,7 +128,7 @@ class _Start:
             return Outcome(code=earlier["exit_code"], message=str(earlier.get("reason", "")), shown=True, reports=False)
         folder = self.status.folder = Path(prepared["folder"])
         collectives.agree_on_error(accelerator, wait_until_visible(folder))
-        ready = run.build(
+        ready = build(
             config,
             accelerator,
             display,
@@ -178,26 +143,44 @@ class _Start:
         else:
             if reports:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-                self.page.attempt(lambda: facts.write(ready, self.arguments, self.status.before), folder / FACTS)
-            # This may take minutes.
-            collectives.on_every_rank(accelerator, lambda: _start_trackers(config, accelerator, folder))
+                again = self.arguments or [str(folder / "config.toml")]
+                self.page.attempt(lambda: facts.write(ready, again, self.status.before), folder / FACTS)
+            trackers = collectives.on_every_rank(accelerator, lambda: self._start_trackers(ready))
             self._expect_answers()
             _say_what_runs(display, ready)
-            result = loop.train(ready, self.request, self.page if reports else None)
+            result = loop.train(ready, self.request, self.page if reports else None, trackers)
             if reports:
                 self.page.attempt(lambda: facts.write_mistakes(ready), folder / MISTAKES)
             summary.print_closing_lines(display, result, folder)
         to_replay = folder if reports and _replay_pending(config, folder) else None
         return Outcome(code=EXIT_DONE, reports=reports, step=ready.total_steps, to_replay=to_replay)
 
+    def _start_trackers(self, ready: Run) -> Trackers | None:
+        """Start the trackers, on rank 0, which may take minutes, and see to it that they finish. Raises BadInput."""
+        names = self.config.output.trackers
+        if not names or not self.accelerator.is_main_process:
+            return None
+        trackers = Trackers(
+            self.accelerator,
+            names,
+            ready.folder,
+            self.config.keys(),
+            self.display,
+            resumed_step=ready.resumed.step,
+            total_steps=ready.total_steps,
+        )
+        self.held.callback(trackers.close)
+        return trackers
+
     def _prepare_folder(self) -> dict[str, Any]:
         """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
         config = self.config
+        expect_installed(config.output.trackers)
         given = config.output.dir
-        folder = default_folder(self.recipe) if given is None else expand_path(given, "output.dir")
+        folder = default_folder(self.name) if given is None else expand_path(given, "output.dir")
         try:
             patiently(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
-            lock.acquire(folder, self.display.say)  # until this process ends
+            self.held.callback(os.close, lock.acquire(folder, self.display.say))
             self.status.folder = folder
             earlier = self.status.final_status(folder)
             if earlier is None:
@@ -265,7 +248,7 @@ class _Start:
         return outcome
 
 
-def _is_complete(ready: run.Run) -> bool:
+def _is_complete(ready: Run) -> bool:
     """Return whether the folder holds the whole run: its last step, and the summary, which comes after all evaluation."""
     return ready.resumed.step == ready.total_steps == summary.completed_steps(ready.folder)
 
@@ -276,23 +259,7 @@ def _replay_pending(config: RunConfig, folder: Path) -> bool:
     return wanted and summary.verdict(folder) == summary.NOT_REPLAYED
 
 
-def _start_trackers(config: RunConfig, accelerator: Accelerator, folder: Path) -> None:
-    names = config.output.trackers
-    if not names:
-        return
-    accelerator.project_configuration.set_directories(str(folder))
-    try:
-        accelerator.log_with = filter_trackers(list(names), str(folder))
-    except ValueError as error:
-        raise BadInput(f"output.trackers = {list(names)}: {error}") from None
-    if len(accelerator.log_with) < len(names):
-        raise BadInput(
-            f"output.trackers = {list(names)}: not all of them are installed here; pip install them, or leave them out"
-        )
-    accelerator.init_trackers("twinstep")
-
-
-def _say_what_runs(display: Display, ready: run.Run) -> None:
+def _say_what_runs(display: Display, ready: Run) -> None:
     training, plan = ready.config.training, ready.plan
     display.line(
         f"{ready.dataset_name}: {count(plan.num_images, 'training image')}, {count(training.epochs, 'epoch')} of "

@@ -1,17 +1,25 @@
 """`python -m distrib.train RECIPE.toml [--section.key VALUE …]`, alone or under a launcher.
 
+In Python this module is what `from distrib import train` gives, and calling it trains: `distrib.api.train` says how.
+
 Exit codes: 0 done, 1 fault, 2 bad input, 75 stopped on request, 130 left at once; after 75 the same command continues.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from distrib.display import open_streams, print_error
 from distrib.errors import EXIT_INSISTED
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.status import Status
 from distrib.job.stop import Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from distrib.inference.saved_run import SavedRun
+    from distrib.training.recipe import RunConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os._exit(code)
 
     with StopRequest(leave) as request:
-        from distrib import start  # torch takes seconds to import, and a request may come in them
+        from distrib import command  # torch takes seconds to import, and a request may come in them
 
-        return start.main(sys.argv[1:] if arguments is None else arguments, status, request)
+        return command.main(sys.argv[1:] if arguments is None else arguments, status, request)
 
+
+class _Callable(ModuleType):
+    """This module, which Python's import puts under the name distrib.train whatever else is called so."""
+
+    def __call__(self, config: "RunConfig") -> "SavedRun":
+        """Train what `config` says, in this process, and return the run; raise where the command ends with an exit code."""
+        from distrib.api import train
+
+        return train(config)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     sys.exit(main())

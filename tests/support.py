@@ -52,7 +52,7 @@ so that batches are small."""
 
 RANKS = multiprocessing.get_context("forkserver")
 """It starts every rank of these tests: a process has one fork server, and its first start fixes what that has imported."""
-RANKS.set_forkserver_preload(["distrib.train", "distrib.start"])
+RANKS.set_forkserver_preload(["distrib.train", "distrib.command"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,17 @@ from tests.support import ROOT
 LAYERS: Mapping[str, tuple[set[str], ...]] = {
     "twinstep": ({"__main__"}, {"command"}, {"completion", "__init__"}),
     "distrib": (
-        {"train", "bench", "doctor", "launcher", "predict", "sweep"},
-        {"start", "inference", "compare"},
+        {"__init__"},  # it imports its public names, when they are asked for
+        {"train", "bench", "doctor", "export", "launcher", "predict", "sweep"},
+        {"api", "command"},
+        {"start", "dry_run", "inference", "compare"},
         {"training"},
         {"checkpoint", "crosscheck"},
         {"ranks"},
         {"data", "optim", "job", "page"},
         {"config"},
         {"arguments", "display", "files", "launch_files"},
-        {"errors", "system", "counter_rng", "__init__"},
+        {"errors", "system", "counter_rng"},
     ),
     "crosscheck": (
         {"__init__"},  # it imports its public names, when they are asked for

@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": Command("distrib.compare.__main__", "train", "runs side by side, and the first step at which they part"),
     "page": Command("distrib.page.__main__", "train", "make the page of a run again"),
     "predict": Command("distrib.predict", "train", "what the network of a run sees in images"),
+    "export": Command("distrib.export.__main__", "train", "its network as .pt2 and ONNX, checked, with a card"),
     "bench": Command("distrib.bench", "train", "what the loop costs beside the bare network"),
     "replay": Command("crosscheck.__main__", "replay", "take each recorded step again with Optax: the verdict"),
     "report": Command("crosscheck.__main__", "replay", "the same, and a page that shows what it came to"),
@@ -48,6 +49,7 @@ examples
   twinstep train quickstart --optimizer.name adam --training.epochs 1
   twinstep train --help optimizer     the keys of one section, with defaults
   twinstep compare runs/a runs/b
+  twinstep export runs/a              for other programs
   twinstep report runs/a              of a run with --crosscheck.record
   twinstep record -- python train.py  any script that uses torch.optim
   twinstep launch --config_file "$(twinstep --path cpu-2)" -m distrib.train \\

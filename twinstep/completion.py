@@ -58,5 +58,5 @@ def _options(name: str, text: str) -> str:
     """Return the options of a command, from its help; those of train are the keys of a recipe."""
     if name == "train":
         keys = [key for key in all_fields(RunConfig) if key.count(".") == 1]  # not those inside of an array
-        return " ".join(["--help", *(f"--{key}" for key in keys)])
+        return " ".join(["--help", "--dry-run", *(f"--{key}" for key in keys)])
     return " ".join(sorted(set(re.findall(r"--[a-z]+(?![\w.])", text))))

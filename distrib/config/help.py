@@ -11,7 +11,7 @@ from distrib.errors import BadInput
 
 _WIDTH = 80
 _USAGE = """\
-usage: twinstep train RECIPE [--section.key VALUE ...]
+usage: twinstep train RECIPE [--section.key VALUE ...] [--dry-run]
        accelerate launch --config_file launch/HARDWARE.yaml -m distrib.train
            RECIPE [--section.key VALUE ...]         (several processes)
 
@@ -20,6 +20,10 @@ name of a recipe of the project, such as quickstart. --section.key VALUE
 overrides one key of it. VALUE is written as in TOML, text without quotes;
 `none` unsets a key that may be none. Without VALUE a key that is true or
 false becomes true.
+
+  --dry-run   write nothing: print each value and where it is from, the world,
+              the learning rate as a plot, memory, disk, and the time after
+              three measured steps
 
 examples
   twinstep train quickstart

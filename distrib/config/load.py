@@ -40,17 +40,27 @@ def resolve(model: type[Model], recipe: Path, overrides: Sequence[str] = ()) -> 
 
     Raises BadInput, with every problem found, in words that name the key and the fix; OSError for a disk that breaks.
     """
-    table = read_toml(recipe)
     given: Table = {}
     for key, text in split_overrides(model, overrides):
         given[key] = parse_value(model, key, text)
         _expect_shallow({key: given[key]}, f"--{_cut(key)}")
+    return resolve_values(model, recipe, given)
+
+
+def resolve_values(
+    model: type[Model], recipe: Path, given: Mapping[str, Any], source: str = COMMAND_LINE
+) -> Resolved[Model]:
+    """Read `recipe`, put the values that are given by dotted key in the place of its own, and check everything against `model`.
+
+    `source` says in messages where the values are from. Raises as `resolve` does.
+    """
+    table = read_toml(recipe)
     if replaces_a_variant(model, table, given):
         _expect_known_keys(model, table, str(recipe))  # before some of them go
-    notes = drop_replaced(model, table, given, str(recipe))
-    origin = dict.fromkeys(_leaves(table), str(recipe)) | dict.fromkeys(given, COMMAND_LINE)
+    notes = drop_replaced(model, table, given, str(recipe), source)
+    origin = dict.fromkeys(_leaves(table), str(recipe)) | dict.fromkeys(given, source)
     for key, value in given.items():
-        _put(table, key, value)
+        _put(table, key, value, source)
     try:
         return Resolved(model.model_validate(table), origin, notes)
     except ValidationError as error:
@@ -157,12 +167,12 @@ def _cut(key: str) -> str:
     return key if len(key) <= 100 else key[:100] + "…"
 
 
-def _put(table: Table, key: str, value: Any) -> None:
+def _put(table: Table, key: str, value: Any, source: str) -> None:
     *parents, last = key.split(".")
     for name in parents:
         below = table.setdefault(name, {})
         if not isinstance(below, dict):
-            raise BadInput(f"--{key} on the command line: {name} is not a table in this recipe")
+            raise BadInput(f"{key} from {source}: {name} is not a table in this recipe")
         table = cast(Table, below)
     table[last] = value
 

@@ -9,10 +9,12 @@ from pydantic import BaseModel
 from distrib.config.messages import as_toml
 
 
-def drop_replaced(model: type[BaseModel], table: dict[str, Any], given: Mapping[str, Any], recipe: str) -> list[str]:
-    """Take from the recipe's table what was meant for a variant that the command line replaces. Return a note on each section.
+def drop_replaced(
+    model: type[BaseModel], table: dict[str, Any], given: Mapping[str, Any], recipe: str, source: str
+) -> list[str]:
+    """Take from the recipe's table what was meant for a variant that is replaced. Return a note on each section.
 
-    `given` holds the command line's values by dotted key. A key stays if it means the same for both variants, which is so if
+    `given` holds by dotted key the values that replace the recipe's, and `source` says where they are from. A key stays if it means the same for both variants, which is so if
     both inherit it from one class: `fused` of SGD is that of Adam, and a learning rate of SGD is none of Adam's.
     """
     notes: list[str] = []
@@ -27,7 +29,7 @@ def drop_replaced(model: type[BaseModel], table: dict[str, Any], given: Mapping[
             names = old.model_fields["name"].default, new.model_fields["name"].default
             were = "was" if len(told) == 1 else "were"
             notes.append(
-                f"note: {section}.name = {names[1]} (from the command line) in place of {names[0]} (from {recipe}): "
+                f"note: {section}.name = {names[1]} (from {source}) in place of {names[0]} (from {recipe}): "
                 f"{values} {were} meant for {names[0]}, and {'is' if len(told) == 1 else 'are'} left out"
                 + _defaults(section, new, told)
             )

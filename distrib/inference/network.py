@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distrib.checkpoint import state, store
 from distrib.checkpoint.values import Inference, Saved, checked
 from distrib.data.augment import Normalize
+from distrib.data.decoding import decode
 from distrib.data.images import SIZE
 from distrib.errors import BadInput
 from distrib.training.model import ModelConfig, build_model
@@ -22,6 +23,11 @@ class Classifier:
 
     network: nn.Module
     classes: Sequence[str]
+    mean: Sequence[float]
+    """Of each channel of the training images, in [0, 1]."""
+    std: Sequence[float]
+    image_size: int
+    """Pixels, height and width."""
     normalize: Normalize
     path: Path
     """The checkpoint that it is from."""
@@ -31,6 +37,14 @@ class Classifier:
         with torch.inference_mode():
             logits: Tensor = self.network(self.normalize(images)).float()
             return logits.softmax(dim=1)
+
+    def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
+        """Return for each image file how probable each class is, the most probable first. Raises BadInput, and OSError."""
+        images = decode([Path(file) for file in files])[0].to(self.normalize.scale.device)
+        return [
+            {self.classes[int(which)]: float(its[which]) for which in its.argsort(descending=True)}
+            for its in self.probabilities(images).cpu()
+        ]
 
 
 def load(path: Path, device: torch.device) -> Classifier:
@@ -51,7 +65,9 @@ def load(path: Path, device: torch.device) -> Classifier:
         raise BadInput(f"checkpoint {checkpoint.path}: its manifest holds what no run writes; take another checkpoint")
     network = build_model(_model_config(checkpoint.path, saved), len(how.classes)).to(device)
     state.restore_network(checkpoint, network)
-    return Classifier(network.eval(), how.classes, _normalize(how, device), checkpoint.path)
+    return Classifier(
+        network.eval(), how.classes, how.mean, how.std, how.image_size, _normalize(how, device), checkpoint.path
+    )
 
 
 def _checkpoint(path: Path) -> store.Checkpoint:

@@ -1,7 +1,7 @@
 """How a start ended on one rank: its exit code, its message, and what status.json says of it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distrib.display import print_error
@@ -24,6 +24,7 @@ class Outcome:
     step: int | None = None
     retry: bool = False  # the same command may well succeed
     to_replay: Path | None = None  # the run's folder, if its trace waits to be replayed by this rank
+    error: Exception | None = None  # what ended the start
 
     def write(self, status: Status) -> None:
         """Write status.json, if this rank reports."""
@@ -46,6 +47,10 @@ def outcome_of(error: Exception, status: Status, *, reports: bool) -> Outcome:
     `reports` says whether this rank is the one to report what all ranks know alike. A disk that fails, and an error that
     nobody foresaw, are known to one rank alone, which reports them: the others only see that it is gone.
     """
+    return replace(_outcome_of(error, status, reports=reports), error=error)
+
+
+def _outcome_of(error: Exception, status: Status, *, reports: bool) -> Outcome:
     match error:
         case BadInput():
             return Outcome(code=EXIT_BAD_INPUT, message=f"bad input: {error}", reports=reports)

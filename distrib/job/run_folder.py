@@ -1,13 +1,14 @@
 """The run's folder and what is shown while it runs."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from distrib.config.section import Section
 from distrib.errors import BadInput
@@ -22,7 +23,13 @@ class OutputConfig(Section):
     quiet: bool = False
     """No progress bar and no line per epoch; the closing line and errors stay."""
     trackers: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Experiment trackers that Accelerate knows and that are installed, such as `["tensorboard"]`."""
+    """Experiment trackers that Accelerate knows and that are installed, such as tensorboard or `["wandb", "mlflow"]`."""
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _words(cls, trackers: object) -> object:
+        """Read a bare word as a list of one, and words with commas between them as a list of all."""
+        return re.findall(r"[^\s,]+", trackers) if isinstance(trackers, str) else trackers
 
 
 _NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual settings
@@ -31,18 +38,25 @@ RUN_ID = "TWINSTEP_RUN_ID"
 """Environment: names the default folder in place of the time, so that a job started again finds it again."""
 
 
-def default_folder(recipe: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of a run that was given none, from the name of its recipe.
+def default_folder(name: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of a run that was given none, from a name such as that of its recipe.
 
     Raises BadInput where a launcher that starts again would find a new folder each time.
     """
-    name = environment.get(RUN_ID)
-    if not name and int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+    job = environment.get(RUN_ID)
+    if job:
+        return Path("runs") / f"{name}-{job}"
+    if int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
         raise BadInput(
             "the launcher was given --max_restarts, and output.dir is not set: each start would begin anew in a folder of "
             f"its own; give --output.dir, or set {RUN_ID} to a name"
         )
-    return Path("runs") / f"{recipe.stem}-{name or time.strftime('%Y%m%d-%H%M%S')}"
+    found = folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while found.exists():  # small runs of one program begin in the same second
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    return found
 
 
 def wait_until_visible(folder: Path) -> str | None:

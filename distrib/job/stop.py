@@ -44,35 +44,47 @@ def code_for(reason: str) -> int:
 class StopRequest:
     """A context: inside it the signals set `reason` instead of ending the process, and so does the launcher's end.
 
+    Only a main thread can receive signals: in another one, nothing changes how the process takes them.
+
     A thread receives them, through the descriptor that the interpreter's own signal handler writes to: the main
     thread may wait in C for a peer or a download and run no Python for minutes.
     """
 
-    def __init__(self, leave: Callable[[int, str], None], environment: Mapping[str, str] = os.environ) -> None:
-        """`leave(code, reason)` ends the process at once; it is called from the thread."""
+    def __init__(self, leave: Callable[[int, str], None] | None, environment: Mapping[str, str] = os.environ) -> None:
+        """`leave(code, reason)` ends the process at once; it is called from the thread.
+
+        None stands for a process that is not the run's to end, such as a notebook's: a first request always waits for
+        agreement, and a second Ctrl-C raises KeyboardInterrupt in the main thread.
+        """
         self.reason: str | None = None
         self._asked = threading.Event()
         self._leave = leave
-        self._waits = False
+        self._waits = leave is None
         self._since = 0.0
         self._launcher = os.getppid() if any(name in environment for name in _LAUNCHED) else None
         self._previous: dict[int, Any] = {}
+        self._previous_descriptor: int | None = None
 
     def __enter__(self) -> "StopRequest":
         self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-        self._previous_descriptor = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in _SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
-                self._previous[number] = signal.signal(number, _only_wake)
+        if threading.current_thread() is threading.main_thread():
+            self._take_signals()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="stop requests")
         self._thread.start()
         return self
 
+    def _take_signals(self) -> None:
+        os.set_blocking(self._write, False)
+        self._previous_descriptor = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
+                self._previous[number] = signal.signal(number, self._in_main_thread)
+
     def __exit__(self, *_error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._previous_descriptor)
+        if self._previous_descriptor is not None:
+            signal.set_wakeup_fd(self._previous_descriptor)
         os.close(self._write)  # ends the thread
         self._thread.join()
         os.close(self._read)
@@ -107,11 +119,16 @@ class StopRequest:
         if self.reason is None:
             self.reason, self._since = reason, now
             self._asked.set()
-            if not self._waits:
+            if self._leave is not None and not self._waits:
                 self._leave(code_for(reason), reason)
-        elif insists and now - self._since > _SAME_KEYPRESS_SECONDS:
+        elif self._leave is not None and insists and self._asked_before(now):
             self._leave(EXIT_INSISTED, reason)
 
+    def _asked_before(self, now: float) -> bool:
+        """Return whether the first request came by another keypress than a Ctrl-C of this moment."""
+        return self.reason is not None and now - self._since > _SAME_KEYPRESS_SECONDS
 
-def _only_wake(_number: int, _frame: FrameType | None) -> None:
-    """The interpreter has written the number to the descriptor already."""
+    def _in_main_thread(self, number: int, _frame: FrameType | None) -> None:
+        """Do nothing, in most cases: the interpreter has written the number to the descriptor already."""
+        if self._leave is None and number == signal.SIGINT and self._asked_before(time.monotonic()):
+            raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 torch's own start waits long for a peer that never comes, and says nothing meanwhile.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -14,6 +15,8 @@ import torch.distributed as dist
 from distrib.display import print_error
 from distrib.errors import PeerLost
 
+_meetings = itertools.count()
+"""The number of the next meeting of this process: a program may train several times."""
 _TELL_EVERY = 30.0  # seconds
 _LOOK_EVERY = 0.1
 _HOST = "the one that holds the store of all ranks (rank 0, or the launcher of its machine)"
@@ -26,14 +29,15 @@ def meet(environment: Mapping[str, str], seconds: int) -> None:
 
     A launcher's second start meets in a corner of the store that nobody has written to: with a static rendezvous the agent's
     store outlives its ranks, and a rank that reads where its peer listens before the peer has said it anew is told where the
-    dead one listened.
+    dead one listened. The same goes for a second run of one process.
     """
     rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
     hosts = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = _Patience(environment, seconds)
     everybodys = _store(environment, seconds, host=True) if hosts else _find_store(environment, patience)
     everybodys.set_timeout(timedelta(seconds=seconds))
-    store = dist.PrefixStore(f"start-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", everybodys)  # pyright: ignore[reportPrivateImportUsage]
+    corner = f"start-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}-{next(_meetings)}"
+    store = dist.PrefixStore(corner, everybodys)  # pyright: ignore[reportPrivateImportUsage]
     try:
         store.set(f"here/{rank}", "yes")
         here = store.add("here", 1)

@@ -13,14 +13,17 @@ from distrib.training import summary
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.observers import Observers
 from distrib.training.run import Run
+from distrib.training.trackers import Trackers
 
 
-def train(run: Run, request: StopRequest, page: LivePage | None = None) -> dict[str, Any]:
+def train(
+    run: Run, request: StopRequest, page: LivePage | None = None, trackers: Trackers | None = None
+) -> dict[str, Any]:
     """Train what remains of the run, and return its summary. Raises Stopped, RunFault or BadInput.
 
-    `page` is refreshed meanwhile.
+    `page` is refreshed and `trackers` are told meanwhile.
     """
-    with closing(Observers(run, page)) as observers:
+    with closing(Observers(run, page, trackers)) as observers:
         checkpointer = Checkpointer(run)
         run.model.train()
         if observers.progress.evaluation_pending and not _evaluate(run, run.resumed.step, observers, request):

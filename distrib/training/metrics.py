@@ -12,9 +12,9 @@ from distrib.files import Unfit, open_regular, patiently, replacing
 _LARGEST = 2**32  # bytes
 _LONGEST_LINE = 2**16
 
-_Place = tuple[float, bool]
+Place = tuple[float, bool]
 """The step of a line, and whether it is the line of the epoch that ended there."""
-_NOWHERE: _Place = (float("inf"), True)
+_NOWHERE: Place = (float("inf"), True)
 """The place of a line that is none, because a kill cut it short."""
 
 
@@ -60,7 +60,12 @@ class Metrics:
         patiently(self._path, self._file.close)
 
 
-def _copy(source: Path, target: Path, until: _Place) -> None:
+def last_place(path: Path) -> Place:
+    """Return the place of the last line of the file; one before all lines if there is none. Raises BadInput, and OSError."""
+    return _reach(path, _NOWHERE)[1]
+
+
+def _copy(source: Path, target: Path, until: Place) -> None:
     """Replace `target` by the lines of `source` that are not behind this place."""
     with replacing(target) as new:
         with new.open("wb") as file:
@@ -70,9 +75,9 @@ def _copy(source: Path, target: Path, until: _Place) -> None:
         new.chmod(0o644)
 
 
-def _reach(path: Path, until: _Place) -> tuple[_Place, _Place]:
+def _reach(path: Path, until: Place) -> tuple[Place, Place]:
     """Return the last place of the file that is not behind `until`, and its last place of all."""
-    nothing: _Place = (-1, False)
+    nothing: Place = (-1, False)
     reached, last = nothing, nothing
     for _, place in _lines(path):
         if place < _NOWHERE:
@@ -82,7 +87,7 @@ def _reach(path: Path, until: _Place) -> tuple[_Place, _Place]:
     return reached, last
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, _Place]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, Place]]:
     """Yield each line with its place; none if there is no such file."""
     try:
         with open_regular(path, _LARGEST) as file:
@@ -96,7 +101,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, _Place]]:
         ) from None
 
 
-def _place(line: bytes) -> _Place:
+def _place(line: bytes) -> Place:
     try:
         values = json.loads(line.decode("utf-8"))
         return int(values["step"]), values.get("kind") == "epoch"

@@ -1,7 +1,6 @@
 """What watches the loop: metrics, trackers, display, clocks, and the recorder of the cross-check."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from distrib.training.late_number import LateNumber
 from distrib.training.metrics import Metrics
 from distrib.training.recording import PassRecorder, start_recorder
 from distrib.training.run import Run
+from distrib.training.trackers import Trackers
 
 
 @dataclass(slots=True)
@@ -46,9 +46,9 @@ class _Clock:
 class Observers:
     """Tells of the run while it trains, and counts the losses of its epochs; all writing is rank 0's."""
 
-    def __init__(self, run: Run, page: LivePage | None = None) -> None:
-        """`page` is refreshed as training goes on; rank 0 may have one."""
-        self.run, self.page = run, page
+    def __init__(self, run: Run, page: LivePage | None = None, trackers: Trackers | None = None) -> None:
+        """`page` is refreshed as training goes on, and `trackers` are told; rank 0 may have them."""
+        self.run, self.page, self.trackers = run, page, trackers
         self.main = run.accelerator.is_main_process
         self.progress = replace(run.resumed.progress)
         self.score: Score | None = None  # of the last evaluation
@@ -96,7 +96,6 @@ class Observers:
         if self.recorder is not None and self.recorder.step < step:
             self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
         values = {"loss": loss, "lr": update.lr, "applied": applied, "applied_updates": update.applied}
-        self._track(step, values, ("loss", "lr"))
         values |= {"seconds": round(seconds, 6)}
         if update.loss_scale is not None:
             values |= {"loss_scale": update.loss_scale}
@@ -120,7 +119,6 @@ class Observers:
             "images_per_second": rate,
             "skipped_steps": run.update.skipped,
         }
-        self._track(step, values, ("test_accuracy", "test_loss"))
         self._write_waiting()
         self._write("epoch", step, values)
         run.display.line(
@@ -191,11 +189,11 @@ class Observers:
             self._write("step", values.pop("step"), values | {"gradient_norm": norm.read()})
 
     def _write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Write the values to metrics.jsonl."""
+        """Write the values to metrics.jsonl, and give them to the trackers."""
+        epoch = self.run.plan.epoch_of(step)
         if self.metrics is not None:
-            self.metrics.write(kind=kind, step=step, epoch=self.run.plan.epoch_of(step), **values)
-
-    def _track(self, step: int, values: dict[str, Any], names: Sequence[str]) -> None:
-        """Give the values of these names to the trackers."""
-        if self.run.config.output.trackers:
-            self.run.accelerator.log({name: values[name] for name in names}, step=step)
+            self.metrics.write(kind=kind, step=step, epoch=epoch, **values)
+        if self.trackers is not None and kind == "step":
+            self.trackers.step(step, values, self.run.plan.batch_size)
+        elif self.trackers is not None:
+            self.trackers.epoch(step, {"epoch": epoch, **values})

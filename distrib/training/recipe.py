@@ -1,15 +1,20 @@
 """Every table that a recipe may hold: the sections, each from the module whose behaviour it configures."""
 
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tomli_w
 from pydantic import Field, model_validator
 
 from distrib.checkpoint.config import CheckpointConfig
+from distrib.config.load import resolve_values
 from distrib.config.section import Section
 from distrib.crosscheck import CrosscheckConfig
 from distrib.data.config import DataConfig
 from distrib.job.run_folder import OutputConfig
+from distrib.launch_files import find_recipe
 from distrib.optim.optimizer import OptimizerConfig
 from distrib.optim.precision import PrecisionConfig
 from distrib.optim.schedule import Constant, ScheduleConfig
@@ -18,7 +23,11 @@ from distrib.training.model import ModelConfig
 
 
 class RunConfig(Section):
-    """The configuration of one whole run."""
+    """The configuration of one whole run.
+
+    In Python: `RunConfig(optimizer={"name": "sgd", "lr": 0.05}, training={"epochs": 1})`, which raises pydantic's
+    ValidationError, or `RunConfig.from_recipe("quickstart", {"training.epochs": 1})`.
+    """
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -40,6 +49,18 @@ class RunConfig(Section):
                 "choose a divisor, or change the batch size"
             )
         return self
+
+    @classmethod
+    def from_recipe(cls, recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> "RunConfig":
+        """Return the configuration of a recipe, named by its path or as one of the project's, with other values for some keys.
+
+        `overrides` holds values of Python by dotted key. Raises BadInput with every problem found. A warning says what of the
+        recipe is left out because another optimizer or schedule was chosen.
+        """
+        resolved = resolve_values(cls, find_recipe(str(recipe)), dict(overrides or {}), "the overrides")
+        for note in resolved.notes:
+            warnings.warn(note, stacklevel=2)
+        return resolved.config
 
     def keys(self) -> dict[str, Any]:
         """Return the value of each dotted key, for comparing two runs."""

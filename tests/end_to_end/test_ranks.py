@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import distrib.start
+import distrib.command
 from tests.end_to_end.faults import deaf_after, fails_after
 from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, train, train_well, wait_for
 
@@ -206,7 +206,7 @@ def test_a_tracker_may_take_its_time(tmp_path: Path) -> None:
 
 
 def on_a_machine_without_gpus(rank: int) -> None:
-    setattr(distrib.start, "_LET_RANK_0_REPORT", 0.5)  # noqa: B010
+    setattr(distrib.command, "_LET_RANK_0_REPORT", 0.5)  # noqa: B010
     if rank == 1:
         del os.environ["CUDA_VISIBLE_DEVICES"]
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "SLURM_GPUS_ON_NODE": "1"}
@@ -214,13 +214,10 @@ def on_a_machine_without_gpus(rank: int) -> None:
 
 
 def slow_tracker(rank: int) -> None:
-    def installed(names: list[str], _folder: str) -> list[str]:
-        return names
+    def starts(_self: Accelerator, _project: str, **_how: object) -> None:
+        assert rank == 0
+        time.sleep(TIMEOUT + 2)
 
-    def starts(_self: Accelerator, _project: str) -> None:
-        time.sleep(TIMEOUT + 2 if rank == 0 else 0)
-
-    setattr(distrib.start, "filter_trackers", installed)  # noqa: B010
     setattr(Accelerator, "init_trackers", starts)  # noqa: B010
 
 

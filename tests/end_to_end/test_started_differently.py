@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-import distrib.start
+import distrib.command
 from distrib.data import sources
 from tests.support import QUICKSTART, SMALL, Result, train
 
 
 def another_recipe(overrides: Sequence[str], rank: int) -> None:
     """Give rank 1 these overrides as well."""
-    resolve: Any = distrib.start.resolve
+    resolve: Any = distrib.command.resolve
 
     def with_more(model: Any, recipe: Path, given: Sequence[str]) -> Any:
         return resolve(model, recipe, [*given, *overrides])
 
     if rank == 1:
-        setattr(distrib.start, "resolve", with_more)  # noqa: B010
+        setattr(distrib.command, "resolve", with_more)  # noqa: B010
 
 
 def other_images(rank: int) -> None:

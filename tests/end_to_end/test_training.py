@@ -129,17 +129,6 @@ def test_torch_compile_gives_the_same_losses(tmp_path: Path) -> None:
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-3)
 
 
-def test_tensorboard_receives_the_metrics(tmp_path: Path) -> None:
-    train_well(tmp_path, *SMALL, '--output.trackers=["tensorboard"]')
-    assert list(tmp_path.rglob("events.out.tfevents.*"))
-
-
-def test_a_tracker_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path, '--output.trackers=["wandbee"]'])
-    assert result.code == 2
-    assert "output.trackers" in result.err
-
-
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
     train_well(tmp_path, *SMALL, "--training.epochs=1")
     [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path, "--optimizer.lr=1e30", "--training.clip_norm=none"])

@@ -24,6 +24,7 @@ from distrib.page.run_files import read_run
 from distrib.training import summary
 from distrib.training.metrics import Metrics
 from distrib.training.recipe import RunConfig
+from distrib.training.trackers import read_identities
 from slurm import decide, sweep_run
 from tests.distrib.checkpoint.test_resume import Caller, Trainer
 from tests.distrib.page.folders import hostile_run
@@ -109,6 +110,12 @@ def run_summary(place: Path) -> Format:
     )
 
 
+def trackers(place: Path) -> Format:
+    file = place / "trackers.json"
+    data = json.dumps({"wandb": "o6st55wb", "tensorboard": ""}).encode()
+    return plain("trackers.json", file, data, lambda: read_identities(file))
+
+
 def status(place: Path) -> Format:
     file = place / "status" / "status.json"
     data = json.dumps({"state": "failed", "exit_code": 2, "reason": "x", "step": 3, "retry": False}).encode()
@@ -189,6 +196,6 @@ FORMATS: list[Callable[[Path], Format]] = [
     _checkpoint("manifest.json", right_hashes=True),
     _checkpoint("model.safetensors", right_hashes=True),
     _checkpoint("optimizer.safetensors", right_hashes=True),
-    *(metrics, run_summary, status, lost, run_lock, sweep, variables),
+    *(metrics, run_summary, trackers, status, lost, run_lock, sweep, variables),
     *(_page(name) for name in _PAGE_FILES),
 ]

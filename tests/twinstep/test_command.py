@@ -67,7 +67,7 @@ def test_versions_of_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
         (["trian", "quickstart"], "there is no command 'trian': did you mean train?"),
         (
             ["zzz"],
-            "there are train, sweep, launch, doctor, compare, page, predict, bench, replay, report, watch, record, atlas",
+            "there are train, sweep, launch, doctor, compare, page, predict, export, bench, replay, report, watch, record, atlas",
         ),
         (["--completion", "fish"], "choose from"),
         (["--vers"], "unrecognized arguments: --vers"),
@@ -99,9 +99,10 @@ def test_completions_have_the_options_of_every_command(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     for words in (
         "watch) words='--every --help --html --json --junit --linger --timeout'",
-        "compare) words='--help --json'",
+        "compare) words='--help --html --json'",
+        "export) words='--help --to'",
         "report) words='--help --html --json --junit --require'",
-        "train) words='--help --data.source ",
+        "train) words='--help --dry-run --data.source ",
     ):
         assert words in said
 

@@ -173,7 +173,7 @@ def test_problems_inside_say_where_they_were_set(refused: Refuse, arguments: lis
 @pytest.mark.parametrize(
     ("arguments", "text", "word"),
     [
-        (["--output.trackers", "tensorboard"], SMALLEST, "array|list"),
+        (["--output.trackers", "1"], SMALLEST, "array|list"),
         (["--schedule.name", "multistep", "--schedule.milestones", "3"], SMALLEST, "array|list"),
         ([], f"training = 3\n{SMALLEST}", "table"),
         ([], "optimizer = 3\n", "table"),

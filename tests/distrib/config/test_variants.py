@@ -122,5 +122,5 @@ def test_wrong_values_of_what_stays_are_still_errors(refused: Refuse) -> None:
 
 
 def test_a_recipe_without_a_table_is_told_as_before(resolved: Resolve) -> None:
-    with pytest.raises(BadInput, match=r"--optimizer\.name on the command line: optimizer is not"):
+    with pytest.raises(BadInput, match=r"optimizer\.name from the command line: optimizer is not"):
         resolved("--optimizer.name=adam", text="optimizer = 3\n")

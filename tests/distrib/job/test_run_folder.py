@@ -8,13 +8,27 @@ import pytest
 from distrib.job import run_folder
 from tests.support import QUICKSTART, SMALL, train
 
-RUN = Path("launch/recipes/quickstart.toml")
+RUN = "quickstart"
 
 
 def test_the_default_folder_of_a_job_is_the_same_at_every_start() -> None:
     environment = {"TWINSTEP_RUN_ID": "12_3", "TORCHELASTIC_MAX_RESTARTS": "2"}
     assert run_folder.default_folder(RUN, environment) == Path("runs/quickstart-12_3")
     assert run_folder.default_folder(RUN, {"TORCHELASTIC_MAX_RESTARTS": "0"}).name.startswith("quickstart-20")
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def same_second(_format: str) -> str:
+        return "20260101-000000"
+
+    monkeypatch.setattr("time.strftime", same_second)
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart-20260101-000000", "quickstart-20260101-000000-2", "quickstart-20260101-000000-3"):
+        folder = run_folder.default_folder(RUN, {})
+        assert folder == Path("runs") / name
+        folder.mkdir(parents=True)
 
 
 def test_a_restart_needs_a_folder_that_it_finds_again() -> None:

@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -193,6 +194,32 @@ with StopRequest(lambda code, reason: None) as request:
         time.sleep(0.05)
     os.write(1, request.reason.encode())
 """
+
+
+def test_in_somebody_elses_process_a_second_ctrl_c_raises(clock: Clock) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest(None, {}) as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.wait(60)
+        signal.raise_signal(signal.SIGINT)  # of the same keypress: terminal and launcher both deliver it
+        clock.now += 10
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert request.reason == "SIGINT"
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_thread_that_is_not_the_main_one_takes_no_signals() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), list[object]()
+
+    def work() -> None:
+        with StopRequest(None, {}) as request:
+            seen.extend((signal.getsignal(signal.SIGTERM), request.asked()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before, False]
 
 
 def test_the_launchers_death_is_a_request() -> None:

@@ -1,0 +1,96 @@
+"""`python -m distrib.export RUN [--to FOLDER]`: the network of a run for other programs.
+
+Writes into FOLDER, by default export/ in the folder of the run: model.pt2, a program of torch.export; model.onnx; and card.md, which
+says what the network is and how to use it. Both programs take uint8 images and a batch of any size, and are checked against the
+logits of the checkpoint. Exit codes: 0 done, 1 a file that computes something else, 2 bad input.
+"""
+
+import errno
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from distrib.arguments import Parser
+from distrib.display import open_streams, print_error
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
+from distrib.export import card
+from distrib.files import NEEDS_USER, patiently, replacing
+from distrib.inference.saved_run import SavedRun
+from distrib.page.run_files import read_run
+
+_CARD = "card.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export, print what was written, and return the exit code."""
+    open_streams()
+    parser = Parser(prog="twinstep export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the files go (default: RUN/export)")
+    try:
+        given = parser.parse_args(arguments)
+        _expect_packages()
+        for line in export(given.run, given.to or given.run / "export"):
+            print(line, flush=True)
+    except BadInput as error:
+        print_error(f"bad input: {error}")
+        return EXIT_BAD_INPUT
+    except RunFault as error:
+        print_error(f"fault: {error}")
+        return EXIT_FAULT
+    except OSError as error:
+        needs_user = error.errno in (*NEEDS_USER, errno.ENOENT)
+        print_error(
+            f"{'bad input' if needs_user else 'fault'}: {error.filename or 'standard output'}: {error.strerror or error}"
+        )
+        return EXIT_BAD_INPUT if needs_user else EXIT_FAULT
+    return EXIT_DONE
+
+
+def export(folder: Path, to: Path) -> list[str]:
+    """Write the files, and return a line about each. Raises BadInput, RunFault and OSError; then the files are what they were."""
+    from distrib.export.program import export as programs
+
+    run = SavedRun(folder)
+    classifier = run.classifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters about themselves; what they make is checked
+        files = programs(classifier)
+    step = int(classifier.path.name.partition("-")[2])
+    described = card.write(read_run(folder), classifier, step, files)
+    contents = {name: file.content for name, file in files.items()} | {_CARD: described.encode()}
+    _write(to, contents)
+    return [
+        f"{to / name}: {len(file.content):,} bytes; by {file.checked_by} its logits differ by at most {file.difference:.1e} of the "
+        "largest one from the checkpoint's"
+        for name, file in files.items()
+    ] + [f"{to / _CARD}: what it is, how good it is, and how to use it"]
+
+
+def _expect_packages() -> None:
+    """Raise BadInput if something is not installed that writes ONNX."""
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise BadInput(
+            f"twinstep export needs {' and '.join(missing)}, not installed here: pip install -e '.[export]' in a checkout, or pip "
+            "install 'twinstep[export]' from an index"
+        )
+
+
+def _write(to: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace the files, each whole or not at all, and the card last: its hashes say which files it is about. Raises OSError."""
+    patiently(to, lambda: to.mkdir(parents=True, exist_ok=True))
+    for name, content in contents.items():
+
+        def write(path: Path = to / name, content: bytes = content) -> None:
+            with replacing(path) as new:
+                new.write_bytes(content)
+                new.chmod(0o644)
+
+        patiently(to / name, write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
