@@ -87,7 +87,7 @@ def _use(classifier: Classifier) -> Iterator[str]:
     yield ""
     yield (
         f"Both files take `images`, uint8 (N, {size}, {size}, {len(normal)}): RGB as a person sees it, turned as the camera says (EXIF) and resized to {size} x "
-        f"{size} with bilinear interpolation, N free. They give `logits`, float32 (N, {len(classifier.classes)}). Pixels are normalised "
+        f"{size} with bilinear interpolation, N free; what is transparent lay on grey (#808080) in training. They give `logits`, float32 (N, {len(classifier.classes)}). Pixels are normalised "
         f"inside: divided by 255, and then by channel with mean and standard deviation {'; '.join(normal)}."
     )
     yield ""

@@ -61,8 +61,8 @@ def test_its_lines_give_what_optax_gives(rule: Rule[Any], options: dict[str, Any
             rule,
             flags,
             h,
-            dict.fromkeys(rule.counts(flags), np.int32(4)),  # pyright: ignore[reportArgumentType]
-            dict.fromkeys(rule.absent_at_first(flags), np.bool_(first)),  # pyright: ignore[reportArgumentType]
+            dict.fromkeys(rule.counts(flags), np.array(4, dtype=np.int32)),  # pyright: ignore[reportArgumentType]
+            dict.fromkeys(rule.absent_at_first(flags), np.array(first)),  # pyright: ignore[reportArgumentType]
             arrays,  # pyright: ignore[reportArgumentType]
         )
     known: dict[str, Any] = {**h, "t": 5, "sqrt": math.sqrt, **values}
