@@ -83,7 +83,12 @@ def _number(value: object, layout: str) -> str:
 def differing(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """Return each key that differs, with its value in each run; but for the folder, which is the run's name."""
     keys = {key: its for key, its in differing_keys(records).items() if key != "output.dir"}
-    return [(key, *("-" if value is None else str(value) for value in its)) for key, its in keys.items()]
+    return [(key, *map(_value, its)) for key, its in keys.items()]
+
+
+def _value(value: object) -> str:
+    """Return a value as a recipe spells it, and a dash for a key that a run does not have."""
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _cut(shown: str, width: int) -> str:
