@@ -13,12 +13,13 @@ from typing import Any
 
 from distrib.arguments import Parser
 from distrib.compare.parting import common_steps, differing_keys, first_beyond_rounding, first_difference
-from distrib.compare.record import Record, read_run
+from distrib.compare.read import read_run
 from distrib.compare.text import text
 from distrib.display import harmless, open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
 from distrib.files import write_atomically
 from distrib.page.live import available
+from distrib.page.run_files import RunFiles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,30 +37,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BadInput(
                 f"--html {given.html} needs Jinja2, which is not installed here: pip install 'twinstep[page]'"
             )
-        records = [read_run(folder) for folder in given.runs]
+        runs = [read_run(folder) for folder in given.runs]
         if given.html is not None:
-            _write_page(given.html, records)
+            _write_page(given.html, runs)
     except BadInput as error:
         print_error(f"bad input: {error}")
         return EXIT_BAD_INPUT
-    print(json.dumps(_as_json(records), indent=2) if given.json else harmless(text(records)))
+    print(json.dumps(_as_json(runs), indent=2) if given.json else harmless(text(runs)))
     return EXIT_DONE
 
 
-def _write_page(file: Path, records: Sequence[Record]) -> None:
+def _write_page(file: Path, runs: Sequence[RunFiles]) -> None:
     from distrib.compare.page import render  # only now: it needs Jinja2
 
     try:
-        write_atomically(file, render(records))
+        write_atomically(file, render(runs))
     except OSError as error:
         raise BadInput(f"--html {file} cannot be written ({error.strerror}): give the path of a file") from None
 
 
-def _as_json(records: Sequence[Record]) -> dict[str, Any]:
-    first, *others = records
+def _as_json(runs: Sequence[RunFiles]) -> dict[str, Any]:
+    first, *others = runs
     return {
-        "runs": {record.name: dict(record.summary) for record in records},
-        "configuration": differing_keys(records),
+        "runs": {run.name: run.summary.model_dump() if run.summary else {} for run in runs},
+        "configuration": differing_keys(runs),
         "partings": {
             other.name: {
                 "common_steps": common_steps(first, other),

@@ -1,17 +1,15 @@
 """The comparison as a page: the curves of all runs on one chart, and the tables."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from distrib.compare.record import Line, Record
 from distrib.compare.text import COLUMNS, cells, differing, parting
 from distrib.page.charts import Chart, Format, Series, Table
 from distrib.page.curves import thinned
+from distrib.page.run_files import RunFiles
 from distrib.page.template import fill
 
 MOST_DRAWN = 8  # runs; colours and eyes tell no more apart
@@ -27,22 +25,22 @@ _QUANTITIES: Sequence[tuple[str, str, str, Format, bool]] = (
 """Name, title, what the lines call it, how its numbers are shown, and whether the lines of epochs have it."""
 
 
-def render(records: Sequence[Record]) -> str:
+def render(runs: Sequence[RunFiles]) -> str:
     """Return the page. Whatever the folders hold is text in it, and never markup."""
-    folder, names = _short([record.name for record in records])
-    records = [replace(record, name=name) for record, name in zip(records, names, strict=True)]
-    first, *others = records
-    drawn = [chart for chart in _charts(records[:MOST_DRAWN]) if chart.series]
+    folder, names = _short([run.name for run in runs])
+    runs = [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+    first, *others = runs
+    drawn = [chart for chart in _charts(runs[:MOST_DRAWN]) if chart.series]
     return fill(
         "compare.html.jinja",
         folder=folder,
         names=names,
         charts=drawn,
-        averaged=max(-(-len(record.steps) // _POINTS) for record in records[:MOST_DRAWN]),
-        left_out=max(0, len(records) - MOST_DRAWN),
-        results=Table(("Run", *COLUMNS), tuple((record.name, *cells(record)) for record in records)),
+        averaged=max(-(-len(run.steps) // _POINTS) for run in runs[:MOST_DRAWN]),
+        left_out=max(0, len(runs) - MOST_DRAWN),
+        results=Table(("Run", *COLUMNS), tuple((run.name, *cells(run)) for run in runs)),
         partings=[(other.name, parting(first, other)) for other in others],
-        configuration=Table(("Key", *names), tuple(differing(records))),
+        configuration=Table(("Key", *names), tuple(differing(runs))),
         data={"charts": [chart.to_json() for chart in drawn], "marks": [], "steps_per_epoch": None},
     )
 
@@ -55,9 +53,9 @@ def _short(names: Sequence[str]) -> tuple[str, list[str]]:
     return str(parents[0]), [Path(name).name for name in names]
 
 
-def _charts(records: Sequence[Record]) -> Iterator[Chart]:
+def _charts(runs: Sequence[RunFiles]) -> Iterator[Chart]:
     for name, title, quantity, layout, of_epochs in _QUANTITIES:
-        series = [_series(record, quantity, of_epochs=of_epochs) for record in records]
+        series = [_series(run, quantity, of_epochs=of_epochs) for run in runs]
         yield Chart(
             name,
             title,
@@ -67,16 +65,8 @@ def _charts(records: Sequence[Record]) -> Iterator[Chart]:
         )
 
 
-def _series(record: Record, quantity: str, *, of_epochs: bool) -> Series:
-    lines: Sequence[Line] = list((record.epochs if of_epochs else record.steps).values())
-    points = np.array([(_number(line, "step"), _number(line, quantity)) for line in lines]).reshape(-1, 2)
-    steps, values = points[np.argsort(points[:, 0])].T
+def _series(run: RunFiles, quantity: str, *, of_epochs: bool) -> Series:
     if of_epochs:
-        return Series(record.name, thinned(steps, values), "linked")
-    means, nothing = thinned(steps, values, _POINTS), np.empty(0)
-    return Series(record.name, replace(means, low=nothing, high=nothing))
-
-
-def _number(line: Mapping[str, Any], name: str) -> float:
-    found = line.get(name)
-    return float(found) if isinstance(found, int | float) and -1e30 < found < 1e30 else math.nan
+        return Series(run.name, thinned(run.epochs.steps, run.epochs.values[quantity]), "linked")
+    means, nothing = thinned(run.steps.steps, run.steps.values[quantity], _POINTS), np.empty(0)
+    return Series(run.name, replace(means, low=nothing, high=nothing))

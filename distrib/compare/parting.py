@@ -1,74 +1,76 @@
 """Where two runs part: the first step at which a quantity is not the same any more, and the first at which that is no rounding."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distrib.compare.record import Record
+import numpy as np
+
+from distrib.page.curves import Column
+from distrib.page.run_files import RunFiles
 
 _LAST_BITS = 1e-3
 """Relative. Other kernels, threads or numbers of ranks change last bits, which grow from step to step; a mistake starts larger."""
-_COUNTED = ("kind", "step", "epoch")
-_CLOCK = ("seconds", "images_per_second")
+_CLOCK = "seconds"
 """What depends on how busy the machine was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """A step, the quantity that differs there, and its two values."""
+    """A step, the quantity that differs there, and its two values; None for a run that does not have it."""
 
     step: int
     quantity: str
-    first: Any
-    other: Any
+    first: float | None
+    other: float | None
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.quantity}: {_shown(self.first)} and {_shown(self.other)}"
 
 
-def first_difference(one: Record, other: Record) -> Parting | None:
+def first_difference(one: RunFiles, other: RunFiles) -> Parting | None:
     """Return the first step that both have at which something is not exactly the same; None if there is none."""
-    return _first(one, other, lambda left, right: _same(left, right, 0.0))
+    return _first(one, other, 0.0)
 
 
-def first_beyond_rounding(one: Record, other: Record) -> Parting | None:
+def first_beyond_rounding(one: RunFiles, other: RunFiles) -> Parting | None:
     """Return the first step at which a number differs by more than a thousandth of it; None if there is none."""
-    return _first(one, other, lambda left, right: _same(left, right, _LAST_BITS))
+    return _first(one, other, _LAST_BITS)
 
 
-def common_steps(one: Record, other: Record) -> int:
+def common_steps(one: RunFiles, other: RunFiles) -> int:
     """Return how many steps both have."""
-    return len(one.steps.keys() & other.steps.keys())
+    return len(np.intersect1d(one.steps.steps, other.steps.steps))
 
 
-def differing_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
+def differing_keys(runs: Sequence[RunFiles]) -> dict[str, list[Any]]:
     """Return the keys of the configuration that are not the same in all runs, each with its values by run."""
-    keys = sorted({key for record in records for key in record.config})
-    values = {key: [record.config.get(key) for record in records] for key in keys}
+    keys = sorted({key for run in runs for key in run.config})
+    values = {key: [run.config.get(key) for run in runs] for key in keys}
     return {key: its for key, its in values.items() if any(each != its[0] for each in its)}
 
 
-def _first(one: Record, other: Record, same: Callable[[object, object], bool]) -> Parting | None:
-    for step in sorted(one.steps.keys() & other.steps.keys()):
-        left, right = one.steps[step], other.steps[step]
-        for name in _quantities(left, right):
-            if not same(left.get(name), right.get(name)):
-                return Parting(step, name, left.get(name), right.get(name))
-    return None
+def _first(one: RunFiles, other: RunFiles, tolerance: float) -> Parting | None:
+    steps, left, right = np.intersect1d(one.steps.steps, other.steps.steps, return_indices=True)
+    found: Parting | None = None
+    for quantity in one.steps.values:
+        ours, theirs = one.steps.values[quantity][left], other.steps.values[quantity][right]
+        places = np.flatnonzero(_differ(ours, theirs, tolerance))
+        if quantity != _CLOCK and len(places) and (found is None or steps[places[0]] < found.step):
+            at = places[0]
+            found = Parting(int(steps[at]), quantity, _number(float(ours[at])), _number(float(theirs[at])))
+    return found
 
 
-def _quantities(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    return [name for name in {**left, **right} if name not in (*_COUNTED, *_CLOCK)]
+def _differ(ours: Column, theirs: Column, tolerance: float) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    near = np.abs(ours - theirs) <= tolerance * np.maximum(np.abs(ours), np.abs(theirs))
+    return ~(near | (np.isnan(ours) & np.isnan(theirs)))
 
 
-def _same(left: object, right: object, tolerance: float) -> bool:
-    if isinstance(left, float) and isinstance(right, float):
-        if math.isnan(left) or math.isnan(right):
-            return math.isnan(left) and math.isnan(right)
-        return left == right or abs(left - right) <= tolerance * max(abs(left), abs(right))
-    return left == right
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
-def _shown(value: object) -> str:
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
+def _shown(value: float | None) -> str:
+    return "nothing" if value is None else f"{value:.9g}"

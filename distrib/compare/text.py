@@ -1,28 +1,28 @@
 """The comparison as text that fits a terminal."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
 
 from distrib.compare.parting import Parting, common_steps, differing_keys, first_beyond_rounding, first_difference
-from distrib.compare.record import Line, Record
+from distrib.page.run_files import RunFiles, Summary
 
 _NAME, _VALUE = 20, 20  # columns
 COLUMNS = {"accuracy": 9, "test loss": 10, "train loss": 11, "steps": 7, "images/s": 9, "cross-check": 14}
 
 
-def text(records: Sequence[Record]) -> str:
+def text(runs: Sequence[RunFiles]) -> str:
     """Return what the runs came to, in what their configurations differ, and where each parts from the first."""
-    first, *others = records
-    lines = [row_heading(), *(row(record) for record in records), ""]
-    lines += _configuration(records)
+    first, *others = runs
+    lines = [row_heading(), *(row(run) for run in runs), ""]
+    lines += _configuration(runs)
     for other in others:
         lines += ["", f"{first.name} and {other.name}: {parting(first, other)}"]
     return "\n".join(lines)
 
 
-def _configuration(records: Sequence[Record]) -> list[str]:
+def _configuration(runs: Sequence[RunFiles]) -> list[str]:
     """Return a line for each key that differs, with its value in each run."""
-    table = [[key, *(_cut(each, _VALUE) for each in its)] for key, *its in differing(records)]
+    table = [[key, *(_cut(each, _VALUE) for each in its)] for key, *its in differing(runs)]
     if not table:
         return ["configuration: the same"]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -35,31 +35,31 @@ def row_heading() -> str:
     return "run".ljust(_NAME) + "".join(name.rjust(width) for name, width in COLUMNS.items())
 
 
-def row(record: Record) -> str:
+def row(run: RunFiles) -> str:
     """Return what a run came to, in a line."""
-    columns = zip(cells(record), COLUMNS.values(), strict=True)
-    return _cut(record.name, _NAME - 1).ljust(_NAME) + "".join(
-        cell[: width - 1].rjust(width) for cell, width in columns
-    )
+    columns = zip(cells(run), COLUMNS.values(), strict=True)
+    return _cut(run.name, _NAME - 1).ljust(_NAME) + "".join(cell[: width - 1].rjust(width) for cell, width in columns)
 
 
-def cells(record: Record) -> tuple[str, ...]:
-    """Return what a run came to, a text for each of `COLUMNS`."""
-    summary, crosscheck = record.summary, record.summary.get("crosscheck")
-    last: Line = record.epochs[max(record.epochs)] if record.epochs else dict[str, Any]()
-    values = {**last, **summary}  # a run that has not ended has no summary
-    told = crosscheck.get("verdict") if isinstance(crosscheck, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+def cells(run: RunFiles) -> tuple[str, ...]:
+    """Return what a run came to, a text for each of `COLUMNS`. The last epoch stands in for the summary that a run without an end lacks."""
+    summary = run.summary or Summary()
+
+    def last(name: str, of_summary: float | None = None) -> float | None:
+        found = run.epochs.values[name]
+        return of_summary if of_summary is not None else float(found[-1]) if len(found) else None
+
     return (
-        _number(values.get("test_accuracy"), "{:.2%}"),
-        _number(values.get("test_loss"), "{:.4f}"),
-        _number(values.get("train_loss"), "{:.4f}"),
-        str(max(record.steps, default=0)),
-        _number(values.get("images_per_second"), "{:.0f}"),
-        told if isinstance(told, str) else "-",
+        _number(last("test_accuracy", summary.test_accuracy), "{:.2%}"),
+        _number(last("test_loss", summary.test_loss), "{:.4f}"),
+        _number(last("train_loss", summary.train_loss), "{:.4f}"),
+        str(int(run.steps.steps[-1]) if len(run.steps) else 0),
+        _number(last("images_per_second", summary.images_per_second), "{:.0f}"),
+        summary.crosscheck.verdict if summary.crosscheck else "-",
     )
 
 
-def parting(first: Record, other: Record) -> str:
+def parting(first: RunFiles, other: RunFiles) -> str:
     """Return in words where the other run parts from the first."""
     common = common_steps(first, other)
     if not common:
@@ -76,13 +76,13 @@ def _beyond(exact: Parting, beyond: Parting | None) -> str:
     return "" if beyond == exact else f"; by more than a thousandth at {beyond}"
 
 
-def _number(value: object, layout: str) -> str:
-    return layout.format(value) if isinstance(value, int | float) else "-"
+def _number(value: float | None, layout: str) -> str:
+    return "-" if value is None or not math.isfinite(value) else layout.format(value)
 
 
-def differing(records: Sequence[Record]) -> list[tuple[str, ...]]:
+def differing(runs: Sequence[RunFiles]) -> list[tuple[str, ...]]:
     """Return each key that differs, with its value in each run; but for the folder, which is the run's name."""
-    keys = {key: its for key, its in differing_keys(records).items() if key != "output.dir"}
+    keys = {key: its for key, its in differing_keys(runs).items() if key != "output.dir"}
     return [(key, *map(_value, its)) for key, its in keys.items()]
 
 

@@ -71,7 +71,9 @@ class Verdict(BaseModel):
 class Summary(BaseModel):
     """summary.json."""
 
+    test_accuracy: float | None = None
     test_loss: float | None = None
+    train_loss: float | None = None
     images_per_second: float | None = None
     skipped_steps: int | None = None
     weights_sha256: str | None = None

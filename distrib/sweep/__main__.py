@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distrib.arguments import Parser
-from distrib.compare.record import Record, read_run
+from distrib.compare.read import read_run
 from distrib.compare.text import row, row_heading
 from distrib.display import harmless, open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
@@ -84,16 +84,17 @@ def _table(runs: Sequence[Run], codes: dict[int, int | None]) -> str:
     lines = ["", row_heading()]
     for run in runs:
         code = codes[run.line.number]
-        lines.append(row(_record(run)) if code == EXIT_DONE else f"{run.folder}: {_why(run, code)}")
+        lines.append(_result(run) if code == EXIT_DONE else f"{run.folder}: {_why(run, code)}")
     done = sum(code == EXIT_DONE for code in codes.values())
     return "\n".join([*lines, "", f"{done} of {len(runs)} runs done"])
 
 
-def _record(run: Run) -> Record:
+def _result(run: Run) -> str:
+    """Return what a run came to that is done."""
     try:
-        return read_run(run.folder)
-    except BadInput:
-        return Record(name=str(run.folder), config={}, steps={}, epochs={}, summary={})
+        return row(read_run(run.folder))
+    except BadInput as error:  # somebody else's hand
+        return f"{run.folder}: done, but {error}"
 
 
 def _why(run: Run, code: int | None) -> str:

@@ -84,7 +84,7 @@ def test_the_first_step_at_which_they_part(tmp_path: Path, capsys: pytest.Captur
 def test_a_quantity_that_only_one_has_parts_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = make_run(tmp_path / "one", losses=[2.0])
     other = make_run(tmp_path / "other", losses=[2.0], loss_scale=1024.0)
-    assert "they part at step 1, loss_scale: None and 1024" in compare(capsys, one, other)[1]
+    assert "they part at step 1, loss_scale: nothing and 1024" in compare(capsys, one, other)[1]
 
 
 def test_runs_without_a_common_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distrib.compare.page import MOST_DRAWN, render
-from distrib.compare.record import read_run
+from distrib.compare.read import read_run
 from tests.distrib.compare.test_compare import compare, make_run
 
 
