@@ -4,8 +4,10 @@ import os
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from accelerate.commands import launch
 from accelerate.commands.config.config_args import ClusterConfig
 
 from distrib.config.load import load
@@ -14,6 +16,7 @@ from distrib.optim.schedule import Constant
 from distrib.training.recipe import RunConfig
 from tests.support import ROOT
 
+accelerates: Any = launch  # typed in part
 LAUNCH = ROOT / "launch"
 RECIPES = sorted((LAUNCH / "recipes").glob("*.toml"))
 MACHINES = sorted(LAUNCH.glob("*.yaml"))
@@ -93,7 +96,19 @@ def test_accelerate_reads_the_machine(path: Path) -> None:
 )
 def test_machine_is_what_its_name_says(file: str, processes: int, machines: int, cpu: bool) -> None:
     config = machine(LAUNCH / file)
-    assert (config.num_processes, config.num_machines, config.use_cpu) == (processes, machines, cpu)
+    assert (config.num_processes, config.num_machines) == (processes, machines)
+    assert (set((config.gpu_ids or "all").split(",")) == {"-1"}) == cpu, "those of the CPU hide the GPUs"
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=name)
+def test_the_launcher_has_nothing_to_announce(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that the file leaves to Accelerate would be a notice of four lines at every start."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    said: list[str] = []
+    monkeypatch.setattr(accelerates.logger, "warning", lambda message: said.append(message))
+    given = accelerates.launch_command_parser().parse_args(["--config_file", str(path), "train.py"])
+    accelerates._validate_launch_command(given)
+    assert not said
 
 
 @pytest.mark.parametrize("path", [path for path in MACHINES if machine(path).num_processes > 1], ids=name)
