@@ -105,7 +105,7 @@ def test_the_launcher_has_nothing_to_announce(path: Path, monkeypatch: pytest.Mo
     """A value that the file leaves to Accelerate would be a notice of four lines at every start."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     said: list[str] = []
-    monkeypatch.setattr(accelerates.logger, "warning", lambda message: said.append(message))
+    monkeypatch.setattr(accelerates.logger, "warning", said.append)
     given = accelerates.launch_command_parser().parse_args(["--config_file", str(path), "train.py"])
     accelerates._validate_launch_command(given)
     assert not said
