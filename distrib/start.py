@@ -33,9 +33,6 @@ from distrib.training.recipe import RunConfig
 from distrib.training.run import Run, build
 from distrib.training.trackers import Trackers, expect_installed
 
-_OF_ONE_MACHINE = ("data.root", "output.quiet")
-"""Keys that need not be the same on all ranks: each machine may keep its files where it likes, and only rank 0 shows anything."""
-
 
 def begin(
     resolved: Resolved[RunConfig], status: Status, request: StopRequest, *, name: str, arguments: Sequence[str] | None
@@ -122,7 +119,7 @@ class Start:
         """Train to a good end and return it; every other end is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
         reports = accelerator.is_main_process
-        require_same(accelerator, {key: value for key, value in config.keys().items() if key not in _OF_ONE_MACHINE})
+        require_same(accelerator, config.keys_of_all_ranks())
         prepared = collectives.on_main(accelerator, self._prepare_folder)
         if (earlier := prepared["earlier"]) is not None:
             return Outcome(code=earlier["exit_code"], message=str(earlier.get("reason", "")), shown=True, reports=False)

@@ -60,9 +60,7 @@ def rehearse(
 ) -> Outcome:
     """Print on rank 0 what the run would be, and return how that ended. Raises as a start does; nothing is written."""
     config = resolved.config
-    require_same(
-        accelerator, {key: value for key, value in config.keys().items() if key not in ("data.root", "output.quiet")}
-    )
+    require_same(accelerator, config.keys_of_all_ranks())
     folder = Path(collectives.on_main(accelerator, lambda: _folder(config, name)))
     run = build(
         config,

@@ -21,6 +21,9 @@ from distrib.optim.schedule import Constant, ScheduleConfig
 from distrib.training.config import TrainingConfig
 from distrib.training.model import ModelConfig
 
+_OF_ONE_MACHINE = ("data.root", "output.quiet")
+"""Each machine may keep its files where it likes, and only rank 0 shows anything."""
+
 
 class RunConfig(Section):
     """The configuration of one whole run.
@@ -66,6 +69,10 @@ class RunConfig(Section):
         """Return the value of each dotted key, for comparing two runs."""
         table = self.model_dump(mode="json")
         return {f"{section}.{name}": value for section, values in table.items() for name, value in values.items()}
+
+    def keys_of_all_ranks(self) -> dict[str, Any]:
+        """Return the value of each dotted key that must be the same on all ranks."""
+        return {key: value for key, value in self.keys().items() if key not in _OF_ONE_MACHINE}
 
     def to_toml(self) -> str:
         """Return the resolved configuration, itself a recipe that repeats the run."""
