@@ -279,7 +279,8 @@ def _is_folder(path: Path) -> bool:
 
 def _expect_folder(path: Path) -> None:
     if not _is_folder(path):
-        raise TraceError(f"{path} is not a trace: a trace is a folder that holds segment-0001/")
+        problem = "it is no folder" if reading(path, path.exists) else "there is nothing of this name"
+        raise TraceError(f"{path} is not a trace: {problem}; a trace is a folder that holds segment-0001/")
 
 
 def _open_segment(folder: Path) -> Segment:

@@ -123,8 +123,8 @@ def another_rule(trace: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "problem"),
     [
-        pytest.param(shutil.rmtree, "is not a trace", id="nothing there"),
-        pytest.param(as_file, "is not a trace", id="a file"),
+        pytest.param(shutil.rmtree, "is not a trace: there is nothing of this name", id="nothing there"),
+        pytest.param(as_file, "is not a trace: it is no folder", id="a file"),
         pytest.param(emptied, "is not a trace: it holds no segment-0001", id="an empty folder"),
         pytest.param(segment_as_file, "header.json cannot be read", id="a segment that is a file"),
         pytest.param(another_rule, r"different rules \(adam, sgd\)", id="segments of different rules"),
