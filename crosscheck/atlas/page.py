@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from crosscheck.atlas.table import Atlas, Cell, Row
-from crosscheck.atlas.text import options_of, shown
+from crosscheck.atlas.table import Atlas, Row
+from crosscheck.atlas.text import options_of, shown, worst
 from crosscheck.page.template import fill
 from crosscheck.report.report import Verdict
 from crosscheck.testing import REGIMES
@@ -42,10 +42,5 @@ def _row(row: Row, options: list[str]) -> dict[str, Any]:
         "chain": row.composition_agrees,
         "stock_difference": f"{row.stock_difference:.1e} of the way",
         "chain_difference": f"{row.composition_difference:.1e} of the way",
-        "cells": [{"text": _text(cell), "wrong": cell.verdict == Verdict.MISMATCH} for cell in row.cells],
+        "cells": [{"text": worst([cell]), "wrong": cell.verdict == Verdict.MISMATCH} for cell in row.cells],
     }
-
-
-def _text(cell: Cell) -> str:
-    eta = "wrong" if cell.verdict == Verdict.MISMATCH else f"{cell.max_eta:.2f}"
-    return eta + "*" * bool(cell.out_of_range)

@@ -9,7 +9,7 @@ from crosscheck.atlas.table import Atlas, Cell, Row
 from crosscheck.report.report import Verdict
 from crosscheck.testing import REGIMES
 
-_FIRST = ("momentum", "dampening", "nesterov", "betas", "eps", "weight_decay", "amsgrad", "maximize")
+_COLUMNS = ("momentum", "dampening", "nesterov", "betas", "eps", "weight_decay", "amsgrad", "maximize")
 _OPTAX = "Optax"  # the column that says what of Optax does the same
 _WIDTH = 80
 _LEGEND = (
@@ -40,7 +40,7 @@ def _table(rows: list[Row]) -> list[str]:
     for row in rows:
         cells = [shown(row.options[name]) for name in options]
         cells.append("alias" if row.stock_agrees else "chain" if row.composition_agrees else "NO")
-        cells += [_worst(cell for cell in row.cells if cell.implementation == name) for name in implementations]
+        cells += [worst(cell for cell in row.cells if cell.implementation == name) for name in implementations]
         table.append(cells)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [" ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in table]
@@ -55,7 +55,7 @@ def _summary(rule: str, rows: list[Row]) -> str:
 
 def options_of(rows: list[Row]) -> list[str]:
     """Return the options of a rule that have a column."""
-    return [name for name in _FIRST if name in rows[0].options]
+    return [name for name in _COLUMNS if name in rows[0].options]
 
 
 def shown(value: Any) -> str:
@@ -67,8 +67,8 @@ def shown(value: Any) -> str:
     return f"{value:g}" if value else "-"
 
 
-def _worst(cells: Iterable[Cell]) -> str:
-    """Return the worst of an implementation's cells."""
+def worst(cells: Iterable[Cell]) -> str:
+    """Return the worst of some cells: its eta, and a mark if some elements are out of a format's range."""
     found = list(cells)
     mark = "*" if any(cell.out_of_range for cell in found) else ""
     if any(cell.verdict == Verdict.MISMATCH for cell in found):
