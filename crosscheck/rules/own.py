@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Bool, Int32
 
 from crosscheck.rules.arrays import Array, Number
 
-Count = int | Int32[Array, ""]
-"""A number of steps."""
+Count = int | np.int32 | Int32[Array, ""]
+"""A number of steps; NumPy makes its own scalar of the sum of an array without axes and a number."""
 
 
 class DampenState(NamedTuple):
