@@ -23,7 +23,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"training"},
         {"checkpoint", "crosscheck"},
         {"ranks"},
-        {"data", "optim", "job", "page"},
+        {"data", "networks", "optim", "job", "page"},
         {"config"},
         {"arguments", "display", "files", "launch_files"},
         {"errors", "system", "counter_rng"},

@@ -41,6 +41,7 @@ class Identity(_Values):
     threads: _Count
     torch: _Text
     hardware: _Text | None = None  # None: written before checkpoints said so
+    code: _Text | None = None  # sha256 of the file of a network that is not the project's
 
 
 class Inference(_Values):

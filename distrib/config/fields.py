@@ -11,7 +11,14 @@ Schema = Mapping[str, Any]
 """What JSON schema says of the values of one key."""
 
 _SIGNS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-_WORDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true | false", "null": "none"}
+_WORDS = {
+    "integer": "integer",
+    "number": "number",
+    "string": "text",
+    "boolean": "true | false",
+    "null": "none",
+    "object": "table",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from distrib.data.augment import Normalize
 from distrib.data.decoding import decode
 from distrib.data.images import SIZE
 from distrib.errors import BadInput
-from distrib.training.model import ModelConfig, build_model
+from distrib.networks.build import build_network
+from distrib.networks.config import ModelConfig
+from distrib.networks.factory import is_foreign
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,12 @@ class Classifier:
         ]
 
 
-def load(path: Path, device: torch.device) -> Classifier:
+def load(path: Path, device: torch.device, *, network: str | None = None) -> Classifier:
     """Return the network of a run, from the newest checkpoint in its folder that is whole, or of a checkpoint.
 
-    Evaluation takes the moving average of the weights where there is one, and so does this. Raises BadInput, and OSError for a
-    disk that breaks.
+    Evaluation takes the moving average of the weights where there is one, and so does this. A network that is made by code which
+    is not the project's is only made if the caller names that code, as `network`: a checkpoint from somewhere else must not
+    choose what is imported and called. Raises BadInput, and OSError for a disk that breaks.
     """
     checkpoint = _checkpoint(path)
     saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
@@ -63,10 +66,12 @@ def load(path: Path, device: torch.device) -> Classifier:
         )
     if how.image_size != SIZE or len(how.mean) != len(how.std):
         raise BadInput(f"checkpoint {checkpoint.path}: its manifest holds what no run writes; take another checkpoint")
-    network = build_model(_model_config(checkpoint.path, saved), len(how.classes)).to(device)
-    state.restore_network(checkpoint, network)
+    config = _model_config(checkpoint.path, saved)
+    _expect_permission(checkpoint.path, config.name, network)
+    made = build_network(config, len(how.classes)).to(device)
+    state.restore_network(checkpoint, made)
     return Classifier(
-        network.eval(), how.classes, how.mean, how.std, how.image_size, _normalize(how, device), checkpoint.path
+        made.eval(), how.classes, how.mean, how.std, how.image_size, _normalize(how, device), checkpoint.path
     )
 
 
@@ -96,6 +101,19 @@ def _model_config(path: Path, saved: Saved) -> ModelConfig:
         first = error.errors(include_url=False)[0]
         key = section + ".".join(map(str, first["loc"]))
         raise BadInput(f"checkpoint {path}: {key}: {first['msg']}; take another checkpoint") from None
+
+
+def _expect_permission(path: Path, name: str, network: str | None) -> None:
+    """Raise BadInput unless the network is the project's, or the caller named the code that makes it."""
+    if network not in (name, None):
+        raise BadInput(
+            f"network {network}: checkpoint {path} holds a network made by {name}; leave it out, or name that"
+        )
+    if is_foreign(name) and network is None:
+        raise BadInput(
+            f"checkpoint {path} holds a network made by {name}, which is code that is not part of this program and is not run "
+            f"unasked: say --network {name} if you trust it (in Python network={name!r})"
+        )
 
 
 def _normalize(how: Inference, device: torch.device) -> Normalize:

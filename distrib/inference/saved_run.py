@@ -12,8 +12,7 @@ import torch
 from distrib.config.load import load as load_config
 from distrib.errors import BadInput
 from distrib.files import read_json
-from distrib.inference import network
-from distrib.inference.network import Classifier
+from distrib.inference.network import Classifier, load
 from distrib.page import curves
 from distrib.page.curves import Column, Lines
 from distrib.training.recipe import RunConfig
@@ -73,9 +72,12 @@ class SavedRun:
         except ValueError as error:
             raise BadInput(f"{path} is not the metrics of a run ({error})") from None
 
-    def classifier(self, device: str | torch.device = "cpu") -> Classifier:
-        """Return the network of the newest checkpoint that is whole, with all that using it takes."""
-        return network.load(self.folder, torch.device(device))
+    def classifier(self, device: str | torch.device = "cpu", *, network: str | None = None) -> Classifier:
+        """Return the network of the newest checkpoint that is whole, with all that using it takes.
+
+        A network that is made by code of somebody else's is only made if `network` names that code, as `model.name` did.
+        """
+        return load(self.folder, torch.device(device), network=network)
 
 
 def _columns(lines: Lines) -> dict[str, Column]:

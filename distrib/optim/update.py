@@ -38,7 +38,8 @@ class Update:
         self.average: AveragedModel | None = None
         if ema is not None:
             average_fn = cast(Any, get_ema_multi_avg_fn(ema))
-            self.average = AveragedModel(model, multi_avg_fn=average_fn)
+            # With buffers: averaged weights need averaged running statistics, or a batch norm is off by what the weights moved.
+            self.average = AveragedModel(model, multi_avg_fn=average_fn, use_buffers=True)
         self.applied = 0
         self.skipped = 0
         self.loss_scale: float | None = None  # of the last step, under float16

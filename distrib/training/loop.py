@@ -75,6 +75,7 @@ def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoi
 
     `stop` and `checkpoint` are this rank's own wishes; the result is the same on every rank. Raises RunFault.
     """
+    run.seed_step(step)
     with observers.passes.watching(step):
         for part in run.batches.at(step):  # one part, unless training.accumulate
             with nullcontext() if part.last else run.accelerator.no_sync(run.model):
@@ -84,6 +85,7 @@ def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoi
                 if part.last:
                     run.step_sync.start(stop=stop, checkpoint=checkpoint)
                 run.backward(loss)
+    run.statistics.average()
     result = run.step_sync.finish(step)  # raises before the update if the loss is not finite
     observers.after_backward(step)
     applied = run.update.step()

@@ -15,11 +15,11 @@ from distrib.crosscheck import CrosscheckConfig
 from distrib.data.config import DataConfig
 from distrib.job.run_folder import OutputConfig
 from distrib.launch_files import find_recipe
+from distrib.networks.config import ModelConfig
 from distrib.optim.optimizer import OptimizerConfig
 from distrib.optim.precision import PrecisionConfig
 from distrib.optim.schedule import Constant, ScheduleConfig
 from distrib.training.config import TrainingConfig
-from distrib.training.model import ModelConfig
 
 _OF_ONE_MACHINE = ("data.root", "output.quiet")
 """Each machine may keep its files where it likes, and only rank 0 shows anything."""

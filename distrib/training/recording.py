@@ -12,6 +12,8 @@ from distrib.optim.schedule import RunLength
 from distrib.ranks.collectives import gather
 from distrib.training.run import Run
 
+_TWIN = "article"  # the network that crosscheck/twin has in JAX
+
 
 def start_recorder(run: Run, *, first_step: int) -> Recorder:
     """Start a recorder of the run's optimizer; it continues the folder's trace, if there is one. Raises BadInput, and OSError."""
@@ -24,7 +26,9 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
         averaged=0 if average is None else int(average.n_averaged),
         applied=run.update.applied,
         schedule=run.config.schedule.claim(length),
-        options=options_by_name(run.config.optimizer, [name for name, _ in run.module.named_parameters()]),
+        options=options_by_name(
+            run.config.optimizer, [name for name, p in run.module.named_parameters() if p.requires_grad]
+        ),
     )
     try:
         return Recorder(
@@ -60,6 +64,11 @@ class PassRecorder:
         if steps and run.config.training.compile:
             raise BadInput(
                 f"crosscheck.gradient_steps = {list(steps)}: a compiled network cannot be watched; set training.compile = false"
+            )
+        if steps and run.config.model.name != _TWIN:
+            raise BadInput(
+                f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again has the network {_TWIN}, and "
+                f"model.name = {run.config.model.name}; set crosscheck.gradient_steps = []"
             )
         if steps and run.precision.mode == "tf32":
             raise BadInput(

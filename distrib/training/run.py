@@ -9,7 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
+from distrib import counter_rng
 from distrib.checkpoint import resume, state
 from distrib.checkpoint.values import Identity, Inference
 from distrib.data import sources
@@ -17,19 +19,22 @@ from distrib.data.augment import Normalize
 from distrib.data.batches import Batches, Plan
 from distrib.data.images import SIZE, Dataset, Split
 from distrib.display import Display, count
+from distrib.networks.buffers import unchanged_buffers
+from distrib.networks.factory import Code
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
 from distrib.optim.schedule import RunLength
 from distrib.optim.update import Update
 from distrib.ranks import collectives
 from distrib.ranks.replica_check import ReplicaCheck
+from distrib.ranks.running_statistics import RunningStatistics
 from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
 from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
 from distrib.training.evaluate import Score, evaluate
 from distrib.training.mistakes import Mistakes
-from distrib.training.model import build_model
+from distrib.training.network import Network, make_network
 from distrib.training.recipe import RunConfig
 
 _CLASSES_TOLD = 20  # classes that are named at the start
@@ -51,6 +56,8 @@ class Run:
     test: Split
     module: nn.Module  # the bare network: evaluation and checkpoints
     model: nn.Module  # what the loop calls: the network, in DDP when there are several ranks
+    code: Code | None  # the file that the network is written in, if it is not the project's
+    statistics: RunningStatistics
     optimizer: torch.optim.Optimizer
     precision: Precision
     update: Update
@@ -68,6 +75,12 @@ class Run:
     def remaining_steps(self) -> Iterator[int]:
         """Return the steps still to take. They count from 1; a resumed run continues behind its checkpoint."""
         return iter(range(self.resumed.step + 1, self.total_steps + 1))
+
+    def seed_step(self, step: int) -> None:
+        """Let what the network draws in this step, as dropout does, follow from the seed, the step and the rank alone."""
+        torch.default_generator.manual_seed(key := counter_rng.key(self.plan.seed, step, self.plan.rank))
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.manual_seed(key)
 
     def criterion(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Return this rank's share of the mean cross-entropy over the global batch."""
@@ -117,7 +130,9 @@ def build(
     plan = _plan(config, len(dataset.train), accelerator)
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
-    update = _initial_update(config, device, len(dataset.classes), plan, precision)
+    network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, plan, device))
+    require_same(accelerator, {"the code of model.name": None if network.code is None else network.code.sha256})
+    update = _initial_update(config, network.module, device, plan, precision)
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -136,6 +151,8 @@ def build(
         test=dataset.test.to(device),
         module=update.model,
         model=update.model,
+        code=network.code,
+        statistics=RunningStatistics(update.model, accelerator.num_processes),
         optimizer=update.optimizer,
         precision=precision,
         update=update,
@@ -143,7 +160,7 @@ def build(
         replica_check=ReplicaCheck(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
-        identity=_identity(fingerprint, plan, device),
+        identity=_identity(fingerprint, plan, device, network),
         inference=_inference(dataset.classes, *moments),
     )
     _resume(run)
@@ -180,18 +197,15 @@ def _plan(config: RunConfig, num_images: int, accelerator: Accelerator) -> Plan:
 
 
 def _initial_update(
-    config: RunConfig, device: torch.device, num_classes: int, plan: Plan, precision: Precision
+    config: RunConfig, module: nn.Module, device: torch.device, plan: Plan, precision: Precision
 ) -> Update:
-    """Return a fresh network with its optimizer, schedule and moving average. Raises BadInput."""
+    """Return a fresh optimizer of the network's trained parameters, with schedule and moving average. Raises BadInput."""
     training = config.training
-    torch.manual_seed(training.seed)
-    module = build_model(config.model, num_classes).to(device)
-    if config.model.channels_last:
-        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     length = RunLength(total_updates=plan.steps(training.epochs), updates_per_epoch=plan.steps_per_epoch)
     return Update(
         module,
-        build_optimizer(config.optimizer, module.named_parameters(), device),
+        build_optimizer(config.optimizer, trained, device),
         config.schedule.factor(length),
         precision.scaler,
         clip_norm=training.clip_norm,
@@ -200,7 +214,7 @@ def _initial_update(
     )
 
 
-def _identity(fingerprint: str, plan: Plan, device: torch.device) -> Identity:
+def _identity(fingerprint: str, plan: Plan, device: torch.device, network: Network) -> Identity:
     return Identity(
         dataset=fingerprint,
         num_images=plan.num_images,
@@ -211,6 +225,7 @@ def _identity(fingerprint: str, plan: Plan, device: torch.device) -> Identity:
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         hardware=hardware(device),
+        code=None if network.code is None else network.code.sha256,
     )
 
 
@@ -243,6 +258,10 @@ def _distribute(run: Run) -> None:
     if run.config.training.compile:
         run.module.compile()
     run.model = cast(nn.Module, run.accelerator.prepare(run.module))
+    if isinstance(run.model, DistributedDataParallel):
+        # Else DDP gives every rank, before each forward pass, the running statistics of rank 0's images. Its argument of this
+        # name is deprecated from torch 2.14 on, and the attribute is not.
+        run.model.broadcast_buffers = False
 
 
 def _warm_up(run: Run) -> None:
@@ -250,12 +269,13 @@ def _warm_up(run: Run) -> None:
 
     DDP rebuilds its buckets after its first backward, which changes the order of later sums: without
     this the first step of a fresh run and that of a resumed one would differ in the last bits.
-    Compilation happens here too, under the long time-out.
+    Compilation happens here too, under the long time-out. Running statistics stay what they were.
     """
     if run.accelerator.num_processes == 1 and not run.config.training.compile:
         return
     part = next(run.batches.at(1))
-    with run.precision.autocast():
-        loss = run.criterion(run.model(part.images), part.labels, torch.zeros_like(part.weights))
-    run.accelerator.backward(loss)
+    with unchanged_buffers(run.module):
+        with run.precision.autocast():
+            loss = run.criterion(run.model(part.images), part.labels, torch.zeros_like(part.weights))
+        run.accelerator.backward(loss)
     run.optimizer.zero_grad()

@@ -42,6 +42,11 @@ def write(run: Run, score: Score, train_loss: float | None, images_per_second: f
         "fused": implementation(run.optimizer) == "fused",
         "dataset": run.dataset_name,
         "seed": run.config.training.seed,
+        "network": {
+            "name": run.config.model.name,
+            "file": None if run.code is None else str(run.code.path),
+            "sha256": None if run.code is None else run.code.sha256,
+        },
         "parameters": sum(p.numel() for p in run.module.parameters()),
         "resumed_from": None if run.resumed.path is None else str(run.resumed.path),
         "weights_sha256": weights_sha256(run.module),

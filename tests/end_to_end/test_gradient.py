@@ -132,9 +132,9 @@ def evaluation_mode(rank: int) -> None:
     del rank
     from torch import nn
 
-    from distrib.training import run
+    from distrib.training import network
 
-    build, train_mode = run.build_model, nn.Module.train
+    build, train_mode = network.build_network, nn.Module.train
 
     def built(*args: Any) -> nn.Module:
         return train_mode(build(*args), False)
@@ -143,7 +143,7 @@ def evaluation_mode(rank: int) -> None:
         del mode
         return self
 
-    run.build_model, nn.Module.train = built, stay
+    network.build_network, nn.Module.train = built, stay
 
 
 def swapped_channels(rank: int) -> None:

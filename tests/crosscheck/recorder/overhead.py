@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor, nn
 
 from crosscheck import Recorder
-from distrib.training.model import article
+from distrib.networks.article import article
 
 _EXAMPLES = 32
 Batch = tuple[Tensor, Tensor]

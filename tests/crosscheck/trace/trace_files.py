@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from crosscheck import Recorder
 from crosscheck.__main__ import main
 from crosscheck.recorder import Claims, Pass, Winners
-from distrib.training.model import article
+from distrib.networks.article import article
 from tests.support import ROOT
 
 Meta = dict[str, Any]

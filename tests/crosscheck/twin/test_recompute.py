@@ -17,7 +17,7 @@ from crosscheck.trace.format import DType
 from crosscheck.twin.network_inputs import NetworkInputs
 from crosscheck.twin.recompute import Twin, recompute
 from distrib.data import synthetic
-from distrib.training.model import article
+from distrib.networks.article import article
 
 Gradients = dict[str, NDArray[Any]]
 HALVES: tuple[DType, ...] = ("bfloat16", "float16")

@@ -71,7 +71,7 @@ TEXTS = [
     ("training.last_batch", "keep", "'drop' or 'mask'"),
     ("training.last_batch", "Mask", "'drop' or 'mask'"),
     ("precision.mode", "fp8", "'auto', 'no', 'tf32', 'bf16' or 'fp16'"),
-    ("model.name", "resnet", "'article'"),
+    ("model.name", "resnet", "article, resnet18, speednet or package.module:factory"),
     ("data.source", "cifar", "auto, cifar10, synthetic or folder:PATH"),
     ("data.source", "folder:", "auto, cifar10, synthetic or folder:PATH"),
     ("data.source", "", "auto, cifar10, synthetic or folder:PATH"),

@@ -19,10 +19,10 @@ from torch.nn import functional
 from crosscheck import Recorder
 from crosscheck.tolerance import FAIL
 from distrib.data import synthetic
+from distrib.networks.article import article
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, build_optimizer
 from distrib.optim.update import Update
 from distrib.system import kill_with_parent
-from distrib.training.model import article
 from tests.gpu.part import Case, Cases, Problem, Setting, Skipped
 from tests.gpu.report import Column, Figures
 

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from distrib.training.model import ModelConfig, article, build_model
+from distrib.networks.article import article
+from distrib.networks.build import build_network
+from distrib.networks.config import ModelConfig
 
 
 @pytest.mark.parametrize(("classes", "parameters"), [(10, 145_578), (2, 145_578 - 8 * 65), (100, 145_578 + 90 * 65)])
 def test_parameters(classes: int, parameters: int) -> None:
-    net = build_model(ModelConfig(), classes)
+    net = build_network(ModelConfig(), classes)
     assert sum(p.numel() for p in net.parameters()) == parameters
     assert all(p.requires_grad and p.dtype == torch.float32 for p in net.parameters())
 
@@ -17,7 +19,7 @@ def test_parameters(classes: int, parameters: int) -> None:
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("images", [1, 3])
 def test_logits_for_each_image(classes: int, images: int) -> None:
-    assert build_model(ModelConfig(), classes)(torch.zeros(images, 3, 32, 32)).shape == (images, classes)
+    assert build_network(ModelConfig(), classes)(torch.zeros(images, 3, 32, 32)).shape == (images, classes)
 
 
 def test_logits_are_not_probabilities() -> None:
@@ -44,7 +46,7 @@ def test_training_and_evaluation_are_one_function() -> None:
 def test_seed_decides_the_weights() -> None:
     def weights(seed: int) -> list[nn.Parameter]:
         torch.manual_seed(seed)
-        return list(build_model(ModelConfig(), 10).parameters())
+        return list(build_network(ModelConfig(), 10).parameters())
 
     assert all(map(torch.equal, weights(1), weights(1)))
     assert not any(map(torch.equal, weights(1), weights(2)))

@@ -1,0 +1,130 @@
+"""From a recipe to a network, and what it must be for this trainer before any image of the run reaches it."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from distrib.errors import BadInput
+from distrib.networks.buffers import unchanged_buffers
+from distrib.networks.config import ModelConfig
+from distrib.networks.factory import described, find_factory, is_foreign
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
+    """Return the network on the CPU, initialised from torch's global generator. Raises BadInput."""
+    factory, options = find_factory(config.name), config.options
+    try:
+        inspect.signature(factory).bind(num_classes=num_classes, **options)
+    except TypeError as error:
+        raise BadInput(
+            f"model.options = {_shown(options)}: {config.name} is called with num_classes = {num_classes} and these, and {error}; it takes "
+            f"{inspect.signature(factory)}"
+        ) from None
+    except ValueError:
+        pass  # it says nothing of what it takes
+    try:
+        network = factory(num_classes=num_classes, **options)
+    except Exception as error:
+        raise BadInput(
+            f"model.name = {config.name}: called with num_classes = {num_classes} and model.options = {_shown(options)} it raised {described(error)}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise BadInput(
+            f"model.name = {config.name} returned {type(network).__name__}, and what is trained is a torch.nn.Module"
+        )
+    return network
+
+
+def expect_trainable(config: ModelConfig, network: nn.Module, num_classes: int, image_size: int) -> None:
+    """Raise BadInput unless the network, on the CPU, can be trained and saved by this trainer.
+
+    One pass over two random images in training mode tells whether it takes them, returns logits and uses all its parameters;
+    it leaves the network and the random numbers as they were.
+    """
+    problem = next(_problems(network), None)
+    if problem is None and is_foreign(config.name):
+        problem = _try(network, num_classes, image_size)
+    if problem is not None:
+        raise BadInput(f"model.name = {config.name}: {problem}")
+
+
+def expect_enough_images(config: ModelConfig, network: nn.Module, images: int, batch_size: int) -> None:
+    """Raise BadInput if the network normalises over its images and a rank has only one of them at a time."""
+    if images == 1 and not config.sync_batch_norm and any(isinstance(m, _BATCH_NORMS) for m in network.modules()):
+        raise BadInput(
+            f"training.batch_size = {batch_size} leaves one image to a rank and part, and the batch norm of model.name = {config.name} takes "
+            "mean and variance over a rank's images: choose a larger batch, or fewer ranks or training.accumulate"
+        )
+
+
+def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network with torch's SyncBatchNorm in place of its batch norms. Raises BadInput where torch has none."""
+    if device.type != "cuda":
+        raise BadInput(
+            f"model.sync_batch_norm = true: torch's SyncBatchNorm computes on GPUs only, and this run is on {device.type}; leave it out, "
+            "and each rank normalises over its own images"
+        )
+    return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))
+
+
+def _problems(network: nn.Module) -> Iterator[str]:
+    """Yield what of the network this trainer cannot keep, a sentence each."""
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    if not trained:
+        yield "it has no parameter that requires a gradient, so there is nothing to train"
+    seen: dict[int, str] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if nn.parameter.is_lazy(tensor):
+            yield f"its parameter {name} has no shape before a first call; have the factory call the network once"
+        elif isinstance(tensor, nn.Parameter) and tensor.dtype != torch.float32:
+            yield (
+                f"its parameter {name} is {str(tensor.dtype).removeprefix('torch.')}; weights are kept in float32, and "
+                "precision.mode says in what the network computes"
+            )
+        if id(tensor) in seen:
+            yield f"{seen[id(tensor)]} and {name} are one tensor, which checkpoints cannot hold under two names"
+        seen[id(tensor)] = name
+
+
+def _try(network: nn.Module, num_classes: int, image_size: int) -> str | None:
+    """Take two random images forward and backward, and return in a sentence what was wrong with it, if anything was."""
+    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=()), unchanged_buffers(network):
+        try:
+            logits = network.train()(images)
+            if _are_logits(logits, num_classes):
+                logits.square().sum().backward()
+        except Exception as error:
+            return f"given two images as (N, C, H, W) = {tuple(images.shape)} it raised {described(error)}"
+    if not _are_logits(logits, num_classes):
+        return (
+            f"given two images as {tuple(images.shape)} it returned {_what(logits)} in training mode, and logits of shape (N, num_classes) "
+            f"= {(2, num_classes)} are expected"
+        )
+    unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    network.zero_grad()
+    if unused:
+        return (
+            f"its output does not depend on {', '.join(unused[:4])}{' and others' if len(unused) > 4 else ''}, which would never be trained: "
+            "leave such parameters out, or freeze them with requires_grad_(False)"
+        )
+    return None
+
+
+def _are_logits(value: object, num_classes: int) -> bool:
+    return isinstance(value, Tensor) and value.shape == (2, num_classes) and value.is_floating_point()
+
+
+def _what(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def _shown(options: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{name} = {value!r}" for name, value in options.items()) + "}"

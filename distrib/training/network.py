@@ -1,0 +1,42 @@
+"""The network of a run before its first step: made by the recipe, checked, and brought to the device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from distrib.data.augment import Normalize
+from distrib.data.batches import Plan
+from distrib.data.images import SIZE, Dataset
+from distrib.networks.build import build_network, expect_enough_images, expect_trainable, synchronised
+from distrib.networks.factory import Code, code_of, find_factory
+from distrib.networks.speednet import Speednet
+from distrib.training.recipe import RunConfig
+
+_WHITENED = 5000  # images by which a network is whitened
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network on its device, and the file that made it, if that is not the project's."""
+
+    module: nn.Module
+    code: Code | None
+
+
+def make_network(config: RunConfig, dataset: Dataset, plan: Plan, device: torch.device) -> Network:
+    """Return the network that `config.model` describes, fresh, as its seed has it. Raises BadInput."""
+    model, num_classes = config.model, len(dataset.classes)
+    torch.manual_seed(config.training.seed)
+    module = build_network(model, num_classes)
+    expect_trainable(model, module, num_classes, SIZE)
+    expect_enough_images(model, module, plan.share, plan.batch_size)
+    if isinstance(module, Speednet):
+        normalize = Normalize(*dataset.moments(), torch.device("cpu"), channels_last=False)
+        module.whiten_images(normalize(dataset.train.evenly(_WHITENED).images))
+    if model.sync_batch_norm:
+        module = synchronised(module, device)
+    module.to(device)
+    if model.channels_last:
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return Network(module, code_of(model.name, find_factory(model.name)))

@@ -1,0 +1,92 @@
+"""Networks of somebody else's, which tests train as `model.name = tests.networks:NAME`, right ones and wrong ones."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NOT_CALLABLE = 3
+
+
+def drawn(num_classes: int, *, width: int = 4, dropout: float = 0.3) -> nn.Module:
+    """Return a small network with batch norm and dropout."""
+    return nn.Sequential(
+        nn.BatchNorm2d(3, momentum=1.0),  # its running statistics are those of the last batch
+        nn.AvgPool2d(4),
+        nn.Conv2d(3, width, 3),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(width * 36, num_classes),
+    )
+
+
+class Frozen(nn.Module):
+    """A network with a frozen layer, and a buffer that is no statistic of a batch norm."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.still = nn.Conv2d(3, 4, 3, stride=8).requires_grad_(False)
+        self.head = nn.Linear(64, num_classes)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(0.1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.still(images).flatten(1)) * self.scale
+
+
+class Counting(Frozen):
+    """A network with a buffer that becomes another one on each rank."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.scale += 1e-3 * images.mean()
+        return super().forward(images)
+
+
+def no_module(num_classes: int) -> Any:
+    return ["conv", num_classes]
+
+
+def raises(num_classes: int) -> nn.Module:
+    raise RuntimeError(f"no weights for {num_classes} classes")
+
+
+def grey(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(3600, num_classes))
+
+
+def too_many(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes + 1))
+
+
+def half(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes).half())
+
+
+def lazy(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+def nothing_to_train(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes).requires_grad_(False))
+
+
+class Unused(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(3072, num_classes), nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.used(images.flatten(1))
+
+
+class Tied(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3072, num_classes), nn.Linear(3072, num_classes)
+        self.second.weight = self.first.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.first(images.flatten(1)) + self.second(images.flatten(1))
