@@ -1,4 +1,4 @@
-"""`python -m distrib.predict RUN IMAGE… [--top N] [--json] [--network NAME]`: the classes of images, by the network of a run.
+"""`python -m distrib.predict RUN IMAGE… [--top N] [--json] [--best] [--network NAME]`: the classes of images, by the network of a run.
 
 RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. A line an image, with
 the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = _parse(arguments)
         files = list(_files(given.images))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        classifier = load(given.run, device, network=given.network)
+        classifier = load(given.run, device, network=given.network, best=given.best)
         for first in range(0, len(files), _BATCH):
             part = files[first : first + _BATCH]
             for file, its in zip(part, classifier.predict(part), strict=True):
@@ -46,6 +46,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="twinstep predict", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, or a checkpoint in it")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    parser.add_argument(
+        "--best", action="store_true", help="take the checkpoint of the best test accuracy (checkpoint.best)"
+    )
     parser.add_argument(
         "--network", metavar="NAME", help="the code that makes the network, where it is not this program's"
     )

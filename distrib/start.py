@@ -132,10 +132,11 @@ class Start:
             folder,
             lambda step: collectives.raise_if_stop_requested(accelerator, self.request, step),
         )
+        step = ready.resumed.step
         if collectives.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
-                f"{folder}/ holds this run complete ({count(ready.total_steps, 'step')}, summary.json): raise training.epochs "
-                "to train on, or choose another output.dir to start anew"
+                f"{folder}/ holds this run complete ({count(step, 'step')}, summary.json): "
+                f"{resume.to_train_on(early=step < ready.total_steps)} to train on, or choose another output.dir to start anew"
             )
         else:
             if reports:
@@ -149,8 +150,9 @@ class Start:
             if reports:
                 self.page.attempt(lambda: facts.write_mistakes(ready), folder / MISTAKES)
             summary.print_closing_lines(display, result, folder)
+            step = result["steps"]
         to_replay = folder if reports and _replay_pending(config, folder) else None
-        return Outcome(code=EXIT_DONE, reports=reports, step=ready.total_steps, to_replay=to_replay)
+        return Outcome(code=EXIT_DONE, reports=reports, step=step, to_replay=to_replay)
 
     def _start_trackers(self, ready: Run) -> Trackers | None:
         """Start the trackers, on rank 0, which may take minutes, and see to it that they finish. Raises BadInput."""
@@ -246,8 +248,9 @@ class Start:
 
 
 def _is_complete(ready: Run) -> bool:
-    """Return whether the folder holds the whole run: its last step, and the summary, which comes after all evaluation."""
-    return ready.resumed.step == ready.total_steps == summary.completed_steps(ready.folder)
+    """Return whether the folder holds the whole run: the step that it ends with, and the summary, which comes after all evaluation."""
+    step, ended = ready.resumed.step, ready.enough(ready.resumed.progress) is not None
+    return (step == ready.total_steps or ended) and step == summary.completed_steps(ready.folder)
 
 
 def _replay_pending(config: RunConfig, folder: Path) -> bool:

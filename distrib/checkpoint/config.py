@@ -12,6 +12,8 @@ class CheckpointConfig(Section):
     """Also when so many minutes have passed since the last one (by rank 0's clock)."""
     keep: Positive = 3
     """How many checkpoints stay; older ones are deleted once the newer one was read back from the disk."""
+    best: bool = False
+    """Keep the checkpoint with the best test accuracy as well; `twinstep predict --best` takes it."""
     resume: str = "auto"
     """auto: continue from the newest valid checkpoint in the run's folder, if there is one; never: refuse a folder
     that has any; or the path of one checkpoint."""

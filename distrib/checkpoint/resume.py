@@ -1,6 +1,6 @@
 """Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
+from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference, Saved, checked
 from distrib.display import Display, count
 from distrib.errors import BadInput
@@ -35,20 +36,6 @@ _ANY_VALUE = {
 }
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far a run has come in its epochs, which no tensor of it holds."""
-
-    epoch_loss: float = 0.0  # sum of the global losses since the epoch began
-    train_loss: float | None = None  # mean over the last whole epoch
-    evaluation_pending: bool = False  # the last step ended an epoch that is not evaluated yet
-
-    def end_epoch(self, steps: int) -> None:
-        """Note that the epoch's last step is taken, and its evaluation is to come."""
-        self.train_loss, self.epoch_loss = self.epoch_loss / steps, 0.0
-        self.evaluation_pending = True
-
-
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """Where the run starts. A fresh run has step 0 and no path."""
@@ -69,11 +56,13 @@ def continue_from(
     *,
     steps_per_epoch: int,
     total_steps: int,
+    is_enough: Callable[[Progress], bool],
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
-    `keys` are the run's dotted configuration keys: what changed in them since is said. A checkpoint after `total_steps` steps
-    leaves nothing to train, so nothing that matters may have changed, or old results would pass for those of the new values.
+    `keys` are the run's dotted configuration keys: what changed in them since is said. A checkpoint after `total_steps` steps,
+    or one of a run that had come far enough, leaves nothing to train, so nothing that matters may have changed, or old results
+    would pass for those of the new values.
     """
     found = on_main(accelerator, lambda: _find(config, folder, display))
     if found is None:
@@ -82,12 +71,16 @@ def continue_from(
     def load() -> Resumed:
         checkpoint = _open(Path(found))
         saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
-        _refuse_nothing_to_train(checkpoint.path, checkpoint.step, total_steps, saved, keys)
+        progress = _progress(checkpoint.step, saved, steps_per_epoch)
+        _refuse_beyond(checkpoint.path, checkpoint.step, total_steps, keys)
+        if checkpoint.step == total_steps or is_enough(progress):
+            remedy = to_train_on(early=checkpoint.step < total_steps)
+            _refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
         for line in _differences(checkpoint.path, saved, keys, identity):
             display.say(line)
         same_optimizer = all(saved.config.get(key) == keys[key] for key in keys if key.startswith("optimizer."))
         state.restore(checkpoint, saved, update, same_optimizer=same_optimizer)
-        return Resumed(checkpoint.step, checkpoint.path, _progress(checkpoint.step, saved, steps_per_epoch))
+        return Resumed(checkpoint.step, checkpoint.path, progress)
 
     return on_every_rank(accelerator, load)
 
@@ -141,24 +134,33 @@ def _open(path: Path) -> store.Checkpoint:
         ) from None
 
 
-def _refuse_nothing_to_train(path: Path, step: int, total_steps: int, saved: Saved, keys: Mapping[str, Any]) -> None:
-    """Raise BadInput for a checkpoint beyond the run's last step, and for one at it of a run that was another one."""
+def _refuse_beyond(path: Path, step: int, total_steps: int, keys: Mapping[str, Any]) -> None:
+    """Raise BadInput for a checkpoint beyond the run's last step."""
     if step > total_steps:
         raise BadInput(
             f"checkpoint {path} is at step {step}, beyond the {count(total_steps, 'step')} of training.epochs = "
             f"{keys['training.epochs']}: raise training.epochs, or start a new run (another output.dir)"
         )
+
+
+def _refuse_nothing_to_train(path: Path, saved: Saved, keys: Mapping[str, Any], remedy: str) -> None:
+    """Raise BadInput for the last checkpoint of a run that was another one."""
     then = saved.config
     changed = [  # a key that the checkpoint does not know came after it, or belongs to another optimizer, whose name differs
         f"{key} = {value} ({then[key]} then)"
         for key, value in keys.items()
         if key in then and then[key] != value and not _may_change(key, keys)
     ]
-    if step == total_steps and changed:
+    if changed:
         raise BadInput(
             f"{path} is the last checkpoint of a complete run with another configuration, {', '.join(changed)}: set it back "
-            "to see its results, raise training.epochs to train on, or start a new run (another output.dir)"
+            f"to see its results, {remedy} to train on, or start a new run (another output.dir)"
         )
+
+
+def to_train_on(*, early: bool) -> str:
+    """Return what to change for a complete run to go on; `early` says that it ended before its last epoch."""
+    return "raise or unset training.stop_at_accuracy and training.patience" if early else "raise training.epochs"
 
 
 def _may_change(key: str, keys: Mapping[str, Any]) -> bool:
@@ -168,7 +170,14 @@ def _may_change(key: str, keys: Mapping[str, Any]) -> bool:
 
 
 def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
-    progress = Progress(saved.epoch_loss, saved.train_loss, saved.evaluation_pending or False)
+    progress = Progress(
+        saved.epoch_loss,
+        saved.train_loss,
+        saved.evaluation_pending or False,
+        saved.best_accuracy,
+        saved.best_step,
+        saved.epochs_without_gain,
+    )
     # Before checkpoints said so, the losses of an epoch stayed in the sum until it was evaluated.
     if saved.evaluation_pending is None and progress.epoch_loss > 0 and step % steps_per_epoch == 0:
         progress.end_epoch(steps_per_epoch)

@@ -114,9 +114,15 @@ class _Manifest(_Strict):
 
 
 def save(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any], *, keep: int
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    values: Mapping[str, Any],
+    *,
+    keep: int,
+    also: int | None = None,
 ) -> Path:
-    """Write one checkpoint, read it back, and only then drop all but the newest `keep`.
+    """Write one checkpoint, read it back, and only then drop all but the newest `keep` and the one after step `also`.
 
     The folder that holds `folder` must be there: a run whose folder was moved away must not begin another one in its place.
 
@@ -142,7 +148,7 @@ def save(
             f"checkpoint {target} {problem} or choose another output.dir; "
             "earlier checkpoints are untouched, so the same command continues from the newest one"
         ) from None
-    _drop_old(folder, step, keep)
+    _drop_old(folder, step, keep, also)
     return target
 
 
@@ -290,14 +296,15 @@ def _damage(name: str) -> Generator[None]:
         raise kind(f"{name} cannot be read ({error.strerror})") from None
 
 
-def _drop_old(folder: Path, step: int, keep: int) -> None:
-    """Keep the newest `keep` up to `step`. Later ones were passed over as damaged: they neither count nor go.
+def _drop_old(folder: Path, step: int, keep: int, also: int | None) -> None:
+    """Keep the newest `keep` up to `step`, and the one of the step `also`. Later ones were passed over as damaged: they neither count nor go.
 
     What a killed save was replacing goes too: only one process writes here.
     """
     up_to_now = [path for path in candidates(folder) if step_of(path) <= step and path.suffix != _OLD]
     replaced = [path for path in candidates(folder) if path.suffix == _OLD]
-    for path in up_to_now[keep:] + replaced:
+    dropped = [path for path in up_to_now[keep:] if step_of(path) != also]
+    for path in dropped + replaced:
         shutil.rmtree(path, ignore_errors=True)
 
 

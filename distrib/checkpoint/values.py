@@ -63,6 +63,9 @@ class Saved(_Values):
     epoch_loss: float
     train_loss: float | None = None
     evaluation_pending: bool | None = None  # None: written before checkpoints said so
+    best_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    best_step: _Count | None = None
+    epochs_without_gain: _Count = 0
     applied_updates: _Count
     skipped_steps: _Count
     optimizer: _Text

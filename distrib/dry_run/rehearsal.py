@@ -191,7 +191,8 @@ def _memory_and_disk(run: Run, sizes: list[tuple[str, int]], measured: _Measured
         "memory",
         f"{text.size(measured.memory)} {what}a rank, at the peak of these steps ({shown}, with optimizer and average {text.size(saved)})",
     )
-    crosscheck, keep = run.config.crosscheck, run.config.checkpoint.keep
+    crosscheck, checkpoint = run.config.crosscheck, run.config.checkpoint
+    keep = checkpoint.keep + checkpoint.best
     remaining = run.total_steps - run.resumed.step
     trace = remaining * measured.trace_bytes + len(crosscheck.gradient_steps) * crosscheck.record * _PASS
     metrics = remaining * _LINE_OF_METRICS

@@ -1,4 +1,4 @@
-"""`python -m distrib.export RUN [--to FOLDER] [--network NAME]`: the network of a run for other programs.
+"""`python -m distrib.export RUN [--to FOLDER] [--best] [--network NAME]`: the network of a run for other programs.
 
 Writes into FOLDER, by default export/ in the folder of the run: model.pt2, a program of torch.export; model.onnx; and card.md, which
 says what the network is and how to use it. Both programs take uint8 images and a batch of any size, and are checked against the
@@ -30,12 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the files go (default: RUN/export)")
     parser.add_argument(
+        "--best", action="store_true", help="take the checkpoint of the best test accuracy (checkpoint.best)"
+    )
+    parser.add_argument(
         "--network", metavar="NAME", help="the code that makes the network, where it is not this program's"
     )
     try:
         given = parser.parse_args(arguments)
         _expect_packages()
-        for line in export(given.run, given.to or given.run / "export", given.network):
+        for line in export(given.run, given.to or given.run / "export", network=given.network, best=given.best):
             print(line, flush=True)
     except BadInput as error:
         print_error(f"bad input: {error}")
@@ -52,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def export(folder: Path, to: Path, network: str | None = None) -> list[str]:
-    """Write the files, and return a line about each; `network` is as for `Classifier`s. Raises BadInput, RunFault and OSError; then the files are what they were."""
+def export(folder: Path, to: Path, *, network: str | None = None, best: bool = False) -> list[str]:
+    """Write the files, and return a line about each; `network` and `best` are those of `SavedRun.classifier`. Raises BadInput, RunFault and OSError; then the files are what they were."""
     from distrib.export.program import export as programs
 
     run = SavedRun(folder)
-    classifier = run.classifier(network=network)
+    classifier = run.classifier(network=network, best=best)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters about themselves; what they make is checked
         files = programs(classifier)

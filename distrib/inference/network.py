@@ -49,14 +49,16 @@ class Classifier:
         ]
 
 
-def load(path: Path, device: torch.device, *, network: str | None = None) -> Classifier:
+def load(path: Path, device: torch.device, *, network: str | None = None, best: bool = False) -> Classifier:
     """Return the network of a run, from the newest checkpoint in its folder that is whole, or of a checkpoint.
+
+    With `best` it is the one that had the best test accuracy, which a run keeps with `checkpoint.best`.
 
     Evaluation takes the moving average of the weights where there is one, and so does this. A network that is made by code which
     is not the project's is only made if the caller names that code, as `network`: a checkpoint from somewhere else must not
     choose what is imported and called. Raises BadInput, and OSError for a disk that breaks.
     """
-    checkpoint = _checkpoint(path)
+    checkpoint = _best(path, _checkpoint(path)) if best else _checkpoint(path)
     saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
     how = saved.inference
     if how is None:
@@ -89,6 +91,20 @@ def _checkpoint(path: Path) -> store.Checkpoint:
     except store.Damaged as error:
         raise BadInput(
             f"{path} is neither the folder of a run, which holds checkpoints/, nor a whole checkpoint ({error})"
+        ) from None
+
+
+def _best(path: Path, newest: store.Checkpoint) -> store.Checkpoint:
+    """Return the checkpoint that the newest one of the run calls the best. Raises BadInput."""
+    step = checked(newest.path, newest.step, newest.values).best_step
+    if step is None:
+        raise BadInput(f"{path}: no evaluation has told yet which checkpoint is the best: take the newest one")
+    there = store.checkpoint_path(newest.path.parent, step)
+    try:
+        return store.open_checkpoint(there)
+    except store.Damaged as error:
+        raise BadInput(
+            f"the best checkpoint of {path} is {there.name}, and it cannot be taken ({error}): a run keeps it if checkpoint.best is set"
         ) from None
 
 

@@ -72,12 +72,14 @@ class SavedRun:
         except ValueError as error:
             raise BadInput(f"{path} is not the metrics of a run ({error})") from None
 
-    def classifier(self, device: str | torch.device = "cpu", *, network: str | None = None) -> Classifier:
-        """Return the network of the newest checkpoint that is whole, with all that using it takes.
+    def classifier(
+        self, device: str | torch.device = "cpu", *, network: str | None = None, best: bool = False
+    ) -> Classifier:
+        """Return the network of the newest checkpoint that is whole, or of the `best` one, with all that using it takes.
 
         A network that is made by code of somebody else's is only made if `network` names that code, as `model.name` did.
         """
-        return load(self.folder, torch.device(device), network=network)
+        return load(self.folder, torch.device(device), network=network, best=best)
 
 
 def _columns(lines: Lines) -> dict[str, Column]:

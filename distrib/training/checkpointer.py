@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from distrib.checkpoint import resume, state, store
-from distrib.checkpoint.resume import Progress
+from distrib.checkpoint.progress import Progress
 from distrib.ranks.collectives import on_every_rank
 from distrib.training.run import Run
 
@@ -27,13 +27,15 @@ class Checkpointer:
 
     def save(self, step: int, progress: Progress) -> Path:
         """Save a checkpoint after `step` and return its path. Raises BadInput on every rank if rank 0's disk refuses."""
-        run, folder = self.run, self.run.folder / "checkpoints"
+        run, folder, config = self.run, self.run.folder / "checkpoints", self.run.config.checkpoint
 
         def save() -> None:
             if self.main:
                 tensors, values = state.capture(run.update)
                 values |= resume.metadata(run.config.keys(), run.identity, run.inference, progress)
-                store.save(folder, step, tensors, values, keep=run.config.checkpoint.keep)
+                store.save(
+                    folder, step, tensors, values, keep=config.keep, also=progress.best_step if config.best else None
+                )
 
         on_every_rank(run.accelerator, save)
         self.saved_at = time.monotonic()

@@ -22,6 +22,10 @@ class TrainingConfig(Section):
     """Parts in which each rank computes its share of a batch, to save memory; must divide batch_size."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Initial weights, order and augmentation follow from it."""
+    stop_at_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    """End after the first epoch whose test accuracy reaches this, from 0 to 1."""
+    patience: Positive | None = None
+    """End after so many epochs in a row that were not better than the best before them, by test accuracy."""
     clip_norm: PositiveNumber | None = None
     """Scale gradients down to this global 2-norm (torch's clip_grad_norm_)."""
     clip_value: PositiveNumber | None = None

@@ -26,9 +26,14 @@ def train(
     with closing(Observers(run, page, trackers)) as observers:
         checkpointer = Checkpointer(run)
         run.model.train()
-        if observers.progress.evaluation_pending and not _evaluate(run, run.resumed.step, observers, request):
-            raise _stopped(run, request, run.resumed.step, run.resumed.path)
+        last = run.resumed.step
+        if observers.progress.evaluation_pending:
+            if not _evaluate(run, last, observers, request):
+                raise _stopped(run, request, last, run.resumed.path)
+            _save(checkpointer, observers, last)  # again, with what the evaluation found
         for step in run.remaining_steps():
+            if (step - 1) % run.plan.steps_per_epoch == 0 and run.enough(observers.progress):
+                break
             epoch_ends = step % run.plan.steps_per_epoch == 0
             stop = request.asked() or observers.asks_to_stop()
             result = take_step(run, step, observers, stop=stop, checkpoint=checkpointer.due(step))
@@ -36,17 +41,16 @@ def train(
             run.replica_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
             evaluated = not epoch_ends or _evaluate(run, step, observers, request)
             if saves:
-                observers.before_checkpoint()
-                path = checkpointer.save(step, observers.progress)
-                observers.after_checkpoint(step)
+                path = _save(checkpointer, observers, step)
                 if result.stop or not evaluated:
                     _raise_mismatch(run, observers, step, path)
                     raise _stopped(run, request, step, path)
+            last = step
     # A run that was complete when it resumed has no score yet.
     score = observers.score or run.evaluate(request.asked)
     if score is None:
-        raise _stopped(run, request, run.total_steps, run.resumed.path)
-    return summary.write(run, score, observers.progress.train_loss, observers.images_per_second)
+        raise _stopped(run, request, last, run.resumed.path)
+    return summary.write(run, last, score, observers.progress, observers.images_per_second)
 
 
 def _evaluate(run: Run, step: int, observers: Observers, request: StopRequest) -> bool:
@@ -55,6 +59,14 @@ def _evaluate(run: Run, step: int, observers: Observers, request: StopRequest) -
     if score is not None:
         observers.after_evaluation(step, score)
     return score is not None
+
+
+def _save(checkpointer: Checkpointer, observers: Observers, step: int) -> Path:
+    """Save a checkpoint after `step`, and return its path."""
+    observers.before_checkpoint()
+    path = checkpointer.save(step, observers.progress)
+    observers.after_checkpoint(step)
+    return path
 
 
 def _raise_mismatch(run: Run, observers: Observers, step: int, path: Path) -> None:

@@ -109,7 +109,7 @@ class Observers:
         """Report the epoch that ended with `step` and was evaluated."""
         run, progress = self.run, self.progress
         self.score = score
-        progress.evaluation_pending = False
+        progress.evaluated(step, score.accuracy)
         rate = self.clock.rate(run.plan.batch_size, self.epoch_start)
         values = {
             "train_loss": progress.train_loss,

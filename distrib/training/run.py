@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distrib import counter_rng
 from distrib.checkpoint import resume, state
+from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference
 from distrib.data import sources
 from distrib.data.augment import Normalize
@@ -75,6 +76,11 @@ class Run:
     def remaining_steps(self) -> Iterator[int]:
         """Return the steps still to take. They count from 1; a resumed run continues behind its checkpoint."""
         return iter(range(self.resumed.step + 1, self.total_steps + 1))
+
+    def enough(self, progress: Progress) -> str | None:
+        """Return in words why the run ends before its last epoch, or None if it goes on. Asked at the end of an epoch."""
+        training = self.config.training
+        return progress.enough(stop_at_accuracy=training.stop_at_accuracy, patience=training.patience)
 
     def seed_step(self, step: int) -> None:
         """Let what the network draws in this step, as dropout does, follow from the seed, the step and the rank alone."""
@@ -250,6 +256,7 @@ def _resume(run: Run) -> None:
         run.update,
         steps_per_epoch=run.plan.steps_per_epoch,
         total_steps=run.total_steps,
+        is_enough=lambda progress: run.enough(progress) is not None,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from distrib.checkpoint.progress import Progress
 from distrib.data.images import as_bytes
 from distrib.display import Display, count
 from distrib.errors import RunFault
@@ -23,14 +24,17 @@ NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
 """The verdicts before a replay has given one."""
 
 
-def write(run: Run, score: Score, train_loss: float | None, images_per_second: float | None) -> dict[str, Any]:
-    """Write the summary on rank 0, and return it on every rank. Raises OSError."""
+def write(run: Run, step: int, score: Score, progress: Progress, images_per_second: float | None) -> dict[str, Any]:
+    """Write the summary of a run that ended after `step` on rank 0, and return it on every rank. Raises OSError."""
     result = {
         "test_accuracy": score.accuracy,
         "test_loss": score.loss,
-        "train_loss": train_loss,
-        "epochs": run.config.training.epochs,
-        "steps": run.total_steps,
+        "train_loss": progress.train_loss,
+        "best_test_accuracy": progress.best_accuracy,
+        "best_step": progress.best_step,
+        "epochs": run.plan.epoch_of(step),
+        "steps": step,
+        "ended_early": run.enough(progress) if step < run.total_steps else None,
         "applied_updates": run.update.applied,
         "skipped_steps": run.update.skipped,
         "images_per_second": images_per_second,
@@ -120,6 +124,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], _Summary] | None:
 def print_closing_lines(display: Display, result: dict[str, Any], folder: Path) -> None:
     """Print the closing lines of a run."""
     speed = result["images_per_second"]
+    if result["ended_early"] is not None:
+        display.say(f"ended early: {result['ended_early']}")
     display.say(
         f"done: test accuracy {result['test_accuracy']:.2%} on {result['dataset']} after "
         f"{count(result['epochs'], 'epoch')} "

@@ -15,7 +15,7 @@ from tests.support import OVERFLOWING, QUICKSTART, SMALL, losses, read_json, sta
 SUMMARY_KEYS = {
     "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "applied_updates", "skipped_steps",
     "images_per_second", "world_size", "device", "precision", "optimizer", "fused", "dataset", "seed",
-    "network", "parameters", "peak_device_memory", "resumed_from", "weights_sha256", "crosscheck",
+    "best_test_accuracy", "best_step", "ended_early", "network", "parameters", "peak_device_memory", "resumed_from", "weights_sha256", "crosscheck",
 }  # fmt: skip
 
 SGD = ("--optimizer.name=sgd", "--optimizer.lr=0.02")

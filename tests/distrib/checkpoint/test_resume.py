@@ -11,7 +11,8 @@ from torch import nn
 
 from distrib.checkpoint import resume, state, store
 from distrib.checkpoint.config import CheckpointConfig
-from distrib.checkpoint.resume import Progress, Resumed
+from distrib.checkpoint.progress import Progress
+from distrib.checkpoint.resume import Resumed
 from distrib.checkpoint.values import Identity, Inference
 from distrib.display import Display
 from distrib.errors import BadInput
@@ -96,6 +97,7 @@ class Caller:
             self.fresh.update,
             steps_per_epoch=STEPS_PER_EPOCH,
             total_steps=TOTAL_STEPS,
+            is_enough=lambda progress: progress.epochs_without_gain >= 2,
         )
 
 
@@ -350,6 +352,15 @@ def test_a_complete_run_answers_for_the_same_configuration(
 ) -> None:
     path = Trainer().save(tmp_path, TOTAL_STEPS, config=KEYS | then)
     assert go(tmp_path, keys=now).path == path
+
+
+def test_a_run_that_had_come_far_enough_is_complete_too(go: Caller, tmp_path: Path) -> None:
+    path = Trainer().save(tmp_path, STEPS_PER_EPOCH, epochs_without_gain=2)
+    assert go(tmp_path).path == path
+    with pytest.raises(
+        BadInput, match=r"complete run .*optimizer\.lr = 0\.1.*raise or unset training\.stop_at_accuracy and training\.patience to"
+    ):
+        go(tmp_path, keys={"optimizer.lr": 0.1})
 
 
 @pytest.mark.parametrize(("then", "now"), OTHERS)

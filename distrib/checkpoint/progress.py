@@ -1,0 +1,45 @@
+"""How far a run has come in its epochs, how good it has become, and whether that is enough."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a checkpoint knows of the run that no tensor holds."""
+
+    epoch_loss: float = 0.0  # sum of the global losses since the epoch began
+    train_loss: float | None = None  # mean over the last whole epoch
+    evaluation_pending: bool = False  # the last step ended an epoch that is not evaluated yet
+    best_accuracy: float | None = None  # on the test images, 0..1
+    best_step: int | None = None  # the step after which it was measured, the first one of equals
+    epochs_without_gain: int = 0  # evaluated since then
+
+    def end_epoch(self, steps: int) -> None:
+        """Note that the epoch's last step is taken, and its evaluation is to come."""
+        self.train_loss, self.epoch_loss = self.epoch_loss / steps, 0.0
+        self.evaluation_pending = True
+
+    def evaluated(self, step: int, accuracy: float) -> None:
+        """Note what the evaluation of the epoch that ended with `step` found."""
+        self.evaluation_pending = False
+        if self.best_accuracy is None or accuracy > self.best_accuracy:
+            self.best_accuracy, self.best_step, self.epochs_without_gain = accuracy, step, 0
+        else:
+            self.epochs_without_gain += 1
+
+    def enough(self, *, stop_at_accuracy: float | None, patience: int | None) -> str | None:
+        """Return in words why the run ends here, before its last epoch, or None if it goes on.
+
+        It is asked at the end of an epoch, and the answer follows from what a checkpoint holds: a run that was interrupted
+        ends after the same step. The arguments are the recipe's keys of these names in [training].
+        """
+        if self.evaluation_pending or self.best_accuracy is None:
+            return None
+        if stop_at_accuracy is not None and self.best_accuracy >= stop_at_accuracy:
+            return f"test accuracy {self.best_accuracy:.2%} reached training.stop_at_accuracy = {stop_at_accuracy}"
+        if patience is not None and self.epochs_without_gain >= patience:
+            return (
+                f"no epoch of the last {self.epochs_without_gain} was better than the {self.best_accuracy:.2%} after step {self.best_step} "
+                f"(training.patience = {patience})"
+            )
+        return None
