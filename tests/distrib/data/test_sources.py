@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from distrib.data import cifar10, sources, synthetic
+from distrib.data import cifar10, selection, sources, synthetic
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
 
@@ -321,7 +321,7 @@ def test_a_damaged_cifar10_says_how_to_have_it_again(small_cifar10: Path) -> Non
 
 
 def test_more_drawn_images_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "memory", lambda: 8 * 10**9)
+    monkeypatch.setattr(selection, "memory", lambda: 8 * 10**9)
     config = DataConfig(source="synthetic", train_images=10**7)
-    with pytest.raises(BadInput, match=r"data\.train_images = 10000000 .* take 31 GB, more than half of the 8 GB"):
+    with pytest.raises(BadInput, match=r"synthetic: 10000000 training .* take 30\.8 GB, more than half of the 8 GB"):
         sources.load(config, "synthetic")
