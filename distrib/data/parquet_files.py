@@ -24,8 +24,9 @@ def split_files(said: str, names: Sequence[PurePath]) -> tuple[Files, list[PureP
     Raises BadInput if a split or a file of one is missing, or if there are several variants of the set. `said` is the key and its
     value.
     """
+    names = sorted(names)
     variants: dict[PurePath, Files] = {}
-    for name in sorted(names):
+    for name in names:
         folder = name.parent
         if _FOLDER.fullmatch(folder.name):
             split, variant = _SPLITS[folder.name], folder.parent
@@ -52,7 +53,7 @@ def split_files(said: str, names: Sequence[PurePath]) -> tuple[Files, list[PureP
     for its in chosen.values():
         _expect_all(said, its)
     used = {name for its in chosen.values() for name in its}
-    return chosen, [name for name in sorted(names) if name not in used]
+    return chosen, [name for name in names if name not in used]
 
 
 def _expect_all(said: str, names: Sequence[PurePath]) -> None:
