@@ -99,6 +99,7 @@ def _fetched(said: str, repository: str, variant: str, *, download: bool) -> Pat
     except Exception as error:  # each version of huggingface_hub has errors of another HTTP client
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise
-        why = next(filter(None, str(error).splitlines()), type(error).__name__)
+        said_by_hub = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = " ".join(said_by_hub[:2]) or type(error).__name__
         raise BadInput(f"{said} cannot be fetched from the hub ({why}): check the name, or {fix}") from None
     raise BadInput(f"{said}: the hub has no parquet files of it{f' in {variant}' if variant else ''}; use another set")

@@ -27,6 +27,8 @@ def choose(config: DataConfig) -> tuple[str, str]:
 
 def load(config: DataConfig, source: str) -> Dataset:
     """Return the images of `source` (a value that `choose` returned), cut to the sizes asked for."""
+    if not source.startswith(("parquet:", "hf:")):
+        _expect_no_columns(config, source)
     if source == "synthetic":
         counts = {"train": config.train_images or 50_000, "test": config.test_images or 10_000}
         Selection().of(source, counts)
@@ -44,6 +46,15 @@ def load(config: DataConfig, source: str) -> Dataset:
                 "use at least one image a class"
             )
     return dataset
+
+
+def _expect_no_columns(config: DataConfig, source: str) -> None:
+    """Raise BadInput if a column is named, which has no effect on this source."""
+    for key, value in (("image_column", config.image_column), ("label_column", config.label_column)):
+        if value is not None:
+            raise BadInput(
+                f"data.{key} = {value}: only parquet:PATH and hf:OWNER/NAME have columns, and data.source is {source}: leave it out"
+            )
 
 
 def _load_files(config: DataConfig, kind: str, place: str) -> Dataset:

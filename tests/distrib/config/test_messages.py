@@ -72,10 +72,10 @@ TEXTS = [
     ("training.last_batch", "Mask", "'drop' or 'mask'"),
     ("precision.mode", "fp8", "'auto', 'no', 'tf32', 'bf16' or 'fp16'"),
     ("model.name", "resnet", "'article'"),
-    ("data.source", "cifar", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:NAME"),
-    ("data.source", "npz:", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:NAME"),
-    ("data.source", "folder:", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:NAME"),
-    ("data.source", "", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:NAME"),
+    ("data.source", "cifar", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"),
+    ("data.source", "npz:", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"),
+    ("data.source", "folder:", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"),
+    ("data.source", "", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"),
 ]
 
 

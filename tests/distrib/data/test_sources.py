@@ -256,6 +256,20 @@ def test_synthetic_draws_as_many_as_asked_for(tmp_path: Path) -> None:
     assert torch.bincount(data.train.labels).tolist() == [4] * 10
 
 
+@pytest.mark.parametrize("key", ["image_column", "label_column"])
+@pytest.mark.parametrize("source", ["synthetic", "folder:/birds", "npz:/birds.npz"])
+def test_a_column_of_what_has_none(tmp_path: Path, key: str, source: str) -> None:
+    with pytest.raises(BadInput, match=rf"data\.{key} = x: only parquet:PATH and hf:OWNER/NAME have columns"):
+        sources.load(config(tmp_path, **{key: "x"}), source)
+
+
+def test_arrays_are_cut_to_size(tmp_path: Path) -> None:
+    images, labels = numpy.zeros((6, 32, 32), numpy.uint8), numpy.arange(6) % 2
+    numpy.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    data = sources.load(config(tmp_path, train_images=3), f"npz:{tmp_path / 'a.npz'}")
+    assert (len(data.train), len(data.test)) == (3, 6)
+
+
 def test_cifar10_is_cut_to_size(small_cifar10: Path) -> None:
     data = sources.load(config(small_cifar10, train_images=50), "cifar10")
     assert (len(data.train), len(data.test)) == (50, PER_FILE)
