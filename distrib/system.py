@@ -1,8 +1,11 @@
 """What is asked of the operating system: that freed memory stays with the process, that children die with it."""
 
+import contextlib
 import ctypes
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _INT_MAX = 2**31 - 1
@@ -24,8 +27,27 @@ def keep_freed_memory() -> bool:
 
 
 def memory() -> int:
-    """Return the bytes of this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return the bytes of memory there are for this process: the machine's, or what its container or batch job leaves it."""
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *cgroup_limits()])
+
+
+def cgroup_limits(root: Path = Path("/")) -> Iterator[int]:
+    """Yield the limits of memory that the kernel holds this process to. The process has that of every group it is in."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in groups:
+        _, controllers, group = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top, name = (
+            ("sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else ("sys/fs/cgroup", "memory.max")
+        )
+        own = root / top / group.lstrip("/")
+        for place in (own, *own.parents[: len(Path(group).parts)]):
+            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
+                yield int((place / name).read_text())
 
 
 def kill_with_parent() -> list[str]:

@@ -29,7 +29,8 @@ _RECORD = "crosscheck.record"
 # Once the run is complete, only these may have other values: the results in its folder are the same whatever they are. The
 # images are compared by their fingerprint.
 _ANY_VALUE = {
-    *("data.source", "data.root", "data.download", "data.train_images", "data.test_images"),
+    *("data.source", "data.root", "data.download", "data.image_column", "data.label_column"),
+    *("data.train_images", "data.test_images"),
     *("training.eval_batch_size", "training.threads", "training.world_size", "training.check_ranks_every"),
     *("training.start_timeout_seconds", "training.timeout_seconds", "precision.force"),
     *("output.dir", "output.quiet", "crosscheck.replay", "crosscheck.live"),

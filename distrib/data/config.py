@@ -11,7 +11,8 @@ from distrib.files import expand_path
 
 Images = Annotated[int, Field(ge=1, le=10**7)]
 """How many images. All of them are in memory, three kilobytes each."""
-SOURCES = "auto, cifar10, synthetic or folder:PATH"
+SOURCES = "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"
+_NAMED = ("folder:", "npz:", "parquet:", "hf:")
 
 
 class DataConfig(Section):
@@ -19,11 +20,17 @@ class DataConfig(Section):
 
     source: str = "auto"
     """auto: CIFAR-10 if it is in `root` or comes within half a minute, else synthetic; cifar10; synthetic (drawn, no
-    files); or folder:PATH, with PATH/train/<class>/ and PATH/test/<class>/ (or val/) holding image files."""
+    files); folder:PATH, with PATH/train/<class>/ and PATH/test/<class>/ (or val/) holding image files; npz:PATH, a .npz file or
+    a folder of .npy files with train_images, train_labels, test_images, test_labels; parquet:PATH, a folder of parquet files
+    with images; or hf:OWNER/NAME, such files of a data set of the Hugging Face hub."""
+    image_column: str | None = None
+    """Which column of parquet files has the images; none takes the only one that can."""
+    label_column: str | None = None
+    """Which column of parquet files has the labels; none takes the only one that can."""
     root: str | None = None
-    """Where CIFAR-10 is kept and decoded folders are cached; none means ~/.cache/twinstep."""
+    """Where CIFAR-10 is kept and decoded images are cached; none means ~/.cache/twinstep."""
     download: bool = True
-    """Let torchvision fetch CIFAR-10 when it is not in `root`."""
+    """Let torchvision fetch CIFAR-10 when it is not in `root`, and huggingface_hub what hf:OWNER/NAME means."""
     augment: bool = True
     """Shift training images by up to 4 pixels and flip half of them."""
     train_images: Images | None = None
@@ -34,7 +41,7 @@ class DataConfig(Section):
     @field_validator("source")
     @classmethod
     def _known_source(cls, source: str) -> str:
-        if source in ("auto", "cifar10", "synthetic") or source.removeprefix("folder:") not in (source, ""):
+        if source in ("auto", "cifar10", "synthetic") or (source.startswith(_NAMED) and source not in _NAMED):
             return source
         raise ValueError(f"accepted are {SOURCES}")
 

@@ -7,10 +7,12 @@ room for.
 
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy
 import torch
@@ -31,54 +33,80 @@ _TOLD = 20  # images that are named, if many do not decode
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of torchvision's IMG_EXTENSIONS
 
 
-def decode(files: Sequence[Path]) -> tuple[Tensor, Sizes]:
+Open = Callable[[], BinaryIO]
+
+
+def decode(files: Sequence[Path], problems: Sequence[str] = ()) -> tuple[Tensor, Sizes]:
     """Return the images, resized to SIZE, as (N, H, W, C) uint8, and which sizes they had. There must be one at least.
 
-    Raises BadInput that names all that do not decode, and OSError.
+    Raises BadInput that names all that do not decode, after `problems` that are known already, and OSError.
     """
-    images = numpy.empty((len(files), SIZE, SIZE, 3), dtype=numpy.uint8)
-    sizes: set[tuple[int, int]] = set()
-    room = Room(MOST_PIXELS)
-
-    def work(position: int) -> str:
-        try:
-            images[position], size = _decode(files[position], room)
-            sizes.add(size)
-        except Unfit as error:
-            return f"image {files[position]} cannot be decoded ({error})"
-        return ""
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the interpreter lock
-        problems = list(filter(None, pool.map(work, range(len(files)))))
-    refuse_images(problems)
-    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
-    return torch.from_numpy(images), Sizes(by_area[0], by_area[-1])
+    decoder = Decoder(len(files))
+    decoder.problems += problems
+    decoder.add([(f"image {file}", partial(open_regular, file, LARGEST_FILE)) for file in files])
+    return decoder.finish("the folder")
 
 
-def refuse_images(problems: Sequence[str]) -> None:
-    """Raise BadInput if there are problems, each of which names an image and says what is wrong with it."""
+class Decoder:
+    """Decodes images, as they come, into one array, and gathers what is wrong with any of them."""
+
+    def __init__(self, count: int) -> None:
+        self.problems: list[str] = []
+        """Sentences that name an image and say what is wrong with it."""
+        self._images = numpy.empty((count, SIZE, SIZE, 3), dtype=numpy.uint8)
+        self._done = 0
+        self._sizes: set[tuple[int, int]] = set()
+        self._room = Room(MOST_PIXELS)
+
+    def add(self, images: Sequence[tuple[str, Open]]) -> None:
+        """Decode the next images, each of which has a name for messages and is opened when its turn comes. Raises OSError."""
+        first = self._done
+
+        def work(number: int) -> str:
+            name, opened = images[number]
+            try:
+                self._images[first + number], size = _decode(opened, self._room)
+                self._sizes.add(size)
+            except Unfit as error:
+                return f"{name} cannot be decoded ({error})"
+            return ""
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the interpreter lock
+            self.problems += filter(None, pool.map(work, range(len(images))))
+        self._done += len(images)
+
+    def finish(self, place: str) -> tuple[Tensor, Sizes]:
+        """Return all images and which sizes they had. Raises BadInput that names those that are to be taken out of `place`."""
+        _refuse(self.problems, place)
+        by_area = sorted(self._sizes, key=lambda size: (size[0] * size[1], size))
+        return torch.from_numpy(self._images), Sizes(by_area[0], by_area[-1])
+
+
+def _refuse(problems: Sequence[str], place: str) -> None:
     if len(problems) == 1:
-        raise BadInput(f"{problems[0]}: repair it, or take it out of the folder")
+        raise BadInput(f"{problems[0]}: repair it, or take it out of {place}")
     if problems:
         more = f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
         raise BadInput(
-            f"{len(problems)} images cannot be used: {'; '.join(problems[:_TOLD])}{more}: repair them, or take them out of the folder"
+            f"{len(problems)} images cannot be used: {'; '.join(problems[:_TOLD])}{more}: repair them, or take them out of {place}"
         )
 
 
-def _decode(path: Path, room: "Room") -> tuple[numpy.ndarray, tuple[int, int]]:
+def fit(image: Image.Image) -> Image.Image:
+    """Return the image in SIZE x SIZE pixels, squeezed, not cropped."""
+    return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+
+
+def _decode(opened: Open, room: "Room") -> tuple[numpy.ndarray, tuple[int, int]]:
     """Return the image's pixels, and the width and height of its file. Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks."""
     try:
-        with open_regular(path, LARGEST_FILE) as file, Image.open(file, formats=_FORMATS) as image:
+        with opened() as file, Image.open(file, formats=_FORMATS) as image:
             size = image.width * image.height
             if size > MOST_PIXELS:
                 raise Unfit(f"it has {size} pixels, and at most {MOST_PIXELS} are decoded")
             with room.for_pixels(size):
                 pixels = _as_seen(image)
-                shown = pixels.size
-                if shown != (SIZE, SIZE):
-                    pixels = pixels.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-                return numpy.asarray(pixels), shown
+                return numpy.asarray(fit(pixels)), pixels.size
     except Exception as error:  # PIL raises whatever its decoders raise; all of it means this file
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise

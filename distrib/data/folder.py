@@ -7,25 +7,28 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from distrib.data import image_cache
-from distrib.data.decoding import LARGEST_FILE, decode, refuse_images
+from distrib.data.decoding import LARGEST_FILE, decode
 from distrib.data.image_cache import Decoded
-from distrib.data.images import SIZE, Dataset, Sizes, Split
+from distrib.data.images import Dataset, Split
+from distrib.data.selection import ALL, Selection
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit
 
 _FORMAT = "twinstep-images-3"
+Taken = Mapping[str, Sequence[tuple[int, Path]]]
+"""The images of each split that a run takes, with their labels."""
 _TOLD = 5  # files that are named, of those that are left out
 
 
-def load(path: Path, cache: Path) -> Dataset:
-    """Raises BadInput for a folder that is missing, empty, has one class or an image that does not decode; OSError."""
+def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
+    """Raises BadInput for a folder that is missing, empty, has one class, an image that does not decode, or too many; OSError."""
     left_out: list[Path] = []
     train, test = _listing(path, ("train",), left_out), _listing(path, ("test", "val"), left_out)
     if set(train) != set(test):
@@ -37,28 +40,27 @@ def load(path: Path, cache: Path) -> Dataset:
             f"data.source = folder:{path}: there is one class only ({', '.join(classes)}); "
             "a classifier needs at least two folders in train/ and test/"
         )
-    file = cache / f"images-{_key(path, train, test)}.safetensors"
     ordered = {
         split: [(label, image) for label, name in enumerate(classes) for image in images[name]]
         for split, images in (("train", train), ("test", test))
     }
-    decoded = image_cache.read(file, {split: len(members) for split, members in ordered.items()})
-    if decoded is None:
-        images, sizes = decode([image for members in ordered.values() for _, image in members])
-        trained_on = len(ordered["train"])
-        decoded = Decoded({"train": images[:trained_on], "test": images[trained_on:]}, sizes)
-        image_cache.write(file, decoded)
+    chosen = selection.of(f"folder:{path}", {split: len(members) for split, members in ordered.items()})
+    taken = {split: [ordered[split][position] for position in positions] for split, positions in chosen.items()}
+    file = cache / f"images-{_key(path, classes, taken)}.safetensors"
+    decoded = image_cache.through(
+        file, {split: len(members) for split, members in taken.items()}, lambda: _decode(taken)
+    )
     splits = {
         split: Split(decoded.images[split], torch.tensor([label for label, _ in members]))
-        for split, members in ordered.items()
+        for split, members in taken.items()
     }
-    return Dataset(f"folder {path}", classes, **splits, notes=(*_resized(decoded.sizes), *_left_out(left_out)))
+    return Dataset(f"folder {path}", classes, **splits, notes=(*decoded.sizes.notes, *_left_out(left_out)))
 
 
-def _resized(sizes: Sizes) -> list[str]:
-    if sizes == ((SIZE, SIZE), (SIZE, SIZE)):
-        return []
-    return [f"images of {sizes} pixels are resized to {SIZE} x {SIZE}"]
+def _decode(taken: Taken) -> Decoded:
+    images, sizes = decode([image for members in taken.values() for _, image in members])
+    trained_on = len(taken["train"])
+    return Decoded({"train": images[:trained_on], "test": images[trained_on:]}, sizes)
 
 
 def _left_out(paths: Sequence[Path]) -> list[str]:
@@ -135,21 +137,27 @@ def _hidden(name: str) -> bool:
     return name.startswith((".", "@"))
 
 
-def _key(path: Path, *splits: dict[str, list[Path]]) -> str:
-    """Return a name for the cache of these images. Raises BadInput that names those that are no files, or very large ones."""
+def _key(path: Path, classes: tuple[str, ...], taken: Taken) -> str:
+    """Return a name for the cache of these images.
+
+    Raises BadInput if some are no files, or very large ones. It names them and, as all are to be known at once, also those that do
+    not decode.
+    """
     digest = hashlib.sha256(f"{_FORMAT} {path.resolve()}".encode("utf-8", "surrogateescape"))
     problems: list[str] = []
-    for split in splits:
-        for name, files in sorted(split.items()):
-            for file in files:
-                try:
-                    facts = _facts(file)
-                except Unfit as error:
-                    problems.append(f"image {file} {error}")
-                else:
-                    words = [name, str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]
-                    digest.update(json.dumps(words).encode())
-    refuse_images(problems)
+    files: list[Path] = []
+    for members in taken.values():
+        for label, file in members:
+            try:
+                facts = _facts(file)
+            except Unfit as error:
+                problems.append(f"image {file} {error}")
+            else:
+                files.append(file)
+                words = [classes[label], str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]
+                digest.update(json.dumps(words).encode())
+    if problems:
+        decode(files, problems)
     return digest.hexdigest()[:24]
 
 

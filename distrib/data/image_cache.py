@@ -1,8 +1,11 @@
 """Decoded images in one safetensors file, which is used only if every byte of it is right."""
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,15 @@ class Decoded:
     images: Mapping[str, Tensor]
     sizes: Sizes
     """Of their files."""
+
+
+def through(file: Path, counts: Mapping[str, int], decode: Callable[[], Decoded]) -> Decoded:
+    """Return the images of each split, of which there must be so many, from the cache, or decoded and then kept there."""
+    decoded = read(file, counts)
+    if decoded is None:
+        decoded = decode()
+        write(file, decoded)
+    return decoded
 
 
 def read(file: Path, counts: Mapping[str, int]) -> Decoded | None:
@@ -61,8 +73,19 @@ def write(file: Path, decoded: Decoded) -> None:
         with replacing(file) as new:
             sizes = " ".join(f"{width}x{height}" for width, height in decoded.sizes)
             save_file(dict(decoded.images), new, {"sha256": _sha256(decoded.images), "sizes": sizes})
+            new.chmod(_mode_of_a_new_file(file.parent))  # both put it where only this user can read it
     except (OSError, SafetensorError):
         return
+
+
+def _mode_of_a_new_file(folder: Path) -> int:
+    """Return who may read and write a file that this user makes here, as the umask says. Raises OSError."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".mode-") as place:
+        handle = os.open(Path(place) / "file", os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            return stat.S_IMODE(os.fstat(handle).st_mode)
+        finally:
+            os.close(handle)
 
 
 def _sha256(images: Mapping[str, Tensor]) -> str:

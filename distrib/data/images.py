@@ -20,6 +20,19 @@ class Sizes(NamedTuple):
         small, large = (f"{width} x {height}" for width, height in self)
         return small if small == large else f"{small} to {large}"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what is to be said of images of these sizes: nothing, if none is resized."""
+        if self == ((SIZE, SIZE), (SIZE, SIZE)):
+            return ()
+        return (f"images of {self} pixels are resized to {SIZE} x {SIZE}",)
+
+
+def evenly_spaced(count: int | None, total: int) -> Tensor:
+    """Return `count` positions spread evenly over `total`, (count,) int64, ascending; all of them for None."""
+    taken = total if count is None else min(count, total)
+    return torch.arange(taken) * total // max(1, taken)
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -38,7 +51,7 @@ class Split:
         """Return `count` images spread evenly over the set, so that classes stay balanced; all of them for None."""
         if count is None or count >= len(self):
             return self
-        chosen = torch.arange(count) * len(self) // count
+        chosen = evenly_spaced(count, len(self))
         return Split(self.images[chosen], self.labels[chosen])
 
 

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from distrib.data import cifar10, folder, synthetic
+from distrib.data import arrays, cifar10, folder, hub, parquet, synthetic
 from distrib.data.config import DataConfig
-from distrib.data.images import SIZE, Dataset
+from distrib.data.images import Dataset
+from distrib.data.selection import Selection
 from distrib.display import count
 from distrib.errors import BadInput
 from distrib.files import expand_path
-from distrib.system import memory
 
 
 def choose(config: DataConfig) -> tuple[str, str]:
@@ -27,16 +27,16 @@ def choose(config: DataConfig) -> tuple[str, str]:
 
 def load(config: DataConfig, source: str) -> Dataset:
     """Return the images of `source` (a value that `choose` returned), cut to the sizes asked for."""
+    if not source.startswith(("parquet:", "hf:")):
+        _expect_no_columns(config, source)
     if source == "synthetic":
-        counts = config.train_images or 50_000, config.test_images or 10_000
-        _expect_room(*counts)
-        dataset = synthetic.load(*counts)
+        counts = {"train": config.train_images or 50_000, "test": config.test_images or 10_000}
+        Selection().of(source, counts)
+        dataset = synthetic.load(*counts.values())
     elif source == "cifar10":
         dataset = cifar10.load(config.cache, download=config.download)
     else:
-        dataset = folder.load(
-            expand_path(source.removeprefix("folder:"), "data.source = folder:PATH, where PATH"), config.cache
-        )
+        dataset = _load_files(config, *source.split(":", 1))
     train, test = dataset.train.evenly(config.train_images), dataset.test.evenly(config.test_images)
     dataset = replace(dataset, train=train, test=test)
     for name, split in (("train", train), ("test", test)):
@@ -48,11 +48,22 @@ def load(config: DataConfig, source: str) -> Dataset:
     return dataset
 
 
-def _expect_room(train: int, test: int) -> None:
-    """Raise BadInput if so many drawn images do not fit into half of this machine's memory. Files bring their own limit."""
-    needed = (train + test) * SIZE * SIZE * 3
-    if needed > memory() // 2:
-        raise BadInput(
-            f"data.train_images = {train} and data.test_images = {test} synthetic images take {needed / 1e9:.0f} GB, more than "
-            f"half of the {memory() / 1e9:.0f} GB of memory here: choose fewer"
-        )
+def _expect_no_columns(config: DataConfig, source: str) -> None:
+    """Raise BadInput if a column is named, which has no effect on this source."""
+    for key, value in (("image_column", config.image_column), ("label_column", config.label_column)):
+        if value is not None:
+            raise BadInput(
+                f"data.{key} = {value}: only parquet:PATH and hf:OWNER/NAME have columns, and data.source is {source}: leave it out"
+            )
+
+
+def _load_files(config: DataConfig, kind: str, place: str) -> Dataset:
+    """Return the images of KIND:PLACE, of which only those that are asked for were decoded."""
+    selection = Selection(config.train_images, config.test_images)
+    columns = parquet.Columns(config.image_column, config.label_column)
+    if kind == "hf":
+        return hub.load(place, config.cache, selection, columns, download=config.download)
+    path = expand_path(place, f"data.source = {kind}:PATH, where PATH")
+    if kind == "parquet":
+        return parquet.load(path, config.cache, selection, columns)
+    return (arrays if kind == "npz" else folder).load(path, config.cache, selection)

@@ -5,16 +5,18 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from accelerate import Accelerator
 from PIL import Image
 
 from distrib.config.load import load
-from distrib.data import folder, image_cache
+from distrib.data import arrays, folder, image_cache
 from distrib.data.images import Sizes
 from distrib.errors import BadInput
 from distrib.job import environment, lock
@@ -53,6 +55,34 @@ def _image(suffix: str) -> Callable[[Path], Format]:
             folder.load(root, cache)
 
         return Format(f"image {suffix}", file, read, file.write_bytes)
+
+    return make
+
+
+def _arrays(name: str) -> Callable[[Path], Format]:
+    """Return the format of a .npz file, or of an array in a folder."""
+
+    def make(place: Path) -> Format:
+        rng, root = numpy.random.default_rng(0), place / "arrays"
+        root.mkdir(exist_ok=True)
+        content = {
+            "x_train": rng.integers(0, 256, (4, 9, 7, 3), dtype=numpy.uint8),
+            "y_train": numpy.arange(4) % 2,
+            "x_test": rng.integers(0, 256, (2, 9, 7), dtype=numpy.uint8),
+            "y_test": numpy.arange(2),
+            "classes": numpy.array(["owl", "wren"]),
+        }
+        if name.endswith(".npz"):
+            (numpy.savez if name.startswith("stored") else numpy.savez_compressed)(root / name, **content)  # pyright: ignore[reportArgumentType]
+        for array, values in content.items():
+            numpy.save(root / f"{array}.npy", values)
+        file = root / name
+
+        def read() -> None:
+            shutil.rmtree(place / "cache", ignore_errors=True)
+            arrays.load(file if name.endswith(".npz") else root, place / "cache")
+
+        return Format(f"array {name}", file, read, file.write_bytes)
 
     return make
 
@@ -191,6 +221,7 @@ def variables(place: Path) -> Format:
 FORMATS: list[Callable[[Path], Format]] = [
     recipe,
     *(_image(suffix) for suffix in (".jpg", ".png", ".ppm", ".bmp", ".tif", ".webp")),
+    *(_arrays(name) for name in ("stored.npz", "deflated.npz", "x_train.npy", "y_test.npy", "classes.npy")),
     cache,
     _checkpoint("manifest.json", right_hashes=False),
     _checkpoint("manifest.json", right_hashes=True),

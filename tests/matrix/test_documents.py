@@ -43,6 +43,13 @@ def place(tmp_path: Path) -> Path:
             folder.mkdir(parents=True)
             for number in range(count):
                 Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=numpy.uint8)).save(folder / f"{number}.jpg")
+    numpy.savez(
+        tmp_path / "birds.npz",
+        x_train=rng.integers(0, 256, (160, 28, 28), dtype=numpy.uint8),
+        y_train=numpy.arange(160) % 2,
+        x_test=rng.integers(0, 256, (20, 28, 28), dtype=numpy.uint8),
+        y_test=numpy.arange(20) % 2,
+    )
     (tmp_path / "photo.jpg").write_bytes((tmp_path / "pictures/test/owl/0.jpg").read_bytes())
     (tmp_path / "folder").symlink_to("pictures/test/wren")
     (tmp_path / "sweep.txt").write_text(

@@ -358,7 +358,8 @@ def test_a_run_that_had_come_far_enough_is_complete_too(go: Caller, tmp_path: Pa
     path = Trainer().save(tmp_path, STEPS_PER_EPOCH, epochs_without_gain=2)
     assert go(tmp_path).path == path
     with pytest.raises(
-        BadInput, match=r"complete run .*optimizer\.lr = 0\.1.*raise or unset training\.stop_at_accuracy and training\.patience to"
+        BadInput,
+        match=r"complete run .*optimizer\.lr = 0\.1.*raise or unset training\.stop_at_accuracy and training\.patience to",
     ):
         go(tmp_path, keys={"optimizer.lr": 0.1})
 

@@ -72,9 +72,10 @@ TEXTS = [
     ("training.last_batch", "Mask", "'drop' or 'mask'"),
     ("precision.mode", "fp8", "'auto', 'no', 'tf32', 'bf16' or 'fp16'"),
     ("model.name", "resnet", "article, resnet18, speednet or package.module:factory"),
-    ("data.source", "cifar", "auto, cifar10, synthetic or folder:PATH"),
-    ("data.source", "folder:", "auto, cifar10, synthetic or folder:PATH"),
-    ("data.source", "", "auto, cifar10, synthetic or folder:PATH"),
+    ("data.source", "cifar", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"),
+    ("data.source", "npz:", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"),
+    ("data.source", "folder:", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"),
+    ("data.source", "", "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"),
 ]
 
 

@@ -17,9 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from distrib.data import folder
+from distrib.data import folder, selection
 from distrib.data.decoding import Room
 from distrib.data.images import Dataset
+from distrib.data.selection import Selection
 from distrib.errors import BadInput
 
 MODES = {  # which modes PIL can write in which format
@@ -505,6 +506,45 @@ def test_all_images_that_do_not_decode_are_named(birds: Path, cache: Path) -> No
     )
     assert said.count("bad") == 20
     assert said.endswith("; and 3 more: repair them, or take them out of the folder")
+
+
+def test_what_is_no_file_and_what_does_not_decode_are_named_together(birds: Path, cache: Path) -> None:
+    os.mkfifo(birds / "train/owl/pipe.png")
+    (birds / "test/wren/text.png").write_text("no image")
+    said = refused(birds, cache)
+    for words in ("2 images cannot be used", "pipe.png is no regular file", "text.png cannot be decoded"):
+        assert words in said
+
+
+def test_only_images_that_are_taken_are_decoded(birds: Path, cache: Path) -> None:
+    (birds / "train/owl/2.png").write_text("no image")
+    data = folder.load(birds, cache, Selection(train=2))
+    assert (data.train.labels.tolist(), len(data.test)) == ([0, 1], 2)
+    assert "2.png" in refused(birds, cache), "the cache of some images is not that of all"
+
+
+def test_more_images_than_memory_holds(birds: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_decoding(monkeypatch)
+    monkeypatch.setattr(selection, "memory", lambda: 2 * 5 * 3072)
+    said = refused(birds, cache)
+    for words in (
+        f"data.source = folder:{birds}",
+        "4 training images and 2 test images",
+        "data.train_images",
+        "at most 5",
+    ):
+        assert words in said
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_the_cache_is_as_the_umask_says(birds: Path, cache: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder.load(birds, cache)
+    finally:
+        os.umask(before)
+    [file] = cache.iterdir()
+    assert file.stat().st_mode & 0o777 == mode
 
 
 def test_an_image_may_be_of_another_accepted_format_than_its_name(birds: Path, cache: Path) -> None:

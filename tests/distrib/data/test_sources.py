@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from distrib.data import cifar10, sources, synthetic
+from distrib.data import cifar10, selection, sources, synthetic
 from distrib.data.config import DataConfig
 from distrib.errors import BadInput
 
@@ -256,6 +256,20 @@ def test_synthetic_draws_as_many_as_asked_for(tmp_path: Path) -> None:
     assert torch.bincount(data.train.labels).tolist() == [4] * 10
 
 
+@pytest.mark.parametrize("key", ["image_column", "label_column"])
+@pytest.mark.parametrize("source", ["synthetic", "folder:/birds", "npz:/birds.npz"])
+def test_a_column_of_what_has_none(tmp_path: Path, key: str, source: str) -> None:
+    with pytest.raises(BadInput, match=rf"data\.{key} = x: only parquet:PATH and hf:OWNER/NAME have columns"):
+        sources.load(config(tmp_path, **{key: "x"}), source)
+
+
+def test_arrays_are_cut_to_size(tmp_path: Path) -> None:
+    images, labels = numpy.zeros((6, 32, 32), numpy.uint8), numpy.arange(6) % 2
+    numpy.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    data = sources.load(config(tmp_path, train_images=3), f"npz:{tmp_path / 'a.npz'}")
+    assert (len(data.train), len(data.test)) == (3, 6)
+
+
 def test_cifar10_is_cut_to_size(small_cifar10: Path) -> None:
     data = sources.load(config(small_cifar10, train_images=50), "cifar10")
     assert (len(data.train), len(data.test)) == (50, PER_FILE)
@@ -321,7 +335,7 @@ def test_a_damaged_cifar10_says_how_to_have_it_again(small_cifar10: Path) -> Non
 
 
 def test_more_drawn_images_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "memory", lambda: 8 * 10**9)
+    monkeypatch.setattr(selection, "memory", lambda: 8 * 10**9)
     config = DataConfig(source="synthetic", train_images=10**7)
-    with pytest.raises(BadInput, match=r"data\.train_images = 10000000 .* take 31 GB, more than half of the 8 GB"):
+    with pytest.raises(BadInput, match=r"synthetic: 10000000 training .* take 30\.8 GB, more than half of the 8 GB"):
         sources.load(config, "synthetic")
