@@ -1,30 +1,67 @@
-"""Shift and flip, a pure function of (seed, epoch, image index); whole batches at a time."""
+"""Shift, flip and cut out, a pure function of (seed, epoch, image index); whole batches at a time."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from distrib import counter_rng
 
-SHIFT = 4  # pixels an image may move in each direction; what comes in is its own mirror image
+_ROWS, _COLUMNS, _FLIP, _CUTOUT_ROW, _CUTOUT_COLUMN = range(1, 6)  # streams; 0 is the order of the epoch
+_EVERY_EPOCH = 0  # stands for the epoch in what an image keeps for the whole run
 
-_ROWS, _COLUMNS, _FLIP = 1, 2, 3  # streams; 0 is the order of the epoch
 
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training images are varied. Rank, world size and batch play no part, so 1 and 512 ranks see the same pixels."""
 
-def augment(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
-    """(B, H, W, C) uint8 -> the same shape, each image shifted and perhaps flipped.
+    shift: int = 4
+    """Pixels that an image may move in each direction; what comes in is its own mirror image."""
+    flip: Literal["random", "alternate", "none"] = "random"
+    """Left and right: by chance in each epoch; in every second epoch, with a first one by chance; or never.
 
-    `index` (B,) int64 says which images of the training set these are. Rank, world size and batch
-    play no part, so 1 and 512 ranks see the same pixels.
+    Alternating shows each image both ways in any two epochs (Jordan, arXiv 2404.00498, section 3.6).
     """
-    height, width = images.shape[1:3]
-    down = counter_rng.draw(counter_rng.key(seed, epoch, _ROWS), index) % (2 * SHIFT + 1) - SHIFT  # (B,)
-    right = counter_rng.draw(counter_rng.key(seed, epoch, _COLUMNS), index) % (2 * SHIFT + 1) - SHIFT
-    flip = (counter_rng.draw(counter_rng.key(seed, epoch, _FLIP), index) & 1).bool()
-    rows = _mirror(down[:, None] + torch.arange(height, device=images.device), height)  # (B, H)
-    columns = _mirror(right[:, None] + torch.arange(width, device=images.device), width)  # (B, W)
-    columns = torch.where(flip[:, None], columns.flip(1), columns)
-    batch = torch.arange(len(images), device=images.device)
-    return images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+    cutout: int = 0
+    """Height and width of a square that is painted over, around any pixel of the image, so that it may stick out (DeVries and
+    Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017)."""
+    paint: tuple[int, ...] = (0, 0, 0)
+    """The colour of that square: the mean of the training images, which the network sees as zero."""
+
+    def __call__(self, images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
+        """(B, H, W, C) uint8 -> the same shape; `index` (B,) int64 says which images of the training set these are."""
+        height, width = images.shape[1:3]
+        rows = self._moved(counter_rng.key(seed, epoch, _ROWS), index, height)  # (B, H)
+        columns = self._moved(counter_rng.key(seed, epoch, _COLUMNS), index, width)  # (B, W)
+        columns = torch.where(self._flipped(index, seed, epoch)[:, None], columns.flip(1), columns)
+        batch = torch.arange(len(images), device=images.device)
+        moved = images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+        if self.cutout:
+            down = self._cut(counter_rng.key(seed, epoch, _CUTOUT_ROW), index, height)
+            right = self._cut(counter_rng.key(seed, epoch, _CUTOUT_COLUMN), index, width)
+            paint = torch.tensor(self.paint, dtype=torch.uint8, device=images.device)
+            moved = torch.where((down[:, :, None] & right[:, None, :])[..., None], paint, moved)
+        return moved
+
+    def _moved(self, key: int, index: Tensor, size: int) -> Tensor:
+        """Return from where each row or column is taken, (B, size) int64."""
+        by = counter_rng.draw(key, index) % (2 * self.shift + 1) - self.shift
+        return _mirror(by[:, None] + torch.arange(size, device=index.device), size)
+
+    def _flipped(self, index: Tensor, seed: int, epoch: int) -> Tensor:
+        """Return which images are flipped, (B,) bool."""
+        if self.flip == "none":
+            return torch.zeros_like(index, dtype=torch.bool)
+        drawn_for = _EVERY_EPOCH if self.flip == "alternate" else epoch
+        flipped = (counter_rng.draw(counter_rng.key(seed, drawn_for, _FLIP), index) & 1).bool()
+        return flipped if self.flip == "random" or epoch % 2 else ~flipped
+
+    def _cut(self, key: int, index: Tensor, size: int) -> Tensor:
+        """Return which rows or columns the square covers, (B, size) bool."""
+        first = counter_rng.draw(key, index) % size - self.cutout // 2
+        place = torch.arange(size, device=index.device) - first[:, None]
+        return (place >= 0) & (place < self.cutout)
 
 
 def _mirror(position: Tensor, size: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distrib import counter_rng
-from distrib.data.augment import Normalize, augment
+from distrib.data.augment import Augmentation, Normalize
 from distrib.data.images import Split
 from distrib.display import count
 from distrib.errors import BadInput
@@ -114,8 +114,9 @@ class Part:
 class Batches:
     """Training images on the device, cut into steps by a plan."""
 
-    def __init__(self, split: Split, plan: Plan, normalize: Normalize, *, augmented: bool) -> None:
-        self.split, self.plan, self.normalize, self.augmented = split, plan, normalize, augmented
+    def __init__(self, split: Split, plan: Plan, normalize: Normalize, augmentation: Augmentation | None) -> None:
+        """Without an `augmentation` images stay as they are."""
+        self.split, self.plan, self.normalize, self.augmentation = split, plan, normalize, augmentation
 
     def at(self, step: int) -> Iterator[Part]:
         """Yield this rank's parts of a step."""
@@ -130,4 +131,6 @@ class Batches:
 
     def _images(self, step: int, index: Tensor) -> Tensor:
         images = self.split.images[index]
-        return augment(images, index, self.plan.seed, self.plan.epoch_of(step)) if self.augmented else images
+        if self.augmentation is None:
+            return images
+        return self.augmentation(images, index, self.plan.seed, self.plan.epoch_of(step))

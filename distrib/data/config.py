@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from distrib.config.section import Section
 from distrib.files import expand_path
@@ -32,7 +32,13 @@ class DataConfig(Section):
     download: bool = True
     """Let torchvision fetch CIFAR-10 when it is not in `root`, and huggingface_hub what hf:OWNER/NAME means."""
     augment: bool = True
-    """Shift training images by up to 4 pixels and flip half of them."""
+    """Vary training images, as `shift`, `flip` and `cutout` say; false leaves them as they are."""
+    shift: Annotated[int, Field(ge=0, le=16)] = 4
+    """Pixels that a training image may move in each direction; what comes in is its own mirror image."""
+    flip: Literal["random", "alternate", "none"] = "random"
+    """Flip left and right: by chance in each epoch; in every second epoch, by chance the odd or the even ones; or never."""
+    cutout: Annotated[int, Field(ge=0, le=32)] = 0
+    """Height and width in pixels of a square that is painted over in each training image; 0 paints nothing."""
     train_images: Images | None = None
     """Train on this many images, taken evenly from the whole set; none takes all."""
     test_images: Images | None = None
@@ -44,6 +50,16 @@ class DataConfig(Section):
         if source in ("auto", "cifar10", "synthetic") or (source.startswith(_NAMED) and source not in _NAMED):
             return source
         raise ValueError(f"accepted are {SOURCES}")
+
+    @model_validator(mode="after")
+    def _something_to_vary(self) -> Self:
+        fields = type(self).model_fields
+        for name in ("shift", "flip", "cutout"):
+            if not self.augment and getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"data.{name} = {getattr(self, name)} has no effect with data.augment = false: set that to true, or leave {name} out"
+                )
+        return self
 
     @property
     def cache(self) -> Path:

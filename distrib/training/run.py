@@ -16,8 +16,9 @@ from distrib.checkpoint import resume, state
 from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference
 from distrib.data import sources
-from distrib.data.augment import Normalize
+from distrib.data.augment import Augmentation, Normalize
 from distrib.data.batches import Batches, Plan
+from distrib.data.config import DataConfig
 from distrib.data.images import SIZE, Dataset, Split
 from distrib.display import Display, count
 from distrib.networks.buffers import unchanged_buffers
@@ -152,7 +153,7 @@ def build(
             dataset.train.to(device),
             plan,
             Normalize(*moments, device, channels_last=config.model.channels_last),
-            augmented=config.data.augment,
+            _augmentation(config.data, moments[0]),
         ),
         test=dataset.test.to(device),
         module=update.model,
@@ -174,6 +175,13 @@ def build(
     _distribute(run)
     _warm_up(run)
     return run
+
+
+def _augmentation(config: DataConfig, mean: Tensor) -> Augmentation | None:
+    if not config.augment:
+        return None
+    paint = tuple(round(255 * value.item()) for value in mean)
+    return Augmentation(shift=config.shift, flip=config.flip, cutout=config.cutout, paint=paint)
 
 
 def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) -> Dataset:

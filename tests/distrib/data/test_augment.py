@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distrib import counter_rng
-from distrib.data.augment import SHIFT, Normalize, augment
+from distrib.data.augment import Augmentation, Normalize
 from distrib.data.images import Dataset, Split
 
 CPU = torch.device("cpu")
+SHIFT = 4
+augment = Augmentation()
 INDICES = st.lists(st.integers(0, 2**40), min_size=1, max_size=6)
 
 
@@ -121,3 +123,49 @@ def test_normalised_training_set_has_zero_mean_and_unit_variance(channels_last: 
 def test_memory_order(channels_last: bool, strides: tuple[int, ...]) -> None:
     result = Normalize(torch.zeros(3), torch.ones(3), CPU, channels_last=channels_last)(images_like(2))
     assert result.stride() == strides
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
+    images, index = images_like(400), torch.arange(400)
+    alternate = Augmentation(shift=0, flip="alternate")
+    first, second, third = (alternate(images, index, 5, epoch) for epoch in (1, 2, 3))
+    assert torch.equal(first.flip(2), second)
+    assert torch.equal(first, third)
+    upright = (first == images).flatten(1).all(dim=1).double().mean().item()
+    assert abs(upright - 0.5) < 0.1
+    assert not torch.equal(first, alternate(images, index, 6, 1)), "the seed says which come first"
+
+
+def test_no_shift_and_no_flip_leave_images_as_they_are() -> None:
+    images = images_like(20)
+    assert torch.equal(Augmentation(shift=0, flip="none")(images, torch.arange(20), 0, 1), images)
+
+
+@pytest.mark.parametrize("shift", [1, 9])
+def test_how_far_images_move(shift: int) -> None:
+    place = torch.arange(32, dtype=torch.uint8)[:, None, None].expand(500, 32, 32, 1)
+    moved = Augmentation(shift=shift, flip="none")(place, torch.arange(500), 0, 1)
+    seen = torch.bincount(moved[:, 16, 16, 0].long() - 16 + shift)
+    assert len(seen) == 2 * shift + 1
+    assert seen.min() > 5
+
+
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_cutout_paints_one_square_around_any_pixel(side: int) -> None:
+    count, size = 2000, 8
+    images = torch.full((count, size, size, 3), 200, dtype=torch.uint8)
+    cut = Augmentation(shift=0, flip="none", cutout=side, paint=(1, 2, 3))(images, torch.arange(count), 3, 1)
+    painted = (cut == torch.tensor([1, 2, 3], dtype=torch.uint8)).all(dim=-1)
+    assert torch.equal(painted, ~(cut == 200).all(dim=-1)), "a pixel is painted as a whole, or not at all"
+    rows, columns = painted.any(dim=2), painted.any(dim=1)
+    assert torch.equal(painted, rows[:, :, None] & columns[:, None, :]), "it is a rectangle"
+    assert rows.sum(dim=1).max() == columns.sum(dim=1).max() == side
+    assert rows.sum(dim=1).min() == columns.sum(dim=1).min() == side - side // 2, "one at the border sticks out"
+    for lines in (rows, columns):
+        runs = (lines[:, 1:] != lines[:, :-1]).sum(dim=1) + lines[:, 0].int() + lines[:, -1].int()
+        assert (runs == 2).all(), "and has no gaps"
+    if side == 1:
+        chosen = torch.bincount(painted.flatten(1).int().argmax(dim=1), minlength=size * size)
+        assert chosen.min() > 10  # 31 expected
+    other = Augmentation(shift=0, flip="none", cutout=side, paint=(1, 2, 3))(images, torch.arange(count), 3, 2)
+    assert not torch.equal(cut, other), "each epoch paints anew"

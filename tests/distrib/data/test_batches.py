@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrib.data.augment import Normalize, augment
+from distrib.data.augment import Augmentation, Normalize
 from distrib.data.batches import Batches, Plan
 from distrib.data.images import Split
 from distrib.errors import BadInput
@@ -178,6 +178,7 @@ def test_one_image_a_rank_is_enough(batch_size: int, accumulate: int, world_size
 
 IMAGES = torch.randint(0, 256, (100, 12, 12, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SPLIT = Split(IMAGES, torch.arange(100) * 3)
+VARIED = Augmentation()
 AS_THEY_ARE = Normalize(torch.zeros(3), torch.ones(3), CPU, channels_last=True)
 
 
@@ -189,7 +190,7 @@ def pixels(images: Tensor) -> Tensor:
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 8])
 @pytest.mark.parametrize("augmented", [False, True])
 def test_only_the_last_part_is_marked_last(accumulate: int, augmented: bool) -> None:
-    batches = Batches(SPLIT, replace(PLAN, accumulate=accumulate), AS_THEY_ARE, augmented=augmented)
+    batches = Batches(SPLIT, replace(PLAN, accumulate=accumulate), AS_THEY_ARE, VARIED if augmented else None)
     for step in (1, 4, 5):
         assert [part.last for part in batches.at(step)] == [False] * (accumulate - 1) + [True]
 
@@ -200,11 +201,11 @@ def test_only_the_last_part_is_marked_last(accumulate: int, augmented: bool) -> 
 def test_parts_hold_the_images_of_the_plan(step: int, world_size: int, augmented: bool) -> None:
     for rank in range(world_size):
         plan = replace(PLAN, accumulate=2, world_size=world_size, rank=rank, last_batch="mask", seed=9)
-        batches = Batches(SPLIT, plan, AS_THEY_ARE, augmented=augmented)
+        batches = Batches(SPLIT, plan, AS_THEY_ARE, VARIED if augmented else None)
         for part, (index, weights) in zip(batches.at(step), plan.shares(step, CPU), strict=True):
             expected = IMAGES[index]
             if augmented:
-                expected = augment(expected, index, seed=9, epoch=plan.epoch_of(step))
+                expected = VARIED(expected, index, seed=9, epoch=plan.epoch_of(step))
             assert part.images.dtype == torch.float32
             assert part.labels.tolist() == (index * 3).tolist()
             assert part.weights.tolist() == weights.tolist()
@@ -212,10 +213,10 @@ def test_parts_hold_the_images_of_the_plan(step: int, world_size: int, augmented
 
 
 def test_the_next_epoch_augments_anew() -> None:
-    batches = Batches(SPLIT, replace(PLAN, batch_size=100), AS_THEY_ARE, augmented=True)
+    batches = Batches(SPLIT, replace(PLAN, batch_size=100), AS_THEY_ARE, VARIED)
     first, second = (pixels(part.images)[part.labels.argsort()] for part in (next(batches.at(1)), next(batches.at(2))))
-    assert torch.equal(first, augment(IMAGES, torch.arange(100), seed=0, epoch=1))
-    assert torch.equal(second, augment(IMAGES, torch.arange(100), seed=0, epoch=2))
+    assert torch.equal(first, VARIED(IMAGES, torch.arange(100), seed=0, epoch=1))
+    assert torch.equal(second, VARIED(IMAGES, torch.arange(100), seed=0, epoch=2))
     assert not torch.equal(first, second)
 
 
@@ -225,7 +226,7 @@ def test_every_world_sees_the_same_pixels() -> None:
         parts = [
             part
             for rank in range(world_size)
-            for part in Batches(SPLIT, replace(plan, rank=rank), AS_THEY_ARE, augmented=True).at(7)
+            for part in Batches(SPLIT, replace(plan, rank=rank), AS_THEY_ARE, VARIED).at(7)
         ]
         real = torch.cat([part.weights for part in parts]) > 0
         labels = torch.cat([part.labels for part in parts])[real]
