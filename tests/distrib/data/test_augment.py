@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distrib import counter_rng
 from distrib.data.augment import Augmentation, Normalize
+from distrib.data.config import DataConfig
 from distrib.data.images import Dataset, Split
 
 CPU = torch.device("cpu")
@@ -169,3 +170,11 @@ def test_cutout_paints_one_square_around_any_pixel(side: int) -> None:
         assert chosen.min() > 10  # 31 expected
     other = Augmentation(shift=0, flip="none", cutout=side, paint=(1, 2, 3))(images, torch.arange(count), 3, 2)
     assert not torch.equal(cut, other), "each epoch paints anew"
+
+
+@pytest.mark.parametrize(("name", "value"), [("shift", 2), ("flip", "none"), ("cutout", 8)])
+def test_a_variation_without_augmentation_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"data\.{name} = {value} has no effect with data\.augment = false"):
+        DataConfig.model_validate({"augment": False, name: value})
+    DataConfig.model_validate({name: value})
+    DataConfig.model_validate({"augment": False, "shift": 4, "flip": "random", "cutout": 0})
