@@ -23,17 +23,22 @@ def drawn(num_classes: int, *, width: int = 4, dropout: float = 0.3) -> nn.Modul
 
 
 class Frozen(nn.Module):
-    """A network with a frozen layer, and a buffer that is no statistic of a batch norm."""
+    """A network with a frozen layer, and buffers of many kinds that are no statistics of a batch norm."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.still = nn.Conv2d(3, 4, 3, stride=8).requires_grad_(False)
         self.head = nn.Linear(64, num_classes)
         self.scale: Tensor
+        self.chosen: Tensor
+        self.used: Tensor
         self.register_buffer("scale", torch.tensor(0.1))
+        self.register_buffer("chosen", torch.arange(64))
+        self.register_buffer("used", torch.ones(64, dtype=torch.bool))
+        self.register_buffer("limit", torch.full((3,), 7.7, dtype=torch.float64))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.still(images).flatten(1)) * self.scale
+        return self.head(self.still(images).flatten(1)[:, self.chosen] * self.used) * self.scale
 
 
 class Counting(Frozen):
@@ -59,6 +64,17 @@ def grey(num_classes: int) -> nn.Module:
 
 def too_many(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes + 1))
+
+
+class Untensored(nn.Linear):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(3072, num_classes)
+
+    def get_extra_state(self) -> str:
+        return "anything"
+
+    def set_extra_state(self, state: str) -> None:
+        del state
 
 
 def half(num_classes: int) -> nn.Module:

@@ -20,8 +20,19 @@ Specs = Mapping[str, Spec]
 _PARTS = {"model": "the network", "ema": "the moving average", "optimizer": "the optimizer's state"}
 _ADAM = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _SLOTS: dict[str, tuple[str, ...]] = {"SGD": ("momentum_buffer",), "Adam": _ADAM, "AdamW": _ADAM}
-_FORMATS = {torch.float32: "F32", torch.int64: "I64"}
-"""Torch's formats, as safetensors names them, of all that a run of this program holds."""
+_FORMATS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Torch's formats as safetensors names them. What is trained is float32; the buffers of a network may be any."""
 
 
 def capture(update: Update) -> tuple[Tensors, dict[str, Any]]:

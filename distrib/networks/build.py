@@ -79,6 +79,9 @@ def _problems(network: nn.Module) -> Iterator[str]:
         yield "it has no parameter that requires a gradient, so there is nothing to train"
     seen: dict[int, str] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            yield f"its state holds {name}, which is no tensor but {type(tensor).__name__}, and checkpoints hold tensors"
+            return
         if nn.parameter.is_lazy(tensor):
             yield f"its parameter {name} has no shape before a first call; have the factory call the network once"
         elif isinstance(tensor, nn.Parameter) and tensor.dtype != torch.float32:

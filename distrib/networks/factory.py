@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def find_factory(name: str) -> Factory:
     for attribute in path.split("."):
         if not hasattr(found, attribute):
             raise BadInput(
-                f"model.name = {name}: {getattr(found, '__name__', type(found).__name__)} has no {attribute!r}; {_candidates(found)}"
+                f"model.name = {name}: {getattr(found, '__name__', type(found).__name__)} has no {attribute!r}; {_candidates(found, attribute)}"
             )
         found = getattr(found, attribute)
     if not callable(found):
@@ -84,9 +85,11 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}{place}"
 
 
-def _candidates(found: Any) -> str:
+def _candidates(found: Any, wanted: str) -> str:
     """Say which names could be meant: the callables that are defined where the one asked for was looked for."""
     home = getattr(found, "__name__", None)
     members = {name: getattr(found, name, None) for name in dir(found)}
     names = [name for name, value in members.items() if callable(value) and getattr(value, "__module__", "") == home]
+    if near := get_close_matches(wanted, names, n=1):
+        return f"did you mean {near[0]}?"
     return f"it defines {', '.join(names[:8])}" if names else "it defines no callable"

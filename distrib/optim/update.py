@@ -1,6 +1,7 @@
 """What happens between the gradients and the new weights: clip, step or skip, count, average."""
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,8 @@ class Update:
         self.model = model
         self.average: AveragedModel | None = None
         if ema is not None:
-            average_fn = cast(Any, get_ema_multi_avg_fn(ema))
             # With buffers: averaged weights need averaged running statistics, or a batch norm is off by what the weights moved.
-            self.average = AveragedModel(model, multi_avg_fn=average_fn, use_buffers=True)
+            self.average = AveragedModel(model, multi_avg_fn=_moving_average(ema), use_buffers=True)
         self.applied = 0
         self.skipped = 0
         self.loss_scale: float | None = None  # of the last step, under float16
@@ -105,3 +105,17 @@ class Update:
             for parameter in without_state:
                 self.optimizer.state.pop(parameter, None)
         return applied
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Return torch's exponential moving average for lists of tensors of one dtype. Integers, such as indices and counts, are copied."""
+    average = cast(Callable[..., None], get_ema_multi_avg_fn(decay))
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, count)
+            return
+        for there, here in zip(averaged, current, strict=True):
+            there.copy_(here)
+
+    return update

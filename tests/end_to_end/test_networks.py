@@ -15,6 +15,7 @@ from tests import networks
 from tests.support import SMALL, checkpoint_of, read_json, tensor_bytes, train, train_well
 
 DRAWN = (*SMALL, "--model.name=tests.networks:drawn", "--training.ema=0.9", "--training.accumulate=2")
+FROZEN = (*SMALL, "--model.name=tests.networks:Frozen", "--training.ema=0.7")
 SPEEDNET = (*SMALL, "--model.name=speednet", "--model.options.widths=[4, 6, 8]", "--training.ema=0.9")
 RESNET = (*SMALL, "--model.name=resnet18", "--training.batch_size=8", "--data.train_images=16")
 KEEP = ("--checkpoint.every_steps=3", "--checkpoint.keep=9")
@@ -33,8 +34,8 @@ def statistics(folder: Path, step: int, part: str = "model") -> dict[str, torch.
 
 @pytest.mark.parametrize(
     ("options", "world_size"),
-    [(DRAWN, 2), (DRAWN, 1), (SPEEDNET, 2), (RESNET, 1)],
-    ids=["drawn2", "drawn", "speednet2", "resnet18"],
+    [(DRAWN, 2), (DRAWN, 1), (FROZEN, 2), (SPEEDNET, 2), (RESNET, 1)],
+    ids=["drawn2", "drawn", "frozen2", "speednet2", "resnet18"],
 )
 def test_a_resumed_run_ends_with_the_same_bytes(options: tuple[str, ...], world_size: int, tmp_path: Path) -> None:
     straight, folder = tmp_path / "straight", tmp_path / "resumed"
@@ -85,6 +86,13 @@ def test_the_average_has_averaged_statistics(tmp_path: Path) -> None:
         assert torch.isfinite(mean).all()
         assert not torch.equal(mean, value)
     assert 0 <= whole["test_accuracy"] <= 1
+
+
+def test_an_average_leaves_whole_numbers_whole(tmp_path: Path) -> None:
+    train_well(tmp_path, *FROZEN)
+    average = load_part(checkpoint_of(tmp_path, 20) / "ema.safetensors")
+    assert torch.equal(average["module.chosen"], torch.arange(64))
+    assert average["module.used"].all()
 
 
 def test_a_recorded_run_matches_and_skips_what_is_frozen(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def refused(name: str, **options: int) -> str:
     ("name", "words"),
     [
         ("no_such_package.net:build", ["importing no_such_package.net raised ModuleNotFoundError", "PYTHONPATH"]),
-        ("tests.networks:drwan", ["tests.networks has no 'drwan'", "it defines drawn, Frozen"]),
+        ("tests.networks:drwan", ["tests.networks has no 'drwan'", "did you mean drawn?"]),
+        ("tests.networks:xyz", ["tests.networks has no 'xyz'", "it defines Counting, Frozen"]),
         ("tests.networks:NOT_CALLABLE", ["is not callable, it is int", "num_classes"]),
         ("tests.networks:no_module", ["returned list", "torch.nn.Module"]),
         ("tests.networks:raises", ["raised RuntimeError: no weights for 10 classes (", "networks.py, line "]),
@@ -42,6 +43,7 @@ def refused(name: str, **options: int) -> str:
         ("tests.networks:lazy", ["its parameter 1.weight has no shape", "call the network once"]),
         ("tests.networks:nothing_to_train", ["nothing to train"]),
         ("tests.networks:Unused", ["does not depend on spare.weight, spare.bias", "requires_grad_(False)"]),
+        ("tests.networks:Untensored", ["holds _extra_state, which is no tensor but str"]),
         ("tests.networks:Tied", ["first.weight and second.weight are one tensor"]),
     ],
 )
