@@ -100,7 +100,7 @@ def test_completions_have_the_options_of_every_command(capsys: pytest.CaptureFix
     for words in (
         "watch) words='--every --help --html --json --junit --linger --timeout'",
         "compare) words='--help --html --json'",
-        "export) words='--help --to'",
+        "export) words='--best --help --network --to'",
         "report) words='--help --html --json --junit --require'",
         "train) words='--help --dry-run --data.source ",
     ):
