@@ -70,8 +70,8 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
         if all(its.size == (SIZE, SIZE) for its in images.values()):
             decoded = decode()  # that is only to read them: a cache would save nothing
         else:
-            key = _key(path, file, {split: len(positions) for split, positions in chosen.items()})
             counts = {split: len(positions) for split, positions in chosen.items()}
+            key = _key(path, file, counts)
             decoded = image_cache.through(cache / f"images-{key}.safetensors", counts, decode)
         splits = {
             split: Split(decoded.images[split], torch.from_numpy(labels[split].astype(numpy.int64))[chosen[split]])

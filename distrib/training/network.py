@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distrib.data.augment import Normalize
 from distrib.data.batches import Plan
@@ -24,15 +24,20 @@ class Network:
     code: Code | None
 
 
-def make_network(config: RunConfig, dataset: Dataset, plan: Plan, device: torch.device) -> Network:
-    """Return the network that `config.model` describes, fresh, as its seed has it. Raises BadInput."""
+def make_network(
+    config: RunConfig, dataset: Dataset, moments: tuple[Tensor, Tensor], plan: Plan, device: torch.device
+) -> Network:
+    """Return the network that `config.model` describes, fresh, as its seed has it. Raises BadInput.
+
+    `moments` are mean and standard deviation of each channel of the training images.
+    """
     model, num_classes = config.model, len(dataset.classes)
     torch.manual_seed(config.training.seed)
     module = build_network(model, num_classes)
     expect_trainable(model, module, num_classes, SIZE)
     expect_enough_images(model, module, plan.share, plan.batch_size)
     if isinstance(module, Speednet):
-        normalize = Normalize(*dataset.moments(), torch.device("cpu"), channels_last=False)
+        normalize = Normalize(*moments, torch.device("cpu"), channels_last=False)
         module.whiten_images(normalize(dataset.train.evenly(_WHITENED).images))
     if model.sync_batch_norm:
         module = synchronised(module, device)

@@ -137,7 +137,7 @@ def build(
     plan = _plan(config, len(dataset.train), accelerator)
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
-    network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, plan, device))
+    network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, moments, plan, device))
     require_same(accelerator, {"the code of model.name": None if network.code is None else network.code.sha256})
     update = _initial_update(config, network.module, device, plan, precision)
     run = Run(
