@@ -36,5 +36,6 @@ configs = st.one_of(
         pct_start=st.floats(0.01, 0.99),
         div_factor=st.floats(1, 100),
         final_div_factor=st.floats(1, 1e6),
+        anneal_strategy=st.sampled_from(["cos", "linear"]),
     ),
 )

@@ -5,6 +5,7 @@ learning rate of a parameter group. The formulas are those of torch.optim.lr_sch
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +29,8 @@ def factors(claim: Claim, applied: NDArray[np.int64]) -> NDArray[np.float64]:
     Args:
         claim: `name` and the numbers that go with it, none besides.
             constant; step: size, gamma; multistep: milestones, gamma; exponential: size, gamma;
-            cosine: warmup, total, start_factor, end_factor; onecycle: total, pct_start, div_factor, final_div_factor;
+            cosine: warmup, total, start_factor, end_factor; onecycle and linear onecycle: total, pct_start,
+            div_factor, final_div_factor;
             and those of `crosscheck.trace.schedule_claims.SCHEDULES` that are read from a scheduler.
         applied: Counts from 0 up, of any one-dimensional length.
 
@@ -90,14 +92,16 @@ def _cosine(warmup: int, total: int, start_factor: float, end_factor: float) -> 
     return optax.join_schedules([optax.linear_schedule(start_factor, 1.0, warmup), down], [warmup]) if warmup else down
 
 
-def _onecycle(total: int, pct_start: float, div_factor: float, final_div_factor: float) -> Schedule:
-    """Return OneCycleLR with cosine annealing: its phases end at pct_start T - 1 and T - 1, and its last value stays.
+def _onecycle(
+    total: int, pct_start: float, div_factor: float, final_div_factor: float, between: str = "cosine"
+) -> Schedule:
+    """Return OneCycleLR, annealed by cosines or in straight lines: its phases end at pct_start T - 1 and T - 1, and its last value stays.
 
     `optax.cosine_onecycle_schedule` ends elsewhere and is 31 times off at the last update.
     """
     # Where the peak falls before the first update, torch starts on the way down, and so does Optax.
     boundaries: Any = {pct_start * total - 1.0: div_factor, total - 1.0: 1.0 / (div_factor * final_div_factor)}
-    return optax.piecewise_interpolate_schedule("cosine", 1.0 / div_factor, boundaries)
+    return optax.piecewise_interpolate_schedule(between, 1.0 / div_factor, boundaries)
 
 
 def _piecewise(start: float, boundaries: Sequence[float], factors: Sequence[float], between: str) -> Schedule:
@@ -177,6 +181,7 @@ _SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "exponential": _staircase,
     "cosine": _cosine,
     "onecycle": _onecycle,
+    "linear onecycle": partial(_onecycle, between="linear"),
     "piecewise": _piecewise,
     "polynomial": _polynomial,
     "cosine annealing": _cosine_annealing,

@@ -51,6 +51,7 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "exponential": {"size": _Count, "gamma": _Gamma},
     "cosine": {"warmup": _Warmup, "total": _Count, "start_factor": _Fraction, "end_factor": _Fraction},
     "onecycle": {"total": _Count, "pct_start": _Fraction, "div_factor": _Divisor, "final_div_factor": _Divisor},
+    "linear onecycle": {"total": _Count, "pct_start": _Fraction, "div_factor": _Divisor, "final_div_factor": _Divisor},
     "piecewise": {"start": _Factor, "boundaries": _Boundaries, "factors": _Factors, "between": _Between},
     "polynomial": {"total": _Count, "power": _Power},
     "cosine annealing": {"half_period": _Count, "end_factor": _Factor},
@@ -107,7 +108,7 @@ def _expect_to_fit(claim: Claim, name: str, values: Mapping[str, Any]) -> None:
     """Raises TraceError for values that are usable, but not beside each other."""
     if name == "cosine" and values["warmup"] >= values["total"]:
         raise _unusable(claim, "warmup", f"a whole number below total, {values['total']}")
-    if name == "onecycle" and values["pct_start"] in (0.0, 1.0):
+    if name in ("onecycle", "linear onecycle") and values["pct_start"] in (0.0, 1.0):
         raise _unusable(claim, "pct_start", "a number between 0 and 1")
     if name == "piecewise":
         if len(values["boundaries"]) != len(values["factors"]):

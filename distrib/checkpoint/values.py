@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from distrib.errors import BadInput
+from distrib.networks.views import Tta
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Text = Annotated[str, Field(max_length=200)]
@@ -52,6 +53,7 @@ class Inference(_Values):
     mean: Annotated[list[float], Field(min_length=1, max_length=4)]  # of each channel, in [0, 1]
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4)]
     image_size: Annotated[int, Field(ge=1, le=4096)]  # pixels, height and width
+    tta: Tta = "none"
 
 
 class Saved(_Values):

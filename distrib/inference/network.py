@@ -17,6 +17,7 @@ from distrib.errors import BadInput
 from distrib.networks.build import build_network
 from distrib.networks.config import ModelConfig
 from distrib.networks.factory import is_foreign
+from distrib.networks.views import AveragedViews
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Classifier:
     """A trained network with all that using it takes."""
 
     network: nn.Module
+    """(N, C, H, W) normalised -> (N, classes) float32 logits, the mean over the views of `training.tta`."""
     classes: Sequence[str]
     mean: Sequence[float]
     """Of each channel of the training images, in [0, 1]."""
@@ -37,7 +39,7 @@ class Classifier:
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, SIZE, SIZE, C) uint8 -> (N, classes) float32, which add up to one for each image."""
         with torch.inference_mode():
-            logits: Tensor = self.network(self.normalize(images)).float()
+            logits: Tensor = self.network(self.normalize(images))
             return logits.softmax(dim=1)
 
     def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
@@ -73,7 +75,13 @@ def load(path: Path, device: torch.device, *, network: str | None = None, best: 
     made = build_network(config, len(how.classes)).to(device)
     state.restore_network(checkpoint, made)
     return Classifier(
-        made.eval(), how.classes, how.mean, how.std, how.image_size, _normalize(how, device), checkpoint.path
+        AveragedViews(made, how.tta).eval(),
+        how.classes,
+        how.mean,
+        how.std,
+        how.image_size,
+        _normalize(how, device),
+        checkpoint.path,
     )
 
 

@@ -164,7 +164,7 @@ class Cosine(_Schedule):
 
 
 class OneCycle(_Schedule):
-    """torch's OneCycleLR with `lr` as its peak, cosine annealing, momentum and betas untouched."""
+    """torch's OneCycleLR with `lr` as its peak, momentum and betas untouched."""
 
     name: Literal["onecycle"] = "onecycle"
     """OneCycleLR."""
@@ -174,20 +174,24 @@ class OneCycle(_Schedule):
     """The run starts at lr / div_factor."""
     final_div_factor: Annotated[float, Field(ge=1, le=1e30)] = 1e4
     """The run ends at lr / (div_factor * final_div_factor)."""
+    anneal_strategy: Literal["cos", "linear"] = "cos"
+    """Whether the learning rate rises and falls in half a cosine each, or in straight lines."""
 
     def factor(self, run: RunLength) -> Factor:
         first, last = 1.0 / self.div_factor, 1.0 / (self.div_factor * self.final_div_factor)
+        anneal = _half_cosine if self.anneal_strategy == "cos" else _line
         peak_at, end_at = self.pct_start * run.total_updates - 1.0, run.total_updates - 1.0  # torch's phase ends
 
         def factor(applied: int) -> float:
             if peak_at > 0 and applied <= peak_at:
-                return _anneal(first, 1.0, applied / peak_at)
-            return _anneal(1.0, last, min(1.0, (applied - peak_at) / (end_at - peak_at)))
+                return anneal(first, 1.0, applied / peak_at)
+            return anneal(1.0, last, min(1.0, (applied - peak_at) / (end_at - peak_at)))
 
         return factor
 
     def claim(self, run: RunLength) -> dict[str, Any]:
-        return self.model_dump() | {"total": run.total_updates}
+        name = self.name if self.anneal_strategy == "cos" else "linear onecycle"
+        return self.model_dump(exclude={"anneal_strategy"}) | {"name": name, "total": run.total_updates}
 
 
 ScheduleConfig = Constant | Step | MultiStep | Exponential | Cosine | OneCycle
@@ -200,9 +204,14 @@ def _power(gamma: float, exponent: int) -> float:
         return math.inf  # a rate that grows for ever ends the run by its loss, with a message
 
 
-def _anneal(start: float, end: float, done: float) -> float:
+def _half_cosine(start: float, end: float, done: float) -> float:
     """Return where half a cosine from `start` (done = 0) to `end` (done = 1) stands."""
     return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * done))
+
+
+def _line(start: float, end: float, done: float) -> float:
+    """Return where a straight line from `start` (done = 0) to `end` (done = 1) stands."""
+    return start + (end - start) * done
 
 
 def _require_end(key: str, value: object, unit: Unit, end: int, run: RunLength) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from distrib.config.section import Positive, PositiveNumber, Section
+from distrib.networks.views import Tta
 
 
 class TrainingConfig(Section):
@@ -18,6 +19,9 @@ class TrainingConfig(Section):
     """When the batch size does not divide the training set: drop the rest of each epoch's order, or train on it as a smaller batch."""
     eval_batch_size: Positive = 512
     """Images per rank and forward pass in evaluation; no effect on the result."""
+    tta: Tta = "none"
+    """Test-time augmentation, in evaluation and in all that uses the network: the mean of the logits of each image and its mirror
+    image (flip), or of these and the same moved by a pixel (flip_shift); 2 and 6 times the work."""
     accumulate: Positive = 1
     """Parts in which each rank computes its share of a batch, to save memory; must divide batch_size."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

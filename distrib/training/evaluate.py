@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from distrib.data.augment import Normalize
 from distrib.data.images import Split
+from distrib.networks.views import AveragedViews, Tta
 from distrib.training.mistakes import Mistakes
 
 
@@ -32,6 +33,7 @@ def evaluate(
     batch_size: int,
     rank: int,
     world_size: int,
+    tta: Tta = "none",
     asked_to_stop: Callable[[], bool] = lambda: False,
     mistakes: Mistakes | None = None,
 ) -> Score | None:
@@ -46,6 +48,7 @@ def evaluate(
     counts = torch.zeros(2, dtype=torch.int64, device=device)  # correct, seen
     loss = torch.zeros(1, dtype=torch.float64, device=device)
     training = model.training
+    views = AveragedViews(model, tta)
     model.eval()
     with torch.inference_mode(), autocast:
         for done in range(0, largest_share, batch_size):  # as often on every rank
@@ -58,7 +61,7 @@ def evaluate(
             if part.start == part.stop:
                 continue
             labels = split.labels[part]
-            logits: Tensor = model(normalize(split.images[part])).float()
+            logits: Tensor = views(normalize(split.images[part]))
             counts[0] += (logits.argmax(dim=1) == labels).sum()
             counts[1] += len(labels)
             loss += functional.cross_entropy(logits, labels, reduction="sum")

@@ -23,6 +23,7 @@ from distrib.data.images import SIZE, Dataset, Split
 from distrib.display import Display, count
 from distrib.networks.buffers import unchanged_buffers
 from distrib.networks.factory import Code
+from distrib.networks.views import Tta
 from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
 from distrib.optim.schedule import RunLength
@@ -111,6 +112,7 @@ class Run:
             batch_size=self.config.training.eval_batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            tta=self.config.training.tta,
             asked_to_stop=asked_to_stop,
             mistakes=self.mistakes,
         )
@@ -168,7 +170,7 @@ def build(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
         identity=_identity(fingerprint, plan, device, network),
-        inference=_inference(dataset.classes, *moments),
+        inference=_inference(dataset.classes, *moments, config.training.tta),
     )
     _resume(run)
     raise_if_stop_requested(run.resumed.step)
@@ -243,12 +245,13 @@ def _identity(fingerprint: str, plan: Plan, device: torch.device, network: Netwo
     )
 
 
-def _inference(classes: Sequence[str], mean: Tensor, std: Tensor) -> Inference:
+def _inference(classes: Sequence[str], mean: Tensor, std: Tensor, tta: Tta) -> Inference:
     return Inference(
         classes=[name.encode(errors="backslashreplace").decode() for name in classes],
         mean=[value.item() for value in mean],
         std=[value.item() for value in std],
         image_size=SIZE,
+        tta=tta,
     )
 
 

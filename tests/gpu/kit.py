@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -86,6 +87,7 @@ def _run_part(report: Report, name: str, module: str, folder: Path, setting: Set
     """Run one part until its end or its deadline; the report follows each of its rows."""
     part = report.parts[name]
     part.state, part.why, began = "running", "", time.monotonic()
+    part.day = datetime.now(UTC).date().isoformat()
     done = tuple(case for case, row in part.rows.items() if not row.problem)
     request = Request(module=module, setting=setting, done=done, rows=setting.work / f"{name}.jsonl")
     request_file = setting.work / f"{name}.json"

@@ -35,7 +35,8 @@ What this project does on a GPU is measured by one command, the GPU kit. **Nobod
 every figure it will hold, each as "not yet run"."""
 _FROM_REPORT = """\
 What this project does on a GPU, measured by one command, the GPU kit, on one {device} ({versions}; started {started}).
-What stands as not yet run is still unknown, and so is everything with several GPUs."""
+What stands as not yet run is still unknown, and so is everything with several GPUs. A part says when it last ran; a case that
+it had already measured was not measured again."""
 
 
 def plans() -> dict[str, Part]:

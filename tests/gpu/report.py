@@ -58,6 +58,8 @@ class Part(Strict):
     why: str = ""
     """Why the part did not come to its end."""
     seconds: float = 0.0
+    day: str = ""
+    """When it last ran, UTC."""
 
     @property
     def is_good(self) -> bool:
@@ -141,7 +143,8 @@ def _remark(row: Row | None) -> str:
 def state(part: Part) -> str:
     """How far a part came, in a sentence without its full stop."""
     measured = f"{part.state.capitalize()}, {len(part.rows)} of {len(part.planned)} cases in {part.seconds:.0f} s"
-    return f"{measured}: {part.why}" if part.why else measured
+    when = f"{measured}, on {part.day}" if part.day else measured
+    return f"{when}: {part.why}" if part.why else when
 
 
 def _shown(figure: Figure, form: str) -> str:

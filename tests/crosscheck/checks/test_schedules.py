@@ -104,7 +104,9 @@ def warm_cosine(optimizer: torch.optim.Optimizer, warmup: int, total: int, start
     return twin.SequentialLR(optimizer, [linear, cosine], milestones=[warmup])
 
 
-def onecycle(total: int, pct_start: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> tuple[Any, Make, int]:
+def onecycle(
+    total: int, pct_start: float = 0.3, div: float = 25.0, final_div: float = 1e4, *, linear: bool = False
+) -> tuple[Any, Make, int]:
     stated = {"total": total, "pct_start": pct_start, "div_factor": div, "final_div_factor": final_div}
 
     def make(optimizer: torch.optim.Optimizer) -> twin.LRScheduler:
@@ -115,10 +117,11 @@ def onecycle(total: int, pct_start: float = 0.3, div: float = 25.0, final_div: f
             pct_start=pct_start,
             div_factor=div,
             final_div_factor=final_div,
+            anneal_strategy="linear" if linear else "cos",
             cycle_momentum=False,
         )
 
-    return {"name": "onecycle", **stated}, make, total
+    return {"name": "linear onecycle" if linear else "onecycle", **stated}, make, total
 
 
 def cosine(warmup: int, total: int, start: float = 0.01, end: float = 0.0) -> tuple[Any, Make, int]:
@@ -157,6 +160,7 @@ TORCH: list[tuple[Any, Make, int]] = [
     onecycle(7, 0.5),
     onecycle(10, 0.95),
     onecycle(11, 0.2, 1.0, 1e10),
+    *(onecycle(total, 0.23, 5.0, linear=True) for total in (1000, 1, 2, 3, 7)),
 ]
 
 

@@ -1,6 +1,7 @@
 """`python -m distrib.predict`: what it says of images is what the run's own evaluation counted."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=["", "--training.ema=0.5"], ids=["weights", "their average"])
+@pytest.fixture(
+    scope="module",
+    params=[(), ("--training.ema=0.5", "--training.tta=flip_shift")],
+    ids=["weights", "their average, several views"],
+)
 def run(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     options = ["--data.source", f"folder:{images}", "--data.root", folder / "cache", "--training.epochs=4"]
-    more = [request.param] if request.param else []
-    train_well(folder, *SMALL, *options, "--data.train_images=300", "--data.test_images=60", *more)
+    train_well(folder, *SMALL, *options, "--data.train_images=300", "--data.test_images=60", *request.param)
     return folder
 
 
@@ -58,6 +62,8 @@ def test_it_is_as_right_as_the_evaluation_said(run: Path, images: Path, capsys: 
     for each in found:
         assert sum(each["probabilities"].values()) == pytest.approx(1, abs=1e-6)
         assert next(iter(each["probabilities"])) == each["class"]
+    surprise = [-math.log(each["probabilities"][Path(each["file"]).parent.name]) for each in found]
+    assert sum(surprise) / 60 == pytest.approx(read_json(run / "summary.json")["test_loss"], rel=1e-4)
 
 
 def test_a_line_for_a_person(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:

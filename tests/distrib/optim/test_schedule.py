@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from itertools import product
+from typing import Literal
 
 import pytest
 import torch
@@ -117,7 +118,10 @@ def test_cosine(epochs: int, per_epoch: int, unit: Unit, warmup: int, start: flo
 @pytest.mark.parametrize(("epochs", "per_epoch"), [*LENGTHS, (1, 1), (1, 5)])
 @pytest.mark.parametrize("pct_start", [0.3, 0.05, 0.6, 0.9])
 @pytest.mark.parametrize(("div", "final_div"), [(25.0, 1e4), (1.0, 1.0), (10.0, 3.0)])
-def test_onecycle(epochs: int, per_epoch: int, pct_start: float, div: float, final_div: float) -> None:
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+def test_onecycle(
+    epochs: int, per_epoch: int, pct_start: float, div: float, final_div: float, anneal: Literal["cos", "linear"]
+) -> None:
     total = epochs * per_epoch
     expected = torch_rates(
         lambda o: twin.OneCycleLR(
@@ -127,11 +131,12 @@ def test_onecycle(epochs: int, per_epoch: int, pct_start: float, div: float, fin
             pct_start=pct_start,
             div_factor=div,
             final_div_factor=final_div,
+            anneal_strategy=anneal,
             cycle_momentum=False,
         ),
         total,
     )
-    config = OneCycle(pct_start=pct_start, div_factor=div, final_div_factor=final_div)
+    config = OneCycle(pct_start=pct_start, div_factor=div, final_div_factor=final_div, anneal_strategy=anneal)
     assert_equal(config, epochs, per_epoch, expected)
 
 

@@ -23,7 +23,12 @@ def _cases(setting: Setting) -> list[Case]:
         Case("overflow at step 1, fused SGD", partial(_overflow, setting)),
         *(
             Case(f"interrupted and resumed, {recipe}, {mode}", partial(_resume, setting, recipe, mode))
-            for recipe, mode in (("sgd-onecycle", "fp16"), ("adam-onecycle", "bf16"), ("sgd-onecycle", "no"))
+            for recipe, mode in (
+                ("speed", "bf16"),
+                ("sgd-onecycle", "fp16"),
+                ("adam-onecycle", "bf16"),
+                ("sgd-onecycle", "no"),
+            )
         ),
     ]
 

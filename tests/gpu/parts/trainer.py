@@ -9,7 +9,7 @@ from tests.gpu import training
 from tests.gpu.part import Case, Cases, Problem, Setting, Skipped
 from tests.gpu.report import Column, Figures
 
-QUICKSTART, ONECYCLE = "quickstart", "sgd-onecycle"
+QUICKSTART, ONECYCLE, SPEED = "quickstart", "sgd-onecycle", "speed"
 _BIG = ("--precision.mode=bf16", "--training.epochs=2")
 
 
@@ -24,6 +24,10 @@ def _cases(setting: Setting) -> list[Case]:
             case(f"{ONECYCLE}, bf16, batch {size}, 2 epochs", f"--training.batch_size={size}", *_BIG)
             for size in (1024, 4096)
         ),
+        *(case(f"{SPEED}, bf16, seed {seed}", f"--training.seed={seed}", recipe=SPEED) for seed in range(3)),
+        case(f"{SPEED}, fp16", "--precision.mode=fp16", recipe=SPEED),
+        case(f"{SPEED}, bf16, recorded", "--crosscheck.record=true", recipe=SPEED),
+        case("resnet18, bf16", recipe="resnet18"),
         case(f"{ONECYCLE}, bf16, compiled", "--precision.mode=bf16", "--training.compile=true"),
     ]
 
