@@ -5,6 +5,7 @@ from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.crosscheck import LiveReplay
+from distrib.display import count
 from distrib.page.live import LivePage
 from distrib.ranks.collectives import on_every_rank
 from distrib.training.clock import Clock
@@ -12,6 +13,7 @@ from distrib.training.evaluate import Score
 from distrib.training.figures import peak_memory
 from distrib.training.late_number import LateNumber
 from distrib.training.metrics import Metrics
+from distrib.training.profile import StepProfiler, steps_to_profile
 from distrib.training.recording import PassRecorder, start_recorder
 from distrib.training.run import Run
 from distrib.training.trackers import Trackers
@@ -49,6 +51,7 @@ class Observers:
             run.accelerator,
             lambda: LiveReplay(config.live, run.folder, run.display) if config.live != "off" and self.main else None,
         )
+        self.profiler = self._profiler() if self.main else None
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
         if page is not None:
@@ -77,6 +80,8 @@ class Observers:
         self.run.display.advance(plan.batch_size, loss, self._epoch(step))
         if self.page is not None and self.page.due():
             self.page.write(self.run.folder)
+            self.clock.start()
+        if self.profiler is not None and self.profiler.after_step(step):
             self.clock.start()
 
     def after_evaluation(self, step: int, score: Score) -> None:
@@ -142,11 +147,23 @@ class Observers:
         self.run.display.close_bar()
         if self.live is not None:
             self.live.close()
+        if self.profiler is not None:
+            self.profiler.close()
         if self.metrics is not None:
             self._write_waiting()
             self.metrics.close()
         if self.recorder is not None:
             self.recorder.close()
+
+    def _profiler(self) -> StepProfiler | None:
+        run, wanted = self.run, self.run.config.output.profile_steps
+        if wanted is None:
+            return None
+        steps = steps_to_profile(wanted, run.plan, run.resumed.step)
+        if steps[-1] > run.total_steps:
+            run.display.say(f"note: no profile of {count(wanted, 'step')}: what is left of the run is too short for it")
+            return None
+        return StepProfiler(steps, run.folder, run.accelerator.device, run.display)
 
     def _epoch(self, step: int) -> str:
         return f"epoch {self.run.plan.epoch_of(step)}/{self.run.config.training.epochs}"

@@ -39,6 +39,7 @@ from distrib.training.evaluate import Score, evaluate
 from distrib.training.figures import Compute
 from distrib.training.mistakes import Mistakes
 from distrib.training.network import Network, make_network
+from distrib.training.profile import expect_room
 from distrib.training.recipe import RunConfig
 
 _CLASSES_TOLD = 20  # classes that are named at the start
@@ -139,6 +140,7 @@ def build(
     raise_if_stop_requested(0)
     moments = dataset.moments()
     plan = _plan(config, len(dataset.train), accelerator)
+    expect_room(config.output.profile_steps, plan)
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
     network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, moments, plan, device))
