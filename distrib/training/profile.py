@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -78,7 +79,8 @@ class StepProfiler:
         assert profile is not None
         profile.stop()
         steps = f"steps {self._steps[0]} to {self._steps[-1]}"
-        table = profile.key_averages().table(sort_by=f"self_{self._device.type}_time_total", row_limit=_ROWS)
+        averages: Any = profile.key_averages()  # typed in part
+        table = averages.table(sort_by=f"self_{self._device.type}_time_total", row_limit=_ROWS)
         head = f"Profile of {steps} on rank 0, {device_name(self._device)}, torch {torch.__version__}"
         write_atomically(self._folder / PROFILE_TABLE, f"{head}\n\n{table}")
         with replacing(self._folder / PROFILE_TRACE) as new:
@@ -90,7 +92,7 @@ class StepProfiler:
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # another profiler may be at work in this process, or the disk may be full
+        except Exception as error:  # a full disk, or a GPU whose counters this user may not read: the run is worth more
             self._profile = None
             self._display.say(f"note: no profile ({type(error).__name__}: {error}); the run goes on without it")
 
