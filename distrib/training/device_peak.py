@@ -8,7 +8,7 @@ import torch
 from distrib.optim.precision import Precision
 
 _SMALLEST, _LARGEST = 256, 8192  # rows of the square matrices
-_LONG_ENOUGH = 2e-3  # seconds of a product: larger ones gain little
+_LONG_ENOUGH = 1e-3  # seconds of a product: larger ones gain little
 _TRIES = 3  # the fastest one counts; others were disturbed
 _MOST = 0.05  # seconds for all of it
 

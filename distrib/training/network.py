@@ -42,7 +42,7 @@ def make_network(
     if isinstance(module, Speednet):
         normalize = Normalize(*moments, torch.device("cpu"), channels_last=False)
         module.whiten_images(normalize(dataset.train.evenly(_WHITENED).images))
-    flop, note = _flop_per_image(module)
+    flop, note = _flop_per_image(module, SIZE)
     if model.sync_batch_norm:
         module = synchronised(module, device)
     module.to(device)
@@ -51,8 +51,8 @@ def make_network(
     return Network(module, code_of(model.name, find_factory(model.name)), flop, note)
 
 
-def _flop_per_image(module: nn.Module) -> tuple[int | None, str]:
+def _flop_per_image(module: nn.Module, image_size: int) -> tuple[int | None, str]:
     try:
-        return flop_per_image(module, SIZE), ""
+        return flop_per_image(module, image_size), ""
     except Uncounted as problem:
         return None, f"note: the FLOP of this network could not be counted, and its figures are missing: {problem}"
