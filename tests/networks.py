@@ -50,6 +50,17 @@ class Counting(Frozen):
         return super().forward(images)
 
 
+class Looking(nn.Module):
+    """A network that goes another way for other images."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3072, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1) * (2 if images.mean().item() > 0 else 1))
+
+
 def no_module(num_classes: int) -> Any:
     return ["conv", num_classes]
 

@@ -55,6 +55,11 @@ class Plan:
     def steps(self, epochs: int) -> int:
         return epochs * self.steps_per_epoch
 
+    def images(self, steps: int) -> int:
+        """Return how many images the first `steps` steps take in all; those of every epoch count again."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        return epochs * min(self.steps_per_epoch * self.batch_size, self.num_images) + rest * self.batch_size
+
     @property
     def share(self) -> int:
         """The images per rank and part, the same number at every step; where there are fewer, fillers weigh nothing."""

@@ -1,7 +1,6 @@
 """A dry run: everything that a start does up to its first steps, in memory, and what is to be told of it."""
 
 import io
-import resource
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
 from distrib.ranks.same_start import require_same
 from distrib.training import loop
+from distrib.training.figures import peak_memory
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
@@ -104,8 +104,11 @@ def _rates(run: Run) -> Callable[[int], float]:
 def _measure(run: Run, place: Path, request: StopRequest) -> _Measured:
     """Take a few real steps in memory, and evaluate one batch of a rank. Their metrics go into a folder that is removed."""
     own = run.config.crosscheck
-    quiet = own.model_copy(update={"record": False, "live": "off"})
-    rehearsed = replace(run, folder=place, config=run.config.model_copy(update={"crosscheck": quiet}))
+    quiet = {
+        "crosscheck": own.model_copy(update={"record": False, "live": "off"}),
+        "output": run.config.output.model_copy(update={"profile_steps": None}),
+    }
+    rehearsed = replace(run, folder=place, config=run.config.model_copy(update=quiet))
     seconds: list[float] = []
     observers = Observers(rehearsed)
     run.model.train()
@@ -121,14 +124,9 @@ def _measure(run: Run, place: Path, request: StopRequest) -> _Measured:
     part.evaluate(request.asked)
     _wait(run)
     evaluation = (time.perf_counter() - began) * len(run.test) / some
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if run.accelerator.device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
-    )
     counted = seconds[1:]
     mean = sum(counted) / len(counted) if counted else None
-    found = _Measured(len(seconds), mean, evaluation, peak, "", 0, 0.0)
+    found = _Measured(len(seconds), mean, evaluation, peak_memory(), "", 0, 0.0)
     return (
         _with_the_record(found, replace(run, folder=place)) if own.record and run.accelerator.is_main_process else found
     )

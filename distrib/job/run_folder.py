@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from distrib.config.section import Section
+from distrib.config.section import Positive, Section
 from distrib.errors import BadInput
 from distrib.files import patiently
 
@@ -22,6 +22,9 @@ class OutputConfig(Section):
     """The run's folder; none means runs/<recipe>-<time>, or runs/<recipe>-$TWINSTEP_RUN_ID where that is set."""
     quiet: bool = False
     """No progress bar and no line per epoch; the closing line and errors stay."""
+    profile_steps: Positive | None = None
+    """Steps that torch.profiler records on rank 0, once in a start and within an epoch, into profile.json (a Chrome trace) and
+    profile.txt (a table of operators); they take longer than others."""
     trackers: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Experiment trackers that Accelerate knows and that are installed, such as tensorboard or `["wandb", "mlflow"]`."""
 

@@ -83,6 +83,8 @@ def _all(run: RunFiles) -> Iterator[Chart]:
     yield Chart("accuracy", "Test accuracy", (*dots("test accuracy", "test_accuracy"),), format="percent")
     yield Chart("rate", "Learning rate", (*line("learning rate", "lr"),))
     yield Chart("speed", "Throughput", (*line("images a second", "seconds", _images_a_second(run)),), format="integer")
+    waited = line("share of the step's time", "data_seconds", _share_of_time(run))
+    yield Chart("data", "Waiting for the batch", tuple(waited), format="percent", note="By the host's clock.")
     yield _gradient(run, line("gradient norm", "gradient_norm"))
     yield Chart(
         "scale",
@@ -110,6 +112,12 @@ def _images_a_second(run: RunFiles) -> Column:
     batch = _positive(run.config.get("training.batch_size")) or math.nan
     seconds = run.steps.values["seconds"]
     return np.divide(batch, seconds, out=np.full(len(seconds), math.nan), where=seconds > 1e-9)
+
+
+def _share_of_time(run: RunFiles) -> Column:
+    """Return the share of each step's seconds that it waited for its batch."""
+    seconds, waited = run.steps.values["seconds"], run.steps.values["data_seconds"]
+    return np.divide(waited, seconds, out=np.full(len(seconds), math.nan), where=seconds > 1e-9)
 
 
 def _skipped(run: RunFiles) -> list[Series]:

@@ -18,8 +18,11 @@ Column = NDArray[np.float64]  # one value a line, NaN where the line has none
 MOST_POINTS = 1500  # of a curve; a screen has no more
 _LARGEST = 2**32  # bytes
 _LONGEST_LINE = 2**16
-_OF_STEPS = ("loss", "lr", "applied", "seconds", "gradient_norm", "loss_scale")
-_OF_EPOCHS = ("epoch", "train_loss", "test_loss", "test_accuracy", "lr", "images_per_second", "skipped_steps")
+_OF_STEPS = ("loss", "lr", "applied", "seconds", "data_seconds", "gradient_norm", "loss_scale")
+_OF_EPOCHS = (
+    *("epoch", "train_loss", "test_loss", "test_accuracy", "lr", "skipped_steps"),
+    *("images_per_second", "flop_per_second", "share_of_peak", "data_share", "flop", "peak_memory"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from distrib.display import harmless
 from distrib.files import write_atomically
 from distrib.page import PAGE, charts, timeline
+from distrib.page.figures import figures
 from distrib.page.run_files import RunFiles, read_run
 from distrib.page.template import fill
 
@@ -32,6 +33,7 @@ def render(run: RunFiles) -> str:
         epochs=charts.table_of_epochs(run),
         steps=charts.table_of_steps(run),
         confusion=_shaded(run.mistakes.confusion) if run.mistakes else [],
+        figures=list(figures(run)),
         settings=settings(run),
         repeat=shlex.quote(str(Path(run.facts.folder or run.name) / "config.toml")),
     )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from distrib.config.load import read_toml
 from distrib.errors import BadInput
 from distrib.files import read_json
-from distrib.page import CROSSCHECK_PAGE, FACTS, IMAGES, MISTAKES, curves
+from distrib.page import CROSSCHECK_PAGE, FACTS, IMAGES, MISTAKES, PROFILE_TABLE, PROFILE_TRACE, curves
 from distrib.page.curves import Lines
 
 Scalar = str | bool | int | float | None
@@ -44,6 +44,8 @@ class Facts(BaseModel):
     data: dict[str, Scalar] = {}
     classes: list[str] = []
     parameters: int | None = None
+    flop_per_image: int | None = Field(default=None, ge=0, lt=10**30)
+    peak_flop_per_second: float | None = Field(default=None, ge=0, lt=1e30)
     precision: str | None = None
     total_steps: int | None = None
     steps_per_epoch: int | None = None
@@ -176,6 +178,7 @@ class RunFiles:
     mistakes: Mistakes | None
     config: Mapping[str, Any]  # by dotted key
     has_crosscheck_page: bool
+    has_profile: bool
     damaged: list[str] = field(default_factory=list[str])
 
 
@@ -208,6 +211,7 @@ def read_run(folder: Path) -> RunFiles:
         mistakes=part(MISTAKES, Mistakes),
         config=_config(folder / "config.toml", damaged),
         has_crosscheck_page=(folder / CROSSCHECK_PAGE).is_file(),
+        has_profile=(folder / PROFILE_TABLE).is_file() and (folder / PROFILE_TRACE).is_file(),
         damaged=damaged,
     )
 

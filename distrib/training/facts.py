@@ -85,6 +85,8 @@ def _facts(run: Run, arguments: Sequence[str]) -> dict[str, Any]:
         },
         "classes": list(run.classes),
         "parameters": sum(p.numel() for p in run.module.parameters()),
+        "flop_per_image": run.compute.flop_per_image,
+        "peak_flop_per_second": run.compute.peak,
         "precision": run.precision.mode,
         "total_steps": run.total_steps,
         "steps_per_epoch": plan.steps_per_epoch,

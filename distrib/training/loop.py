@@ -50,7 +50,7 @@ def train(
     score = observers.score or run.evaluate(request.asked)
     if score is None:
         raise _stopped(run, request, last, run.resumed.path)
-    return summary.write(run, last, score, observers.progress, observers.images_per_second)
+    return summary.write(run, last, score, observers.progress, observers.rates())
 
 
 def _evaluate(run: Run, step: int, observers: Observers, request: StopRequest) -> bool:
@@ -89,7 +89,7 @@ def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoi
     """
     run.seed_step(step)
     with observers.passes.watching(step):
-        for part in run.batches.at(step):  # one part, unless training.accumulate
+        for part in observers.clock.waiting(run.batches.at(step)):  # one part, unless training.accumulate
             with nullcontext() if part.last else run.accelerator.no_sync(run.model):
                 with run.precision.autocast():
                     loss = run.criterion(run.model(part.images), part.labels, part.weights)

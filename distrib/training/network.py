@@ -10,6 +10,7 @@ from distrib.data.batches import Plan
 from distrib.data.images import SIZE, Dataset
 from distrib.networks.build import build_network, expect_enough_images, expect_trainable, synchronised
 from distrib.networks.factory import Code, code_of, find_factory
+from distrib.networks.flop import Uncounted, flop_per_image
 from distrib.networks.speednet import Speednet
 from distrib.training.recipe import RunConfig
 
@@ -18,10 +19,12 @@ _WHITENED = 5000  # images by which a network is whitened
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network on its device, and the file that made it, if that is not the project's."""
+    """A network on its device, the file that made it, if that is not the project's, and what an image costs it."""
 
     module: nn.Module
     code: Code | None
+    flop_per_image: int | None
+    note: str = ""  # why that could not be counted
 
 
 def make_network(
@@ -39,9 +42,17 @@ def make_network(
     if isinstance(module, Speednet):
         normalize = Normalize(*moments, torch.device("cpu"), channels_last=False)
         module.whiten_images(normalize(dataset.train.evenly(_WHITENED).images))
+    flop, note = _flop_per_image(module, SIZE)
     if model.sync_batch_norm:
         module = synchronised(module, device)
     module.to(device)
     if model.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return Network(module, code_of(model.name, find_factory(model.name)))
+    return Network(module, code_of(model.name, find_factory(model.name)), flop, note)
+
+
+def _flop_per_image(module: nn.Module, image_size: int) -> tuple[int | None, str]:
+    try:
+        return flop_per_image(module, image_size), ""
+    except Uncounted as problem:
+        return None, f"note: the FLOP of this network could not be counted, and its figures are missing: {problem}"

@@ -1,46 +1,22 @@
 """What watches the loop: metrics, trackers, display, clocks, and the recorder of the cross-check."""
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.crosscheck import LiveReplay
+from distrib.display import count
 from distrib.page.live import LivePage
 from distrib.ranks.collectives import on_every_rank
+from distrib.training.clock import Clock
 from distrib.training.evaluate import Score
+from distrib.training.figures import peak_memory
 from distrib.training.late_number import LateNumber
 from distrib.training.metrics import Metrics
+from distrib.training.profile import StepProfiler, steps_to_profile
 from distrib.training.recording import PassRecorder, start_recorder
 from distrib.training.run import Run
 from distrib.training.trackers import Trackers
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Counts steps and the seconds that they took, without evaluations and checkpoints."""
-
-    seconds: float = 0.0
-    steps: int = 0
-    _since: float = 0.0
-
-    def start(self) -> None:
-        """Leave out what went on since the last step, such as an evaluation or a checkpoint."""
-        self._since = time.perf_counter()
-
-    def lap(self) -> float:
-        """Count a step, and return the seconds that it took."""
-        now = time.perf_counter()
-        lap = now - self._since
-        self.seconds += lap
-        self.steps += 1
-        self._since = now
-        return lap
-
-    def rate(self, images_per_step: int, since: "_Clock") -> float | None:
-        """Return the images a second since the clock stood like `since`."""
-        seconds = self.seconds - since.seconds
-        return (self.steps - since.steps) * images_per_step / seconds if seconds > 0 else None
 
 
 class Observers:
@@ -52,7 +28,7 @@ class Observers:
         self.main = run.accelerator.is_main_process
         self.progress = replace(run.resumed.progress)
         self.score: Score | None = None  # of the last evaluation
-        self.clock, self.epoch_start = _Clock(), _Clock()
+        self.clock, self.epoch_start = Clock(), Clock()
         pending = self.progress.evaluation_pending
         self.metrics: Metrics | None = on_every_rank(
             run.accelerator,
@@ -75,6 +51,7 @@ class Observers:
             run.accelerator,
             lambda: LiveReplay(config.live, run.folder, run.display) if config.live != "off" and self.main else None,
         )
+        self.profiler = self._profiler() if self.main else None
         batch = run.plan.batch_size
         run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
         if page is not None:
@@ -88,7 +65,7 @@ class Observers:
             self.recorder.after_backward()
 
     def after_step(self, step: int, loss: float, *, applied: bool) -> None:
-        seconds = self.clock.lap()
+        seconds, data_seconds = self.clock.lap()
         update, plan, progress = self.run.update, self.run.plan, self.progress
         progress.epoch_loss += loss
         if step % plan.steps_per_epoch == 0:
@@ -96,7 +73,7 @@ class Observers:
         if self.recorder is not None and self.recorder.step < step:
             self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
         values = {"loss": loss, "lr": update.lr, "applied": applied, "applied_updates": update.applied}
-        values |= {"seconds": round(seconds, 6)}
+        values |= {"seconds": round(seconds, 6), "data_seconds": round(data_seconds, 6)}
         if update.loss_scale is not None:
             values |= {"loss_scale": update.loss_scale}
         self._write_step(step, values)
@@ -104,26 +81,30 @@ class Observers:
         if self.page is not None and self.page.due():
             self.page.write(self.run.folder)
             self.clock.start()
+        if self.profiler is not None and self.profiler.after_step(step):
+            self.clock.start()
 
     def after_evaluation(self, step: int, score: Score) -> None:
         """Report the epoch that ended with `step` and was evaluated."""
         run, progress = self.run, self.progress
         self.score = score
         progress.evaluated(step, score.accuracy)
-        rate = self.clock.rate(run.plan.batch_size, self.epoch_start)
+        rates = self.rates(since=self.epoch_start)
         values = {
             "train_loss": progress.train_loss,
             "test_loss": score.loss,
             "test_accuracy": score.accuracy,
             "lr": run.update.lr,
-            "images_per_second": rate,
+            **rates,
+            "flop": run.compute.flop(run.plan.images(step)),
+            "peak_memory": peak_memory(),
             "skipped_steps": run.update.skipped,
         }
         self._write_waiting()
         self._write("epoch", step, values)
         run.display.line(
             f"{self._epoch(step)}  loss {progress.train_loss:.4f}  "
-            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rate or 0:,.0f} images/s"
+            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rates['images_per_second'] or 0:,.0f} images/s"
             + (f"  skipped steps {run.update.skipped}" if run.precision.scaler.is_enabled() else "")
         )
         if self.page is not None and self.page.due(epoch_ended=True):
@@ -152,21 +133,37 @@ class Observers:
             self.metrics.after_checkpoint(step)
         self.clock.start()
 
-    @property
-    def images_per_second(self) -> float | None:
-        """The speed of training since this start began, without evaluations and checkpoints."""
-        return self.clock.rate(self.run.plan.batch_size, _Clock())
+    def rates(self, since: Clock | None = None) -> dict[str, float | None]:
+        """Return the speed of training since the clock stood like `since`, or since this start began, under its names in metrics.jsonl.
+
+        Evaluations and checkpoints are left out.
+        """
+        since = since or Clock()
+        speed = self.clock.rate(self.run.plan.batch_size, since)
+        return self.run.compute.rates(speed) | {"data_share": self.clock.data_share(since)}
 
     def close(self) -> None:
         """Close all files, also when the run fails: the record of its last steps is worth most then."""
         self.run.display.close_bar()
         if self.live is not None:
             self.live.close()
+        if self.profiler is not None:
+            self.profiler.close()
         if self.metrics is not None:
             self._write_waiting()
             self.metrics.close()
         if self.recorder is not None:
             self.recorder.close()
+
+    def _profiler(self) -> StepProfiler | None:
+        run, wanted = self.run, self.run.config.output.profile_steps
+        if wanted is None:
+            return None
+        steps = steps_to_profile(wanted, run.plan, run.resumed.step)
+        if steps[-1] > run.total_steps:
+            run.display.say(f"note: no profile of {count(wanted, 'step')}: what is left of the run is too short for it")
+            return None
+        return StepProfiler(steps, run.folder, run.accelerator.device, run.display)
 
     def _epoch(self, step: int) -> str:
         return f"epoch {self.run.plan.epoch_of(step)}/{self.run.config.training.epochs}"

@@ -35,9 +35,12 @@ from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
 from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
+from distrib.training.device_peak import peak_flop_per_second
 from distrib.training.evaluate import Score, evaluate
+from distrib.training.figures import Compute
 from distrib.training.mistakes import Mistakes
 from distrib.training.network import Network, make_network
+from distrib.training.profile import expect_room
 from distrib.training.recipe import RunConfig
 
 _CLASSES_TOLD = 20  # classes that are named at the start
@@ -60,6 +63,7 @@ class Run:
     module: nn.Module  # the bare network: evaluation and checkpoints
     model: nn.Module  # what the loop calls: the network, in DDP when there are several ranks
     code: Code | None  # the file that the network is written in, if it is not the project's
+    compute: Compute
     statistics: RunningStatistics
     optimizer: torch.optim.Optimizer
     precision: Precision
@@ -131,16 +135,20 @@ def build(
     """
     device = accelerator.device
     precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
+    peak = sum(collectives.all_gather_json(accelerator, peak_flop_per_second(device, precision)))
     dataset = _load_data(config, accelerator, display)
     fingerprint = dataset.fingerprint()
     require_same(accelerator, {"precision.mode": precision.mode, "fingerprint of the images": fingerprint})
     raise_if_stop_requested(0)
     moments = dataset.moments()
     plan = _plan(config, len(dataset.train), accelerator)
+    expect_room(config.output.profile_steps, plan)
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
     network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, moments, plan, device))
     require_same(accelerator, {"the code of model.name": None if network.code is None else network.code.sha256})
+    if network.note:
+        display.say(network.note)
     update = _initial_update(config, network.module, device, plan, precision)
     run = Run(
         config=config,
@@ -161,6 +169,7 @@ def build(
         module=update.model,
         model=update.model,
         code=network.code,
+        compute=Compute(network.flop_per_image, peak),
         statistics=RunningStatistics(update.model, accelerator.num_processes),
         optimizer=update.optimizer,
         precision=precision,

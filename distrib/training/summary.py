@@ -1,6 +1,7 @@
 """summary.json: what a run came to, and the verdict of its cross-check once there is one. Its keys are an interface."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from distrib.page import PAGE
 from distrib.page.live import available
 from distrib.ranks.world import device_name
 from distrib.training.evaluate import Score
+from distrib.training.figures import peak_memory
 from distrib.training.run import Run
 
 NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"
 """The verdicts before a replay has given one."""
 
 
-def write(run: Run, step: int, score: Score, progress: Progress, images_per_second: float | None) -> dict[str, Any]:
-    """Write the summary of a run that ended after `step` on rank 0, and return it on every rank. Raises OSError."""
+def write(run: Run, step: int, score: Score, progress: Progress, rates: Mapping[str, float | None]) -> dict[str, Any]:
+    """Write the summary of a run that ended after `step` on rank 0, and return it on every rank. Raises OSError.
+
+    `rates` are those of the last start, by the names that metrics.jsonl has for them.
+    """
     result = {
         "test_accuracy": score.accuracy,
         "test_loss": score.loss,
@@ -37,9 +42,11 @@ def write(run: Run, step: int, score: Score, progress: Progress, images_per_seco
         "ended_early": run.enough(progress) if step < run.total_steps else None,
         "applied_updates": run.update.applied,
         "skipped_steps": run.update.skipped,
-        "images_per_second": images_per_second,
+        **rates,
+        "flop": run.compute.flop(run.plan.images(step)),
         "world_size": run.accelerator.num_processes,
         "device": device_name(run.accelerator.device),
+        "peak_memory": peak_memory(),
         "peak_device_memory": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,  # bytes
         "precision": run.precision.mode,
         "optimizer": type(run.optimizer).__name__,

@@ -1,14 +1,12 @@
 """Experiment trackers of Accelerate's: they are told what metrics.jsonl is told, by a thread, and can neither slow nor end a run."""
 
 import contextlib
-import resource
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, cast
 
-import torch
 from accelerate import Accelerator, tracking
 from accelerate.utils import LoggerType
 
@@ -25,6 +23,7 @@ _CLOSE_SECONDS = 20.0
 _PACKAGES = {"comet_ml": "comet-ml"}  # the others are called as Accelerate calls them
 _STARTS = "trackers.json"
 _LONGEST = 200  # characters of what names a run
+_OF_EPOCHS = ("epoch", "train_loss", "test_loss", "test_accuracy", "flop", "flop_per_second", "share_of_peak")
 _KEEPS_ALL = ("wandb", "mlflow", "trackio")
 """Trackers whose run goes on when a run is resumed, and which keep what they were told before: no step is told twice."""
 
@@ -99,9 +98,8 @@ class Trackers:
 
     def epoch(self, step: int, values: Mapping[str, Any]) -> None:
         """Take the line of the epoch that ended with `step`."""
-        told = {name: values[name] for name in ("epoch", "train_loss", "test_loss", "test_accuracy")}
-        numbers = {name: value for name, value in told.items() if value is not None}
-        self._orders.put(((step, True), numbers | {"peak_memory_mib": _peak_memory() / 2**20}))
+        told = {name: values[name] for name in _OF_EPOCHS if values[name] is not None}
+        self._orders.put(((step, True), told | {"peak_memory_mib": values["peak_memory"] / 2**20}))
 
     def close(self) -> None:
         """Let them finish, but not for long."""
@@ -175,13 +173,14 @@ class _Window:
         self._begin()
 
     def _begin(self) -> None:
-        self._loss, self._seconds, self._images, self._steps = 0.0, 0.0, 0, 0
+        self._loss, self._seconds, self._data_seconds, self._images, self._steps = 0.0, 0.0, 0.0, 0, 0
         self._last: dict[str, float] = {}
 
     def add(self, step: int, values: Mapping[str, Any], images: int) -> dict[str, float]:
         """Return what is to be told of the window that ended with this step; nothing if none did."""
         self._loss += values["loss"]
         self._seconds += values["seconds"]
+        self._data_seconds += values["data_seconds"]
         self._images += images
         self._steps += 1
         self._last |= {name: values[name] for name in ("lr", "gradient_norm", "loss_scale") if name in values}
@@ -194,6 +193,7 @@ class _Window:
         }
         if self._seconds > 0:
             told["images_per_second"] = self._images / self._seconds
+            told["data_share"] = self._data_seconds / self._seconds
         self._begin()
         return told
 
@@ -246,10 +246,3 @@ def read_identities(file: Path) -> dict[str, str]:
 def _plain(value: Any) -> str | bool | int | float:
     """Return a value of the configuration as one that every tracker takes."""
     return value if isinstance(value, (str, bool, int, float)) else "none" if value is None else str(value)
-
-
-def _peak_memory() -> int:
-    """Return the most bytes that tensors took on a GPU, or the process on a CPU."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux

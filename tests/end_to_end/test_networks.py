@@ -121,6 +121,17 @@ def test_the_summary_names_the_code(tmp_path: Path) -> None:
     assert found == {"name": "tests.networks:drawn", "file": str(code), "sha256": digest}
 
 
+def test_a_network_whose_operations_cannot_be_counted_trains_without_their_figures(tmp_path: Path) -> None:
+    arguments = [*SMALL, "--training.epochs=1", "--model.name=tests.networks:Looking", "--output.dir", tmp_path]
+    [result] = train(["quickstart", *arguments])
+    assert (result.code, result.err) == (0, "")
+    assert result.out.count("note: the FLOP of this network could not be counted") == 1
+    summary = read_json(tmp_path / "summary.json")
+    assert [summary[name] for name in ("flop", "flop_per_second", "share_of_peak")] == [None] * 3
+    assert summary["images_per_second"] > 0
+    assert "FLOP of" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

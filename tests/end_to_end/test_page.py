@@ -26,7 +26,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert [(event.kind, event.step) for event in events(run)] == [("start", 0), ("done", 20)]
     charts = charts_of(tmp_path)
-    assert set(charts) == {"loss", "accuracy", "rate", "speed", "gradient"}
+    assert set(charts) == {"loss", "accuracy", "rate", "speed", "data", "gradient"}
     assert charts["loss"]["series"][0]["steps"] == list(range(1, 21))
     assert all(None not in chart["series"][0]["mean"] for chart in charts.values())
     assert run.facts.classes[:2] == ["disc", "ring"]

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 import distrib.command
 from tests.end_to_end.faults import deaf_after, fails_after
-from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, train, train_well, wait_for
+from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, steps, train, train_well, wait_for
 
 LONG = (*SMALL, "--training.epochs=500")
 TIMEOUT = 4  # seconds
@@ -38,6 +38,8 @@ def test_the_loss_does_not_depend_on_the_number_of_ranks(
     summary = train_well(tmp_path, *SMALL, *options, world_size=world_size)
     assert summary["world_size"] == world_size
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=2e-5)
+    norms, expected = ([line["gradient_norm"] for line in steps(folder)] for folder in (tmp_path, alone))
+    assert norms == pytest.approx(expected, rel=1e-3), "of the gradient that is averaged over the ranks"
     assert summary["test_accuracy"] == read_json(alone / "summary.json")["test_accuracy"]
 
 

@@ -15,7 +15,8 @@ from tests.support import OVERFLOWING, QUICKSTART, SMALL, losses, read_json, sta
 SUMMARY_KEYS = {
     "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "applied_updates", "skipped_steps",
     "images_per_second", "world_size", "device", "precision", "optimizer", "fused", "dataset", "seed",
-    "best_test_accuracy", "best_step", "ended_early", "network", "parameters", "peak_device_memory", "resumed_from", "weights_sha256", "crosscheck",
+    "best_test_accuracy", "best_step", "ended_early", "network", "parameters",
+    "flop", "flop_per_second", "share_of_peak", "data_share", "peak_memory", "peak_device_memory", "resumed_from", "weights_sha256", "crosscheck",
 }  # fmt: skip
 
 SGD = ("--optimizer.name=sgd", "--optimizer.lr=0.02")
@@ -37,6 +38,11 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     assert (summary["world_size"], summary["parameters"], summary["dataset"]) == (1, 145_578, "synthetic")
     assert summary["fused"] is True
     assert summary["peak_device_memory"] is None, "a CPU has no memory of its own"
+    assert summary["flop"] == 640 * 69_209_856
+    assert summary["flop_per_second"] == pytest.approx(69_209_856 * summary["images_per_second"])
+    assert 0 < summary["share_of_peak"] < 10, "the machine may have been busier while its peak was measured"
+    assert 0 < summary["data_share"] < 1
+    assert summary["peak_memory"] > 2**26
     assert 0 <= summary["test_accuracy"] <= 1
     status = read_json(tmp_path / "status.json")
     assert status.pop("launcher").startswith(socket.gethostname())
@@ -49,7 +55,10 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     }
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 21))
-    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2]
+    assert all(0 < line["data_seconds"] < line["seconds"] for line in lines if line["kind"] == "step")
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert [(line["epoch"], line["flop"]) for line in epochs] == [(1, 320 * 69_209_856), (2, summary["flop"])]
+    assert epochs[1]["peak_memory"] <= summary["peak_memory"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
@@ -117,6 +126,8 @@ def test_fp16_counts_the_steps_it_skips(tmp_path: Path) -> None:
     skipped = f"{summary['skipped_steps']} of 20 steps were skipped"
     assert skipped in (tmp_path / "index.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    skipped = [line for line in lines if line["kind"] == "step" and not line["applied"]]
+    assert [line["gradient_norm"] for line in skipped] == [None] * len(skipped), "it has overflowed"
     rates = {line["applied_updates"]: line["lr"] for line in lines if line["kind"] == "step" and line["applied"]}
     train_well(tmp_path / "float32", *SMALL)
     plain = [json.loads(line) for line in (tmp_path / "float32" / "metrics.jsonl").read_text().splitlines()]
@@ -157,7 +168,7 @@ def test_a_stopped_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     assert "stopped on request" in (folder / "index.html").read_text(encoding="utf-8")
     resumed = train_well(folder, *SMALL, *longer)
     assert resumed["weights_sha256"] == straight["weights_sha256"]
-    assert resumed["test_accuracy"] == straight["test_accuracy"]
+    assert (resumed["test_accuracy"], resumed["flop"]) == (straight["test_accuracy"], straight["flop"])
     assert resumed["train_loss"] == pytest.approx(straight["train_loss"])
     assert losses(folder) == losses(tmp_path / "straight")
     happened = [(event.kind, event.step) for event in events(read_run(folder))]

@@ -49,6 +49,7 @@ def metrics(total: int, steps_per_epoch: int) -> Iterator[dict[str, Any]]:
             "lr": 0.1 * math.sin(math.pi * step / total),
             "applied": step != 3,
             "seconds": 0.05 + 0.01 * math.cos(step),
+            "data_seconds": 0.002,
             "gradient_norm": None if step == 3 else 1 + 0.5 * math.sin(step * 0.7),
             "loss_scale": 65536.0 if step <= 3 else 32768.0,
         }
@@ -61,6 +62,8 @@ def metrics(total: int, steps_per_epoch: int) -> Iterator[dict[str, Any]]:
                 "train_loss": 1.5,
                 "test_loss": 1.4,
                 "test_accuracy": accuracy,
+                **RATES,
+                "flop": 7 * 10**7 * 64 * step,
             }
 
 
@@ -75,6 +78,8 @@ def facts(folder: Path, total: int, steps_per_epoch: int) -> dict[str, Any]:
         "versions": {"torch": "2.14", "CUDA": None},
         "data": {"source": HOSTILE},
         "classes": HOSTILE_CLASSES,
+        "flop_per_image": 70_000_000,
+        "peak_flop_per_second": 2e11,
         "total_steps": total,
         "steps_per_epoch": steps_per_epoch,
         "defaults": {"training.batch_size": 128, "training.clip_norm": None, "training.seed": 0, "data.source": "auto"},
@@ -107,6 +112,13 @@ def write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
+RATES = {
+    "images_per_second": 1280.0,
+    "flop_per_second": 9e10,
+    "share_of_peak": 0.45,
+    "data_share": 0.04,
+    "peak_memory": 2**30,
+}
 SUMMARY = {
     "test_accuracy": 0.86,
     "test_loss": 0.5,

@@ -47,7 +47,7 @@ def test_it_is_drawn_at_any_width_and_by_day_and_night(browser: Tab, page: Path,
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     resize(browser, width)
     browser.open(page)
-    assert browser.ask(_DRAWN) == 6
+    assert browser.ask(_DRAWN) == 7
     assert browser.ask("document.documentElement.scrollWidth") <= width, "nothing sticks out"
     paper = browser.ask("getComputedStyle(document.body).backgroundColor")
     assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[scheme]
@@ -88,7 +88,7 @@ def test_the_keyboard_reads_and_zooms(browser: Tab, page: Path) -> None:
     assert after.startswith("step 7, epoch 1; training 2.")
     assert " to " in after, "six steps are one point, with the lowest and the highest of them"
     everywhere = "[...document.querySelectorAll('output')].filter((o) => o.textContent.startsWith('step 7,')).length"
-    assert browser.ask(everywhere) == 5, "all charts show the same step, but for the accuracy, which has epochs only"
+    assert browser.ask(everywhere) == 6, "all charts show the same step, but for the accuracy, which has epochs only"
     ticks = "(document.activeElement.querySelector('canvas').toDataURL())"
     whole = browser.ask(ticks)
     browser.press("+")

@@ -60,7 +60,15 @@ def test_data_is_strict_json(page: str) -> None:
     text = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     [data] = [json.loads(found, parse_constant=pytest.fail) for found in text]
     assert "\u2028" not in text[0]
-    assert [chart["name"] for chart in data["charts"]] == ["loss", "accuracy", "rate", "speed", "gradient", "scale"]
+    assert [chart["name"] for chart in data["charts"]] == [
+        "loss",
+        "accuracy",
+        "rate",
+        "speed",
+        "data",
+        "gradient",
+        "scale",
+    ]
     assert data["charts"][0]["series"][0]["mean"][4] is None, "a loss that is no number is a gap"
     assert [mark["kind"] for mark in data["marks"]] == ["stop", "resume", "fault", "resume", "fault"]
 
@@ -75,7 +83,7 @@ def test_it_is_read_without_eyes_and_without_a_mouse(page: str) -> None:
     """Every chart has words, can be focused, and there are tables; the headings follow each other."""
     elements = Elements(page)
     plots = [a for a in elements.named("div") if a.get("class") == "plot"]
-    assert len(plots) == 6
+    assert len(plots) == 7
     assert all(a["role"] == "img" and a["tabindex"] == "0" and "first" in str(a["aria-label"]) for a in plots)
     assert len(elements.named("caption")) == len(elements.named("table")) == 4
     levels = [int(tag[1]) for tag, _ in elements.found if re.fullmatch("h[1-6]", tag)]

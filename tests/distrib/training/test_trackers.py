@@ -42,11 +42,11 @@ def test_every_curve_is_there_once_also_where_a_resumed_run_took_steps_again(tmp
         expected = {step: line[name] for step, line in lines.items() if name in line}
         assert found[name] == pytest.approx(expected, rel=1e-6)
     assert found["test_accuracy"] == pytest.approx({10: 0.12, 20: summary["test_accuracy"]}, rel=1e-6)
-    assert {name: list(found[name]) for name in ("images_per_second", "skipped_steps", "peak_memory_mib")} == {
-        "images_per_second": list(lines),
-        "skipped_steps": list(lines),
-        "peak_memory_mib": [10, 20],
-    }
+    for name in ("images_per_second", "data_share", "skipped_steps"):
+        assert list(found[name]) == list(lines), name
+    for name in ("peak_memory_mib", "flop_per_second", "share_of_peak"):
+        assert list(found[name]) == [10, 20], name
+    assert found["flop"][20] == pytest.approx(summary["flop"])
     shutil.rmtree(tmp_path / "checkpoints")  # the run begins anew
     train_well(tmp_path, *SMALL, TENSORBOARD)
     assert scalars(tmp_path)["loss"] == pytest.approx(found["loss"])
@@ -139,6 +139,7 @@ def test_a_long_run_is_told_in_windows() -> None:
             "lr": 0.1 * step,
             "applied_updates": step - step // 2,
             "seconds": 0.5,
+            "data_seconds": 0.01 * step,
             **norm,
         }
         told[step] = window.add(step, json.loads(json.dumps(line)), images=32)
@@ -150,3 +151,4 @@ def test_a_long_run_is_told_in_windows() -> None:
     ]
     assert [told[step]["skipped_steps"] for step in (3, 6, 8)] == [1.0, 3.0, 4.0]
     assert [told[step]["images_per_second"] for step in (3, 6, 8)] == [64.0, 64.0, 64.0]
+    assert [told[step]["data_share"] for step in (3, 6, 8)] == pytest.approx([0.04, 0.10, 0.15])

@@ -1,0 +1,56 @@
+"""How long steps take, and how much of that they wait for their batch. Only the host's clock is read; no device is waited for."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Clock:
+    """Counts steps and the seconds that they took, without evaluations and checkpoints."""
+
+    seconds: float = 0.0
+    data_seconds: float = 0.0  # of these, until batches were there
+    steps: int = 0
+    _since: float = 0.0
+    _waited: float = 0.0  # for the parts of this step's batch
+
+    def start(self) -> None:
+        """Leave out what went on since the last step, such as an evaluation or a checkpoint."""
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    def waiting(self, parts: Iterable[T]) -> Iterator[T]:
+        """Yield the parts of a step's batch, and count the time until each is there."""
+        parts = iter(parts)
+        while True:
+            began = time.perf_counter()
+            try:
+                part = next(parts)
+            except StopIteration:
+                return
+            finally:
+                self._waited += time.perf_counter() - began
+            yield part
+
+    def lap(self) -> tuple[float, float]:
+        """Count a step, and return the seconds that it took and those of them in which it waited for its batch."""
+        now = time.perf_counter()
+        lap, waited = now - self._since, self._waited
+        self.seconds += lap
+        self.data_seconds += waited
+        self.steps += 1
+        self._since, self._waited = now, 0.0
+        return lap, waited
+
+    def rate(self, images_per_step: int, since: "Clock") -> float | None:
+        """Return the images a second since the clock stood like `since`."""
+        seconds = self.seconds - since.seconds
+        return (self.steps - since.steps) * images_per_step / seconds if seconds > 0 else None
+
+    def data_share(self, since: "Clock") -> float | None:
+        """Return the share of the time, from 0 to 1, in which steps waited for their batches since the clock stood like `since`."""
+        seconds = self.seconds - since.seconds
+        return (self.data_seconds - since.data_seconds) / seconds if seconds > 0 else None
