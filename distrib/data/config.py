@@ -7,10 +7,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from distrib.config.section import Section
+from distrib.data.images import SIZE
 from distrib.files import expand_path
 
 Images = Annotated[int, Field(ge=1, le=10**7)]
-"""How many images. All of them are in memory, three kilobytes each."""
+"""How many images. All of them are in memory, three kilobytes each if they are 32 x 32."""
+ImageSize = Annotated[int, Field(ge=8, le=512)]
+"""Pixels, height and width."""
 SOURCES = "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"
 _NAMED = ("folder:", "npz:", "parquet:", "hf:")
 
@@ -31,14 +34,16 @@ class DataConfig(Section):
     """Where CIFAR-10 is kept and decoded images are cached; none means ~/.cache/twinstep."""
     download: bool = True
     """Let torchvision fetch CIFAR-10 when it is not in `root`, and huggingface_hub what hf:OWNER/NAME means."""
+    image_size: ImageSize = SIZE
+    """Pixels, height and width, to which all images are resized before anything else is done with them, and which the network sees."""
     augment: bool = True
     """Vary training images, as `shift`, `flip` and `cutout` say; false leaves them as they are."""
     shift: Annotated[int, Field(ge=0, le=16)] = 4
     """Pixels that a training image may move in each direction; what comes in is its own mirror image."""
     flip: Literal["random", "alternate", "none"] = "random"
     """Flip left and right: by chance in each epoch; in every second epoch, by chance the odd or the even ones; or never."""
-    cutout: Annotated[int, Field(ge=0, le=32)] = 0
-    """Height and width in pixels of a square that is painted over in each training image; 0 paints nothing."""
+    cutout: Annotated[int, Field(ge=0, le=512)] = 0
+    """Height and width in pixels of a square that is painted over in each training image, up to image_size; 0 paints nothing."""
     train_images: Images | None = None
     """Train on this many images, taken evenly from the whole set; none takes all."""
     test_images: Images | None = None
@@ -58,6 +63,15 @@ class DataConfig(Section):
             if not self.augment and getattr(self, name) != fields[name].default:
                 raise ValueError(
                     f"data.{name} = {getattr(self, name)} has no effect with data.augment = false: set that to true, or leave {name} out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _within_the_image(self) -> Self:
+        for name, most in (("shift", self.image_size - 1), ("cutout", self.image_size)):
+            if getattr(self, name) > most:
+                raise ValueError(
+                    f"data.{name} = {getattr(self, name)} is too much for data.image_size = {self.image_size}: choose at most {most}, or larger images"
                 )
         return self
 

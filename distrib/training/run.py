@@ -19,7 +19,7 @@ from distrib.data import sources
 from distrib.data.augment import Augmentation, Normalize
 from distrib.data.batches import Batches, Plan
 from distrib.data.config import DataConfig
-from distrib.data.images import SIZE, Dataset, Split
+from distrib.data.images import Dataset, Split
 from distrib.display import Display, count
 from distrib.networks.buffers import unchanged_buffers
 from distrib.networks.factory import Code
@@ -168,7 +168,7 @@ def build(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
         identity=_identity(fingerprint, plan, device, network),
-        inference=_inference(dataset.classes, *moments),
+        inference=_inference(dataset.classes, *moments, config.data.image_size),
     )
     _resume(run)
     raise_if_stop_requested(run.resumed.step)
@@ -243,12 +243,12 @@ def _identity(fingerprint: str, plan: Plan, device: torch.device, network: Netwo
     )
 
 
-def _inference(classes: Sequence[str], mean: Tensor, std: Tensor) -> Inference:
+def _inference(classes: Sequence[str], mean: Tensor, std: Tensor, image_size: int) -> Inference:
     return Inference(
         classes=[name.encode(errors="backslashreplace").decode() for name in classes],
         mean=[value.item() for value in mean],
         std=[value.item() for value in std],
-        image_size=SIZE,
+        image_size=image_size,
     )
 
 
