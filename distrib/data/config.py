@@ -12,6 +12,8 @@ from distrib.files import expand_path
 
 Images = Annotated[int, Field(ge=1, le=10**7)]
 """How many images. All of them are in memory, three kilobytes each if they are 32 x 32."""
+Alpha = Annotated[float, Field(ge=0, le=1000)]
+"""The parameter of a Beta distribution: below 1 images are mostly one of two, above mostly both; 0 stands for no mixing."""
 ImageSize = Annotated[int, Field(ge=8, le=512)]
 """Pixels, height and width."""
 SOURCES = "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"
@@ -37,13 +39,18 @@ class DataConfig(Section):
     image_size: ImageSize = SIZE
     """Pixels, height and width, to which all images are resized before anything else is done with them, and which the network sees."""
     augment: bool = True
-    """Vary training images, as `shift`, `flip` and `cutout` say; false leaves them as they are."""
+    """Vary training images, as `shift`, `flip`, `cutout`, `mixup` and `cutmix` say; false leaves them as they are."""
     shift: Annotated[int, Field(ge=0, le=16)] = 4
     """Pixels that a training image may move in each direction; what comes in is its own mirror image."""
     flip: Literal["random", "alternate", "none"] = "random"
     """Flip left and right: by chance in each epoch; in every second epoch, by chance the odd or the even ones; or never."""
     cutout: Annotated[int, Field(ge=0, le=512)] = 0
     """Height and width in pixels of a square that is painted over in each training image, up to image_size; 0 paints nothing."""
+    mixup: Alpha = 0.0
+    """Mix each training image with another one of its batch, by a share drawn from Beta(mixup, mixup) for each step; 0 mixes nothing."""
+    cutmix: Alpha = 0.0
+    """Put a rectangle out of another image of its batch into each one, of a share drawn from Beta(cutmix, cutmix); 0 puts in
+    nothing. With mixup as well, each step takes one of the two by chance."""
     train_images: Images | None = None
     """Train on this many images, taken evenly from the whole set; none takes all."""
     test_images: Images | None = None
@@ -59,7 +66,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _something_to_vary(self) -> Self:
         fields = type(self).model_fields
-        for name in ("shift", "flip", "cutout"):
+        for name in ("shift", "flip", "cutout", "mixup", "cutmix"):
             if not self.augment and getattr(self, name) != fields[name].default:
                 raise ValueError(
                     f"data.{name} = {getattr(self, name)} has no effect with data.augment = false: set that to true, or leave {name} out"
