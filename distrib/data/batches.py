@@ -150,7 +150,7 @@ class Batches:
 
     def _seen(self, step: int, index: Tensor, mix: Mixup | Cutmix | None) -> tuple[Tensor, Tensor, Mixed | None]:
         """Return the images (N, H, W, C) and labels (N,) of this index, (N,) or, to be mixed, (N + 1,)."""
-        images, labels = self.split.images[index], self.split.labels[index]
+        images, labels = self.split.images.index_select(0, index), self.split.labels[index]
         if self.augmentation is not None:
             images = self.augmentation(images, index, self.plan.seed, self.plan.epoch_of(step))
         if mix is None:

@@ -14,6 +14,7 @@ Images = Annotated[int, Field(ge=1, le=10**7)]
 """How many images. All of them are in memory, three kilobytes each if they are 32 x 32."""
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 """The parameter of a Beta distribution: below 1 images are mostly one of two, above mostly both; 0 stands for no mixing."""
+Share = Annotated[float, Field(gt=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8, le=512)]
 """Pixels, height and width."""
 SOURCES = "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"
@@ -39,9 +40,12 @@ class DataConfig(Section):
     image_size: ImageSize = SIZE
     """Pixels, height and width, to which all images are resized before anything else is done with them, and which the network sees."""
     augment: bool = True
-    """Vary training images, as `shift`, `flip`, `cutout`, `mixup` and `cutmix` say; false leaves them as they are."""
+    """Vary training images, as `shift` or `crop_scale`, `flip`, `cutout`, `mixup` and `cutmix` say; false leaves them as they are."""
     shift: Annotated[int, Field(ge=0, le=16)] = 4
     """Pixels that a training image may move in each direction; what comes in is its own mirror image."""
+    crop_scale: Annotated[tuple[Share, Share], Field(strict=False)] | None = None
+    """Instead of the shift, show a window of each training image enlarged to the whole (a random resized crop), with a share of its
+    area from the first to the second number and a ratio from 3/4 to 4/3; [0.08, 1.0] is usual for large photographs."""
     flip: Literal["random", "alternate", "none"] = "random"
     """Flip left and right: by chance in each epoch; in every second epoch, by chance the odd or the even ones; or never."""
     cutout: Annotated[int, Field(ge=0, le=512)] = 0
@@ -66,11 +70,27 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _something_to_vary(self) -> Self:
         fields = type(self).model_fields
-        for name in ("shift", "flip", "cutout", "mixup", "cutmix"):
-            if not self.augment and getattr(self, name) != fields[name].default:
+        for name in ("shift", "crop_scale", "flip", "cutout", "mixup", "cutmix"):
+            value = getattr(self, name)
+            if not self.augment and value != fields[name].default:
+                shown = list(value) if name == "crop_scale" else value
                 raise ValueError(
-                    f"data.{name} = {getattr(self, name)} has no effect with data.augment = false: set that to true, or leave {name} out"
+                    f"data.{name} = {shown} has no effect with data.augment = false: set that to true, or leave {name} out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _either_crop_or_shift(self) -> Self:
+        if self.crop_scale is None:
+            return self
+        if self.shift != type(self).model_fields["shift"].default:
+            raise ValueError(
+                f"data.shift = {self.shift} has no effect with data.crop_scale, which takes its place: leave one of them out"
+            )
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(
+                f"data.crop_scale = {list(self.crop_scale)} begins with the larger share: give the least and then the most"
+            )
         return self
 
     @model_validator(mode="after")

@@ -188,7 +188,9 @@ def _augmentation(config: DataConfig, mean: Tensor) -> Augmentation | None:
     if not config.augment:
         return None
     paint = tuple(round(255 * value.item()) for value in mean)
-    return Augmentation(shift=config.shift, flip=config.flip, cutout=config.cutout, paint=paint)
+    return Augmentation(
+        shift=config.shift, crop_scale=config.crop_scale, flip=config.flip, cutout=config.cutout, paint=paint
+    )
 
 
 def _mixing(config: DataConfig) -> Mixing | None:

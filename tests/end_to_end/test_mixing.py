@@ -1,4 +1,4 @@
-"""Mixed images and labels through the real trainer: the loss, any number of ranks, exact resume, bad input."""
+"""Crops, mixed images and mixed labels through the real trainer: the loss, any number of ranks, exact resume, bad input."""
 
 from pathlib import Path
 
@@ -14,7 +14,13 @@ from distrib.networks.build import build_network
 from distrib.networks.config import ModelConfig
 from tests.support import SMALL, checkpoint_of, losses, read_json, tensor_bytes, train, train_well
 
-MIXED = (*SMALL, "--data.mixup=0.4", "--data.cutmix=1.0", "--training.label_smoothing=0.1")
+MIXED = (
+    *SMALL,
+    "--data.mixup=0.4",
+    "--data.cutmix=1.0",
+    "--data.crop_scale=[0.4,1.0]",
+    "--training.label_smoothing=0.1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,9 @@ def test_the_loss_is_that_of_both_labels(straight: Path) -> None:
     network = build_network(ModelConfig(), 10)
     plan = Plan(num_images=320, batch_size=32, last_batch="drop", accumulate=1, seed=0, rank=0, world_size=1)
     normalize = Normalize(*data.moments(), torch.device("cpu"), channels_last=False)
-    (part,) = Batches(data.train, plan, normalize, Augmentation(), Mixing(mixup=0.4, cutmix=1.0)).at(1)
+    (part,) = Batches(
+        data.train, plan, normalize, Augmentation(crop_scale=(0.4, 1.0)), Mixing(mixup=0.4, cutmix=1.0)
+    ).at(1)
     assert part.mixed is not None
     assert 0.1 < part.mixed.share < 0.9, "hardly mixed, so that this test could not tell"
     own, other = (functional.one_hot(labels, 10).double() for labels in (part.labels, part.mixed.labels))
