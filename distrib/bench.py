@@ -76,7 +76,9 @@ def measure(run: Run, rounds: int = _ROUNDS, part: int = _PART) -> tuple[dict[st
     """
     observers, checkpointer = Observers(run), Checkpointer(run)
     device, plan = run.accelerator.device, run.plan
-    pixels = torch.randint(0, 256, (4, plan.share, 32, 32, 3), dtype=torch.uint8, device=device)
+    pixels = torch.randint(
+        0, 256, (4, plan.share, *run.batches.split.images.shape[1:]), dtype=torch.uint8, device=device
+    )
     classes = torch.randint(0, 10, (4, plan.share), device=device)
     batches = [(run.batches.normalize(images), labels) for images, labels in zip(pixels, classes, strict=True)]
     run.model.train()

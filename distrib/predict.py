@@ -18,7 +18,7 @@ from distrib.display import harmless, open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
 from distrib.inference.network import load
 
-_BATCH = 512  # images
+_BATCH = 512 * 32 * 32  # pixels of the images that the network is given at once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = list(_files(given.images))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         classifier = load(given.run, device, network=given.network, best=given.best)
-        for first in range(0, len(files), _BATCH):
-            part = files[first : first + _BATCH]
+        batch = max(1, _BATCH // classifier.image_size**2)
+        for first in range(0, len(files), batch):
+            part = files[first : first + batch]
             for file, its in zip(part, classifier.predict(part), strict=True):
                 print(_as_json(file, its) if given.json else _as_line(file, its, given.top), flush=True)
     except BadInput as error:

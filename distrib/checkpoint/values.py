@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from distrib.data.config import ImageSize
 from distrib.errors import BadInput
 from distrib.networks.views import Tta
 
@@ -52,7 +53,7 @@ class Inference(_Values):
     """Names, by the number of the logit. What is no UTF-8 in the name of a folder is escaped, as Python would."""
     mean: Annotated[list[float], Field(min_length=1, max_length=4)]  # of each channel, in [0, 1]
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4)]
-    image_size: Annotated[int, Field(ge=1, le=4096)]  # pixels, height and width
+    image_size: ImageSize
     tta: Tta = "none"
 
 

@@ -4,19 +4,17 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from distrib.data import image_cache
 from distrib.data.array_files import ArrayFile, opened
-from distrib.data.decoding import MOST_PIXELS, fit
+from distrib.data.decoding import MOST_PIXELS, resized
 from distrib.data.image_cache import Decoded
 from distrib.data.images import SIZE, Dataset, Sizes, Split
 from distrib.data.labels import MOST_CLASSES, Labels, classes_of
@@ -56,6 +54,7 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
     """Raises BadInput for arrays that are missing, damaged, of another kind, or too large; OSError."""
     with opened(path) as file:
         images = {split: _images(file, _find(file, split, "images")) for split in SPLITS}
+        size = selection.image_size
         chosen = selection.of(f"npz:{path}", {split: its.count for split, its in images.items()})
         names = {split: _find(file, split, "labels") for split in SPLITS}
         labels = {split: _labels(file, names[split], images[split]) for split in SPLITS}
@@ -64,25 +63,25 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
 
         def decode() -> Decoded:
             by_area = sorted((its.size for its in images.values()), key=lambda size: (size[0] * size[1], size))
-            pixels = {split: _decoded(file, images[split], chosen[split].numpy()) for split in SPLITS}
+            pixels = {split: _decoded(file, images[split], chosen[split].numpy(), size) for split in SPLITS}
             return Decoded(pixels, Sizes(by_area[0], by_area[-1]))
 
-        if all(its.size == (SIZE, SIZE) for its in images.values()):
+        if all(its.size == (size, size) for its in images.values()):
             decoded = decode()  # that is only to read them: a cache would save nothing
         else:
             counts = {split: len(positions) for split, positions in chosen.items()}
-            key = _key(path, file, counts)
-            decoded = image_cache.through(cache / f"images-{key}.safetensors", counts, decode)
+            key = _key(path, file, counts, size)
+            decoded = image_cache.through(cache / f"images-{key}.safetensors", counts, size, decode)
         splits = {
             split: Split(decoded.images[split], torch.from_numpy(labels[split].astype(numpy.int64))[chosen[split]])
             for split in SPLITS
         }
-        return Dataset(f"arrays {path}", classes, **splits, notes=decoded.sizes.notes)
+        return Dataset(f"arrays {path}", classes, **splits, notes=decoded.sizes.notes(size))
 
 
-def _key(path: Path, file: ArrayFile, counts: Mapping[str, int]) -> str:
+def _key(path: Path, file: ArrayFile, counts: Mapping[str, int], size: int) -> str:
     """Return a name for the cache of these images."""
-    words = [_FORMAT, os.fsencode(path.resolve()).hex(), *file.facts, counts]
+    words = [_FORMAT, os.fsencode(path.resolve()).hex(), *file.facts, counts, *([size] if size != SIZE else [])]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
 
 
@@ -157,19 +156,14 @@ def _names(file: ArrayFile) -> tuple[str, ...]:
             raise file.refuse(_CLASSES, "holds no text: save it again") from None
 
 
-def _decoded(file: ArrayFile, images: _Images, positions: NDArray[numpy.int64]) -> Tensor:
-    """Return the images at these positions, resized to SIZE, as (N, H, W, C) uint8. Raises BadInput and OSError."""
-    pixels = numpy.empty((len(positions), SIZE, SIZE, 3), dtype=numpy.uint8)
-
-    def resize(place: int, image: NDArray[numpy.uint8]) -> None:
-        pixels[place] = numpy.asarray(fit(Image.fromarray(image)).convert("RGB"))
-
-    with file.array(images.name) as array, ThreadPoolExecutor(os.cpu_count()) as pool:
+def _decoded(file: ArrayFile, images: _Images, positions: NDArray[numpy.int64], size: int) -> Tensor:
+    """Return the images at these positions, resized to size x size, as (N, H, W, C) uint8. Raises BadInput and OSError."""
+    pixels = numpy.empty((len(positions), size, size, 3), dtype=numpy.uint8)
+    with file.array(images.name) as array:
         for places, rows in array.chosen(positions):
             seen = rows.transpose(images.axes)
-            if images.size == (SIZE, SIZE):
+            if images.size == (size, size):
                 pixels[places] = seen if seen.ndim == 4 else seen[..., None]
             else:
-                grey = seen[..., 0] if seen.shape[3:] == (1,) else seen
-                list(pool.map(resize, places, grey))
+                pixels[places] = resized(seen[..., 0] if seen.shape[3:] == (1,) else seen, size)
     return torch.from_numpy(pixels)

@@ -16,6 +16,7 @@ from torch import Tensor
 from distrib import counter_rng
 from distrib.data.augment import Augmentation, Normalize
 from distrib.data.images import Split
+from distrib.data.mixing import Cutmix, Mixed, Mixing, Mixup
 from distrib.display import count
 from distrib.errors import BadInput
 
@@ -75,35 +76,36 @@ class Plan:
         first = (step - 1) % self.steps_per_epoch * self.batch_size
         return order[first : first + self.batch_size]
 
-    def shares(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for each part this rank's indices (share,) int64 and weights (share,) float32.
+    def shares(self, step: int, device: torch.device, *, following: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each part this rank's indices (share + following,) int64 and weights (share,) float32.
 
         A weight is 1/B for an image of the global batch and 0 for a filler, so that the weighted sums
-        of all ranks and parts are the mean over the global batch whatever divides what.
+        of all ranks and parts are the mean over the global batch whatever divides what. Behind the rank's own images stand as
+        many as `following` says of those that follow them in the global batch, whose last image the first one follows.
         """
         batch = self.global_batch(step, device)
-        for part in _split(batch, self.accumulate):
+        around = torch.cat((batch, batch[:following]))
+        for part in _split(range(len(batch)), self.accumulate):
             mine = _split(part, self.world_size)[self.rank]
             weights = torch.zeros(self.share, device=device)
             weights[: len(mine)] = 1.0 / len(batch)
             filler = batch[:1].expand(self.share - len(mine))
-            yield torch.cat((mine, filler)), weights
+            yield torch.cat((around[mine.start : mine.stop + following], filler)), weights
 
     def in_order(self, gathered: Tensor, size: int) -> Tensor:
         """Bring (ranks, parts, share, …), as ranks hold it, into the order of the global batch: (size, …), without fillers."""
-        positions = torch.arange(size)
         pieces = [
             gathered[rank, number, : len(mine)]
-            for number, part in enumerate(_split(positions, self.accumulate))
+            for number, part in enumerate(_split(range(size), self.accumulate))
             for rank, mine in enumerate(_split(part, self.world_size))
         ]
         return torch.cat(pieces)
 
 
-def _split(batch: Tensor, parts: int) -> list[Tensor]:
-    """Cut a batch into consecutive pieces whose lengths differ by at most one."""
-    bounds = [len(batch) * i // parts for i in range(parts + 1)]
-    return [batch[a:b] for a, b in pairwise(bounds)]
+def _split(positions: range, parts: int) -> list[range]:
+    """Cut positions of a batch into consecutive pieces whose lengths differ by at most one."""
+    bounds = [len(positions) * i // parts for i in range(parts + 1)]
+    return [positions[a:b] for a, b in pairwise(bounds)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,28 +116,48 @@ class Part:
     labels: Tensor  # (share,) int64
     weights: Tensor  # (share,) float32, summing to 1 over all parts and ranks
     last: bool  # the last part of its step: gradients are averaged over the ranks in its backward
+    mixed: Mixed | None = None  # with what the images were mixed, if they were
 
 
 class Batches:
     """Training images on the device, cut into steps by a plan."""
 
-    def __init__(self, split: Split, plan: Plan, normalize: Normalize, augmentation: Augmentation | None) -> None:
-        """Without an `augmentation` images stay as they are."""
+    def __init__(
+        self,
+        split: Split,
+        plan: Plan,
+        normalize: Normalize,
+        augmentation: Augmentation | None,
+        mixing: Mixing | None = None,
+    ) -> None:
+        """Without an `augmentation` images stay as they are, and without `mixing` each is only itself."""
         self.split, self.plan, self.normalize, self.augmentation = split, plan, normalize, augmentation
+        self.mixing = mixing
 
     def at(self, step: int) -> Iterator[Part]:
         """Yield this rank's parts of a step."""
-        for number, (index, weights) in enumerate(self.plan.shares(step, self.split.labels.device), start=1):
-            images = self._images(step, index)
-            yield Part(self.normalize(images), self.split.labels[index], weights, number == self.plan.accumulate)
+        mix = self._mix(step)
+        shares = self.plan.shares(step, self.split.labels.device, following=0 if mix is None else 1)
+        for number, (index, weights) in enumerate(shares, start=1):
+            images, labels, mixed = self._seen(step, index, mix)
+            yield Part(self.normalize(images), labels, weights, number == self.plan.accumulate, mixed)
 
-    def whole(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the global batch as all ranks together see it: images (B, H, W, C) uint8, augmented, and labels (B,) int64."""
-        index = self.plan.global_batch(step, self.split.labels.device)
-        return self._images(step, index), self.split.labels[index]
+    def whole(self, step: int) -> tuple[Tensor, Tensor, Mixed | None]:
+        """Return the global batch as all ranks together see it, but for rounding: images (B, H, W, C) uint8 and labels (B,) int64."""
+        mix, index = self._mix(step), self.plan.global_batch(step, self.split.labels.device)
+        images, labels, mixed = self._seen(step, index if mix is None else torch.cat((index, index[:1])), mix)
+        return images.round().to(torch.uint8), labels, mixed
 
-    def _images(self, step: int, index: Tensor) -> Tensor:
-        images = self.split.images[index]
-        if self.augmentation is None:
-            return images
-        return self.augmentation(images, index, self.plan.seed, self.plan.epoch_of(step))
+    def _mix(self, step: int) -> Mixup | Cutmix | None:
+        if self.mixing is None:
+            return None
+        return self.mixing.at(self.plan.seed, step, self.split.images.shape[1])
+
+    def _seen(self, step: int, index: Tensor, mix: Mixup | Cutmix | None) -> tuple[Tensor, Tensor, Mixed | None]:
+        """Return the images (N, H, W, C) and labels (N,) of this index, (N,) or, to be mixed, (N + 1,)."""
+        images, labels = self.split.images.index_select(0, index), self.split.labels[index]
+        if self.augmentation is not None:
+            images = self.augmentation(images, index, self.plan.seed, self.plan.epoch_of(step))
+        if mix is None:
+            return images, labels, None
+        return mix(images), labels[:-1], Mixed(labels[1:], mix.share)

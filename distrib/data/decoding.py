@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -36,25 +37,25 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of torchvision's IMG
 Open = Callable[[], BinaryIO]
 
 
-def decode(files: Sequence[Path], problems: Sequence[str] = ()) -> tuple[Tensor, Sizes]:
-    """Return the images, resized to SIZE, as (N, H, W, C) uint8, and which sizes they had. There must be one at least.
+def decode(files: Sequence[Path], problems: Sequence[str] = (), size: int = SIZE) -> tuple[Tensor, Sizes]:
+    """Return the images, resized to size x size, as (N, H, W, C) uint8, and which sizes they had. There must be one at least.
 
     Raises BadInput that names all that do not decode, after `problems` that are known already, and OSError.
     """
-    decoder = Decoder(len(files))
+    decoder = Decoder(len(files), size)
     decoder.problems += problems
     decoder.add([(f"image {file}", partial(open_regular, file, LARGEST_FILE)) for file in files])
     return decoder.finish("the folder")
 
 
 class Decoder:
-    """Decodes images, as they come, into one array, and gathers what is wrong with any of them."""
+    """Decodes images, as they come, into one array of size x size pixels each, and gathers what is wrong with any of them."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, size: int) -> None:
         self.problems: list[str] = []
         """Sentences that name an image and say what is wrong with it."""
-        self._images = numpy.empty((count, SIZE, SIZE, 3), dtype=numpy.uint8)
-        self._done = 0
+        self._images = numpy.empty((count, size, size, 3), dtype=numpy.uint8)
+        self._done, self._size = 0, size
         self._sizes: set[tuple[int, int]] = set()
         self._room = Room(MOST_PIXELS)
 
@@ -65,8 +66,8 @@ class Decoder:
         def work(number: int) -> str:
             name, opened = images[number]
             try:
-                self._images[first + number], size = _decode(opened, self._room)
-                self._sizes.add(size)
+                self._images[first + number], seen = _decode(opened, self._room, self._size)
+                self._sizes.add(seen)
             except Unfit as error:
                 return f"{name} cannot be decoded ({error})"
             return ""
@@ -92,21 +93,36 @@ def _refuse(problems: Sequence[str], place: str) -> None:
         )
 
 
-def fit(image: Image.Image) -> Image.Image:
-    """Return the image in SIZE x SIZE pixels, squeezed, not cropped."""
-    return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+def resized(images: NDArray[numpy.uint8], size: int) -> NDArray[numpy.uint8]:
+    """Return images that are (N, H, W, 3) or, grey, (N, H, W) as (N, size, size, 3)."""
+    pixels = numpy.empty((len(images), size, size, 3), dtype=numpy.uint8)
+
+    def work(number: int) -> None:
+        pixels[number] = numpy.asarray(_fit(Image.fromarray(images[number]), size).convert("RGB"))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(work, range(len(images))))
+    return pixels
 
 
-def _decode(opened: Open, room: "Room") -> tuple[numpy.ndarray, tuple[int, int]]:
-    """Return the image's pixels, and the width and height of its file. Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks."""
+def _fit(image: Image.Image, size: int) -> Image.Image:
+    """Return the image in size x size pixels, squeezed, not cropped."""
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _decode(opened: Open, room: "Room", size: int) -> tuple[numpy.ndarray, tuple[int, int]]:
+    """Return the image in size x size pixels, and the width and height of its file.
+
+    Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks.
+    """
     try:
         with opened() as file, Image.open(file, formats=_FORMATS) as image:
-            size = image.width * image.height
-            if size > MOST_PIXELS:
-                raise Unfit(f"it has {size} pixels, and at most {MOST_PIXELS} are decoded")
-            with room.for_pixels(size):
-                pixels = _as_seen(image)
-                return numpy.asarray(fit(pixels)), pixels.size
+            pixels = image.width * image.height
+            if pixels > MOST_PIXELS:
+                raise Unfit(f"it has {pixels} pixels, and at most {MOST_PIXELS} are decoded")
+            with room.for_pixels(pixels):
+                seen = _as_seen(image)
+                return numpy.asarray(_fit(seen, size)), seen.size
     except Exception as error:  # PIL raises whatever its decoders raise; all of it means this file
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise

@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from distrib.data import image_cache
 from distrib.data.decoding import LARGEST_FILE, decode
 from distrib.data.image_cache import Decoded
-from distrib.data.images import Dataset, Split
+from distrib.data.images import SIZE, Dataset, Split
 from distrib.data.selection import ALL, Selection
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit
@@ -46,19 +46,18 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
     }
     chosen = selection.of(f"folder:{path}", {split: len(members) for split, members in ordered.items()})
     taken = {split: [ordered[split][position] for position in positions] for split, positions in chosen.items()}
-    file = cache / f"images-{_key(path, classes, taken)}.safetensors"
-    decoded = image_cache.through(
-        file, {split: len(members) for split, members in taken.items()}, lambda: _decode(taken)
-    )
+    counts, size = {split: len(members) for split, members in taken.items()}, selection.image_size
+    file = cache / f"images-{_key(path, classes, taken, size)}.safetensors"
+    decoded = image_cache.through(file, counts, size, lambda: _decode(taken, size))
     splits = {
         split: Split(decoded.images[split], torch.tensor([label for label, _ in members]))
         for split, members in taken.items()
     }
-    return Dataset(f"folder {path}", classes, **splits, notes=(*decoded.sizes.notes, *_left_out(left_out)))
+    return Dataset(f"folder {path}", classes, **splits, notes=(*decoded.sizes.notes(size), *_left_out(left_out)))
 
 
-def _decode(taken: Taken) -> Decoded:
-    images, sizes = decode([image for members in taken.values() for _, image in members])
+def _decode(taken: Taken, size: int) -> Decoded:
+    images, sizes = decode([image for members in taken.values() for _, image in members], size=size)
     trained_on = len(taken["train"])
     return Decoded({"train": images[:trained_on], "test": images[trained_on:]}, sizes)
 
@@ -137,7 +136,7 @@ def _hidden(name: str) -> bool:
     return name.startswith((".", "@"))
 
 
-def _key(path: Path, classes: tuple[str, ...], taken: Taken) -> str:
+def _key(path: Path, classes: tuple[str, ...], taken: Taken, size: int) -> str:
     """Return a name for the cache of these images.
 
     Raises BadInput if some are no files, or very large ones. It names them and, as all are to be known at once, also those that do
@@ -158,6 +157,8 @@ def _key(path: Path, classes: tuple[str, ...], taken: Taken) -> str:
                 digest.update(json.dumps(words).encode())
     if problems:
         decode(files, problems)
+    if size != SIZE:
+        digest.update(str(size).encode())
     return digest.hexdigest()[:24]
 
 

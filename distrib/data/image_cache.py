@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 from torch import Tensor
 
-from distrib.data.images import SIZE, Sizes, as_bytes
+from distrib.data.images import Sizes, as_bytes
 from distrib.files import open_regular, replacing
 
 _LARGEST_HEADER = 2**20  # bytes
@@ -30,23 +30,23 @@ class Decoded:
     """Of their files."""
 
 
-def through(file: Path, counts: Mapping[str, int], decode: Callable[[], Decoded]) -> Decoded:
+def through(file: Path, counts: Mapping[str, int], size: int, decode: Callable[[], Decoded]) -> Decoded:
     """Return the images of each split, of which there must be so many, from the cache, or decoded and then kept there."""
-    decoded = read(file, counts)
+    decoded = read(file, counts, size)
     if decoded is None:
         decoded = decode()
         write(file, decoded)
     return decoded
 
 
-def read(file: Path, counts: Mapping[str, int]) -> Decoded | None:
-    """Return the images of each split, of which there must be so many.
+def read(file: Path, counts: Mapping[str, int], size: int) -> Decoded | None:
+    """Return the images of each split, of which there must be so many, of size x size pixels.
 
     Returns None for a file that is absent, damaged or no cache of these images: they are decoded again.
     """
-    expected = {split: ("U8", (count, SIZE, SIZE, 3)) for split, count in counts.items()}
+    expected = {split: ("U8", (count, size, size, 3)) for split, count in counts.items()}
     try:
-        open_regular(file, _LARGEST_HEADER + sum(counts.values()) * SIZE * SIZE * 3).close()
+        open_regular(file, _LARGEST_HEADER + sum(counts.values()) * size * size * 3).close()
         opened: Any = safe_open(file, framework="pt")
         with opened as stored:
             keys: list[str] = stored.keys()

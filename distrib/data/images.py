@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SIZE = 32  # pixels, height and width
+SIZE = 32  # pixels, height and width, unless data.image_size says otherwise
 
 
 class Sizes(NamedTuple):
@@ -20,12 +20,11 @@ class Sizes(NamedTuple):
         small, large = (f"{width} x {height}" for width, height in self)
         return small if small == large else f"{small} to {large}"
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Return what is to be said of images of these sizes: nothing, if none is resized."""
-        if self == ((SIZE, SIZE), (SIZE, SIZE)):
+    def notes(self, size: int) -> tuple[str, ...]:
+        """Return what is to be said of images that come in these sizes and are seen as size x size: nothing, if none is resized."""
+        if self == ((size, size), (size, size)):
             return ()
-        return (f"images of {self} pixels are resized to {SIZE} x {SIZE}",)
+        return (f"images of {self} pixels are resized to {size} x {size}",)
 
 
 def evenly_spaced(count: int | None, total: int) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from distrib.data import image_cache
 from distrib.data.decoding import LARGEST_FILE, Decoder
 from distrib.data.image_cache import Decoded
-from distrib.data.images import Dataset, Split
+from distrib.data.images import SIZE, Dataset, Split
 from distrib.data.labels import classes_of
 from distrib.data.parquet_columns import ANY, Chosen, Columns, choose_columns
 from distrib.data.parquet_files import split_files
@@ -83,13 +83,13 @@ def load(
     labels = {split: _labels(its, split, chosen.label) for split, its in tables.items()}
     places = {split: f"{said}: column {chosen.label} of {split}" for split in tables}
     classes = classes_of(labels, places, chosen.classes)
-    counts = {split: len(positions) for split, positions in taken.items()}
-    key = _key(path, [table.file for its in tables.values() for table in its], chosen.image, counts)
+    counts, size = {split: len(positions) for split, positions in taken.items()}, selection.image_size
+    key = _key(path, [table.file for its in tables.values() for table in its], chosen.image, counts, size)
     decoded = image_cache.through(
-        cache / f"images-{key}.safetensors", counts, lambda: _decode(tables, taken, chosen.image)
+        cache / f"images-{key}.safetensors", counts, size, lambda: _decode(tables, taken, chosen.image, size)
     )
     splits = {split: Split(decoded.images[split], torch.from_numpy(labels[split])[taken[split]]) for split in tables}
-    return Dataset(source, classes, **splits, notes=(*decoded.sizes.notes, *_left_out(others)))
+    return Dataset(source, classes, **splits, notes=(*decoded.sizes.notes(size), *_left_out(others)))
 
 
 def expect_pyarrow() -> None:
@@ -166,9 +166,9 @@ def _labels(tables: Sequence[_Table], split: str, column: str) -> NDArray[numpy.
     return numpy.concatenate(parts)
 
 
-def _decode(tables: Mapping[str, Sequence[_Table]], taken: Mapping[str, Tensor], column: str) -> Decoded:
+def _decode(tables: Mapping[str, Sequence[_Table]], taken: Mapping[str, Tensor], column: str, size: int) -> Decoded:
     """Decode the images at these rows of each split. Raises BadInput, which names split and row, and OSError."""
-    decoder = Decoder(sum(map(len, taken.values())))
+    decoder = Decoder(sum(map(len, taken.values())), size)
     for split, its in tables.items():
         for images in _images(its, split, taken[split].numpy(), column):
             decoder.add(images)
@@ -210,12 +210,12 @@ def _open(image: Any) -> BinaryIO:
     return io.BytesIO(held)
 
 
-def _key(path: Path, files: Sequence[Path], column: str, counts: Mapping[str, int]) -> str:
+def _key(path: Path, files: Sequence[Path], column: str, counts: Mapping[str, int], size: int) -> str:
     """Return a name for the cache of these images. Raises OSError."""
     facts = [
         (os.fsencode(file.relative_to(path)).hex(), file.stat().st_size, file.stat().st_mtime_ns) for file in files
     ]
-    words = [_FORMAT, os.fsencode(path.resolve()).hex(), facts, column, counts]
+    words = [_FORMAT, os.fsencode(path.resolve()).hex(), facts, column, counts, *([size] if size != SIZE else [])]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
 
 

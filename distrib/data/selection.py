@@ -1,4 +1,4 @@
-"""Which images of a set a run takes, which is known before any of them is in memory."""
+"""Which images of a set a run takes, and in what size, which is known before any of them is in memory."""
 
 import os
 from collections.abc import Mapping
@@ -11,8 +11,6 @@ from distrib.display import count
 from distrib.errors import BadInput
 from distrib.system import memory
 
-_BYTES = SIZE * SIZE * 3  # of an image
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -20,6 +18,8 @@ class Selection:
 
     train: int | None = None
     test: int | None = None
+    image_size: int = SIZE
+    """Pixels, height and width, to which images are resized."""
 
     def of(self, source: str, totals: Mapping[str, int]) -> dict[str, Tensor]:
         """Return the positions that are taken of each split, "train" and "test", which has so many images.
@@ -29,14 +29,15 @@ class Selection:
         limits = {"train": self.train, "test": self.test}
         chosen = {split: evenly_spaced(limits[split], total) for split, total in totals.items()}
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each has all images
-        images, room = sum(map(len, chosen.values())), memory() // 2
-        if images * _BYTES * processes > room:
+        images, room, each_takes = sum(map(len, chosen.values())), memory() // 2, self.image_size**2 * 3
+        if images * each_takes * processes > room:
             each = f" in each of {processes} processes" if processes > 1 else ""
             raise BadInput(
                 f"data.source = {source}: {count(len(chosen['train']), 'training image')} and "
-                f"{count(len(chosen['test']), 'test image')} take {_gigabytes(images * _BYTES)}{each}, more than half of the "
+                f"{count(len(chosen['test']), 'test image')} take {_gigabytes(images * each_takes)}{each}, more than half of the "
                 f"{_gigabytes(2 * room)} of memory here: take fewer with data.train_images and data.test_images, at most "
-                f"{room // processes // _BYTES} together"
+                f"{room // processes // each_takes} together"
+                + (f", or a smaller data.image_size than {self.image_size}" if self.image_size > SIZE else "")
             )
         return chosen
 

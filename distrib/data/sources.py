@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
+import torch
+
 from distrib.data import arrays, cifar10, folder, hub, parquet, synthetic
 from distrib.data.config import DataConfig
-from distrib.data.images import Dataset
+from distrib.data.decoding import resized
+from distrib.data.images import SIZE, Dataset, Sizes, Split
 from distrib.data.selection import Selection
 from distrib.display import count
 from distrib.errors import BadInput
@@ -31,21 +34,34 @@ def load(config: DataConfig, source: str) -> Dataset:
         _expect_no_columns(config, source)
     if source == "synthetic":
         counts = {"train": config.train_images or 50_000, "test": config.test_images or 10_000}
-        Selection().of(source, counts)
-        dataset = synthetic.load(*counts.values())
+        Selection(image_size=config.image_size).of(source, counts)
+        dataset = synthetic.load(*counts.values(), size=config.image_size)
     elif source == "cifar10":
         dataset = cifar10.load(config.cache, download=config.download)
     else:
         dataset = _load_files(config, *source.split(":", 1))
-    train, test = dataset.train.evenly(config.train_images), dataset.test.evenly(config.test_images)
-    dataset = replace(dataset, train=train, test=test)
-    for name, split in (("train", train), ("test", test)):
+    dataset = replace(
+        dataset, train=dataset.train.evenly(config.train_images), test=dataset.test.evenly(config.test_images)
+    )
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
         if len(split) < len(dataset.classes):
             raise BadInput(
                 f"data.{name}_images leaves {count(len(split), 'image')} for {len(dataset.classes)} classes: "
                 "use at least one image a class"
             )
-    return dataset
+    return _resized(dataset, source, config.image_size) if source == "cifar10" else dataset
+
+
+def _resized(dataset: Dataset, source: str, size: int) -> Dataset:
+    """Return CIFAR-10, whose images are SIZE x SIZE, in size x size pixels. Raises BadInput if memory does not hold them."""
+    if size == SIZE:
+        return dataset
+    Selection(image_size=size).of(source, {"train": len(dataset.train), "test": len(dataset.test)})
+    train, test = (
+        Split(torch.from_numpy(resized(split.images.numpy(), size)), split.labels)
+        for split in (dataset.train, dataset.test)
+    )
+    return replace(dataset, train=train, test=test, notes=Sizes((SIZE, SIZE), (SIZE, SIZE)).notes(size))
 
 
 def _expect_no_columns(config: DataConfig, source: str) -> None:
@@ -59,7 +75,7 @@ def _expect_no_columns(config: DataConfig, source: str) -> None:
 
 def _load_files(config: DataConfig, kind: str, place: str) -> Dataset:
     """Return the images of KIND:PLACE, of which only those that are asked for were decoded."""
-    selection = Selection(config.train_images, config.test_images)
+    selection = Selection(config.train_images, config.test_images, config.image_size)
     columns = parquet.Columns(config.image_column, config.label_column)
     if kind == "hf":
         return hub.load(place, config.cache, selection, columns, download=config.download)

@@ -15,25 +15,28 @@ from distrib import counter_rng
 from distrib.data.images import SIZE, Dataset, Split
 
 _TRAIN, _TEST = 0, 1
-_CHUNK = 1024  # images drawn at a time: bounds the memory
+_CHUNK = 2**20  # pixels drawn at a time: bounds the memory
 
 
-def load(train_images: int = 50_000, test_images: int = 10_000, seed: int = 20261) -> Dataset:
-    return Dataset("synthetic", CLASSES, _split(seed, _TRAIN, train_images), _split(seed, _TEST, test_images))
+def load(train_images: int = 50_000, test_images: int = 10_000, seed: int = 20261, size: int = SIZE) -> Dataset:
+    """Return the set drawn in size x size pixels: the same shapes at any size, with noise in each pixel."""
+    splits = (_split(seed, _TRAIN, train_images, size), _split(seed, _TEST, test_images, size))
+    return Dataset("synthetic", CLASSES, *splits)
 
 
-def _split(seed: int, split: int, count: int) -> Split:
+def _split(seed: int, split: int, count: int, size: int) -> Split:
     labels = torch.arange(count) % len(CLASSES)
-    images = torch.empty(count, SIZE, SIZE, 3, dtype=torch.uint8)
+    images = torch.empty(count, size, size, 3, dtype=torch.uint8)
+    chunk = max(1, _CHUNK // size**2)
     for label in range(len(CLASSES)):
         members = torch.arange(count)[label :: len(CLASSES)]
-        for first in range(0, len(members), _CHUNK):
-            index = members[first : first + _CHUNK]
-            images[index] = _draw(seed, split, label, index)
+        for first in range(0, len(members), chunk):
+            index = members[first : first + chunk]
+            images[index] = _draw(seed, split, label, index, size)
     return Split(images, labels)
 
 
-def _draw(seed: int, split: int, label: int, index: Tensor) -> Tensor:
+def _draw(seed: int, split: int, label: int, index: Tensor, size: int) -> Tensor:
     """(n, H, W, C) uint8: the images `index`, all of one class."""
     streams = iter(range(1000))
 
@@ -43,30 +46,30 @@ def _draw(seed: int, split: int, label: int, index: Tensor) -> Tensor:
         numbers = counter_rng.draw(stream, index[:, None] * math.prod(shape) + torch.arange(math.prod(shape)))
         return (low + (high - low) * (numbers.double() / 2.0**63)).float().reshape(len(index), *shape)
 
-    axis = (torch.arange(SIZE) + 0.5) / (SIZE / 2) - 1.0  # pixel centres in [-1, 1]
+    axis = (torch.arange(size) + 0.5) / (size / 2) - 1.0  # pixel centres in [-1, 1]
     radius = uniform(0.4, 0.75, 1, 1)
     x = axis[None, None, :] - uniform(-0.3, 0.3, 1, 1)
     y = axis[None, :, None] - uniform(-0.3, 0.3, 1, 1)
     tilt = uniform(-0.3, 0.3, 1, 1)  # radians: too little to turn one class into another
     u = (x * tilt.cos() + y * tilt.sin()) / radius
     v = (y * tilt.cos() - x * tilt.sin()) / radius
-    cover = torch.sigmoid(-_DISTANCES[CLASSES[label]](u, v) * radius * SIZE)[..., None]  # edge of about a pixel
+    cover = torch.sigmoid(-_DISTANCES[CLASSES[label]](u, v) * radius * size)[..., None]  # edge of about a pixel
     front, back = uniform(0.0, 1.0, 1, 1, 3), uniform(0.0, 1.0, 1, 1, 3)
     shade = uniform(-0.35, 0.35, 1, 1, 3) * x[..., None] + uniform(-0.35, 0.35, 1, 1, 3) * y[..., None]
     pixels = (cover * (front - back) + back + shade) * 255.0 + _noise(
-        counter_rng.key(seed, split, next(streams)), index
+        counter_rng.key(seed, split, next(streams)), index, size
     )
     return pixels.clamp_(0.0, 255.0).round_().to(torch.uint8)
 
 
-def _noise(stream: int, index: Tensor) -> Tensor:
+def _noise(stream: int, index: Tensor, size: int) -> Tensor:
     """(n, H, W, C) float32, uniform over [-75, 75] grey levels. One 64-bit draw makes seven pixels' worth."""
-    pixels = SIZE * SIZE * 3
+    pixels = size * size * 3
     draws = -(-pixels // 7)
     words = counter_rng.draw(stream, index[:, None] * draws + torch.arange(draws))
     octets = words.view(torch.uint8).reshape(len(index), draws, 8)[..., :7]  # the eighth lacks its top bit
     centred = octets.reshape(len(index), -1)[:, :pixels].float().sub_(127.5)
-    return centred.mul_(75.0 / 127.5).reshape(len(index), SIZE, SIZE, 3)
+    return centred.mul_(75.0 / 127.5).reshape(len(index), size, size, 3)
 
 
 # Signed distance-like functions on a shape's own scale, negative inside. All are symmetric in

@@ -12,9 +12,8 @@ from distrib.checkpoint import state, store
 from distrib.checkpoint.values import Inference, Saved, checked
 from distrib.data.augment import Normalize
 from distrib.data.decoding import decode
-from distrib.data.images import SIZE
 from distrib.errors import BadInput
-from distrib.networks.build import build_network
+from distrib.networks.build import build_network, takes_size
 from distrib.networks.config import ModelConfig
 from distrib.networks.factory import is_foreign
 from distrib.networks.views import AveragedViews
@@ -37,17 +36,17 @@ class Classifier:
     """The checkpoint that it is from."""
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """(N, SIZE, SIZE, C) uint8 -> (N, classes) float32, which add up to one for each image."""
+        """(N, image_size, image_size, C) uint8 -> (N, classes) float32, which add up to one for each image."""
         with torch.inference_mode():
             logits: Tensor = self.network(self.normalize(images))
             return logits.softmax(dim=1)
 
     def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
         """Return for each image file how probable each class is, the most probable first. Raises BadInput, and OSError."""
-        images = decode([Path(file) for file in files])[0].to(self.normalize.scale.device)
+        images = decode([Path(file) for file in files], size=self.image_size)[0]
+        found = self.probabilities(images.to(self.normalize.scale.device)).cpu()
         return [
-            {self.classes[int(which)]: float(its[which]) for which in its.argsort(descending=True)}
-            for its in self.probabilities(images).cpu()
+            {self.classes[int(which)]: float(its[which]) for which in its.argsort(descending=True)} for its in found
         ]
 
 
@@ -68,9 +67,9 @@ def load(path: Path, device: torch.device, *, network: str | None = None, best: 
             f"checkpoint {checkpoint.path} was written before checkpoints held the names of the classes: continue the run (raise "
             "training.epochs), and take the new one"
         )
-    if how.image_size != SIZE or len(how.mean) != len(how.std):
-        raise BadInput(f"checkpoint {checkpoint.path}: its manifest holds what no run writes; take another checkpoint")
     config = _model_config(checkpoint.path, saved)
+    if len(how.mean) != len(how.std) or not takes_size(config, how.image_size):
+        raise BadInput(f"checkpoint {checkpoint.path}: its manifest holds what no run writes; take another checkpoint")
     _expect_permission(checkpoint.path, config.name, network)
     made = build_network(config, len(how.classes)).to(device)
     state.restore_network(checkpoint, made)

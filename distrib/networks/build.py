@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distrib.errors import BadInput
 from distrib.networks.buffers import unchanged_buffers
-from distrib.networks.config import ModelConfig
+from distrib.networks.config import SIZES, ModelConfig
 from distrib.networks.factory import described, find_factory, is_foreign
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -46,11 +46,19 @@ def expect_trainable(config: ModelConfig, network: nn.Module, num_classes: int, 
     One pass over two random images in training mode tells whether it takes them, returns logits and uses all its parameters;
     it leaves the network and the random numbers as they were.
     """
+    if not takes_size(config, image_size):
+        raise BadInput(_wrong_size(config, image_size))
     problem = next(_problems(network), None)
     if problem is None and is_foreign(config.name):
         problem = _try(network, num_classes, image_size)
     if problem is not None:
         raise BadInput(f"model.name = {config.name}: {problem}")
+
+
+def takes_size(config: ModelConfig, image_size: int) -> bool:
+    """Return whether images may have so many pixels, height and width, as far as that is known of the network."""
+    smallest, largest = SIZES.get(config.name, (image_size, image_size))
+    return smallest <= image_size <= largest
 
 
 def expect_enough_images(config: ModelConfig, network: nn.Module, images: int, batch_size: int) -> None:
@@ -70,6 +78,15 @@ def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
             "and each rank normalises over its own images"
         )
     return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))
+
+
+def _wrong_size(config: ModelConfig, image_size: int) -> str:
+    smallest, largest = SIZES[config.name]
+    accepted = f"{smallest} to {largest}" if smallest < largest else str(smallest)
+    return (
+        f"data.image_size = {image_size}: model.name = {config.name} takes images of {accepted} pixels, height and width; set "
+        "data.image_size to that, or choose model.name = resnet18, which takes every size"
+    )
 
 
 def _problems(network: nn.Module) -> Iterator[str]:

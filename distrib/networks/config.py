@@ -1,6 +1,7 @@
 """Which network a run trains, and how it is laid out in memory."""
 
 import re
+from collections.abc import Mapping
 
 from pydantic import Field, field_validator
 
@@ -8,6 +9,8 @@ from distrib.config.section import Section
 
 OWN = ("article", "resnet18", "speednet")
 """The networks of the project."""
+SIZES: Mapping[str, tuple[int, int]] = {"article": (32, 32), "speednet": (9, 512)}
+"""The smallest and the largest images, in pixels of height and width, for those of them that do not take every size."""
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 Scalar = bool | int | float | str

@@ -96,10 +96,14 @@ def _facts(run: Run, arguments: Sequence[str]) -> dict[str, Any]:
 
 def _images(run: Run, step: int) -> dict[str, Any]:
     """Return the first images of the step's global batch as the network sees them, before their pixels are normalised."""
-    images, labels = (tensor[:_NUM_IMAGES].cpu() for tensor in run.batches.whole(step))
-    shown = [
-        {"label": run.classes[int(label)], "png": _png(image)} for image, label in zip(images, labels, strict=True)
-    ]
+    images, labels, mixed = run.batches.whole(step)
+    names = [run.classes[int(label)] for label in labels[:_NUM_IMAGES]]
+    if mixed is not None:
+        others = [run.classes[int(label)] for label in mixed.labels[:_NUM_IMAGES]]
+        names = [
+            f"{mixed.share:.0%} {one}, {1 - mixed.share:.0%} {two}" for one, two in zip(names, others, strict=True)
+        ]
+    shown = [{"label": name, "png": _png(image)} for image, name in zip(images[:_NUM_IMAGES].cpu(), names, strict=True)]
     return {"step": step, "augmented": run.config.data.augment, "images": shown}
 
 

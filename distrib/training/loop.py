@@ -92,7 +92,7 @@ def take_step(run: Run, step: int, observers: Observers, *, stop: bool, checkpoi
         for part in observers.clock.waiting(run.batches.at(step)):  # one part, unless training.accumulate
             with nullcontext() if part.last else run.accelerator.no_sync(run.model):
                 with run.precision.autocast():
-                    loss = run.criterion(run.model(part.images), part.labels, part.weights)
+                    loss = run.criterion(run.model(part.images), part)
                 run.step_sync.add(loss)
                 if part.last:
                     run.step_sync.start(stop=stop, checkpoint=checkpoint)

@@ -14,7 +14,7 @@ from distrib.networks.flop import Uncounted, flop_per_image
 from distrib.networks.speednet import Speednet
 from distrib.training.recipe import RunConfig
 
-_WHITENED = 5000  # images by which a network is whitened
+_WHITENED = 5000 * SIZE**2  # pixels of the images by which a network is whitened
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ def make_network(
 
     `moments` are mean and standard deviation of each channel of the training images.
     """
-    model, num_classes = config.model, len(dataset.classes)
+    model, num_classes, image_size = config.model, len(dataset.classes), config.data.image_size
     torch.manual_seed(config.training.seed)
     module = build_network(model, num_classes)
-    expect_trainable(model, module, num_classes, SIZE)
+    expect_trainable(model, module, num_classes, image_size)
     expect_enough_images(model, module, plan.share, plan.batch_size)
     if isinstance(module, Speednet):
         normalize = Normalize(*moments, torch.device("cpu"), channels_last=False)
-        module.whiten_images(normalize(dataset.train.evenly(_WHITENED).images))
-    flop, note = _flop_per_image(module, SIZE)
+        module.whiten_images(normalize(dataset.train.evenly(max(1, _WHITENED // image_size**2)).images))
+    flop, note = _flop_per_image(module, image_size)
     if model.sync_batch_norm:
         module = synchronised(module, device)
     module.to(device)

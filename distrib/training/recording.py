@@ -74,6 +74,12 @@ class PassRecorder:
             raise BadInput(
                 f"crosscheck.gradient_steps = {list(steps)}: there is no bound for tf32; set precision.mode = no, bf16 or fp16"
             )
+        if steps and run.batches.mixing is not None:
+            key = "data.mixup" if run.config.data.mixup else "data.cutmix"
+            raise BadInput(
+                f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again takes one label an image, and with {key} = "
+                f"{getattr(run.config.data, key.removeprefix('data.'))} an image has two; set crosscheck.gradient_steps = []"
+            )
         self.run, self._steps, self._postponed = run, frozenset(steps), False
         self._winners: Winners | None = None
 
@@ -96,7 +102,7 @@ class PassRecorder:
         ]  # (ranks, parts, share, …)
         if recorder is None:
             return
-        images, labels = run.batches.whole(step)
+        images, labels, _ = run.batches.whole(step)
         described = Pass(
             step=step,
             network=run.config.model.name,

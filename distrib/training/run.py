@@ -1,7 +1,7 @@
 """A run assembled from its configuration: data, network, optimizer, checkpoint, outputs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -17,9 +17,10 @@ from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference
 from distrib.data import sources
 from distrib.data.augment import Augmentation, Normalize
-from distrib.data.batches import Batches, Plan
+from distrib.data.batches import Batches, Part, Plan
 from distrib.data.config import DataConfig
-from distrib.data.images import SIZE, Dataset, Split
+from distrib.data.images import Dataset, Split
+from distrib.data.mixing import Mixing
 from distrib.display import Display, count
 from distrib.networks.buffers import unchanged_buffers
 from distrib.networks.factory import Code
@@ -94,12 +95,17 @@ class Run:
         if self.accelerator.device.type == "cuda":
             torch.cuda.manual_seed(key)
 
-    def criterion(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Return this rank's share of the mean cross-entropy over the global batch."""
-        losses = functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.config.training.label_smoothing
-        )
-        return (losses * weights).sum()
+    def criterion(self, logits: Tensor, part: Part) -> Tensor:
+        """Return this rank's share of the mean cross-entropy over the global batch; a mixed image has that of both its labels."""
+        losses = self._losses(logits, part.labels)
+        if part.mixed is not None:
+            share = part.mixed.share
+            losses = share * losses + (1 - share) * self._losses(logits, part.mixed.labels)
+        return (losses * part.weights).sum()
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.config.training.label_smoothing
+        return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
     def backward(self, share: Tensor) -> None:
         """Compute the gradient of the sum of all ranks' shares: DDP averages over the ranks, so each share is multiplied by their number."""
@@ -164,6 +170,7 @@ def build(
             plan,
             Normalize(*moments, device, channels_last=config.model.channels_last),
             _augmentation(config.data, moments[0]),
+            _mixing(config.data),
         ),
         test=dataset.test.to(device),
         module=update.model,
@@ -179,7 +186,7 @@ def build(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
         identity=_identity(fingerprint, plan, device, network),
-        inference=_inference(dataset.classes, *moments, config.training.tta),
+        inference=_inference(dataset.classes, *moments, config.data.image_size, config.training.tta),
     )
     _resume(run)
     raise_if_stop_requested(run.resumed.step)
@@ -192,7 +199,13 @@ def _augmentation(config: DataConfig, mean: Tensor) -> Augmentation | None:
     if not config.augment:
         return None
     paint = tuple(round(255 * value.item()) for value in mean)
-    return Augmentation(shift=config.shift, flip=config.flip, cutout=config.cutout, paint=paint)
+    return Augmentation(
+        shift=config.shift, crop_scale=config.crop_scale, flip=config.flip, cutout=config.cutout, paint=paint
+    )
+
+
+def _mixing(config: DataConfig) -> Mixing | None:
+    return Mixing(mixup=config.mixup, cutmix=config.cutmix) if config.mixup or config.cutmix else None
 
 
 def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) -> Dataset:
@@ -254,12 +267,12 @@ def _identity(fingerprint: str, plan: Plan, device: torch.device, network: Netwo
     )
 
 
-def _inference(classes: Sequence[str], mean: Tensor, std: Tensor, tta: Tta) -> Inference:
+def _inference(classes: Sequence[str], mean: Tensor, std: Tensor, image_size: int, tta: Tta) -> Inference:
     return Inference(
         classes=[name.encode(errors="backslashreplace").decode() for name in classes],
         mean=[value.item() for value in mean],
         std=[value.item() for value in std],
-        image_size=SIZE,
+        image_size=image_size,
         tta=tta,
     )
 
@@ -301,8 +314,9 @@ def _warm_up(run: Run) -> None:
     if run.accelerator.num_processes == 1 and not run.config.training.compile:
         return
     part = next(run.batches.at(1))
+    weightless = replace(part, weights=torch.zeros_like(part.weights))
     with unchanged_buffers(run.module):
         with run.precision.autocast():
-            loss = run.criterion(run.model(part.images), part.labels, torch.zeros_like(part.weights))
+            loss = run.criterion(run.model(part.images), weightless)
         run.accelerator.backward(loss)
     run.optimizer.zero_grad()

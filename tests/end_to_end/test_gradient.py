@@ -54,8 +54,8 @@ def mean_of_means(rank: int) -> None:
 
     shares = Plan.shares
 
-    def unequal(self: Plan, *args: Any) -> Any:
-        for index, weights in shares(self, *args):
+    def unequal(self: Plan, *args: Any, **more: Any) -> Any:
+        for index, weights in shares(self, *args, **more):
             mine = (weights > 0).float()
             yield index, mine / mine.sum() / self.world_size / self.accumulate
 
@@ -69,8 +69,8 @@ def last_part_by_another_count(rank: int) -> None:
 
     shares = Plan.shares
 
-    def uneven(self: Plan, *args: Any) -> Any:
-        for number, (index, weights) in enumerate(shares(self, *args), start=1):
+    def uneven(self: Plan, *args: Any, **more: Any) -> Any:
+        for number, (index, weights) in enumerate(shares(self, *args, **more), start=1):
             yield index, weights * self.accumulate / (self.accumulate - 1) if number == self.accumulate else weights
 
     Plan.shares = uneven  # pyright: ignore[reportAttributeAccessIssue]

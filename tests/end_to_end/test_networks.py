@@ -168,3 +168,20 @@ def test_a_checkpoint_does_not_choose_what_is_run(tmp_path: Path, capsys: pytest
     average = load_part(checkpoint_of(run, 20) / "ema.safetensors")
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, average[f"module.{name}"])
+
+
+def test_a_run_on_larger_images_is_used_on_images_of_that_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    larger = ("--data.image_size=40", "--training.epochs=1", "--data.train_images=64", "--crosscheck.record=false")
+    folder = tmp_path / "run"
+    train_well(folder, *SPEEDNET, *larger)
+    classifier = load(folder, torch.device("cpu"))
+    assert classifier.image_size == 40
+    file = tmp_path / "large.png"
+    Image.new("RGB", (200, 100), "#804020").save(file)
+    assert predict([str(folder), str(file)]) == 0
+    assert "large.png" in capsys.readouterr().out
+    (result,) = train(["quickstart", *SMALL, *larger, "--output.dir", tmp_path / "article"])
+    assert result.code == 2
+    assert "data.image_size = 40: model.name = article takes images of 32 pixels" in result.err

@@ -91,7 +91,7 @@ def cache(place: Path) -> Format:
     file, counts = place / "images.safetensors", {"train": 6, "test": 4}
     images = {name: torch.zeros(count, 32, 32, 3, dtype=torch.uint8) for name, count in counts.items()}
     image_cache.write(file, image_cache.Decoded(images, Sizes((32, 32), (640, 480))))
-    return Format("image cache", file, lambda: image_cache.read(file, counts), file.write_bytes)
+    return Format("image cache", file, lambda: image_cache.read(file, counts, 32), file.write_bytes)
 
 
 def _checkpoint(part: str, *, right_hashes: bool) -> Callable[[Path], Format]:

@@ -172,7 +172,9 @@ def test_cutout_paints_one_square_around_any_pixel(side: int) -> None:
     assert not torch.equal(cut, other), "each epoch paints anew"
 
 
-@pytest.mark.parametrize(("name", "value"), [("shift", 2), ("flip", "none"), ("cutout", 8)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("shift", 2), ("flip", "none"), ("cutout", 8), ("mixup", 0.2), ("cutmix", 1.0)]
+)
 def test_a_variation_without_augmentation_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"data\.{name} = {value} has no effect with data\.augment = false"):
         DataConfig.model_validate({"augment": False, name: value})

@@ -96,6 +96,16 @@ def test_cifar10_is_loaded_in_the_layout_of_all_sources(small_cifar10: Path, dow
         assert split.images[7, 5, 6].tolist() == [10, 20, 7]
 
 
+def test_cifar10_in_another_size(small_cifar10: Path) -> None:
+    asked = config(small_cifar10, train_images=25, image_size=48)
+    data, same = sources.load(asked, "cifar10"), sources.load(config(small_cifar10, train_images=25), "cifar10")
+    assert data.train.images.shape == (25, 48, 48, 3)
+    assert data.test.images.shape == (PER_FILE, 48, 48, 3)
+    assert torch.equal(data.train.images[:, 0, 0], same.train.images[:, 0, 0]), "each image is of one colour"
+    assert torch.equal(data.train.labels, same.train.labels)
+    assert (data.notes, same.notes) == (("images of 32 x 32 pixels are resized to 48 x 48",), ())
+
+
 def bad_cifar10(root: Path) -> str:
     with pytest.raises(BadInput) as caught:
         cifar10.load(root, download=False)

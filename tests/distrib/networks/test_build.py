@@ -54,6 +54,25 @@ def test_what_is_no_network_for_this_trainer(name: str, words: list[str]) -> Non
         assert word in said
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "accepted"), [("article", 64, "32"), ("article", 31, "32"), ("speednet", 8, "9 to 512")]
+)
+def test_a_size_that_a_network_of_the_project_does_not_take(name: str, size: int, accepted: str) -> None:
+    config = ModelConfig(name=name)
+    with pytest.raises(
+        BadInput, match=rf"data\.image_size = {size}: model\.name = {name} takes images of {accepted} pixels"
+    ):
+        expect_trainable(config, build_network(config, 10), 10, size)
+
+
+@pytest.mark.parametrize(("name", "size"), [("article", 32), ("speednet", 9), ("speednet", 50), ("resnet18", 8)])
+def test_sizes_that_they_take(name: str, size: int) -> None:
+    config = ModelConfig(name=name)
+    network = build_network(config, 10)
+    expect_trainable(config, network, 10, size)
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 10)
+
+
 def test_options_that_the_factory_does_not_take() -> None:
     said = refused("tests.networks:drawn", depth=3)
     assert "model.options = {depth = 3}" in said
