@@ -2,8 +2,8 @@
 # make check    set up, then format, lint, types
 # make test     set up, then the same and all tests
 # make matrix   set up, then every cell of the matrices of updates and resumed runs, every error of the system at every call
-#               that changes a file of a run (needs strace), SLURM with two ranks a node, a rehearsal of the GPU kit, and new
-#               random examples for the tests that generate theirs
+#               that changes a file of a run (needs strace), SLURM with two ranks a node and with a node lost, two chaotic
+#               faults, a rehearsal of the GPU kit, and new random examples for the tests that generate theirs
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
 # make fuzz     set up, then damaged files in every format that is read: make fuzz MINUTES=60 SEED=7
 # make bench    set up, then what the loop costs beside the bare network
@@ -39,7 +39,7 @@ test: check
 
 # An empty -m lifts the "not matrix" of pyproject.toml.
 matrix: env
-	$(PYTEST) tests/matrix tests/slurm tests/gpu tests/end_to_end/test_real_images.py \
+	$(PYTEST) tests/matrix tests/slurm tests/chaos tests/gpu tests/end_to_end/test_real_images.py \
 	    $$(grep -rl --include='test_*.py' 'from hypothesis' tests) -m ''
 
 chaos: env

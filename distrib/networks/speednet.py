@@ -18,7 +18,7 @@ _CHUNK = 500  # images whose patches are in memory at a time
 
 
 class Speednet(nn.Module):
-    """(N, 3, H, W) float -> (N, num_classes) logits; H and W from 26 to 49 leave something to pool at the end."""
+    """(N, 3, H, W) float -> (N, num_classes) logits; H and W from 9 leave something to pool at the end."""
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from tests.support import ROOT, wait_until
 PHASES = {name: kind.phases for name, kind in KINDS.items()}
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(600)  # a minute on two idle cores
 def test_two_faults(tmp_path: Path) -> None:
     """Damage the newest checkpoint after a stop, and kill rank 0 while it replays."""

@@ -206,7 +206,6 @@ def fault(training: Training) -> None:
 
 
 DEFAULT: tuple[Scenario, ...] = (
-    node_killed,  # the longest comes first, and others run beside it
     preempted,
     time_limit_near,
     launcher_killed,
@@ -216,6 +215,7 @@ DEFAULT: tuple[Scenario, ...] = (
     fault,
 )
 OTHER: tuple[Scenario, ...] = (
+    node_killed,  # the longest comes first, and others run beside it
     plain,
     node_rebooted,
     rank_killed,
