@@ -77,7 +77,7 @@ def rehearse(
     ascii_only = not _takes("•│└─")
     lines = [*text.configuration(config.keys(), resolved.origin), ""]
     lines += [*_world(run), _steps(run, already), ""]
-    lines += ["learning rate" + (" of the first group" if len(update.optimizer.param_groups) > 1 else "")]
+    lines += ["learning rate" + (" of the last group" if len(update.optimizer.param_groups) > 1 else "")]
     lines += [*text.plot(rates, run.total_steps, ascii_only=ascii_only), ""]
     lines += [*_memory_and_disk(run, sizes, measured), _time(run, measured), ""]
     lines.append(f"dry run: nothing was written; without --dry-run the run is in {folder}/")
@@ -95,8 +95,8 @@ def _folder(config: RunConfig, name: str) -> str:
 
 
 def _rates(run: Run) -> Callable[[int], float]:
-    """Return the learning rate of the first group, by the number of updates before."""
-    schedule, group = run.update.schedule, run.optimizer.param_groups[0]
+    """Return the learning rate of the last group, which no pattern made unless patterns take all parameters, by the number of updates before."""
+    schedule, group = run.update.schedule, run.optimizer.param_groups[-1]
     base = float(group["initial_lr"])
     return lambda step: base * schedule(step)
 

@@ -40,13 +40,13 @@ class _FromPixels(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.network = classifier.network
+        self.views = classifier.views
         self.register_buffer("scale", classifier.normalize.scale)
         self.register_buffer("shift", classifier.normalize.shift)
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = torch.addcmul(self.get_buffer("shift"), images.float(), self.get_buffer("scale"))
-        return self.network(pixels.permute(0, 3, 1, 2))
+        return self.views(pixels.permute(0, 3, 1, 2))
 
 
 def export(classifier: Classifier) -> dict[str, Exported]:
@@ -112,7 +112,7 @@ def _difference(classifier: Classifier, logits: Callable[[Tensor], Tensor]) -> f
     with torch.inference_mode():
         for size in _BATCHES:
             images = _images(classifier, size)
-            expected = classifier.network(classifier.normalize(images))
+            expected = classifier.views(classifier.normalize(images))
             share = (logits(images) - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
             found = max(found, share.item()) if share.isfinite() else float("inf")
     return found

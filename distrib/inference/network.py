@@ -24,7 +24,8 @@ class Classifier:
     """A trained network with all that using it takes."""
 
     network: nn.Module
-    """(N, C, H, W) normalised -> (N, classes) float32 logits, the mean over the views of `training.tta`."""
+    views: AveragedViews
+    """The network, averaged over the views of `training.tta`: (N, C, H, W) normalised -> (N, classes) float32 logits."""
     classes: Sequence[str]
     mean: Sequence[float]
     """Of each channel of the training images, in [0, 1]."""
@@ -38,7 +39,7 @@ class Classifier:
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, image_size, image_size, C) uint8 -> (N, classes) float32, which add up to one for each image."""
         with torch.inference_mode():
-            logits: Tensor = self.network(self.normalize(images))
+            logits: Tensor = self.views(self.normalize(images))
             return logits.softmax(dim=1)
 
     def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
@@ -74,6 +75,7 @@ def load(path: Path, device: torch.device, *, network: str | None = None, best: 
     made = build_network(config, len(how.classes)).to(device)
     state.restore_network(checkpoint, made)
     return Classifier(
+        made,
         AveragedViews(made, how.tta).eval(),
         how.classes,
         how.mean,

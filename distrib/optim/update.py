@@ -47,8 +47,11 @@ class Update:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the first parameter group as the last step used it."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate that the last step used, of the parameters that no pattern of `optimizer.groups` takes.
+
+        Where patterns take all of them, it is that of the last group.
+        """
+        return float(self.optimizer.param_groups[-1]["lr"])
 
     def scale(self, loss: Tensor) -> Tensor:
         """Return the loss to differentiate: under float16 it is multiplied by the loss scale."""

@@ -102,7 +102,7 @@ def test_a_program_that_computes_something_else_is_not_written(
     del exported
 
     def forgets_the_mean(self: Any, images: Tensor) -> Tensor:
-        return self.network((images.float() * self.scale).permute(0, 3, 1, 2))
+        return self.views((images.float() * self.scale).permute(0, 3, 1, 2))
 
     monkeypatch.setattr(program._FromPixels, "forward", forgets_the_mean)  # pyright: ignore[reportPrivateUsage]
     code, said = export(capsys, run, "--to", tmp_path / "wrong")

@@ -220,6 +220,7 @@ def test_factor_moves_the_weights_of_each_group_by_its_own_rate() -> None:
         before = trainer.weights()
         gradients = _gradients(trainer, batch=1)
         trainer.step(1)
+        assert trainer.update.lr == 0.1 * factor, "what is told is the rate of what no pattern takes"
         for name, after in trainer.weights().items():
             rate = (0.5 if name.endswith("bias") else 0.1) * factor
             assert torch.allclose(before[name] - after, rate * gradients[name], rtol=1e-4, atol=1e-6)
