@@ -44,14 +44,20 @@ RECORDED = "recorded"
 `told.CLAIMED_RATE` of the group, taken from a scheduler that had been stepped `stepped` times and is stepped after every `every`
 updates. It is no part of another claim."""
 
+_ONE_CYCLE: Mapping[str, Any] = {
+    "total": _Count,
+    "pct_start": _Fraction,
+    "div_factor": _Divisor,
+    "final_div_factor": _Divisor,
+}
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "constant": {},
     "step": {"size": _Count, "gamma": _Gamma},
     "multistep": {"milestones": _Milestones, "gamma": _Gamma},
     "exponential": {"size": _Count, "gamma": _Gamma},
     "cosine": {"warmup": _Warmup, "total": _Count, "start_factor": _Fraction, "end_factor": _Fraction},
-    "onecycle": {"total": _Count, "pct_start": _Fraction, "div_factor": _Divisor, "final_div_factor": _Divisor},
-    "linear onecycle": {"total": _Count, "pct_start": _Fraction, "div_factor": _Divisor, "final_div_factor": _Divisor},
+    "onecycle": _ONE_CYCLE,
+    "linear onecycle": _ONE_CYCLE,
     "piecewise": {"start": _Factor, "boundaries": _Boundaries, "factors": _Factors, "between": _Between},
     "polynomial": {"total": _Count, "power": _Power},
     "cosine annealing": {"half_period": _Count, "end_factor": _Factor},

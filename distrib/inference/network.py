@@ -23,7 +23,6 @@ from distrib.networks.views import AveragedViews
 class Classifier:
     """A trained network with all that using it takes."""
 
-    network: nn.Module
     views: AveragedViews
     """The network, averaged over the views of `training.tta`: (N, C, H, W) normalised -> (N, classes) float32 logits."""
     classes: Sequence[str]
@@ -35,6 +34,11 @@ class Classifier:
     normalize: Normalize
     path: Path
     """The checkpoint that it is from."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network alone: (N, C, H, W) normalised -> (N, classes) logits of one view."""
+        return self.views.network
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, image_size, image_size, C) uint8 -> (N, classes) float32, which add up to one for each image."""
@@ -75,7 +79,6 @@ def load(path: Path, device: torch.device, *, network: str | None = None, best: 
     made = build_network(config, len(how.classes)).to(device)
     state.restore_network(checkpoint, made)
     return Classifier(
-        made,
         AveragedViews(made, how.tta).eval(),
         how.classes,
         how.mean,
