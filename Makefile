@@ -3,10 +3,10 @@
 # make test     set up, then the same and all tests
 # make matrix   set up, then every cell of the matrices of updates and resumed runs, every error of the system at every call
 #               that changes a file of a run (needs strace), SLURM with two ranks a node and with a node lost, two chaotic
-#               faults, a rehearsal of the GPU kit, and new random examples for the tests that generate theirs
+#               faults, rehearsals of the GPU kit and of the bench's loops, and new random examples for the tests that generate theirs
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
 # make fuzz     set up, then damaged files in every format that is read: make fuzz MINUTES=60 SEED=7
-# make bench    set up, then what the loop costs beside the bare network
+# make bench    set up, then what the loop costs beside the bare network, and beside loops of other libraries (20 minutes)
 # make gpu      set up, then everything there is to know of one GPU: make gpu OUT=runs/gpu MINUTES=9
 PYTHON ?= python3
 VENV   := .venv
@@ -39,7 +39,7 @@ test: check
 
 # An empty -m lifts the "not matrix" of pyproject.toml.
 matrix: env
-	$(PYTEST) tests/matrix tests/slurm tests/chaos tests/gpu tests/end_to_end/test_real_images.py \
+	$(PYTEST) tests/matrix tests/slurm tests/chaos tests/gpu tests/bench tests/end_to_end/test_real_images.py \
 	    $$(grep -rl --include='test_*.py' 'from hypothesis' tests) -m ''
 
 chaos: env
@@ -62,6 +62,7 @@ docs: env
 
 bench: env
 	$(BIN)/python -m distrib.bench
+	$(BIN)/python -m tests.bench --out runs/bench
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,4 +1,4 @@
-"""The documents as tests see them: the commands and the Python that they show."""
+"""The documents: the commands and the Python that they show, and the sections that measurements write into them."""
 
 import re
 import shlex
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.support import ROOT
 
+CRITERION, PERFORMANCE = ROOT / "docs" / "criterion.md", ROOT / "docs" / "performance.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _PROGRAMS = ("accelerate", "eval", "make", "pip", "pytest", "python", "sbatch", "source", "twinstep")
 _INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
@@ -39,3 +40,14 @@ def fenced_commands(document: Path) -> list[str]:
 def scripts(document: Path) -> list[str]:
     """Return the blocks of Python of a document, in order."""
     return [match[1] for match in _PYTHON.finditer(document.read_text(encoding="utf-8"))]
+
+
+def write_section(page: Path, name: str, section: str) -> None:
+    """Put a section between the marks of its name, and these at the end of the page if it has none yet."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text = page.read_text(encoding="utf-8")
+    if begin not in text:
+        text += f"\n{begin}\n{end}\n"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{section}{end}{after}", encoding="utf-8")

@@ -21,8 +21,8 @@ import torch
 
 from crosscheck import Report, Verdict
 from tests.crosscheck.generated.expected import true_sentences
-from tests.crosscheck.generated.page import write_section
 from tests.crosscheck.generated.runs import Case, Outcome, draw_case, execute
+from tests.documents import CRITERION, write_section
 
 UNEXPLAINED = "no mistake of the catalogue explains it"
 _NUMBER = r"(-?[\d.e+-]+)"
@@ -78,7 +78,7 @@ def main() -> None:
     section = told(answers, chosen.first)
     print(section)
     if chosen.write:
-        write_section("causes", section)
+        write_section(CRITERION, "causes", section)
 
 
 def take_in(answers: Answers, outcome: Outcome) -> None:

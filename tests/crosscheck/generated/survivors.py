@@ -13,11 +13,11 @@ import torch
 
 from crosscheck import Verdict
 from tests.crosscheck.generated.drawing import draw, eta_of
-from tests.crosscheck.generated.page import PAGE, write_section
 from tests.crosscheck.generated.runs import Outcome, outcomes
 from tests.crosscheck.generated.tolerances import SECOND_RUN, TOLERANCES, accepted_by
+from tests.documents import CRITERION, write_section
 
-PLOT = PAGE.with_suffix(".svg")
+PLOT = CRITERION.with_suffix(".svg")
 OURS = "this cross-check"
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     finite = [outcome for outcome in correct if _is_finite(outcome)]
     for outcome in finite:
         blamed.update({*TOLERANCES, SECOND_RUN, OURS} - _accepting(outcome))
-    write_section("survivors", _section(faulty, correct, len(finite), survived, blamed))
+    write_section(CRITERION, "survivors", _section(faulty, correct, len(finite), survived, blamed))
     draw(faulty, correct, PLOT)
 
 

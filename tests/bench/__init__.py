@@ -1,0 +1,1 @@
+"""`python -m tests.bench`: this project's training loop beside the loops that people write with other libraries."""
