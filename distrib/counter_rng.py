@@ -5,6 +5,8 @@ pseudorandom number generators", OOPSLA 2014) applied to a key and a counter. Th
 come out on every device, in any order and for any batch size.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,17 @@ def key(*parts: int) -> int:
 def draw(stream_key: int, index: Tensor) -> Tensor:
     """Return uniform integers in [0, 2**63), one for each entry of `index` (int64); they depend on nothing else."""
     return _shift_right(scatter(_signed(stream_key), index), 1)
+
+
+def draw_each(stream_keys: tuple[int, ...], index: Tensor) -> Tensor:
+    """Return what `draw` does for each key, (keys, len(index)), in as many operations as one of them takes."""
+    return _shift_right(scatter(_starts(stream_keys, index.device), index), 1)
+
+
+@lru_cache(maxsize=8)
+def _starts(stream_keys: tuple[int, ...], device: torch.device) -> Tensor:
+    """(keys, 1) int64. They are the same for a whole epoch, and a copy to a GPU waits for what it is doing."""
+    return torch.tensor([[_signed(one)] for one in stream_keys], device=device)
 
 
 def scatter(start: int | Tensor, index: Tensor) -> Tensor:

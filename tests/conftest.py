@@ -5,6 +5,7 @@ functions with arrays of the same axes, and checking all of them took a tenth of
 tests of the GPU may lack beartype; there nothing is checked.
 """
 
+import os
 import signal
 from importlib.util import find_spec
 
@@ -16,6 +17,9 @@ from tests import compiled
 CHECKED = ("crosscheck.criterion", "crosscheck.rules")
 _seen: set[str] = set()
 _compiled = compiled.share()
+
+# precision.mode = auto is bf16 on some processors: the tests train in float32 on every one, unless they say otherwise.
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN

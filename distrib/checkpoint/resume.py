@@ -198,12 +198,17 @@ def _differences(path: Path, saved: Saved, keys: Mapping[str, Any], identity: Id
     changed = [  # those of the others that did: they matter to the last bits only
         f"{fact} {there[fact]} -> {here[fact]}"
         for fact in here
-        if fact not in _MUST_MATCH and there[fact] != here[fact] and there[fact] is not None
+        if fact not in (*_MUST_MATCH, "precision") and there[fact] != here[fact] and there[fact] is not None
     ]
     lines = [f"continuing from {path}"]
     if changed:
         lines.append(f"note: {', '.join(changed)} since then, so the last bits will differ from an undisturbed run")
     then = saved.config
+    if there["precision"] not in (None, here["precision"]):
+        lines.append(
+            f"note: the run took precision {there['precision']} and goes on in {here['precision']}, so its results will differ "
+            f"from those of an undisturbed run: --precision.mode {there['precision']} goes on as before"
+        )
     other = [
         f"{key} {then.get(key)} -> {value}"
         for key, value in keys.items()

@@ -43,6 +43,7 @@ class Identity(_Values):
     threads: _Count
     torch: _Text
     hardware: _Text | None = None  # None: written before checkpoints said so
+    precision: _Text | None = None  # the mode that the run took; None: as for hardware
     code: _Text | None = None  # sha256 of the file of a network that is not the project's
 
 

@@ -5,7 +5,7 @@ optimizer skips. The wish given to `accelerate launch --mixed_precision` is hono
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -16,12 +16,18 @@ from distrib.errors import BadInput
 
 Mode = Literal["no", "tf32", "bf16", "fp16"]
 
+_BF16_ON_X86 = ("avx512_bf16", "amx_bf16")
+_INSTRUCTIONS = {"bf16": (*_BF16_ON_X86, "sve_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}
+"""The instructions of a CPU, as torch.cpu.get_capabilities calls them, that compute in a format; without them it is emulated."""
+_WITHOUT_HALVES = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of ONEDNN_MAX_CPU_ISA that leave oneDNN none of them ("CPU Dispatcher Control" in oneDNN's developer guide)."""
+
 
 class PrecisionConfig(Section):
     """The number format of forward and backward; parameters and optimizer state stay float32."""
 
     mode: Literal["auto", "no", "tf32", "bf16", "fp16"] = "auto"
-    """auto: what accelerate launch was asked for, else bf16 on GPUs that have it, else no. fp16 scales the loss."""
+    """auto: what accelerate launch was asked for, else bf16 on GPUs and x86 CPUs that have it, else no. fp16 scales the loss."""
     force: bool = False
     """Take bf16 or fp16 on a CPU that can only emulate it (about 15 times slower)."""
     init_scale: PositiveNumber = 65536.0
@@ -69,10 +75,7 @@ def _choose(config: PrecisionConfig, device: torch.device, environment: Mapping[
             "accelerate launch --mixed_precision fp8: this trainer has no, bf16 and fp16; choose one of them"
         )
     if config.mode == "auto":
-        default: Mode = (
-            "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-        )
-        mode: Mode = asked if asked in ("bf16", "fp16") else default
+        mode: Mode = asked if asked in ("bf16", "fp16") else "bf16" if _pays(device, environment) else "no"
     else:
         mode = config.mode
         if asked not in ("no", mode):
@@ -80,23 +83,34 @@ def _choose(config: PrecisionConfig, device: torch.device, environment: Mapping[
                 f"precision.mode = {mode}, but accelerate launch was asked for --mixed_precision {asked}: "
                 "drop one of the two wishes, or make them equal"
             )
-    _check(mode, config, device)
+    _check(mode, config, device, environment)
     return mode
 
 
-def _check(mode: Mode, config: PrecisionConfig, device: torch.device) -> None:
+def _pays(device: torch.device, environment: Mapping[str, str]) -> bool:
+    """Return whether a step in bf16 takes less time than one in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return _cpu_has(_BF16_ON_X86, environment)  # sve_bf16 was not measured
+
+
+def _check(mode: Mode, config: PrecisionConfig, device: torch.device, environment: Mapping[str, str]) -> None:
     if mode == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
         raise BadInput(
             f"precision.mode = tf32 needs an NVIDIA GPU of the Ampere generation or later, not {device}: use no"
         )
-    if device.type == "cpu" and not config.force and mode in ("bf16", "fp16") and not _fast_on_cpu(mode):
+    instructions = _INSTRUCTIONS.get(mode)
+    if device.type == "cpu" and not config.force and instructions and not _cpu_has(instructions, environment):
         raise BadInput(
             f"precision.mode = {mode} on this CPU is emulated, about 15 times slower than float32: "
             "use no, or say --precision.force true"
         )
 
 
-def _fast_on_cpu(mode: Mode) -> bool:
+def _cpu_has(instructions: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Return whether this CPU has one of these, and oneDNN, which computes with them, was not told to do without."""
+    limit = environment.get("ONEDNN_MAX_CPU_ISA") or environment.get("DNNL_MAX_CPU_ISA") or ""
+    if limit.upper() in _WITHOUT_HALVES:
+        return False
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    wanted = {"bf16": ("avx512_bf16", "amx_bf16", "sve_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[mode]
-    return any(capabilities.get(name, False) for name in wanted)
+    return any(capabilities.get(name, False) for name in instructions)

@@ -185,7 +185,7 @@ def build(
         replica_check=ReplicaCheck(
             accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
         ),
-        identity=_identity(fingerprint, plan, device, network),
+        identity=_identity(fingerprint, plan, device, precision, network),
         inference=_inference(dataset.classes, *moments, config.data.image_size, config.training.tta),
     )
     _resume(run)
@@ -252,7 +252,7 @@ def _initial_update(
     )
 
 
-def _identity(fingerprint: str, plan: Plan, device: torch.device, network: Network) -> Identity:
+def _identity(fingerprint: str, plan: Plan, device: torch.device, precision: Precision, network: Network) -> Identity:
     return Identity(
         dataset=fingerprint,
         num_images=plan.num_images,
@@ -263,6 +263,7 @@ def _identity(fingerprint: str, plan: Plan, device: torch.device, network: Netwo
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         hardware=hardware(device),
+        precision=precision.mode,
         code=None if network.code is None else network.code.sha256,
     )
 

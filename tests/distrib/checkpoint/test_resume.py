@@ -29,6 +29,7 @@ IDENTITY = Identity(
     threads=1,
     torch="2.14.1",
     hardware="GenuineIntel AVX512",
+    precision="no",
 )
 INFERENCE = Inference(classes=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, image_size=32)
 STEPS_PER_EPOCH, TOTAL_STEPS = 4, 12
@@ -283,6 +284,17 @@ def test_another_machine_continues_and_says_so(
     said = capsys.readouterr().out
     assert f"note: {shown} since then" in said
     assert "last bits" in said
+
+
+def test_a_machine_on_which_auto_is_another_precision_continues_and_says_more_than_that(
+    go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Trainer().save(tmp_path, 1)
+    go(tmp_path, precision="bf16")
+    said = capsys.readouterr().out
+    for word in ("precision no", "goes on in bf16", "results will differ", "--precision.mode no"):
+        assert word in said
+    assert "last bits" not in said
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """One wish, from the recipe or the launcher, and honest about what this device can do."""
 
-from collections.abc import Mapping
 from itertools import product
-from typing import Any
 
 import pytest
 import torch
@@ -20,9 +18,14 @@ FAST = {
 HALF: tuple[Mode, ...] = ("bf16", "fp16")
 
 
-def fast_here(mode: str) -> bool:
-    capabilities: Mapping[str, Any] = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in FAST[mode])
+@pytest.fixture(autouse=True)
+def _plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
+    """Let this CPU have none of the instructions, whatever it is."""
+    has(monkeypatch)
+
+
+def has(monkeypatch: pytest.MonkeyPatch, *instructions: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
 
 
 def choose(mode: str, asked: str | None = None, *, force: bool = True) -> Mode:
@@ -77,16 +80,53 @@ def test_tf32_on_a_cpu_is_refused(force: bool) -> None:
 @pytest.mark.parametrize("mode", HALF)
 @pytest.mark.parametrize("by_launcher", [False, True], ids=["recipe", "launcher"])
 def test_emulated_format_needs_force(mode: str, by_launcher: bool) -> None:
-    def attempt() -> Mode:
-        return choose("auto", mode, force=False) if by_launcher else choose(mode, force=False)
-
-    if fast_here(mode):
-        assert attempt() == mode
-        return
     with pytest.raises(BadInput) as caught:
-        attempt()
+        choose("auto", mode, force=False) if by_launcher else choose(mode, force=False)
     for word in (f"precision.mode = {mode}", "emulated", "15 times", "use no", "--precision.force true"):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("mode", "instructions"), [(mode, one) for mode in HALF for one in FAST[mode]])
+def test_a_format_that_the_cpu_has_needs_no_force(
+    mode: str, instructions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, instructions)
+    assert choose(mode, force=False) == mode
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [
+        (("avx512_bf16",), "bf16"),
+        (("avx512_bf16", "amx_bf16", "avx512_fp16"), "bf16"),
+        (("avx512_fp16",), "no"),
+        (("sve_bf16",), "no"),  # was not measured
+        ((), "no"),
+    ],
+)
+def test_auto_is_bf16_where_that_pays(
+    instructions: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, *instructions)
+    assert choose("auto", force=False) == expected
+    assert choose("no", force=False) == "no"
+
+
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [("AVX2", False), ("avx512_core_vnni", False), ("AVX512_CORE_BF16", True), ("AVX512_CORE_AMX", True), ("", True)],
+)
+def test_what_onednn_may_not_use_does_not_count(
+    variable: str, limit: str, left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch tells what the processor has, whatever oneDNN was told to do without."""
+    has(monkeypatch, "avx512_bf16", "amx_bf16")
+    config = PrecisionConfig.model_validate({"mode": "auto"})
+    assert Precision(config, CPU, {variable: limit}).mode == ("bf16" if left else "no")
+    if not left:
+        with pytest.raises(BadInput, match="emulated"):
+            Precision(PrecisionConfig.model_validate({"mode": "bf16"}), CPU, {variable: limit})
 
 
 @pytest.mark.parametrize("mode", ["auto", "no"])
