@@ -184,7 +184,8 @@ class Recorder:
             steps=steps,
             coordinates=coordinates,
         )
-        self._options = Options(self.optimizer)
+        self._options = Options(self.optimizer, chosen)
+        options = self._options.read()
         self.step = first_step - 1
         """The number of the last step that was recorded."""
         self._view: View | None = None  # of the part that is being recorded
@@ -198,7 +199,7 @@ class Recorder:
             expect_checkable(
                 claims,
                 self._followed.infos,
-                [optimizer_info.options_of(group) for group in self.optimizer.param_groups],
+                options,
                 fresh=first_step == 1 and claims.applied == 0,
                 averaged=bool(self._average),
             )
