@@ -114,7 +114,7 @@ class Recorder:
         """Attach to `optimizer` and open the trace folder `path`.
 
         Args:
-            optimizer: A torch optimizer, or Accelerate's wrapper of one.
+            optimizer: A torch optimizer, or a wrapper of one by Accelerate, or by DeepSpeed without ZeRO (`engine.optimizer`).
             path: The trace's folder; refused if it holds a trace, unless `append`.
             budget: What may be looked at. `default`: at every step 2,048 elements, spread over up to 64 tensors, and digests
                 of 768 KiB more; at some steps 4 MiB of whole tensors, or of blocks of those that are too large. `light`: about a
