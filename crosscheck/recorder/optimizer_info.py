@@ -38,7 +38,7 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
     inner: Any = without_accelerate(optimizer, "optimizer")
     while type(inner).__module__.startswith(_DEEPSPEED_WRAPPERS):
         inner = inner.optimizer
-    kind: type[Any] = type(inner)
+    kind: type[object] = inner.__class__
     if any(base.__name__ in _SHARDED or base.__module__.startswith("deepspeed.runtime.") for base in kind.__mro__):
         raise UnsupportedOptimizer(
             f"{kind.__name__} shards its state over ranks, so no rank holds a whole step; record the unsharded optimizer"

@@ -69,6 +69,18 @@ def test_which_bound_is_claimed(loops: Any, how: Any, given: Any, claimed: Any, 
     assert all(step.backward_norm is not None for part in segment.parts() for step in part.meta.steps)
 
 
+@pytest.mark.parametrize("decay", [0.01, 0.02])
+def test_options_that_are_claimed_are_checked(loops: Any, decay: float, tmp_path: Path) -> None:
+    claims = Claims(options={"inner.weight": {"weight_decay": decay}})
+    callback = loops.RecorderCallback(tmp_path / "trace", claims=claims)
+    loops.fit(loops.Automatic({"interval": "step"}), tmp_path, callback, epochs=1, **CLIPPED)
+    if decay == 0.01:  # torch's default
+        matches(tmp_path / "trace", "gradient", "learning rate", "options", steps=4)
+    else:
+        (finding,) = replay(tmp_path / "trace").findings
+        assert (finding.check, finding.slot, finding.recorded) == ("options", "weight_decay", 0.01)
+
+
 def test_a_module_that_clips_in_its_own_way_is_not_accused(loops: Any, tmp_path: Path) -> None:
     loops.fit(
         loops.OwnClipping({"interval": "step"}),

@@ -91,13 +91,17 @@ def test_ddp_of_one_process(tmp_path: Path) -> None:
     assert matches(tmp_path).tensors == 4
 
 
-def test_ddp_of_two_processes(tmp_path: Path) -> None:
-    ranks = [RANKS.Process(target=record_as_rank, args=(rank, 2, tmp_path), daemon=True) for rank in range(2)]
+def be_two_ranks(*how: Any) -> None:
+    ranks = [RANKS.Process(target=record_as_rank, args=(rank, 2, *how), daemon=True) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0, 0]
+
+
+def test_ddp_of_two_processes(tmp_path: Path) -> None:
+    be_two_ranks(tmp_path)
     report = matches(tmp_path / "trace")
     assert (report.ranks, report.checks["replicas"]) == (2, "match")
     for rank, folder in enumerate((tmp_path / "trace", tmp_path / "trace" / "rank-0001")):
@@ -107,6 +111,21 @@ def test_ddp_of_two_processes(tmp_path: Path) -> None:
     assert norms == pytest.approx([1.5 * 3**0.5] * 6)  # of the gradient averaged over the ranks, not of rank 0's own
     weights = [torch.load(tmp_path / f"weight-{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(*weights)
+
+
+def test_ddp_of_which_rank_0_alone_records(tmp_path: Path) -> None:
+    be_two_ranks(tmp_path, (0,))
+    report = matches(tmp_path / "trace")
+    assert (report.ranks, report.checks["replicas"]) == (1, "not recorded")
+
+
+def test_ddp_that_never_averages_its_gradients(tmp_path: Path) -> None:
+    be_two_ranks(tmp_path, (0, 1), False)
+    report = replay(tmp_path / "trace")
+    assert (report.verdict, report.checks["optimizer"]) == (Verdict.MISMATCH, "match")
+    (finding,) = report.findings
+    assert (finding.check, finding.step, finding.slot) == ("replicas", 1, "grad")
+    assert "They were not averaged over the ranks: a no_sync that never ends" in finding.cause
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
