@@ -482,11 +482,10 @@ class Recorder:
         return [self._average.get(id(self._followed.tensors[number])) for number in view.numbers]
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:
-        if told is not None:
-            return told.detach().clone()
-        if self._scaler is None:
-            return None
-        return torch.tensor(self._scaler.get_scale(), dtype=torch.float64)
+        """Return the loss scale of the coming step, which is left where it is: reading it from a GPU would wait."""
+        if told is None and self._scaler is not None:
+            told = self._scaler._get_scale_async()  # pyright: ignore[reportPrivateUsage]
+        return None if told is None else told.detach().clone()
 
     def _commit(self) -> None:
         """Write the steps that wait as one part."""
