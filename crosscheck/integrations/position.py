@@ -40,10 +40,10 @@ def holds_trace(trace: Path) -> bool:
 
 def _steps_taken(optimizer: torch.optim.Optimizer) -> int | None:
     states: list[Any] = list(optimizer.state.values())
-    counts = [int(state["step"]) for state in states if "step" in state]
+    counts = [int(holder["step"]) for holder in (*states, *optimizer.param_groups) if "step" in holder]
     if counts:
         return max(counts)
-    return 0 if not any(states) and any("betas" in group for group in optimizer.param_groups) else None
+    return 0 if not any(states) and any({"betas", "beta1"} & set(group) for group in optimizer.param_groups) else None
 
 
 def _after(trace: Path, applied: int) -> int:

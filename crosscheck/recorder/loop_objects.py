@@ -120,7 +120,7 @@ def _with(options: _Options, told: Sequence[dict[str, Option]]) -> _Options:
 
 def _would_hold_state(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether an optimizer of this kind holds state once it has taken a step."""
-    return any("betas" in group or group.get("momentum") for group in optimizer.param_groups)
+    return any({"betas", "beta1"} & set(group) or group.get("momentum") for group in optimizer.param_groups)
 
 
 def _names(model: Module) -> Iterable[tuple[int, str]]:

@@ -18,6 +18,7 @@ CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.opti
 
 DTYPES: Mapping[torch.dtype, DType] = {getattr(torch, name): name for name in get_args(DType)}
 _FSDP_MARKS = ("_is_flat_param", "_fsdp_flattened")
+_DEEPSPEED_WRAPPERS = "deepspeed.runtime.fp16."  # FP16_Optimizer and FP16_UnfusedOptimizer, also for bfloat16
 _SHARDED = {"DTensor", "FlatParameter", "ShardedTensor", "ZeroRedundancyOptimizer"}
 
 
@@ -29,15 +30,26 @@ def without_accelerate(wrapped: Any, name: str) -> Any:
 
 
 def unwrap(optimizer: Any) -> torch.optim.Optimizer:
-    """Return the torch optimizer inside Accelerate's wrapper, which has no hooks of its own. Raises UnsupportedOptimizer."""
-    inner = without_accelerate(optimizer, "optimizer")
-    if not isinstance(inner, torch.optim.Optimizer):
-        raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
-    kind = type(inner)
-    if any(base.__name__ in _SHARDED or base.__module__.startswith("deepspeed") for base in kind.__mro__):
+    """Return the torch optimizer inside wrappers that have no hooks of their own: Accelerate's, and those of DeepSpeed that
+    step whole master weights.
+
+    Raises UnsupportedOptimizer.
+    """
+    inner: Any = without_accelerate(optimizer, "optimizer")
+    while type(inner).__module__.startswith(_DEEPSPEED_WRAPPERS):
+        inner = inner.optimizer
+    kind: type[object] = inner.__class__
+    if any(base.__name__ in _SHARDED or base.__module__.startswith("deepspeed.runtime.") for base in kind.__mro__):
         raise UnsupportedOptimizer(
             f"{kind.__name__} shards its state over ranks, so no rank holds a whole step; record the unsharded optimizer"
         )
+    if any(base.__module__.startswith("deepspeed.") for base in kind.__mro__):
+        raise UnsupportedOptimizer(
+            f"{kind.__name__} steps with kernels of DeepSpeed, whose arithmetic no profile covers; record an optimizer of torch, which "
+            '"torch_adam": true in the parameters of DeepSpeed\'s Adam chooses'
+        )
+    if not isinstance(inner, torch.optim.Optimizer):
+        raise UnsupportedOptimizer(f"{kind.__name__} is not a torch.optim.Optimizer")
     return inner
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from crosscheck.recorder.optimizer_info import options_of
+from crosscheck.recorder.option_names import with_torch_names
 from crosscheck.trace.format import Option
 
 _NOT_OPTIONS = ("params", "param_names")
@@ -15,12 +16,15 @@ _NOT_OPTIONS = ("params", "param_names")
 class Options:
     """Reads the options of an optimizer. As long as a group's stay as they are, the answer is the same object."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizer: torch.optim.Optimizer, rule: str) -> None:
+        self._optimizer, self._rule = optimizer, rule
         self._known: list[tuple[Mapping[str, Any], dict[str, Option]]] = []
 
     def read(self) -> tuple[dict[str, Option], ...]:
-        """Return the options of each group; reading one that is a tensor on a GPU waits."""
+        """Return the options of each group; reading one that is a tensor on a GPU waits.
+
+        Raises UnsupportedOptimizer for options that are not those of the rule.
+        """
         known = self._known
         self._known = []
         for number, group in enumerate(self._optimizer.param_groups):
@@ -32,7 +36,8 @@ class Options:
             if number < len(known) and not _has_tensor(values) and known[number][0] == values:
                 self._known.append(known[number])
             else:
-                self._known.append((values, options_of(group)))
+                options = with_torch_names(self._optimizer, number, self._rule, options_of(group))
+                self._known.append((values, options))
         return tuple(options for _, options in self._known)
 
 

@@ -28,7 +28,7 @@ from crosscheck.recorder.loop_objects import LoopObjects
 from crosscheck.recorder.options import Options
 from crosscheck.recorder.pending import Attempt
 from crosscheck.recorder.row_blocks import Row
-from crosscheck.recorder.scaler_watch import ScalerWatch
+from crosscheck.recorder.scaler_watch import ScalerSearch, ScalerWatch
 from crosscheck.recorder.selection import Selection
 from crosscheck.recorder.view import Moment, Picked, View
 from crosscheck.trace.format import Claims, Header, Pass
@@ -114,7 +114,7 @@ class Recorder:
         """Attach to `optimizer` and open the trace folder `path`.
 
         Args:
-            optimizer: A torch optimizer, or Accelerate's wrapper of one.
+            optimizer: A torch optimizer, or a wrapper of one by Accelerate, or by DeepSpeed without ZeRO (`engine.optimizer`).
             path: The trace's folder; refused if it holds a trace, unless `append`.
             budget: What may be looked at. `default`: at every step 2,048 elements, spread over up to 64 tensors, and digests
                 of 768 KiB more; at some steps 4 MiB of whole tensors, or of blocks of those that are too large. `light`: about a
@@ -128,8 +128,9 @@ class Recorder:
                 `{"exp_avg": "m", "exp_avg_sq": "v"}`.
             named_parameters: Names for the tensors, such as `model.named_parameters()`; otherwise those the
                 optimizer was built with, otherwise positions.
-            scaler: The loss scaler, whose scale is then recorded where the optimizer is not told it, and whose skipped
-                steps are noticed. Other optimizers may share it.
+            scaler: The loss scaler, whose scale is then held to its rule. A `torch.amp.GradScaler` that is not given is found when
+                it first steps the optimizer: its skipped steps are noticed and its scale is recorded, but not held to anything.
+                Other optimizers may share it.
             average: The `torch.optim.swa_utils.AveragedModel`, or pairs of a parameter and its moving average, which is
                 then recorded as one more slot.
             model: The model, which names the tensors, and says which average is of which.
@@ -159,7 +160,8 @@ class Recorder:
             raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
         if coordinates is not None and coordinates < 1:
             raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
-        self._scaler, self._strict = scaler, strict
+        self._scaler: torch.amp.GradScaler | None = None
+        self._strict = strict
         self.loop = LoopObjects(
             self.optimizer,
             claims=claims,
@@ -184,7 +186,8 @@ class Recorder:
             steps=steps,
             coordinates=coordinates,
         )
-        self._options = Options(self.optimizer)
+        self._options = Options(self.optimizer, chosen)
+        options = self._options.read()
         self.step = first_step - 1
         """The number of the last step that was recorded."""
         self._view: View | None = None  # of the part that is being recorded
@@ -198,7 +201,7 @@ class Recorder:
             expect_checkable(
                 claims,
                 self._followed.infos,
-                [optimizer_info.options_of(group) for group in self.optimizer.param_groups],
+                options,
                 fresh=first_step == 1 and claims.applied == 0,
                 averaged=bool(self._average),
             )
@@ -223,9 +226,11 @@ class Recorder:
         ]
         self._skip_noticed = False  # and the trainer has not told of it
         self._scaler_watch: ScalerWatch | None = None
-        if scaler is not None and scaler.is_enabled():
-            self._scaler_watch = ScalerWatch(scaler, self.optimizer)
-            self._scaler_watch.start(lambda: self.step, self._on_skipped)
+        self._scaler_search: ScalerSearch | None = None
+        if scaler is None:
+            self._scaler_search = ScalerSearch(self.optimizer, self._on_scaler_found)
+        else:
+            self._watch(scaler)
         if _log.isEnabledFor(logging.INFO):
             _log.info("recording to %s: %s", path, self.estimate())
         weakref.finalize(self, _leave, self._journal, weakref.ref(self), os.getpid())
@@ -288,6 +293,8 @@ class Recorder:
             hook.remove()
         if self._scaler_watch is not None:
             self._scaler_watch.remove()
+        if self._scaler_search is not None:
+            self._scaler_search.end()
 
     @_never_raises
     def after_backward(self) -> None:
@@ -339,9 +346,8 @@ class Recorder:
     def skipped(self, *, loss_scale: float | None = None) -> None:
         """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused.
 
-        A recorder that was given the scaler notices by itself, and then there is nothing to tell. Otherwise it is to be
-        called before the gradients are cleared. `loss_scale` is the one that overflowed, if the scaler was
-        updated since.
+        Of a `torch.amp.GradScaler` the recorder notices by itself, and then there is nothing to tell. Of another scaler it is to
+        be called before the gradients are cleared. `loss_scale` is the one that overflowed, if the scaler was updated since.
         """
         if self._skip_noticed:
             self._skip_noticed = False
@@ -350,6 +356,16 @@ class Recorder:
         if self._attempt is not None and loss_scale is not None:
             self._attempt.scale = torch.tensor(loss_scale, dtype=torch.float64)
         self._see_after(skipped=True)
+
+    @_never_raises
+    def _watch(self, scaler: torch.amp.GradScaler) -> None:
+        if scaler.is_enabled() and not self._journal.closed:
+            self._scaler = scaler
+            self._scaler_watch = ScalerWatch(scaler, self.optimizer, lambda: self.step, self._on_skipped)
+
+    def _on_scaler_found(self, scaler: torch.amp.GradScaler) -> ScalerWatch | None:
+        self._watch(scaler)
+        return self._scaler_watch
 
     def _on_skipped(self) -> None:
         self._see_before(skipped=True)
@@ -466,11 +482,10 @@ class Recorder:
         return [self._average.get(id(self._followed.tensors[number])) for number in view.numbers]
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:
-        if told is not None:
-            return told.detach().clone()
-        if self._scaler is None or not self._scaler.is_enabled():
-            return None
-        return torch.tensor(self._scaler.get_scale(), dtype=torch.float64)
+        """Return the loss scale of the coming step, which is left where it is: reading it from a GPU would wait."""
+        if told is None and self._scaler is not None:
+            told = self._scaler._get_scale_async()  # pyright: ignore[reportPrivateUsage]
+        return None if told is None else told.detach().clone()
 
     def _commit(self) -> None:
         """Write the steps that wait as one part."""

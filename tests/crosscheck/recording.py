@@ -1,5 +1,6 @@
 """Short recordings for tests. The processes of ranks import this module, so it must not import JAX."""
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -114,8 +115,13 @@ def overflowing_steps(
         after(step, step not in skip)
 
 
-def record_as_rank(rank: int, world_size: int, folder: Path) -> None:
-    """Be one rank of a data-parallel run. Each gradient is rank + 1, so the mean over two ranks is 1.5. Every rank records."""
+def record_as_rank(
+    rank: int, world_size: int, folder: Path, recording: Sequence[int] = (0, 1), synchronized: bool = True
+) -> None:
+    """Be one rank of a data-parallel run. Each gradient is rank + 1, so the mean over two ranks is 1.5.
+
+    `recording` names the ranks that record. Gradients that are not `synchronized` are those of each rank itself.
+    """
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.distributed.init_process_group(
@@ -125,10 +131,12 @@ def record_as_rank(rank: int, world_size: int, folder: Path) -> None:
     bare = torch.nn.Linear(3, 1, bias=False)
     model = torch.nn.parallel.DistributedDataParallel(bare)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    with Recorder(optimizer, folder / "trace", named_parameters=model.named_parameters()):
+    recorder = Recorder(optimizer, folder / "trace", model=model) if rank in recording else contextlib.nullcontext()
+    with recorder:
         for _ in range(6):
             optimizer.zero_grad()
-            model(torch.full((1, 3), rank + 1.0)).sum().backward()
+            with contextlib.nullcontext() if synchronized else model.no_sync():
+                model(torch.full((1, 3), rank + 1.0)).sum().backward()
             optimizer.step()
     torch.save(bare.weight.detach(), folder / f"weight-{rank}.pt")
     torch.distributed.destroy_process_group()

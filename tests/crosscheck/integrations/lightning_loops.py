@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from crosscheck.integrations.lightning import RecorderCallback
 
@@ -35,6 +36,29 @@ class OwnClipping(Automatic):
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad.clamp_(-0.01, 0.02)
+
+
+class Overflowing(Automatic):
+    """A module whose gradients overflow in the first and the fifth batch of an epoch."""
+
+    def __init__(self, *, fused: bool, scheduled: bool) -> None:
+        super().__init__({"interval": "step"})
+        self.fused, self.scheduled = fused, scheduled
+
+    def training_step(self, batch: Any, number: int) -> Any:
+        loss = super().training_step(batch, number)
+        return loss * torch.inf if number in (0, 4) else loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.inner.parameters(), lr=0.01, fused=self.fused)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+        both = {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **self.scheduler}}
+        return both if self.scheduled else optimizer
+
+
+def half_precision() -> Any:
+    """Return what Lightning makes of precision="16-mixed" on a GPU; on a CPU it takes bfloat16 instead, without a loss scaler."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
 
 
 class Manual(pl.LightningModule):

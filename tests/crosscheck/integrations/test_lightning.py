@@ -69,6 +69,18 @@ def test_which_bound_is_claimed(loops: Any, how: Any, given: Any, claimed: Any, 
     assert all(step.backward_norm is not None for part in segment.parts() for step in part.meta.steps)
 
 
+@pytest.mark.parametrize("decay", [0.01, 0.02])
+def test_options_that_are_claimed_are_checked(loops: Any, decay: float, tmp_path: Path) -> None:
+    claims = Claims(options={"inner.weight": {"weight_decay": decay}})
+    callback = loops.RecorderCallback(tmp_path / "trace", claims=claims)
+    loops.fit(loops.Automatic({"interval": "step"}), tmp_path, callback, epochs=1, **CLIPPED)
+    if decay == 0.01:  # torch's default
+        matches(tmp_path / "trace", "gradient", "learning rate", "options", steps=4)
+    else:
+        (finding,) = replay(tmp_path / "trace").findings
+        assert (finding.check, finding.slot, finding.recorded) == ("options", "weight_decay", 0.01)
+
+
 def test_a_module_that_clips_in_its_own_way_is_not_accused(loops: Any, tmp_path: Path) -> None:
     loops.fit(
         loops.OwnClipping({"interval": "step"}),
@@ -78,6 +90,33 @@ def test_a_module_that_clips_in_its_own_way_is_not_accused(loops: Any, tmp_path:
         **CLIPPED,
     )
     assert matches(tmp_path / "trace", "learning rate", steps=4).checks["gradient"] == "not recorded"
+
+
+@pytest.mark.parametrize(("fused", "how"), [(False, {}), (False, CLIPPED), (True, {})])
+def test_half_precision_with_a_run_that_is_resumed(loops: Any, fused: bool, how: Any, tmp_path: Path) -> None:
+    """Skipped steps are noticed, whether the optimizer is called or not; Lightning clips no fused ones under a scaler."""
+    trace, skipped = tmp_path / "trace", 2 * 3
+    steps = 12 if how else 21
+    module = loops.Overflowing(fused=fused, scheduled=False)
+    trainer = loops.fit(module, tmp_path, loops.RecorderCallback(trace), plugins=[loops.half_precision()], **how)
+    report = matches(trace, "gradient", "loss scale", steps=steps)
+    assert report.skipped == skipped
+    trainer.save_checkpoint(tmp_path / "state.ckpt")
+    again = loops.Overflowing(fused=fused, scheduled=False)
+    callback, plugins = loops.RecorderCallback(trace), [loops.half_precision()]
+    loops.fit(again, tmp_path, callback, epochs=4, load=tmp_path / "state.ckpt", plugins=plugins, **how)
+    report = matches(trace, "gradient", "loss scale", steps=steps // 3 * 4)
+    assert report.skipped == skipped // 3 * 4
+
+
+def test_lightning_steps_the_scheduler_after_skipped_steps_too(loops: Any, tmp_path: Path) -> None:
+    callback = loops.RecorderCallback(tmp_path / "trace")
+    module = loops.Overflowing(fused=False, scheduled=True)
+    loops.fit(module, tmp_path, callback, epochs=1, plugins=[loops.half_precision()])
+    report = replay(tmp_path / "trace")
+    assert report.checks["optimizer"] == report.checks["loss scale"] == "match"
+    assert {finding.check for finding in report.findings} == {"learning rate"}
+    assert "the schedule counts skipped steps" in report.findings[0].cause
 
 
 def test_manual_optimization_with_two_optimizers(loops: Any, tmp_path: Path) -> None:

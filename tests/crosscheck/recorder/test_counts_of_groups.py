@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crosscheck import Recorder, replay
+from crosscheck.integrations.position import next_step
 from tests.crosscheck.recording import feed, make_parameters
 
 
@@ -62,3 +63,13 @@ def test_a_late_tensor_has_its_own_count_in_torch(tmp_path: Path) -> None:
     report = record(tmp_path / "trace", late_from=3)
     assert {(finding.step, finding.tensors) for finding in report.findings} == {(3, ("group0.1",))}, str(report)
     assert "step went from 0 to 3; every applied step adds 1" in str(report)
+
+
+def test_a_run_that_goes_on_is_told_its_step_by_the_count_of_the_group(tmp_path: Path) -> None:
+    record(tmp_path / "trace")
+    parameters = make_parameters((3, 4), (5,), (2,))
+    resumed = CountsByGroup(parameters)
+    for step in range(1, 5):
+        feed(parameters, step)
+        resumed.step()
+    assert next_step(tmp_path / "trace", resumed) == 5

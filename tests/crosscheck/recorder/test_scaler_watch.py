@@ -1,4 +1,4 @@
-"""A recorder that was given the loss scaler notices skipped steps by itself, and overflows of others that share it."""
+"""A recorder notices skipped steps by itself, of a loss scaler that it was given or not, and overflows of others that share it."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,13 +21,14 @@ def loop(
     told: bool = False,
     shared: bool = True,
     keep_scale_at: int = 0,
+    given: bool = True,
     **how: Any,
 ) -> Report:
     """Record optimizer `a` in a plain loop of ten steps, in which the gradients named by step overflow."""
     parameters: dict[str, Parameter] = dict(zip("ab" if shared else "a", make_parameters((6,), (5,)), strict=False))
     optimizers = {name: torch.optim.Adam([p], lr=0.1, **how) for name, p in parameters.items()}
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=4)
-    with Recorder(optimizers["a"], trace, scaler=scaler) as recorder:
+    with Recorder(optimizers["a"], trace, scaler=scaler if given else None) as recorder:
         for step in range(1, 11):
             for name, parameter in parameters.items():
                 slope = torch.inf if name in overflows.get(step, ()) else 0.5
@@ -43,14 +44,16 @@ def loop(
     return replay(trace)
 
 
+@pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_skipped_steps_are_noticed(implementation: str, told: bool, tmp_path: Path) -> None:
+def test_skipped_steps_are_noticed(implementation: str, told: bool, given: bool, tmp_path: Path) -> None:
     """Two in a row as well, and telling of them does no harm where the optimizer was not called."""
     told &= implementation == "single"
     skips = {1: "a", 4: "a", 5: "a"}
-    report = loop(tmp_path / "trace", skips, told=told, shared=False, **IMPLEMENTATIONS[implementation])
-    assert (report.verdict, report.checks["loss scale"], report.skipped) == ("match", "match", 3), str(report)
+    report = loop(tmp_path / "trace", skips, told=told, shared=False, given=given, **IMPLEMENTATIONS[implementation])
+    loss_scale = "match" if given else "not recorded"  # nobody has claimed anything of it
+    assert (report.verdict, report.checks["loss scale"], report.skipped) == ("match", loss_scale, 3), str(report)
     assert applied(tmp_path / "trace") == [step not in skips for step in range(1, 11)]
 
 
@@ -84,3 +87,83 @@ def test_the_scaler_gets_its_methods_back_whoever_ends_first(tmp_path: Path) -> 
     scaler.update()
     assert [recorder.step for recorder in recorders] == [0, 0]
     assert scaler.get_scale() == 32.0
+
+
+class Careful(torch.amp.GradScaler):
+    """A scaler of the user's own, which does something beside each step."""
+
+    calls = 0
+
+    def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return super().step(optimizer, *args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [torch.amp.GradScaler, Careful])
+def test_gradients_are_divided_by_the_scale_of_a_scaler_that_was_not_given(kind: Any, tmp_path: Path) -> None:
+    """It may have stepped other optimizers and be made after the recorder."""
+    parameters = make_parameters((6,), (5,))
+    optimizer, other = (torch.optim.Adam([p], lr=0.1, foreach=False) for p in parameters)
+    with Recorder(optimizer, tmp_path / "trace", clip_norm=0.5) as recorder:
+        scaler = kind("cpu", init_scale=64.0)
+        for step in range(1, 7):
+            for parameter in parameters:
+                scaler.scale((parameter * (torch.inf if step in (1, 4) else 0.5)).sum()).backward()
+            recorder.after_backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters[:1], 0.5)
+            scaler.step(other)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            other.zero_grad()
+    report = replay(tmp_path / "trace")
+    assert (report.verdict, report.checks["gradient"], report.skipped) == ("match", "match", 2), str(report)
+    assert applied(tmp_path / "trace") == [step not in (1, 4) for step in range(1, 7)]
+    assert getattr(scaler, "calls", 12) == 12
+
+
+def test_the_class_of_scalers_gets_its_method_back(tmp_path: Path) -> None:
+    own = torch.amp.GradScaler.step
+    (first,), (second,) = make_parameters((6,)), make_parameters((5,))
+    optimizers = [torch.optim.SGD([parameter], lr=0.1) for parameter in (first, second)]
+    recorders = [Recorder(optimizer, tmp_path / str(k)) for k, optimizer in enumerate(optimizers)]
+    assert torch.amp.GradScaler.step is not own
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    scaler.scale(first.sum()).backward()
+    scaler.step(optimizers[0])  # the first recorder has found it
+    assert torch.amp.GradScaler.step is not own
+    recorders[1].close()
+    assert torch.amp.GradScaler.step is own
+    recorders[0].close()
+    assert "step" not in vars(scaler)
+
+
+def test_somebody_else_s_method_stays_in_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = torch.amp.GradScaler.step
+    (parameter,) = make_parameters((6,))
+    optimizer = torch.optim.Adam([parameter], lr=0.1)
+    calls: list[torch.optim.Optimizer] = []
+    with Recorder(optimizer, tmp_path / "trace"):
+        inner: Any = torch.amp.GradScaler.step
+
+        def theirs(scaler: torch.amp.GradScaler, stepped: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+            calls.append(stepped)
+            return inner(scaler, stepped, *args, **kwargs)
+
+        monkeypatch.setattr(torch.amp.GradScaler, "step", theirs)
+    for number in range(2):  # the second recorder is attached while theirs is there
+        with Recorder(optimizer, tmp_path / f"trace-{number}"):
+            scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+            scaler.scale((parameter * torch.inf).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert torch.amp.GradScaler.step is theirs
+    assert calls == [optimizer] * 2
+    assert [applied(tmp_path / f"trace-{number}") for number in range(2)] == [[False], [False]]
+    monkeypatch.setattr(torch.amp.GradScaler, "step", own)  # they give it back
+    with Recorder(optimizer, tmp_path / "last"):
+        assert torch.amp.GradScaler.step is not own
+    assert torch.amp.GradScaler.step is own
+    monkeypatch.undo()
+    torch.amp.GradScaler.step = own

@@ -91,13 +91,17 @@ def test_ddp_of_one_process(tmp_path: Path) -> None:
     assert matches(tmp_path).tensors == 4
 
 
-def test_ddp_of_two_processes(tmp_path: Path) -> None:
-    ranks = [RANKS.Process(target=record_as_rank, args=(rank, 2, tmp_path), daemon=True) for rank in range(2)]
+def be_two_ranks(*how: Any) -> None:
+    ranks = [RANKS.Process(target=record_as_rank, args=(rank, 2, *how), daemon=True) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0, 0]
+
+
+def test_ddp_of_two_processes(tmp_path: Path) -> None:
+    be_two_ranks(tmp_path)
     report = matches(tmp_path / "trace")
     assert (report.ranks, report.checks["replicas"]) == (2, "match")
     for rank, folder in enumerate((tmp_path / "trace", tmp_path / "trace" / "rank-0001")):
@@ -107,6 +111,21 @@ def test_ddp_of_two_processes(tmp_path: Path) -> None:
     assert norms == pytest.approx([1.5 * 3**0.5] * 6)  # of the gradient averaged over the ranks, not of rank 0's own
     weights = [torch.load(tmp_path / f"weight-{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(*weights)
+
+
+def test_ddp_of_which_rank_0_alone_records(tmp_path: Path) -> None:
+    be_two_ranks(tmp_path, (0,))
+    report = matches(tmp_path / "trace")
+    assert (report.ranks, report.checks["replicas"]) == (1, "not recorded")
+
+
+def test_ddp_that_never_averages_its_gradients(tmp_path: Path) -> None:
+    be_two_ranks(tmp_path, (0, 1), False)
+    report = replay(tmp_path / "trace")
+    assert (report.verdict, report.checks["optimizer"]) == (Verdict.MISMATCH, "match")
+    (finding,) = report.findings
+    assert (finding.check, finding.step, finding.slot) == ("replicas", 1, "grad")
+    assert "They were not averaged over the ranks: a no_sync that never ends" in finding.cause
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -201,6 +220,51 @@ def test_scaler_switched_off(tmp_path: Path) -> None:
     assert full_steps(tmp_path) == [1, 2, 3]
 
 
+class FP16_UnfusedOptimizer:  # noqa: N801 (the name is DeepSpeed's)
+    """Works like DeepSpeed's class without ZeRO: the optimizer inside of it steps whole master weights in float32."""
+
+    def __init__(self, optimizer: Optimizer, scale: float) -> None:
+        self.optimizer, self.scale = optimizer, scale
+        self.halves: list[list[Parameter]] = [group["params"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["params"] = [Parameter(half.detach().float()) for half in group["params"]]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        pairs = [
+            pair
+            for halves, group in zip(self.halves, self.optimizer.param_groups, strict=True)
+            for pair in zip(halves, group["params"], strict=True)
+        ]
+        if all(half.grad is not None and half.grad.isfinite().all() for half, _ in pairs):
+            for half, master in pairs:
+                assert half.grad is not None
+                master.grad = half.grad.float() / self.scale
+            self.optimizer.step()
+            for half, master in pairs:
+                half.copy_(master)
+        for half, _ in pairs:
+            half.grad = None
+
+
+FP16_UnfusedOptimizer.__module__ = "deepspeed.runtime.fp16.unfused_optimizer"
+
+
+@pytest.mark.parametrize("by_accelerate", [False, True])
+def test_deepspeed_without_zero(by_accelerate: bool, tmp_path: Path) -> None:
+    """Its steps with an overflow do not come to the optimizer, so they are not on record."""
+    model = small_network().bfloat16()
+    optimizer = FP16_UnfusedOptimizer(AdamW(model.parameters(), lr=0.01), scale=64.0)
+    wrapped: Any = DeepSpeedOptimizerWrapper(cast(Any, optimizer)) if by_accelerate else optimizer
+    with Recorder(wrapped, tmp_path):
+        for step in range(8):
+            loss = model(torch.randn(8, 6, dtype=torch.bfloat16)).square().mean() * 64.0
+            (loss * torch.inf if step in (0, 4) else loss).backward()
+            optimizer.step()
+    matches(tmp_path)
+    assert {tensor.dtype for tensor in parts_of(tmp_path)[0].tensors} == {"float32"}
+
+
 class DeepSpeedZeroOptimizer:
     """Looks like DeepSpeed's class: it is no torch optimizer, but holds one whose parameters are flat partitions."""
 
@@ -260,12 +324,12 @@ def flat_parameters(*, use_orig_params: bool) -> Optimizer:
         (lambda: flat_parameters(use_orig_params=False), "FSDP"),
         (lambda: flat_parameters(use_orig_params=True), "FSDP"),
         (lambda: ZeroRedundancyOptimizer(small_network().parameters(), Adam, lr=0.01), "ZeroRedundancyOptimizer"),
-        (lambda: DeepSpeedZeroOptimizer(Adam(small_network().parameters())), "DeepSpeedZeroOptimizer"),
+        (lambda: DeepSpeedZeroOptimizer(Adam(small_network().parameters())), "DeepSpeedZeroOptimizer shards its state"),
         (
             lambda: DeepSpeedOptimizerWrapper(DeepSpeedZeroOptimizer(Adam(small_network().parameters()))),
-            "DeepSpeedZeroOptimizer|DeepSpeedOptimizerWrapper",
+            "DeepSpeedZeroOptimizer shards its state",
         ),
-        (lambda: FusedAdam(small_network().parameters()), "FusedAdam"),
+        (lambda: FusedAdam(small_network().parameters()), "FusedAdam steps with kernels of DeepSpeed"),
     ],
     ids=["dtensor", "fsdp2", "fsdp1 flat", "fsdp1 original", "zero", "deepspeed", "accelerate deepspeed", "fused adam"],
 )
