@@ -9,6 +9,7 @@ import functools
 import json
 import multiprocessing
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -189,6 +190,16 @@ def tensor_bytes(checkpoint: Path) -> dict[str, bytes]:
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    about = Path("/proc/cpuinfo")
+    if about.exists():
+        models = [line for line in about.read_text().splitlines() if line.startswith("model name")]
+        if models:
+            return models[0].partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def free_port() -> int:

@@ -14,9 +14,9 @@ class PilImages(Dataset[tuple[Any, int]]):
     """Images in memory, each made a PIL image when it is asked for, and then whatever `transform` makes of it."""
 
     def __init__(self, transform: Any) -> None:
-        images = job.images()
-        self._pixels, self.transform = images.pixels.numpy(), transform
-        self._labels: list[int] = images.labels.tolist()
+        drawn = job.images()
+        self._pixels, self.transform = drawn.images.numpy(), transform
+        self._labels: list[int] = drawn.labels.tolist()
 
     def __len__(self) -> int:
         return len(self._labels)

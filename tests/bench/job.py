@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from distrib.data import synthetic
+from distrib.data.images import Split
 from distrib.networks.article import article
 
 BATCH = 128
@@ -23,18 +23,9 @@ CHANNELS_LAST = os.environ.get("TWINSTEP_BENCH_CHANNELS_LAST") == "1"
 MEMORY_FORMAT = torch.channels_last if CHANNELS_LAST else torch.contiguous_format
 
 
-@dataclass(frozen=True, slots=True)
-class Images:
-    """The training images: pixels (N, 32, 32, 3) uint8 and labels (N,) int64."""
-
-    pixels: Tensor
-    labels: Tensor
-
-
-def images() -> Images:
+def images() -> Split:
     """Draw the images of an epoch."""
-    split = synthetic.load(BATCH * STEPS, 10).train
-    return Images(split.images, split.labels)
+    return synthetic.load(BATCH * STEPS, 10).train
 
 
 def network() -> nn.Module:

@@ -45,7 +45,7 @@ def _workloads() -> list[scaling.Workload]:
     for name, batch, network in cases:
         rate = rows[name].figures["rate"]
         assert isinstance(rate, float)
-        gradients = sum(parameter.nbytes for parameter in network.parameters())
+        gradients = sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
         workloads.append(scaling.Workload(name, batch / rate, gradients))
     return workloads
 

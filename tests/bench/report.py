@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.bench.contest import Taken
 from tests.bench.entrants import Epoch
+from tests.support import processor
 
 _PACKAGES = ("torch", "accelerate", "lightning", "timm", "jax", "optax")
 
@@ -40,12 +41,4 @@ def of(taken: Taken, steps: int, batch: int) -> Report:
     """Return the report of these epochs on this machine."""
     versions = {name: version(name) for name in _PACKAGES}
     cores = len(os.sched_getaffinity(0))
-    return Report(_processor(), cores, platform.python_version(), versions, steps, batch, taken)
-
-
-def _processor() -> str:
-    """Return the name of the processor, as Linux gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    return Report(processor(), cores, platform.python_version(), versions, steps, batch, taken)

@@ -54,7 +54,7 @@ def _augmented(key: jax.Array, pixels: jax.Array) -> jax.Array:
 def main() -> None:
     pace = Pace()
     drawn = job.images()
-    pixels, labels = jnp.asarray(drawn.pixels.numpy()), jnp.asarray(drawn.labels.numpy())
+    pixels, labels = jnp.asarray(drawn.images.numpy()), jnp.asarray(drawn.labels.numpy())
     schedule = optax.cosine_onecycle_schedule(job.EPOCHS * job.STEPS, job.PEAK_LR)
     tx = optax.chain(optax.add_decayed_weights(job.WEIGHT_DECAY), optax.sgd(schedule, job.MOMENTUM, nesterov=True))
 

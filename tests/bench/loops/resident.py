@@ -13,7 +13,7 @@ class Epochs:
 
     def __init__(self) -> None:
         drawn = job.images()
-        pixels = drawn.pixels.permute(0, 3, 1, 2).float() / 255
+        pixels = drawn.images.permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(values)[:, None, None] for values in (job.MEAN, job.STD))
         self._padded = functional.pad((pixels - mean) / std, (job.PADDING,) * 4, mode="reflect")
         self._labels = drawn.labels

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch
 from tests.gpu.part import Case, Cases, Setting, Skipped
 from tests.gpu.report import Column, Figures
 from tests.gpu.timing import copy_bandwidth, seconds_of
+from tests.support import processor
 
 
 def _cases(setting: Setting) -> list[Case]:
@@ -94,13 +94,8 @@ def _version(name: str) -> str:
 
 
 def _host() -> str:
-    processor = platform.processor() or platform.machine()
-    about = Path("/proc/cpuinfo")
-    if about.exists():
-        models = [line for line in about.read_text().splitlines() if line.startswith("model name")]
-        processor = models[0].partition(":")[2].strip() if models else processor
     release = platform.release().partition("-")[0]
-    return f"{processor}, {os.cpu_count()} cores, {platform.system()} {release}"
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()} {release}"
 
 
 PART = Cases(
