@@ -73,6 +73,7 @@ class Judge:
             for rule, batcher in self._batchers.items()
             if rule in self.groups
             for group, names in batcher.used.items()
+            if names
         }
 
     def explain(self, rule: str) -> Explanation:

@@ -2,7 +2,7 @@
 
     eta = max(0, |recorded - exact| - slack) / (u reach + tiny)
     slack = size_error max(|before|, |after|) + result_error max(|exact|, |recorded|) + lost
-    reach = |change| + sum over inputs x of |d change / dx * x|,   change = exact - before
+    reach = |change| + sum over inputs x of |d change / dx * x|,   change = exact - before, lr one of the inputs
 
 A step writes before + change. Storing the sum costs at most the slack, whatever the change; what is left must be an
 error of the change, and is counted in roundoffs of the change and of its inputs: a componentwise backward error (Higham,
@@ -183,6 +183,9 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> _Step:
                 moved = moved - size  # of the change alone
             reach[output] = reach[output] + jnp.abs(moved)
     slopes = {name: derivative(no_values, {**no_h, name: _whole(rule, name, inputs)}) for name in rule.matters(flags)}
+    # Kernels round the rate, or what they make of it, to the format they compute in before they multiply by it.
+    for output, slope in slopes.get("lr", {}).items():
+        reach[output] = reach[output] + jnp.where(jnp.isnan(slope), 0.0, jnp.abs(slope))
     h, counts = jax.tree.map(_column, (inputs.hyperparameters, inputs.counts))
     correction = down = up = jnp.zeros(exact[PARAM].shape)
     if rule.correction_error is not None:

@@ -171,6 +171,9 @@ def test_no_false_alarm(clipping: str, optimizer: str, implementation: str, tmp_
         assert not said, said
         assert report.checks["gradient"] == report.checks["average"] == "match"
         assert report.skipped == len(skip)
+        assert all(report.power.values()), (
+            f"a check without hyperparameters has no smallest error to tell: {report.power}"
+        )
 
 
 def norm_of(parameters: Sequence[Tensor]) -> float:
