@@ -44,6 +44,8 @@ def _wrong_inputs(flags: AdamFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield from wrong_decay(flags, _without_decay(flags), inputs, decoupled=flags.decay == "decoupled")
         other = "coupled" if flags.decay == "decoupled" else "decoupled"
         yield WrongInputs(f"weight decay is {other} instead of {flags.decay}", replace(flags, decay=other), inputs)
+    if h["eps"].any():
+        yield WrongInputs("eps is without effect", flags, with_numbers(inputs, eps=0.0 * h["eps"]))
     swapped = with_numbers(inputs, beta1=h["beta2"], beta2=h["beta1"])
     yield WrongInputs("betas are swapped", flags, swapped)
     ahead = replace(inputs, counts={"step": steps + 1})

@@ -28,10 +28,11 @@ class Cause(NamedTuple):
 def ranked(causes: Iterable[Cause]) -> list[Cause]:
     """Return the causes of one kind, each sentence once, those that fit best first.
 
-    A fitted number fits by its making, so it must fit better by a roundoff to come before what has none.
+    Below a roundoff no cause fits better than another, so they stay in the order of the catalogue. A fitted number fits by its
+    making, so it must fit better by a roundoff to come before what has none.
     """
     best: dict[str, Cause] = {}
-    for cause in sorted(causes, key=lambda cause: cause.eta + cause.fitted):
+    for cause in sorted(causes, key=lambda cause: max(1.0, cause.eta) + cause.fitted):
         best.setdefault(cause.sentence, cause)
     return list(best.values())
 

@@ -23,7 +23,7 @@ def diagnose(rule: Rule[Any], flags: Flags, inputs: Inputs) -> list[Cause]:
     """Return the mistakes each of which explains all these rows, the simplest first, then those that fit best.
 
     Kinds of mistakes are tried from the simplest on, until one of a kind fits well; those of that kind and of simpler ones
-    that fit worse are returned with it.
+    that fit worse are returned with it. Behind them come wrong formulas that a coarse record cannot tell from a wrong input.
     """
     with np.errstate(all="ignore"):  # whatever was recorded may be infinite
         trial = Trial(rule, flags, inputs)
@@ -34,7 +34,7 @@ def diagnose(rule: Rule[Any], flags: Flags, inputs: Inputs) -> list[Cause]:
             new = kind(trial)
             if any(cause.fits_well for cause in new):
                 # What barely fits is rather the shadow of what fits well.
-                return [*ranked(new), *found]
+                return [*ranked(new), *found, *(_as_good(trial) if kind is _inputs else ())]
             found += new
         return found
 
@@ -42,6 +42,11 @@ def diagnose(rule: Rule[Any], flags: Flags, inputs: Inputs) -> list[Cause]:
 def _inputs(trial: Trial) -> list[Cause]:
     """Return the mistakes that leave the formula right: something that goes into it is wrong."""
     return trial.causes(trial.promising(wrong_inputs(trial.right)))
+
+
+def _as_good(trial: Trial) -> list[Cause]:
+    """Return the wrong formulas that fit well."""
+    return trial.causes(trial.promising(wrong_formulas(trial.right)), limit=WARN)
 
 
 def _formulas_and_numbers(trial: Trial) -> list[Cause]:
@@ -61,7 +66,7 @@ def _rounding(trial: Trial) -> list[Cause]:
 
 def _pairs(trial: Trial) -> list[Cause]:
     """Return two mistakes at once. With that much choice, one must fit well, and a number may only be what else fails."""
-    found = trial.causes(trial.promising(pairs(trial.right))[:_COMPILED], limit=WARN)
+    found = trial.causes(trial.closest(pairs(trial.right), _COMPILED), limit=WARN)
     return [cause for cause in found if not cause.fitted] or found
 
 

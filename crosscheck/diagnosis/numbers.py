@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.diagnosis.trial import Candidate, exact_along, scaled, stored_unit, unit_roundoffs
+from crosscheck.diagnosis.trial import Candidate, exact_along, scaled, stored_again, stored_unit, unit_roundoffs
 from crosscheck.tolerance import FORMATS
 
 Floats = NDArray[np.float64]
@@ -43,11 +43,12 @@ def names(base: Candidate) -> list[str]:
 def numbers(base: Candidate, together: int = 1) -> Iterator[Candidate]:
     """Yield what `base` becomes with hyperparameters as the numbers that they act as, so many `together`.
 
-    Those are left out that leave more than rounding, or act as what the record says.
+    Those are left out that leave more than rounding, and those beside another mistake that act as what the record says.
     """
     for some in _worthwhile(base, list(combinations(names(base), together))):
         (fit,) = least_squares(base, [some])
-        if fit is not None and np.all(np.abs(fit.factors - 1) > fit.errors):
+        alone = len(some) == 1 and not base.sentence  # if it explains nothing, no row comes closer by it
+        if fit is not None and (alone or np.all(np.abs(fit.factors - 1) > fit.errors)):
             yield _acting(base, some, fit)
 
 
@@ -68,17 +69,22 @@ def _worthwhile(base: Candidate, which: Sequence[Names]) -> Iterator[Names]:
 
 
 def _acting(base: Candidate, some: Names, fit: Fit) -> Candidate:
-    """Return the candidate with the fitted numbers in the place of those recorded."""
-    h = base.inputs.hyperparameters
+    """Return the candidate with the fitted numbers in the place of those recorded.
+
+    A rate of twice the size may be a step that is taken twice, and so stores twice what is stored once.
+    """
+    h, inputs = base.inputs.hyperparameters, base.inputs
     each = list(zip(some, fit.factors, fit.errors, strict=True))
     new = {name: scaled(name, h[name], factor) for name, factor, _ in each}
     first = [base.sentence] if base.sentence else []
     told = [_told(name, float(h[name][0]), float(new[name][0]), factor, error) for name, factor, error in each]
+    if any(name == "lr" and abs(factor - 2) <= error for name, factor, error in each):
+        inputs = stored_again(inputs)
     return Candidate(
         sentence=", and ".join([*first, *told]),
         rule=base.rule,
         flags=base.flags,
-        inputs=replace(base.inputs, hyperparameters={**h, **new}),
+        inputs=replace(inputs, hyperparameters={**h, **new}),
         key=", and ".join([*first, *(f"{name} is another" for name in some)]),
         fitted=len(some),
     )

@@ -38,7 +38,8 @@ def rounded(numbers: Any, name: str) -> Floats:
 def rounding(trial: Trial) -> list[Cause]:
     """Return how the numbers were rounded, if that explains all rows.
 
-    First the state is taken as it was recorded, each slot with a reason of its own; then the parameter must follow from it.
+    First the state is taken as it was recorded, each slot with a reason of its own; then the parameter must follow from it,
+    or from the state before that was rounded.
     """
     right = trial.right
     said: list[str] = []
@@ -49,15 +50,16 @@ def rounding(trial: Trial) -> list[Cause]:
             if not reason:
                 return []
             said.append(reason)
-    given = Trial(right.rule, right.flags, _from_recorded_state(right).inputs)
-    if given.over[PARAM].any():
-        made, unit = np.asarray(given.compared.exact[PARAM])[given.real(PARAM)], stored_unit(right.inputs, 0)
-        reason = how_rounded(PARAM, given.recorded(PARAM), made, unit) or _narrow_update(given, made, unit)
-        if not reason:
-            return []
-        said.append(reason)
-    elif trial.over[PARAM].any() and not said:
-        said.append("the parameter is computed from the state after that was rounded to the format it is stored in")
+    if trial.over[PARAM].any():
+        given = Trial(right.rule, right.flags, _from_recorded_state(right).inputs)
+        if given.over[PARAM].any():
+            made, unit = np.asarray(given.compared.exact[PARAM])[given.real(PARAM)], stored_unit(right.inputs, 0)
+            reason = how_rounded(PARAM, given.recorded(PARAM), made, unit) or _narrow_update(given, made, unit)
+            if not reason:
+                return []
+            said.append(reason)
+        elif not said:
+            said.append("the parameter is computed from the state after that was rounded to the format it is stored in")
     sentence = ", and ".join(said)
     return [Cause(sentence, sentence, 0, 0.0)]
 
@@ -128,9 +130,12 @@ def _narrow_update(trial: Trial, right: Floats, unit: float) -> str:
             continue
         size = float(np.sqrt(np.mean(off**2)))
         rows = np.nonzero(real)[0][use]
-        mean = np.bincount(rows, off) / np.maximum(np.bincount(rows), 1)
-        # What is the same for a whole row, such as a rate that is a little off, is no rounding of its elements.
-        scattered = np.mean((off - mean[rows]) ** 2) >= 0.7 * size**2
+        # What is the same for a whole row, such as a rate that is a little off, is no rounding of its elements. Where their
+        # changes are all alike, as in Adam's first step, they would be rounded alike.
+        count = np.maximum(np.bincount(rows), 1)
+        mean, about = np.bincount(rows, off) / count, np.bincount(rows, np.abs(change[use])) / count
+        mixed = np.abs(np.abs(change[use]) / about[rows] - 1) > coarse
+        scattered = np.mean((off - mean[rows])[mixed] ** 2) >= 0.7 * size**2
         random = abs(float(np.mean(off))) <= 0.3 * size and np.max(np.abs(off)) <= 5 * size
         if scattered and random and 0.2 <= size < 1.6:
             return f"the update is computed in {narrow}"

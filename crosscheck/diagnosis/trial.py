@@ -7,6 +7,7 @@ every pair of two, is first tried roughly, and only what reduces the residuals i
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -23,7 +24,8 @@ from crosscheck.tolerance import FAIL, FORMATS
 from crosscheck.trace.format import PARAM
 
 Outputs = dict[str, NDArray[np.float64]]  # by output: (rows, width)
-_REDUCED = 0.9  # of the elements that disagree, so many must come closer to what was recorded
+_REDUCED = 0.9  # of the elements of a row that disagree, so many must come closer to what was recorded
+_ROWS = 0.95  # and that in so many of the rows; a row of one element that storing moved a long way may not
 _BY_HALF = -0.5  # and this is the least that half of them must come closer by, as a logarithm
 
 
@@ -126,8 +128,13 @@ def unit_roundoffs(inputs: Inputs) -> NDArray[np.float64]:
     return np.array([known[float(number)] for number in largest])[where].reshape(inputs.largest.shape)
 
 
-_ONCE_MORE = 1.5
-"""What storing explains of a mistake, by what it explains of the right step, which stores a number once or twice."""
+def stored_again(inputs: Inputs, times: int = 2) -> Inputs:
+    """Return inputs of a step that stores so many `times` as often as the right one does.
+
+    Most mistakes store a number once more. What they store is between the number before the step and the one behind it.
+    """
+    more = times * inputs.size_error + (times - 1) * inputs.result_error
+    return replace(inputs, size_error=more)
 
 
 class Trial:
@@ -169,10 +176,14 @@ class Trial:
         return closer >= _REDUCED * over, float(np.median(ratios)) if len(ratios) else 0.0
 
     def promising(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return those mistakes that bring all rows closer, the best first.
+        """Return those mistakes that bring nearly all rows closer. Several of one sentence may share the rows among them."""
+        return [candidate for _, candidate in self._closer(candidates)]
 
-        Several of one sentence may share the rows among them.
-        """
+    def closest(self, candidates: Iterable[Candidate], most: int) -> list[Candidate]:
+        """Return those of them that bring the rows closest, the best first, `most` of them."""
+        return [candidate for _, candidate in sorted(self._closer(candidates), key=itemgetter(0))[:most]]
+
+    def _closer(self, candidates: Iterable[Candidate]) -> list[tuple[float, Candidate]]:
         by_sentence: dict[str, list[tuple[float, NDArray[np.bool_], Candidate]]] = {}
         for candidate in candidates:
             closer, score = self.score(candidate)
@@ -180,15 +191,13 @@ class Trial:
         found: list[tuple[float, Candidate]] = []
         for several in by_sentence.values():
             best = min(score for score, _, _ in several)
-            if best <= _BY_HALF and np.all(np.any([closer for _, closer, _ in several], axis=0)[self.rows]):
+            if best <= _BY_HALF and np.mean(np.any([closer for _, closer, _ in several], axis=0)[self.rows]) >= _ROWS:
                 found += [(best, candidate) for _, closer, candidate in several if closer[self.rows].any()]
-        return [candidate for _, candidate in sorted(found, key=lambda pair: pair[0])]
+        return found
 
     def worst(self, candidate: Candidate) -> NDArray[np.float64]:
         """Return the largest eta of each row under a mistake; infinite for a row of which nothing is judged."""
-        # A mistake may store a number once more than the right step does.
-        inputs = replace(candidate.inputs, size_error=_ONCE_MORE * candidate.inputs.size_error)
-        found = compare(candidate.rule, candidate.flags, inputs)
+        found = compare(candidate.rule, candidate.flags, stored_again(candidate.inputs))
         judged = np.any([judged.any(axis=1) for judged in found.judged.values()], axis=0)
         eta = np.max([eta.max(axis=1) for eta in found.eta.values()], axis=0)
         return np.where(judged, eta, np.inf)

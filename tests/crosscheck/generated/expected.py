@@ -19,13 +19,13 @@ _AROUND = {"between": r"\w+ was changed between steps", "start": r".* before the
 
 _SENTENCES: Mapping[str, str] = {
     "rate one step late": r"lr is that of the step before",
-    "moved twice": r"lr acts as .* x 2\.0",
+    "moved twice": r"lr acts as .* x (2\.0|1\.99999)",
     "frozen": _STILL,
     "tensor frozen": _STILL,
     "decay constant": r"weight decay subtracts a constant",
     "decay at first only": _MISSING_DECAY,
     "decay missing": _MISSING_DECAY,
-    "decay twice": r"weight decay is applied twice|weight_decay acts as .* x 2\.0",
+    "decay twice": r"weight decay is applied twice|weight_decay acts as .* x (2\.0|1\.99999)",
     "decay times lr": r"weight decay is multiplied by lr once too often",
     "decay not times lr": r"weight decay is not multiplied by lr",
     "decay on new parameters": r"weight decay is taken from the new parameters",
