@@ -1,10 +1,11 @@
-"""Images in parquet files, of the hub's cache too. Most of it needs the extra `parquet`, which CI does not install."""
+"""Images in parquet files, of the hub's cache too."""
 
 import io
 import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from distrib.data import folder, hub, parquet, selection, sources
 from distrib.data.config import DataConfig
+from distrib.data.decoding import decode
 from distrib.data.images import Dataset
 from distrib.data.parquet_columns import ANY, Columns
 from distrib.data.selection import ALL, Selection
@@ -43,7 +45,7 @@ def table(
     images: Sequence[Any], labels: Sequence[Any] | None = None, *, label: str = "label", features: bool = True
 ) -> Any:
     """Return a table as `datasets` writes it."""
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow: Any = import_module("pyarrow")  # it has no types
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     rows = [{"bytes": image, "path": f"{number}.png"} for number, image in enumerate(images)]
     labels = [number % 2 for number in range(len(images))] if labels is None else labels
@@ -56,7 +58,8 @@ def table(
 
 def write(made: Any, file: Path, **options: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    pytest.importorskip("pyarrow.parquet").write_table(made, file, **options)
+    writer: Any = import_module("pyarrow.parquet")
+    writer.write_table(made, file, **options)
 
 
 @pytest.fixture
@@ -89,6 +92,15 @@ def test_images_are_those_of_a_folder_of_files(birds: Path, tmp_path: Path) -> N
     assert torch.equal(data.train.images[data.train.labels.argsort(stable=True)], of_files.train.images)
     assert torch.equal(data.test.images[data.test.labels.argsort(stable=True)], of_files.test.images)
     assert data.notes == of_files.notes
+
+
+def test_images_of_another_size_are_those_of_a_folder_of_files(birds: Path, tmp_path: Path) -> None:
+    large = parquet.load(birds, tmp_path / "cache", Selection(image_size=48)).train.images
+    file = tmp_path / "files" / "train" / "owl" / "0.png"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(picture(0))
+    assert torch.equal(large[0], decode([file], size=48)[0][0])
+    assert large.shape == (9, 48, 48, 3)
 
 
 def test_a_photo_is_turned_as_the_camera_says(birds: Path, tmp_path: Path) -> None:
