@@ -6,7 +6,8 @@
 #               faults, rehearsals of the GPU kit and of the bench's loops, and new random examples for the tests that generate theirs
 # make chaos    set up, then a run under random faults: make chaos FAULTS=100 SEED=7
 # make fuzz     set up, then damaged files in every format that is read: make fuzz MINUTES=60 SEED=7
-# make bench    set up, then what the loop costs beside the bare network, and beside loops of other libraries (20 minutes)
+# make bench    set up, then what the loop costs beside the bare network, how long a start takes, and the loops of other libraries
+#               beside ours (20 minutes)
 # make gpu      set up, then everything there is to know of one GPU: make gpu OUT=runs/gpu MINUTES=9
 PYTHON ?= python3
 VENV   := .venv
@@ -62,6 +63,7 @@ docs: env
 
 bench: env
 	$(BIN)/python -m distrib.bench
+	$(BIN)/python -m tests.bench.start
 	$(BIN)/python -m tests.bench --out runs/bench
 
 clean:

@@ -5,9 +5,11 @@ In Python this module is what `from distrib import train` gives, and calling it 
 Exit codes: 0 done, 1 fault, 2 bad input, 75 stopped on request, 130 left at once; after 75 the same command continues.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -42,9 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os._exit(code)
 
     with StopRequest(leave) as request:
-        from distrib import command  # torch takes seconds to import, and a request may come in them
-
+        command = _import_command()  # here, because a request may come in the seconds that torch takes
         return command.main(sys.argv[1:] if arguments is None else arguments, status, request)
+
+
+def _import_command() -> ModuleType:
+    """Import what trains, with all of torch behind it, without looking again and again for garbage among what stays."""
+    if "distrib.command" not in sys.modules:  # what is frozen is never freed: a second time it would be what a run left
+        gc.disable()
+        try:
+            import_module("distrib.command")
+        finally:
+            gc.freeze()
+            gc.enable()
+    return sys.modules["distrib.command"]
 
 
 class _Callable(ModuleType):

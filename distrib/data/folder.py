@@ -114,7 +114,7 @@ def image_files(folder: Path, left_out: list[Path] | None = None) -> list[Path]:
     def fail(error: OSError) -> None:
         raise error
 
-    images: list[Path] = []
+    images: list[str] = []
     others: list[Path] = [] if left_out is None else left_out
     seen: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
@@ -123,13 +123,13 @@ def image_files(folder: Path, left_out: list[Path] | None = None) -> list[Path]:
             folders.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
-        files = [Path(place, name) for name in names]
-        wanted = [file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not _hidden(file.name)]
+        wanted = {name for name in names if name.lower().endswith(IMG_EXTENSIONS) and not _hidden(name)}
         hidden = [name for name in folders if _hidden(name)]
         folders[:] = sorted(set(folders).difference(hidden))
-        images += wanted
-        others += sorted({*files}.difference(wanted), key=str) + [Path(place, name) for name in sorted(hidden)]
-    return sorted(images)
+        images += [f"{place}{os.sep}{name}" for name in wanted]
+        others += [Path(place, name) for name in (*sorted({*names} - wanted), *sorted(hidden))]
+    # The order of paths, which is that of their parts; comparing paths themselves takes a second for 60,000 of them.
+    return [Path(image) for image in sorted(images, key=lambda image: image.split(os.sep))]  # noqa: PTH206
 
 
 def _hidden(name: str) -> bool:
@@ -143,6 +143,7 @@ def _key(path: Path, classes: tuple[str, ...], taken: Taken, size: int) -> str:
     not decode.
     """
     digest = hashlib.sha256(f"{_FORMAT} {path.resolve()}".encode("utf-8", "surrogateescape"))
+    within = len(str(path / "_")) - 1
     problems: list[str] = []
     files: list[Path] = []
     for members in taken.values():
@@ -153,7 +154,7 @@ def _key(path: Path, classes: tuple[str, ...], taken: Taken, size: int) -> str:
                 problems.append(f"image {file} {error}")
             else:
                 files.append(file)
-                words = [classes[label], str(file.relative_to(path)), facts.st_size, facts.st_mtime_ns]
+                words = [classes[label], str(file)[within:], facts.st_size, facts.st_mtime_ns]
                 digest.update(json.dumps(words).encode())
     if problems:
         decode(files, problems)
