@@ -1,12 +1,18 @@
 """The segment that is being written, and the steps that wait to be written to it."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 from crosscheck.recorder.pending import Pending
 from crosscheck.trace.format import TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 
 
 class Journal:
-    """Commits what waits, part by part. It holds none of the optimizer's tensors, so it can outlive them."""
+    """Commits what waits, part by part. It holds none of the optimizer's tensors, so it can outlive them.
+
+    A small part that nobody waits for is hashed, written and synced by a thread while training goes on. The next commit first
+    waits for it and raises what it raised.
+    """
 
     def __init__(self, writer: SegmentWriter, first_step: int) -> None:
         self.writer, self.pending = writer, Pending()
@@ -16,17 +22,45 @@ class Journal:
         self.unsettled = False
         """Whether the last step's moving averages are still to be seen."""
         self.committed = first_step - 1
-        """The last step that was written."""
+        """The last step that is known to be written."""
+        self.nbytes = 0
+        """Of the parts that are known to be written."""
+        self._thread: ThreadPoolExecutor | None = None
+        self._written: tuple[Future[int], int] | None = None  # the bytes of a part, and its last step
 
-    def commit(self) -> int:
-        """Write the steps that wait as one part. Returns its bytes. Raises OSError and UnsupportedOptimizer."""
+    def commit(self, *, wait: bool = True) -> None:
+        """Write the steps that wait as one part. If nobody is to `wait` and it is small, the next commit knows that it is written.
+
+        Raises OSError and UnsupportedOptimizer, those of the part before among them; then nothing waits any more, because no part
+        can follow one that is missing.
+        """
+        self._know_of_the_part_before()
         last = self.pending.attempts[-1].step if self.pending.attempts else self.committed
+        wait = wait or not self.pending.is_small
         part = self.pending.take(self.tensors)
         if part is None:
-            return 0
-        nbytes = self.writer.write(*part)
+            return
+        if wait:
+            self._know_of(self.writer.write(*part), last)
+        else:
+            self._thread = self._thread or ThreadPoolExecutor(1, "crosscheck-recorder")
+            self._written = self._thread.submit(self.writer.write, *part), last
+
+    def _know_of_the_part_before(self) -> None:
+        if self._written is None:
+            return
+        written, last = self._written
+        try:
+            nbytes = written.result()
+        except Exception:
+            self._written, self.pending = None, Pending()
+            raise
+        self._written = None
+        self._know_of(nbytes, last)
+
+    def _know_of(self, nbytes: int, last: int) -> None:
+        self.nbytes += nbytes
         self.committed = last
-        return nbytes
 
     def end(self, stopped: str | None = None) -> None:
         """Commit what waits and mark the end. `stopped`: why the recording cannot go on. Ending twice is fine."""

@@ -13,6 +13,7 @@ from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
 PART_STEPS = 128  # a part is committed after so many steps,
 PART_BYTES = 32 * 2**20  # or when so much waits in memory,
+_HELD_TWICE = PART_BYTES // 2  # what may wait in memory while as much is written beside the training
 _PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses at most
 
 
@@ -66,6 +67,11 @@ class Pending:
             or self._nbytes >= PART_BYTES
             or time.monotonic() - self._committed_at >= _PART_SECONDS
         )
+
+    @property
+    def is_small(self) -> bool:
+        """Return whether there is room for as much again while this is written."""
+        return self._nbytes <= _HELD_TWICE
 
     def take(self, tensors: tuple[TensorInfo, ...]) -> tuple[Part, dict[str, Tensor]] | None:
         """Return the part that waits with its arrays, and start anew; None if nothing waits. Raises UnsupportedOptimizer."""

@@ -468,7 +468,7 @@ class Recorder:
             last.options = self.loop.tell_averaged(last.options)
         self._unaveraged, self._journal.unsettled = [], False
         if to_commit or self._journal.pending.due:
-            self._commit()
+            self._commit(wait=to_commit)
 
     def _grads(self, view: View) -> list[Tensor | None]:
         return [self._followed.tensors[number].grad for number in view.numbers]
@@ -487,9 +487,10 @@ class Recorder:
             told = self._scaler._get_scale_async()  # pyright: ignore[reportPrivateUsage]
         return None if told is None else told.detach().clone()
 
-    def _commit(self) -> None:
+    def _commit(self, *, wait: bool = True) -> None:
         """Write the steps that wait as one part."""
-        self._selection.nbytes += self._journal.commit()
+        self._journal.commit(wait=wait)
+        self._selection.nbytes = self._journal.nbytes
 
 
 def _leave(journal: Journal, recorder: weakref.ref[Recorder], process: int) -> None:

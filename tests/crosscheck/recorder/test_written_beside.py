@@ -1,0 +1,87 @@
+"""Parts are written beside the training: nothing waits for a slow disk, and nothing is lost or left out unseen."""
+
+import errno
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.optim import SGD
+
+from crosscheck import Recorder, Verdict, replay
+from crosscheck.trace.writer import SegmentWriter
+from tests.crosscheck.recording import make_parameters, parts_of, take_steps
+
+PART = 128
+SLOW = 0.5  # seconds
+write_part = SegmentWriter.write
+
+
+def slowly(writer: SegmentWriter, *part: Any) -> int:
+    time.sleep(SLOW)
+    return write_part(writer, *part)
+
+
+def failing_at(number: int) -> Callable[..., int]:
+    """Return a `write` that fails at the part of this number, counted from 1, and at no other."""
+    calls: list[None] = []
+
+    def write(writer: SegmentWriter, *part: Any) -> int:
+        calls.append(None)
+        if len(calls) == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_part(writer, *part)
+
+    return write
+
+
+def train(recorder_of: Callable[[SGD], Recorder], steps: int) -> float:
+    """Train under a recorder, which is closed. Return the seconds of the longest step."""
+    parameters = make_parameters((40,))
+    optimizer = SGD(parameters, lr=0.1, momentum=0.9)
+    longest = 0.0
+    with recorder_of(optimizer):
+        for step in range(1, steps + 1):
+            began = time.monotonic()
+            take_steps(optimizer, parameters, [step])
+            longest = max(longest, time.monotonic() - began)
+    return longest
+
+
+def test_training_does_not_wait_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmentWriter, "write", slowly)
+    assert train(lambda optimizer: Recorder(optimizer, tmp_path), PART + 20) < SLOW
+    assert [len(part.steps) for part in parts_of(tmp_path)] == [PART, 20]
+    assert replay(tmp_path).verdict is Verdict.MATCH
+
+
+def test_a_flush_waits_until_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmentWriter, "write", slowly)
+    parameters = make_parameters((40,))
+    optimizer = SGD(parameters, lr=0.1, momentum=0.9)
+    with Recorder(optimizer, tmp_path) as recorder:
+        take_steps(optimizer, parameters, range(1, PART + 11))
+        recorder.flush()
+        assert [len(part.steps) for part in parts_of(tmp_path)] == [PART, 10]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("steps", [2 * PART + 10, 4 * PART], ids=["closed soon", "noticed in training"])
+def test_no_part_follows_one_that_could_not_be_written(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SegmentWriter, "write", failing_at(2))
+    with pytest.warns(UserWarning, match=rf"the record ends with step {PART}: .*No space left on device"):
+        train(lambda optimizer: Recorder(optimizer, tmp_path), steps)
+    assert [part.steps[-1].step for part in parts_of(tmp_path)] == [PART]
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH
+    assert any("No space left on device" in line for line in report.warnings), report
+
+
+def test_strict_raises_what_the_thread_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmentWriter, "write", failing_at(2))
+    with pytest.raises(OSError, match="No space left on device"):
+        train(lambda optimizer: Recorder(optimizer, tmp_path, strict=True), 4 * PART)
+    assert [part.steps[-1].step for part in parts_of(tmp_path)] == [PART]
