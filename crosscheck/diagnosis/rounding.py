@@ -135,7 +135,7 @@ def _narrow_update(trial: Trial, right: Floats, unit: float) -> str:
         count = np.maximum(np.bincount(rows), 1)
         mean, about = np.bincount(rows, off) / count, np.bincount(rows, np.abs(change[use])) / count
         mixed = np.abs(np.abs(change[use]) / about[rows] - 1) > coarse
-        scattered = np.mean((off - mean[rows])[mixed] ** 2) >= 0.7 * size**2
+        scattered = mixed.any() and np.mean((off - mean[rows])[mixed] ** 2) >= 0.7 * size**2
         random = abs(float(np.mean(off))) <= 0.3 * size and np.max(np.abs(off)) <= 5 * size
         if scattered and random and 0.2 <= size < 1.6:
             return f"the update is computed in {narrow}"

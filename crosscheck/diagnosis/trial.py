@@ -128,13 +128,12 @@ def unit_roundoffs(inputs: Inputs) -> NDArray[np.float64]:
     return np.array([known[float(number)] for number in largest])[where].reshape(inputs.largest.shape)
 
 
-def stored_again(inputs: Inputs, times: int = 2) -> Inputs:
-    """Return inputs of a step that stores so many `times` as often as the right one does.
+def stored_again(inputs: Inputs) -> Inputs:
+    """Return inputs of a step that stores twice what the right one stores once, as most mistakes do.
 
-    Most mistakes store a number once more. What they store is between the number before the step and the one behind it.
+    What it stores in between is no larger than the number before the step or the one after it.
     """
-    more = times * inputs.size_error + (times - 1) * inputs.result_error
-    return replace(inputs, size_error=more)
+    return replace(inputs, size_error=2 * inputs.size_error + inputs.result_error)
 
 
 class Trial:

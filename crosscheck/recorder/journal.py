@@ -25,28 +25,28 @@ class Journal:
         """The last step that is known to be written."""
         self.nbytes = 0
         """Of the parts that are known to be written."""
-        self._thread: ThreadPoolExecutor | None = None
         self._written: tuple[Future[int], int] | None = None  # the bytes of a part, and its last step
 
     def commit(self, *, wait: bool = True) -> None:
-        """Write the steps that wait as one part. If nobody is to `wait` and it is small, the next commit knows that it is written.
+        """Write the steps that wait as one part. Unless told to `wait`, leave a small one to the thread.
 
-        Raises OSError and UnsupportedOptimizer, those of the part before among them; then nothing waits any more, because no part
-        can follow one that is missing.
+        Raises OSError and UnsupportedOptimizer, also those of the part that was left to the thread before. Then the steps that
+        wait are dropped, because no part can follow one that is missing.
         """
-        self._know_of_the_part_before()
+        self._wait_for_thread()
         last = self.pending.attempts[-1].step if self.pending.attempts else self.committed
         wait = wait or not self.pending.is_small
         part = self.pending.take(self.tensors)
         if part is None:
             return
         if wait:
-            self._know_of(self.writer.write(*part), last)
+            self._note(self.writer.write(*part), last)
         else:
-            self._thread = self._thread or ThreadPoolExecutor(1, "crosscheck-recorder")
-            self._written = self._thread.submit(self.writer.write, *part), last
+            thread = ThreadPoolExecutor(1, "crosscheck-recorder")
+            self._written = thread.submit(self.writer.write, *part), last
+            thread.shutdown(wait=False)  # it ends with the part, so that a process that forks seldom has it
 
-    def _know_of_the_part_before(self) -> None:
+    def _wait_for_thread(self) -> None:
         if self._written is None:
             return
         written, last = self._written
@@ -56,9 +56,9 @@ class Journal:
             self._written, self.pending = None, Pending()
             raise
         self._written = None
-        self._know_of(nbytes, last)
+        self._note(nbytes, last)
 
-    def _know_of(self, nbytes: int, last: int) -> None:
+    def _note(self, nbytes: int, last: int) -> None:
         self.nbytes += nbytes
         self.committed = last
 

@@ -251,7 +251,7 @@ class Recorder:
         """Commit what waits, mark the end, detach. Closing twice is fine."""
         self._detach()
         if not self._journal.closed:
-            self._settle()
+            self._settle(to_commit=True)  # at the end of a process no thread can be started any more
             self._journal.end()
 
     @_never_raises
@@ -276,7 +276,7 @@ class Recorder:
         why = str(error) if isinstance(error, UnsupportedOptimizer | TraceError) else f"{type(error).__name__}: {error}"
         if not self._journal.closed:
             try:
-                self._settle()
+                self._settle(to_commit=True)
                 self._journal.end(why)
             except Exception as another:  # what waits cannot be recorded either, and it does not wait any more
                 _log.debug("the recording ends without its last part: %s", another)

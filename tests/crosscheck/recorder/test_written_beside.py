@@ -1,6 +1,8 @@
 """Parts are written beside the training: nothing waits for a slow disk, and nothing is lost or left out unseen."""
 
 import errno
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch.optim import SGD
 from crosscheck import Recorder, Verdict, replay
 from crosscheck.trace.writer import SegmentWriter
 from tests.crosscheck.recording import make_parameters, parts_of, take_steps
+from tests.support import ROOT
 
 PART = 128
 SLOW = 0.5  # seconds
@@ -85,3 +88,24 @@ def test_strict_raises_what_the_thread_met(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left on device"):
         train(lambda optimizer: Recorder(optimizer, tmp_path, strict=True), 4 * PART)
     assert [part.steps[-1].step for part in parts_of(tmp_path)] == [PART]
+
+
+_UNCLOSED = """
+import sys, torch
+from torch.optim.swa_utils import AveragedModel
+from crosscheck import Recorder
+model = torch.nn.Linear(5, 3)
+average = AveragedModel(model)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+recorder = Recorder(optimizer, sys.argv[1], average=zip(model.parameters(), average.module.parameters()))
+for _ in range(int(sys.argv[2])):
+    model(torch.randn(4, 5)).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("steps", [PART, PART + 1, PART + 20])
+def test_a_script_that_ends_where_a_part_is_due(steps: int, tmp_path: Path) -> None:
+    """At the end of a process the thread has written what it had, and no other can be started."""
+    subprocess.run([sys.executable, "-c", _UNCLOSED, str(tmp_path / "trace"), str(steps)], check=True, cwd=ROOT)
+    assert sum(len(part.steps) for part in parts_of(tmp_path / "trace")) in (steps - 1, steps)
