@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from crosscheck import Recorder, replay
+from tests.crosscheck.recording import parts_of
 from tests.crosscheck.trace.trace_files import adam, part_file, record, rewrite, run, segment, sgd
-from tests.support import JAX, ROOT, TORCH, largest_file, run_without
+from tests.support import JAX, ROOT, TORCH, largest_file, run_without, wait_until
 
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -260,6 +261,7 @@ def test_a_killed_recording_replays_and_says_where_it_ends(
         for _ in range(5):
             parameter.grad = torch.full_like(parameter, 0.5)
             optimizer.step()
+        assert wait_until(lambda: len(parts_of(tmp_path / "trace")) == 2, seconds=60)  # a thread writes them
         shutil.copytree(tmp_path / "trace", tmp_path / "killed")
     code, out, _ = run(capsys, "replay", tmp_path / "killed")
     assert code == 0

@@ -16,7 +16,8 @@ from tests.support import ROOT, wait_until
 SCRIPT = ROOT / "tests" / "slurm" / "cluster.sh"
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 NAMESPACES = ("unshare", "--uts", "--mount", "--net", "--pid", "--fork", "--mount-proc")
-UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SUSPENDED")
+UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "PREEMPTED", "REQUEUED", "CONFIGURING", "SUSPENDED")
+"""States of a job that has not ended; a preempted one is put back into the queue a moment later."""
 
 
 def what_is_missing() -> str | None:
