@@ -1,6 +1,7 @@
 """A run that ends early, and the checkpoint that was the best, whatever interrupts it."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,7 @@ def _in_evaluation(rank: int) -> None:
         calls.append(1)
         if len(calls) == 3:
             signal.raise_signal(signal.SIGTERM)
+            time.sleep(1)  # a thread receives it, and this evaluation is the last
         return evaluate(self, *arguments)  # pyright: ignore[reportArgumentType]
 
     Run.evaluate = asked  # pyright: ignore[reportAttributeAccessIssue]
