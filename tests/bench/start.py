@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="a folder of images")
     parser.add_argument("--rounds", type=int, default=3, help="starts of each kind (default 3)")
     given = parser.parse_args(arguments)
+    if given.rounds < 1:
+        parser.error(f"--rounds {given.rounds}: a whole number above 0 is accepted")
     with tempfile.TemporaryDirectory(prefix="start-") as work:
         cases = [("its own images", given.rounds, ("--data.source=synthetic",))]
         if given.images is not None:
