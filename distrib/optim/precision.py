@@ -62,9 +62,11 @@ class Precision:
         """The format of matrix products."""
         return "bfloat16" if self.mode == "bf16" else "float16" if self.mode == "fp16" else "float32"
 
-    def autocast(self) -> AbstractContextManager[object]:
+    def autocast(self, *, cache_enabled: bool = True) -> AbstractContextManager[object]:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mode)
-        return torch.autocast(self.device_type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+        return torch.autocast(
+            self.device_type, dtype=dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=cache_enabled
+        )
 
 
 def _choose(config: PrecisionConfig, device: torch.device, environment: Mapping[str, str]) -> Mode:

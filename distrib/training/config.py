@@ -40,6 +40,9 @@ class TrainingConfig(Section):
     """Share of each label spread over all classes, in training only."""
     compile: bool = False
     """Compile the network with torch.compile (needs a C++ compiler on a CPU)."""
+    cuda_graph: bool = False
+    """Capture the network's forward and backward pass as CUDA graphs, for small batches on a GPU, whose many launches take longer
+    than the work. Not with compile, accumulate or last_batch = mask."""
     deterministic: bool = False
     """Only deterministic algorithms, for bit-identical repeats on a GPU; on a CPU runs repeat anyway."""
     world_size: Positive | None = None
@@ -59,4 +62,19 @@ class TrainingConfig(Section):
     def _one_kind_of_clipping(self) -> Self:
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("training.clip_norm and training.clip_value are both set: choose one kind of clipping")
+        return self
+
+    @model_validator(mode="after")
+    def _one_size_in_a_graph(self) -> Self:
+        others = {
+            "training.compile = true": (self.compile, "it captures what torch.compile would have to compile"),
+            f"training.accumulate = {self.accumulate}": (
+                self.accumulate > 1,
+                "a replayed pass overwrites the gradients of the one before",
+            ),
+            "training.last_batch = mask": (self.last_batch == "mask", "it replays batches of one size"),
+        }
+        for other, (is_set, why) in others.items():
+            if self.cuda_graph and is_set:
+                raise ValueError(f"training.cuda_graph = true with {other}: {why}; leave one of the two out")
         return self

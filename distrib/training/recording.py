@@ -61,10 +61,12 @@ class PassRecorder:
 
     def __init__(self, run: Run, steps: tuple[int, ...]) -> None:
         """Raises BadInput."""
-        if steps and run.config.training.compile:
-            raise BadInput(
-                f"crosscheck.gradient_steps = {list(steps)}: a compiled network cannot be watched; set training.compile = false"
-            )
+        for key in ("compile", "cuda_graph"):
+            if steps and getattr(run.config.training, key):
+                raise BadInput(
+                    f"crosscheck.gradient_steps = {list(steps)}: the pooling inside a network cannot be watched with training.{key} = true; "
+                    "leave one of the two out"
+                )
         if steps and run.config.model.name != _TWIN:
             raise BadInput(
                 f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again has the network {_TWIN}, and "

@@ -23,6 +23,7 @@ from distrib.data.images import Dataset, Split
 from distrib.data.mixing import Mixing
 from distrib.display import Display, count
 from distrib.networks.buffers import unchanged_buffers
+from distrib.networks.cuda_graph import capture, expect_capturable
 from distrib.networks.factory import Code
 from distrib.networks.views import Tta
 from distrib.optim.optimizer import build_optimizer
@@ -140,6 +141,8 @@ def build(
     Calls `raise_if_stop_requested` with the step that the run stands at, on every rank alike: each stage may take minutes.
     """
     device = accelerator.device
+    if config.training.cuda_graph:
+        collectives.on_every_rank(accelerator, lambda: expect_capturable(device))
     precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
     peak = sum(collectives.all_gather_json(accelerator, peak_flop_per_second(device, precision)))
     dataset = _load_data(config, accelerator, display)
@@ -295,9 +298,13 @@ def _resume(run: Run) -> None:
 
 
 def _distribute(run: Run) -> None:
-    """Compile the network if the recipe asks for it, and wrap it in DDP where there are several ranks."""
-    if run.config.training.compile:
+    """Compile or capture the network if the recipe asks for it, and wrap it in DDP where there are several ranks."""
+    training = run.config.training
+    if training.compile:
         run.module.compile()
+    if training.cuda_graph:
+        images, autocast = next(run.batches.at(1)).images, run.precision.autocast(cache_enabled=False)
+        collectives.on_every_rank(run.accelerator, lambda: capture(run.module, images, autocast))
     run.model = cast(nn.Module, run.accelerator.prepare(run.module))
     if isinstance(run.model, DistributedDataParallel):
         # Else DDP gives every rank, before each forward pass, the running statistics of rank 0's images. Its argument of this

@@ -86,6 +86,30 @@ def test_the_cross_check_finds_nothing_around_the_update(
     assert report["skipped"] == summary["skipped_steps"]
 
 
+@pytest.mark.parametrize("network", ["article", "speednet", "tests.networks:drawn"])
+@pytest.mark.parametrize("mode", ["no", "bf16", "fp16"])
+def test_a_captured_network_trains_as_one_that_is_not(tmp_path: Path, network: str, mode: str) -> None:
+    """Batch norm, dropout and an overflow are among it."""
+    recipe = RECIPES / "sgd-onecycle.toml"
+    options = (*SMALL, f"--model.name={network}", f"--precision.mode={mode}", "--precision.init_scale=1e9")
+    options += ("--training.ema=0.9", "--crosscheck.record=true")
+    launched = train_on_gpu(tmp_path / "launched", *options, recipe=recipe)
+    captured = train_on_gpu(tmp_path / "captured", *options, "--training.cuda_graph=true", recipe=recipe)
+    assert losses(tmp_path / "captured") == pytest.approx(losses(tmp_path / "launched"), rel=1e-3)
+    assert captured["test_loss"] == pytest.approx(launched["test_loss"], rel=1e-3)
+    assert read_json(tmp_path / "captured" / "crosscheck.json")["verdict"] == "match"
+
+
+def test_a_network_that_cannot_be_captured_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "distrib.train", RECIPES / "sgd-onecycle.toml", *SMALL]
+    command += ["--model.name=tests.networks:Looking"]  # which reads a number from the GPU
+    command += ["--training.cuda_graph=true", "--output.dir", tmp_path]
+    result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 2, result.stderr
+    assert "training.cuda_graph = true: the network cannot be captured" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_number_read_late_does_not_show_later_changes() -> None:
     value = torch.full((), 2.0, device="cuda")
     late = LateNumber(value)

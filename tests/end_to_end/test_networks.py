@@ -132,6 +132,13 @@ def test_a_network_whose_operations_cannot_be_counted_trains_without_their_figur
     assert "FLOP of" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
+def test_a_compiled_network_cannot_be_watched(tmp_path: Path) -> None:
+    options = ("--training.compile", "--crosscheck.record", "--crosscheck.gradient_steps=[1]")
+    [result] = train(["quickstart", *SMALL, *options, "--output.dir", tmp_path])
+    assert result.code == 2
+    assert "gradient_steps = [1]: the pooling inside a network cannot be watched with training.compile = true" in result.err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -141,6 +148,7 @@ def test_a_network_whose_operations_cannot_be_counted_trains_without_their_figur
         (("--model.options=3",), ["model.options = 3"]),
         (("--model.name=speednet", "--model.sync_batch_norm"), ["model.sync_batch_norm = true", "GPUs only"]),
         (("--model.name=speednet", "--training.batch_size=1"), ["leaves one image to a rank"]),
+        (("--training.cuda_graph",), ["training.cuda_graph = true", "need an NVIDIA GPU", "this run is on cpu"]),
     ],
 )
 def test_bad_input(options: tuple[str, ...], words: list[str], tmp_path: Path) -> None:

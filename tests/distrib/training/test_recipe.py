@@ -120,6 +120,22 @@ def test_two_kinds_of_clipping(refused: Refuse, place: str) -> None:
         assert words in message
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ("--training.compile=true", "training.compile = true"),
+        ("--training.accumulate=2", "training.accumulate = 2"),
+        ("--training.last_batch=mask", "training.last_batch = mask"),
+    ],
+)
+def test_what_a_cuda_graph_excludes(load: Load, refused: Refuse, other: str, told: str) -> None:
+    message = refused("--training.cuda_graph", other)
+    for words in (f"training.cuda_graph = true with {told}: ", "leave one of the two out"):
+        assert words in message
+    assert load("--training.cuda_graph").training.cuda_graph
+    assert not load(other).training.cuda_graph
+
+
 # Writing and reading back
 
 COUNT = st.integers(1, 10**9)

@@ -25,8 +25,8 @@ _IMAGES = 12_800
 
 
 def _cases(setting: Setting) -> list[Case]:
-    def case(name: str, recipe: str, mode: str, batch: int) -> Case:
-        return Case(name, partial(_measure, setting, name, recipe, mode, batch))
+    def case(name: str, recipe: str, mode: str, batch: int, *more: str) -> Case:
+        return Case(name, partial(_measure, setting, name, recipe, mode, batch, more))
 
     return [
         case("SGD, bf16, batch 128", "sgd-onecycle", "bf16", 128),
@@ -34,15 +34,16 @@ def _cases(setting: Setting) -> list[Case]:
         case("SGD, fp16, batch 128", "sgd-onecycle", "fp16", 128),
         case("Adam, bf16, batch 128", "adam-onecycle", "bf16", 128),
         case("SGD, bf16, batch 4096", "sgd-onecycle", "bf16", 4096),
+        case("SGD, bf16, batch 128, CUDA graph", "sgd-onecycle", "bf16", 128, "--training.cuda_graph=true"),
     ]
 
 
-def _measure(setting: Setting, name: str, recipe: str, mode: str, batch: int) -> Figures:
+def _measure(setting: Setting, name: str, recipe: str, mode: str, batch: int, more: tuple[str, ...]) -> Figures:
     if setting.small and (mode, batch) != ("no", 128):
         raise Skipped("not rehearsed")
     folder = setting.folder(f"loop {name}")
     folder.mkdir()
-    run = _build(setting, recipe, mode, batch, folder)
+    run = _build(setting, recipe, mode, batch, folder, more)
     timings, trace_bytes = bench.measure(run, rounds=1, part=10) if setting.small else bench.measure(run, rounds=6)
     whole, bare, recorded, saved = (timings[key] for key in ("whole loop", "bare step", "recorded", "checkpoint"))
     figures: Figures = {
@@ -59,7 +60,7 @@ def _measure(setting: Setting, name: str, recipe: str, mode: str, batch: int) ->
     return figures
 
 
-def _build(setting: Setting, recipe: str, mode: str, batch: int, folder: Path) -> Run:
+def _build(setting: Setting, recipe: str, mode: str, batch: int, folder: Path, more: tuple[str, ...]) -> Run:
     few = ("--data.train_images=320", "--training.batch_size=32") if setting.small else ()
     overrides = training.arguments(
         setting,
@@ -68,6 +69,7 @@ def _build(setting: Setting, recipe: str, mode: str, batch: int, folder: Path) -
         f"--training.batch_size={batch}",
         f"--precision.mode={mode}",
         "--crosscheck.record=false",
+        *more,
         *few,
     )
     config = load(RunConfig, RECIPES / f"{recipe}.toml", overrides)

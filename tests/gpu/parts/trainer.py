@@ -28,6 +28,7 @@ def _cases(setting: Setting) -> list[Case]:
         case(f"{SPEED}, fp16", "--precision.mode=fp16", recipe=SPEED),
         case(f"{SPEED}, bf16, recorded", "--crosscheck.record=true", recipe=SPEED),
         case("resnet18, bf16", recipe="resnet18"),
+        case(f"{ONECYCLE}, bf16, CUDA graph", "--precision.mode=bf16", "--training.cuda_graph=true"),
         case(f"{ONECYCLE}, bf16, compiled", "--precision.mode=bf16", "--training.compile=true"),
     ]
 
