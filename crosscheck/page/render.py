@@ -47,4 +47,8 @@ def _options(report: Report) -> list[tuple[str, list[str]]]:
 
 
 def _option(first: object, last: object) -> str:
-    return str(first) if first == last else f"{first} … {last}"
+    return _value(first) if first == last else f"{_value(first)} … {_value(last)}"
+
+
+def _value(option: object) -> str:
+    return f"{option:.6g}" if isinstance(option, float) else str(option)

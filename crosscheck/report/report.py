@@ -9,6 +9,7 @@ from typing import Any
 
 from crosscheck.report.survey import Survey
 from crosscheck.text import count, listed, shown
+from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import Option
 
 
@@ -193,16 +194,17 @@ class Report:
         seen = f"{count(self.steps, 'step')}, {count(self.elements, 'element')} of {count(self.tensors, 'tensor')}{on_ranks}"
         if self.verdict is Verdict.MATCH:
             also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != OPTIMIZER]
-            around = f"; around it: {', '.join(also)} match" if also else ""
-            around += f"; {count(len(self.claims_not_tested), 'claim')} not tested" if self.claims_not_tested else ""
-            return f"match: {what} is {self.rule} as Optax computes it; {seen}, worst eta {self.max_eta:.2f}{around}"
+            more = f"; also checked: {', '.join(also)}" if also else ""
+            more += f"; {count(len(self.claims_not_tested), 'claim')} not tested" if self.claims_not_tested else ""
+            eta = f"largest eta {self.max_eta:.2f} of {FAIL:g}"
+            return f"match: {what} agrees with {self.rule} as Optax computes it; {seen}, {eta}{more}"
         if self.verdict is Verdict.VACUOUS:
             return f"vacuous: {what}; {seen}: {self.reason}"
         seen += f", {count(len(self.findings), 'finding')}"
         own = [finding for finding in self.findings if finding.check == OPTIMIZER]
         others = [finding for finding in self.findings if finding.check != OPTIMIZER]
         if own:
-            too = f" (mismatch around it: {', '.join(_checks_of(others))})" if others else ""
+            too = f" (also a mismatch: {', '.join(_checks_of(others))})" if others else ""
             return f"mismatch: {what} is not {self.rule}; {seen}: {own[0].cause}{too}"
         name = self.rule if kind.lower() == self.rule else f"{kind} as {self.rule}"
         profiles = f"({', '.join(self.profiles) or 'no step'})"

@@ -1,6 +1,7 @@
 """From a run's folder to its index.html."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from distrib.display import harmless
@@ -34,9 +35,24 @@ def render(run: RunFiles) -> str:
         steps=charts.table_of_steps(run),
         confusion=_shaded(run.mistakes.confusion) if run.mistakes else [],
         figures=list(figures(run)),
+        subject=list(_subject(run)),
         settings=settings(run),
         repeat=shlex.quote(str(Path(run.facts.folder or run.name) / "config.toml")),
     )
+
+
+def _subject(run: RunFiles) -> Iterator[str]:
+    """Yield what was trained, by which optimizer, on what and where, as far as the folder says so."""
+    if "model.name" in run.config:
+        yield f"network {run.config['model.name']}"
+    if "optimizer.name" in run.config:
+        yield f"optimizer {run.config['optimizer.name']}"
+    if source := run.facts.data.get("source"):
+        yield f"images {source}"
+    if device := run.facts.machine.get("device"):
+        yield str(device)
+    if run.facts.precision is not None:
+        yield "float32" if run.facts.precision == "no" else run.facts.precision
 
 
 def _shaded(confusion: list[list[int]]) -> list[list[tuple[int, int]]]:

@@ -45,7 +45,7 @@ def _environment() -> Environment:
         finalize=_harmless,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"number": _number, "percent": _percent}
+    environment.filters |= {"number": _number, "percent": _percent, "thousands": _thousands}
     return environment
 
 
@@ -63,6 +63,10 @@ def _number(value: float | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or "–"
     return f"{value:.3g}" if math.isfinite(value) else str(value)
+
+
+def _thousands(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
 
 
 @cache

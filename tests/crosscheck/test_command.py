@@ -52,7 +52,7 @@ def strict(path: Path) -> dict[str, Any]:
 def test_a_match_exits_0(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "replay", trace)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].startswith("match: SGD (single on cpu) is sgd as Optax computes it; 6 steps, ")
+    assert out.splitlines()[0].startswith("match: SGD (single on cpu) agrees with sgd as Optax computes it; 6 steps, ")
 
 
 def test_a_mismatch_exits_1_and_says_where(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,7 +136,10 @@ def test_a_compiled_network_cannot_be_watched(tmp_path: Path) -> None:
     options = ("--training.compile", "--crosscheck.record", "--crosscheck.gradient_steps=[1]")
     [result] = train(["quickstart", *SMALL, *options, "--output.dir", tmp_path])
     assert result.code == 2
-    assert "gradient_steps = [1]: the pooling inside a network cannot be watched with training.compile = true" in result.err
+    assert (
+        "gradient_steps = [1]: the pooling inside a network cannot be watched with training.compile = true"
+        in result.err
+    )
 
 
 @pytest.mark.parametrize(

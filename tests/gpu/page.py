@@ -6,6 +6,7 @@ What no report holds stands on the page as not yet run.
 from pathlib import Path
 
 from tests.gpu import kit, report
+from tests.gpu.in_short import in_short
 from tests.gpu.part import Setting, load
 from tests.gpu.report import Part, Report
 from tests.support import ROOT
@@ -34,9 +35,15 @@ _NO_REPORT = """\
 What this project does on a GPU is measured by one command, the GPU kit. **Nobody has run it on a GPU yet**: this page lists
 every figure it will hold, each as "not yet run"."""
 _FROM_REPORT = """\
-What this project does on a GPU, measured by one command, the GPU kit, on one {device} ({versions}; started {started}).
-What stands as not yet run is still unknown, and so is everything with several GPUs. A part says when it last ran; a case that
-it had already measured was not measured again."""
+These are measurements on one {device} ({versions}; started {started}), made by one command, the GPU kit. In short:
+
+{in_short}
+
+What stands as not yet run is still unknown, and so is everything with several GPUs. Of the formats, `no` is float32 throughout, `fp16`
+and `bf16` compute in half precision with parameters in float32, and `bfloat16` has its parameters in bfloat16 too. A part says when it
+last ran; a case that it had already measured was not measured again."""
+_NOT_SHOWN = ("largest",)
+"""Columns that stay in the report: names of kernels are long, and say little."""
 
 
 def plans() -> dict[str, Part]:
@@ -54,19 +61,24 @@ def text(kept: Report | None) -> str:
     standing = _NO_REPORT
     if kept is not None:
         versions = ", ".join(f"{name} {version}" for name, version in kept.versions.items())
-        standing = _FROM_REPORT.format(device=kept.device, versions=versions, started=kept.started)
+        standing = _FROM_REPORT.format(
+            device=kept.device,
+            versions=versions,
+            started=kept.started,
+            in_short="\n".join(f"- {sentence}" for sentence in in_short(kept.parts)),
+        )
     lines = [_HEAD.format(standing=standing)]
     measured = {} if kept is None else kept.parts
     for name, plan in plans().items():
         part = measured.get(name, plan)
-        shown = part if part.rows else plan
-        lines += [
-            f"## {name}: {shown.title}",
-            "",
-            *([f"{report.state(part)}.", ""] if part.rows else []),
-            *report.table(shown),
-            "",
-        ]
+        shown = plan
+        if part.rows:
+            columns = [column for column in part.columns if column.key not in _NOT_SHOWN]
+            planned = list(dict.fromkeys([*part.planned, *plan.planned]))  # cases that came later are not yet run
+            shown = part.model_copy(update={"columns": columns, "planned": planned})
+        title = f"{shown.title[0].upper()}{shown.title[1:]}"
+        how_far = f" {report.state(part)}." if part.rows else ""
+        lines += [f"## {title}", "", f"Part `{name}` of the kit.{how_far}", "", *report.table(shown), ""]
     return "\n".join(lines)
 
 

@@ -157,3 +157,21 @@ def test_the_page_shows_what_a_report_holds() -> None:
     assert "| GPU |  | not yet run |" in text
     assert "| quickstart |" in text, "and what no report holds"
     assert "Nobody has run it" not in text
+
+
+def test_the_page_says_in_short_what_the_report_holds() -> None:
+    rows = {name: report.Row(figures={"verdict": name}) for name in ("match", "mismatch")}
+    kept = report.Report(device="NVIDIA H100", parts={"cross-check": report.Part(title="checks", rows=rows)})
+    text = page.text(kept)
+    assert "- 1 of 2 combinations of optimizer, implementation and number format match Optax." in text
+    assert "training loop takes" not in text, "it was not measured"
+
+
+def test_a_case_that_came_after_the_report_is_not_yet_run() -> None:
+    rows = {"quickstart": report.Row(figures={"accuracy": 0.5})}
+    columns = [report.Column(key="accuracy", title="test accuracy", form=".0%")]
+    part = report.Part(title="runs", columns=columns, planned=["quickstart"], rows=rows, state="done")
+    text = page.text(report.Report(device="NVIDIA H100", parts={"trainer": part}))
+    assert "Done, 1 of 1 cases" in text
+    assert "| quickstart | 50% |  |" in text
+    assert "| resnet18, bf16 |  | not yet run |" in text

@@ -83,7 +83,7 @@ def test_the_optimizer_s_own_mismatch_comes_first() -> None:
     )
     assert line == (
         "mismatch: AdamW (single on cpu) is not adamw; 8 steps, 1,100 elements of 2 tensors, 2 findings: beta1 is off "
-        "(mismatch around it: gradient)"
+        "(also a mismatch: gradient)"
     )
 
 
@@ -94,7 +94,7 @@ def test_a_match_says_in_its_first_line_how_many_claims_were_not_tested() -> Non
         checks={"optimizer": "match", "gradient": "match"},
         claims_not_tested=("clip_norm = 1: nothing was clipped",),
     )
-    assert headline(matching).endswith("; around it: gradient match; 1 claim not tested")
+    assert headline(matching).endswith("; also checked: gradient; 1 claim not tested")
     assert "claim not tested by this record: clip_norm = 1: nothing was clipped" in str(matching).splitlines()
 
 

@@ -73,6 +73,14 @@ def test_data_is_strict_json(page: str) -> None:
     assert [mark["kind"] for mark in data["marks"]] == ["stop", "resume", "fault", "resume", "fault"]
 
 
+def test_the_header_says_what_was_trained_on_what(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write(run / "page" / "facts.json", {"data": {"source": "folder:cats"}, "precision": "no"})
+    (run / "config.toml").write_text('model.name = "resnet18"\noptimizer.name = "sgd"\n')
+    write(run / "metrics.jsonl", {})
+    assert "network resnet18 · optimizer sgd · images folder:cats · float32" in render(read_run(run))
+
+
 def test_marks_of_direction_and_broken_names_are_shown(page: str) -> None:
     assert "\u202e" not in page
     assert r"a\u202eb" in page
