@@ -202,6 +202,12 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def replace_attribute(owner: Any, name: str, value: object) -> None:
+    """Replace an attribute for the rest of this process, such as a forked rank; a name that does not exist is a mistake of the test."""
+    assert hasattr(owner, name), f"{owner} has no {name}"
+    setattr(owner, name, value)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

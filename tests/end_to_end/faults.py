@@ -14,6 +14,7 @@ from typing import Any
 from distrib.checkpoint import store
 from distrib.training.observers import Observers
 from tests.disk import Disk
+from tests.support import replace_attribute
 
 NOBODY = 65534
 
@@ -35,7 +36,7 @@ def killed_in_save(number: int, seconds: float, rank: int) -> None:
             threading.Thread(target=_kill_after, args=(seconds,), daemon=True).start()
         return save(*arguments, **others)
 
-    setattr(store, "save", killing)  # noqa: B010
+    replace_attribute(store, "save", killing)
 
 
 def read_only_after(step: int, disk: Disk, rank: int) -> None:
@@ -97,7 +98,7 @@ def _after(step: int, act: Callable[[], object]) -> None:
         if number == step:
             act()
 
-    setattr(Observers, "after_step", acting)  # noqa: B010
+    replace_attribute(Observers, "after_step", acting)
 
 
 def _kill_after(seconds: float) -> None:

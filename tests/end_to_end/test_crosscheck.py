@@ -23,7 +23,18 @@ from distrib.job.stop import Stopped, StopRequest
 from distrib.optim.update import Update
 from distrib.training import summary
 from tests.crosscheck.faulty import FaultySGD
-from tests.support import OVERFLOWING, QUICKSTART, SMALL, read_json, start, train, train_well, wait_for, wait_until
+from tests.support import (
+    OVERFLOWING,
+    QUICKSTART,
+    SMALL,
+    read_json,
+    replace_attribute,
+    start,
+    train,
+    train_well,
+    wait_for,
+    wait_until,
+)
 
 RECORDED = (*SMALL, "--crosscheck.record", "--crosscheck.gradient_steps=[]")
 NOBODY_ASKS = StopRequest(lambda _code, _reason: None)
@@ -147,8 +158,8 @@ def wrong_after_10_steps(_rank: int) -> None:
                 next(update.model.parameters()).mul_(1.01)
         return applied
 
-    setattr(Update, "step", slow_step)  # noqa: B010
-    setattr(pending, "_PART_STEPS", 4)  # noqa: B010
+    replace_attribute(Update, "step", slow_step)
+    replace_attribute(pending, "PART_STEPS", 4)
 
 
 def test_a_live_replay_may_only_warn_and_may_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,4 +281,4 @@ def full_when_the_verdict_comes(_rank: int) -> None:
     def full(_folder: Path, _report: object) -> None:
         raise OSError(errno.ENOSPC, "full", "summary.json")
 
-    setattr(summary, "add_verdict", full)  # noqa: B010
+    replace_attribute(summary, "add_verdict", full)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import QUICKSTART, SMALL, read_json, train, train_well
+from tests.support import QUICKSTART, SMALL, read_json, replace_attribute, train, train_well
 
 TINY = (*SMALL, "--training.epochs=1", "--data.train_images=64", "--crosscheck.record", "--crosscheck.replay=false")
 
@@ -29,8 +29,8 @@ def refuses(call: str, name: str, number: int, times: int, rank: int) -> None:
             raise OSError(number, os.strerror(number))
         return work(*arguments, **others)
 
-    setattr(module, call, failing)
-    setattr(time, "sleep", at_once)  # noqa: B010
+    replace_attribute(module, call, failing)
+    replace_attribute(time, "sleep", at_once)
 
 
 def at_once(_seconds: float) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import distrib.command
 from distrib.ranks import meeting
-from tests.support import QUICKSTART, SMALL, free_port, read_json, train
+from tests.support import QUICKSTART, SMALL, free_port, read_json, replace_attribute, train
 
 
 def impatient(tell_every: float, rank: int) -> None:
     """Let the rank tell often for whom it waits, and report at once."""
     del rank
-    setattr(meeting, "_TELL_EVERY", tell_every)  # noqa: B010
-    setattr(distrib.command, "_LET_RANK_0_REPORT", 0.0)  # noqa: B010
+    replace_attribute(meeting, "_TELL_EVERY", tell_every)
+    replace_attribute(distrib.command, "_LET_RANK_0_REPORT", 0.0)
 
 
 def alone(rank: int, folder: Path, port: int) -> str:

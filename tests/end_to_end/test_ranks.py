@@ -13,7 +13,19 @@ from accelerate import Accelerator
 
 import distrib.command
 from tests.end_to_end.faults import deaf_after, fails_after
-from tests.support import QUICKSTART, SMALL, Ranks, losses, read_json, start, steps, train, train_well, wait_for
+from tests.support import (
+    QUICKSTART,
+    SMALL,
+    Ranks,
+    losses,
+    read_json,
+    replace_attribute,
+    start,
+    steps,
+    train,
+    train_well,
+    wait_for,
+)
 
 LONG = (*SMALL, "--training.epochs=500")
 TIMEOUT = 4  # seconds
@@ -208,11 +220,11 @@ def test_a_tracker_may_take_its_time(tmp_path: Path) -> None:
 
 
 def on_a_machine_without_gpus(rank: int) -> None:
-    setattr(distrib.command, "_LET_RANK_0_REPORT", 0.5)  # noqa: B010
+    replace_attribute(distrib.command, "_LET_RANK_0_REPORT", 0.5)
     if rank == 1:
         del os.environ["CUDA_VISIBLE_DEVICES"]
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "SLURM_GPUS_ON_NODE": "1"}
-        setattr(torch.cuda, "device_count", lambda: 0)  # noqa: B010
+        replace_attribute(torch.cuda, "device_count", lambda: 0)
 
 
 def slow_tracker(rank: int) -> None:
@@ -220,7 +232,7 @@ def slow_tracker(rank: int) -> None:
         assert rank == 0
         time.sleep(TIMEOUT + 2)
 
-    setattr(Accelerator, "init_trackers", starts)  # noqa: B010
+    replace_attribute(Accelerator, "init_trackers", starts)
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])

@@ -9,7 +9,7 @@ import pytest
 
 import distrib.command
 from distrib.data import sources
-from tests.support import QUICKSTART, SMALL, Result, train
+from tests.support import QUICKSTART, SMALL, Result, replace_attribute, train
 
 
 def another_recipe(overrides: Sequence[str], rank: int) -> None:
@@ -20,7 +20,7 @@ def another_recipe(overrides: Sequence[str], rank: int) -> None:
         return resolve(model, recipe, [*given, *overrides])
 
     if rank == 1:
-        setattr(distrib.command, "resolve", with_more)  # noqa: B010
+        replace_attribute(distrib.command, "resolve", with_more)
 
 
 def other_images(rank: int) -> None:
@@ -33,7 +33,7 @@ def other_images(rank: int) -> None:
         return dataset
 
     if rank == 1:
-        setattr(sources, "load", spoiled)  # noqa: B010
+        replace_attribute(sources, "load", spoiled)
 
 
 def refused(results: list[Result], folder: Path, *words: str) -> None:

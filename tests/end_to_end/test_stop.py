@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from distrib.optim.update import Update
-from tests.support import QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
+from tests.support import QUICKSTART, SMALL, losses, read_json, replace_attribute, start, train, train_well, wait_for
 
 AVERAGED = (*SMALL, "--training.ema=0.9")
 RECORDED = ("--crosscheck.record=true", "--crosscheck.gradient_steps=[]")
@@ -58,7 +58,7 @@ def _before(owner: Any, name: str, when: Callable[[int], bool]) -> None:
             time.sleep(0.3)  # the thread that listens needs a moment to hear of it
         return function(*arguments, **named)
 
-    setattr(owner, name, asking)
+    replace_attribute(owner, name, asking)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from accelerate.tracking import TensorBoardTracker
 
 from distrib.training import trackers
 from distrib.training.trackers import _Window  # pyright: ignore[reportPrivateUsage]
-from tests.support import QUICKSTART, SMALL, checkpoint_of, steps, train, train_well
+from tests.support import QUICKSTART, SMALL, checkpoint_of, replace_attribute, steps, train, train_well
 
 TENSORBOARD = "--output.trackers=tensorboard"
 
@@ -63,22 +63,22 @@ def breaks_at_step_5(_rank: int) -> None:
             raise ConnectionError("no route to the tracker")
         log(self, values, step)
 
-    setattr(TensorBoardTracker, "log", fails)  # noqa: B010
+    replace_attribute(TensorBoardTracker, "log", fails)
 
 
 def takes_its_time(_rank: int) -> None:
     def waits(_self: TensorBoardTracker, _values: dict[str, float], step: int) -> None:
         time.sleep(60 if step == 2 else 0)
 
-    setattr(TensorBoardTracker, "log", waits)  # noqa: B010
-    setattr(trackers, "_CLOSE_SECONDS", 0.1)  # noqa: B010
+    replace_attribute(TensorBoardTracker, "log", waits)
+    replace_attribute(trackers, "_CLOSE_SECONDS", 0.1)
 
 
 def does_not_start(_rank: int) -> None:
     def fails(_self: TensorBoardTracker) -> None:
         raise ValueError("nobody is logged in")
 
-    setattr(TensorBoardTracker, "start", fails)  # noqa: B010
+    replace_attribute(TensorBoardTracker, "start", fails)
 
 
 def test_a_tracker_that_fails_in_the_middle_ends_nothing(tmp_path: Path) -> None:
