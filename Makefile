@@ -1,4 +1,4 @@
-# make train    set up, then train with whatever this machine has
+# make train    set up, then train on all GPUs of this machine, or on all cores of its CPU
 # make check    set up, then format, lint, types
 # make test     set up, then the same and all tests
 # make matrix   set up, then every cell of the matrices of updates and resumed runs, every error of the system at every call
@@ -8,7 +8,7 @@
 # make fuzz     set up, then damaged files in every format that is read: make fuzz MINUTES=60 SEED=7
 # make bench    set up, then what the loop costs beside the bare network, how long a start takes, and the loops of other libraries
 #               beside ours (20 minutes)
-# make gpu      set up, then everything there is to know of one GPU: make gpu OUT=runs/gpu MINUTES=9
+# make gpu      set up, then measurements and tests of one GPU: make gpu OUT=runs/gpu MINUTES=9
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 train: env
 	@PATH="$(CURDIR)/$(BIN):$$PATH" launch/auto.sh launch/recipes/quickstart.toml
 
-# The same generated examples every time: whether a change is good does not hang on a throw of dice. `make matrix` throws them.
+# `make test` uses fixed random examples, so its result does not depend on chance; `make matrix` draws new ones.
 test: check
 	$(PYTEST) --hypothesis-profile ci
 

@@ -107,7 +107,7 @@ def _draw(drawn: Sequence[Panel], runs: Path, columns: int, to: Path) -> None:
 
 
 def _table(listed: Sequence[Panel], runs: Path) -> str:
-    lines = ["| | test accuracy after two epochs |", "|---|---|"]
+    lines = ["| runs | test accuracy after two epochs |", "|---|---|"]
     for panel in listed:
         values = ", ".join(f"{label}: {_accuracy(runs / run)}" for label, run in panel.runs.items())
         lines.append(f"| {panel.title} | {values} |")
