@@ -1,7 +1,8 @@
 """Replaying a trace: every recorded step once more, by Optax, in float64. Never imports torch."""
 
 import copy
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -229,6 +230,7 @@ def _report(context: Context, answered: Collection[str]) -> Report:
     findings = context.findings.in_order(judge.explain)
     power = judge.power()
     innocent = not any(finding.check == "optimizer" for finding in findings)
+    unseen = [name for name, error in tally.smallest_rate_error.items() if 1 < error < math.inf]
     reason = _vacuous(context, batcher.used, power) if innocent else ""
     return Report(
         verdict=Verdict.MISMATCH if findings else Verdict.VACUOUS if reason else Verdict.MATCH,
@@ -242,14 +244,15 @@ def _report(context: Context, answered: Collection[str]) -> Report:
         eta=tally.eta,
         findings=tuple(findings),
         warnings=tuple(_warnings(context)),
-        notes=tuple(context.notes),
-        not_tested=tuple(_not_tested(power)),
+        notes=(*context.notes, *_held_still(batcher.used)),
+        not_tested=(*_not_tested(power), *_steps_not_tested(unseen)),
         checks={name: _came_to(name, answered, findings, context.checks_claimed) for name in _checks_of(context)},
         claims_not_tested=context.claims_not_tested,
         power=power,
         steps=context.steps,
         skipped=context.skipped,
         tensors=len(context.tensors),
+        tensors_not_tested=len(unseen),
         elements=tally.elements[rule.name],
         out_of_range=tally.out_of_range,
         undetermined=tally.undetermined,
@@ -292,10 +295,12 @@ def _vacuous(context: Context, used: Mapping[int, Collection[str]], power: Mappi
     unseen = [name for name in sorted(context.moving) if not tally.parameters[name]]
     if unseen:
         return f"no element of {listed(unseen)} could be judged: the format cannot tell where it should be"
-    untold = [group for group, names in used.items() if names and "lr" not in _tested(power[f"group {group}"])]
-    if untold or not any(used.values()):
+    moved = [group for group, names in used.items() if "lr" in names]  # a group at a rate of zero is held to not moving
+    untold = [group for group in moved if "lr" not in _tested(power[f"group {group}"])]
+    if untold or not moved:
         groups = " and ".join(f"group {group}" for group in untold) or "any group"
-        return f"not even a rate twice as large would have shown in {groups}: nothing here could have failed"
+        where = "here" if len(untold) == len(moved) else "there"
+        return f"not even a rate twice as large would have shown in {groups}: nothing {where} could have failed"
     return ""
 
 
@@ -309,6 +314,19 @@ def _not_tested(power: Mapping[str, Mapping[str, Power]]) -> Iterator[str]:
         for name in each:
             if name not in _tested(each):
                 yield f"{name} of {where}" if len(power) > 1 else name
+
+
+def _steps_not_tested(tensors: Sequence[str]) -> Iterator[str]:
+    """Yield a line for tensors that moved, but of which no element would have shown a step twice as large."""
+    if tensors:
+        yield f"the step of {listed(tensors)} by itself (no element would have shown one twice as large)"
+
+
+def _held_still(used: Mapping[int, Collection[str]]) -> Iterator[str]:
+    """Yield a line for each group whose rate was zero at every step, if others moved."""
+    still = [group for group, names in used.items() if "lr" not in names]
+    if len(still) < len(used):
+        yield from (f"group {group} had a rate of zero at every step, and was held to not moving" for group in still)
 
 
 def _warnings(context: Context) -> Iterator[str]:

@@ -92,7 +92,9 @@ class Continuity(Check):
                 self._rows[number] = [last, *(step.step for step in part.steps)]
         if self._in_turns:
             boundaries = len(part.steps) - (not self.earlier and last < self._first_step)
-            self._share[1] += boundaries * sum(info.numel for info in part.tensors if info.stepped)
+            # One that asks for no gradient may be given one all the same, and is then stepped.
+            there = (info for number, info in enumerate(part.tensors) if info.stepped or number in steps)
+            self._share[1] += boundaries * sum(info.numel for info in there)
         self.context.notes += self._who_came_and_went(part, steps)
         self._loaded |= {step.step: set() for step in part.steps if step.state_loaded}
 
@@ -117,11 +119,19 @@ class Continuity(Check):
     def tensor(self, tensor: TensorBlock) -> None:
         quantities = all_quantities(tensor)
         for name, quantity in quantities.items():
-            self.context.findings.add(_unmoved(tensor, name, quantity))
+            self.context.findings.add(_unmoved(tensor, name, quantity, self._unread(tensor, name)))
         self._sizes[tensor.number] = tensor.info.numel
         if not tensor.full:
             self.context.findings.add(self._unsampled(tensor, quantities))
         self.context.findings.add(self._followed(tensor, quantities))
+
+    def _unread(self, block: TensorBlock, name: str) -> Bits:
+        """Return at which rows a slot is there that the formula of the step leaves out, as SGD's buffer without momentum."""
+        rule, unread = self.context.rule, np.zeros(len(block.steps), np.bool_)
+        if name in rule.slots and rule.of_parameters:
+            for row, options in enumerate(block.options):
+                unread[row] = name in rule.unused(rule.flags(options))
+        return unread
 
     def finish(self) -> None:
         """Note how the segment joins those before it, whether it was closed, and what was allowed to change."""
@@ -141,9 +151,10 @@ class Continuity(Check):
         self.context.notes += [*told.of_loads(self._loaded), *told.of_claims(self._claimed)]
         if self.segment is self.context.segments[-1]:
             held, there = map(sum, zip(self._share, *(check._share for check in self.earlier), strict=True))
-            self.context.notes += [
-                f"between steps {told.percent(held, there)} of the elements were held, bit for bit"
-            ] * (there > 0)
+            if there:
+                self.context.notes.append(
+                    f"between steps {told.percent(held, there)} of the elements were held, bit for bit"
+                )
 
     def _end_part(self) -> None:
         if self._last_step in self._joins:
@@ -306,16 +317,23 @@ def _narrowed(block: TensorBlock, row: int, coordinates: Coordinates) -> TensorB
     )
 
 
-def _unmoved(block: TensorBlock, name: str, quantity: Quantity) -> Iterator[Finding]:
-    """Yield a finding for each row that moved something and must not: a skipped step, or a tensor without a gradient."""
+def _unmoved(block: TensorBlock, name: str, quantity: Quantity, unread: Bits) -> Iterator[Finding]:
+    """Yield a finding for each row that moved something and must not.
+
+    That is a skipped step, a tensor without a gradient, or a slot that the formula of the step leaves out (`unread`).
+    """
     for row, step in enumerate(block.steps):
-        if step.applied and (block.has_grad[row] or name == AVERAGE):  # which follows any parameter
+        moves = block.has_grad[row] or name == AVERAGE  # which follows any parameter
+        if step.applied and moves and not unread[row]:
             continue
         if not (quantity.there_before[row] and quantity.there_after[row]):
             continue
         moved = differ(quantity.before[row], quantity.after[row])
         if moved.any():
-            cause = f"{name} changed {_why_unmoved(block, row)}"
+            why = _why_unmoved(block, row)
+            if step.applied and moves:
+                why = "although the formula of this step leaves it alone"
+            cause = f"{name} changed {why}"
             yield finding(block, row, name, quantity.after[row], quantity.before[row], moved, cause)
 
 

@@ -109,6 +109,8 @@ class Gradient(Check):
         if clip_norm is None and clip_value is None:
             clip_norm, clip_value = _number(told.get(CLIP_NORM)), _number(told.get(CLIP_VALUE))
             self._told = {"clip_norm": clip_norm, "clip_value": clip_value}
+        if clip_norm is not None and clip_value is not None:
+            return options | {"clip_norm": math.nan}  # the norm between the two clippings is not on record
         if clip_norm is not None and step.backward_norm is not None:
             norm = step.backward_norm / scale
             options |= {"clip_norm": clip_norm, "norm": norm, "norm_eps": 1e-6, "norm_error": error}

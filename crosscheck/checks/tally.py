@@ -24,6 +24,8 @@ class Tally:
         self.out_of_range = self.undetermined = 0
         self.parameters: Counter[str] = Counter()
         """Elements judged of each parameter itself, by its name."""
+        self.smallest_rate_error: dict[str, float] = {}
+        """By name of a parameter: the smallest relative error of its rate that one of its elements would have shown."""
         self.max_eta, self.worst = 0.0, "no element"
         self.eta: dict[str, float] = {}
         """The largest eta of each slot."""
@@ -40,6 +42,9 @@ class Tally:
         if batch.rule.of_parameters:
             for origin, checked in zip(batch.origins, judged.checked[:, 0], strict=False):  # the other rows are padding
                 self.parameters[origin.block.info.name] += int(checked)
+            for origin, error in zip(batch.origins, judged.smallest["lr"], strict=False):
+                name = origin.block.info.name
+                self.smallest_rate_error[name] = min(self.smallest_rate_error.get(name, np.inf), float(error))
         row, output = np.unravel_index(int(np.argmax(judged.eta)), judged.eta.shape)
         if not judged.eta[row, output] <= self.max_eta and row < len(batch.origins):
             self.max_eta = float(judged.eta[row, output])

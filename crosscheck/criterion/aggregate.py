@@ -96,8 +96,8 @@ class Sums:
     """Of w slope times what one error of the coefficient of the number before the step makes."""
 
 
-def sum_rows(outputs: Sequence[Weighted], inputs: Inputs) -> Sums:
-    """Sum up a batch by rows."""
+def sum_rows(outputs: Sequence[Weighted], inputs: Inputs, roundoffs: Float64[np.ndarray, "rows outputs tried"]) -> Sums:
+    """Sum up a batch by rows. `roundoffs`: how many units of the criterion each hyperparameter may itself be off by."""
     products, residuals, stored, alike, scaled = 0.0, 0.0, 0.0, 0.0, list[Any]()
     # Infinity less infinity, where nothing is used; and a residual may be beyond float32, but its element tells of it.
     with np.errstate(invalid="ignore", over="ignore"):
@@ -110,7 +110,8 @@ def sum_rows(outputs: Sequence[Weighted], inputs: Inputs) -> Sums:
             # Where all changes are alike, so is what their sums are rounded by.
             spread = np.max(each.highest, axis=1) - np.min(each.lowest, axis=1)
             together = (np.asarray(inputs.biased) | (spread <= _UNIFORM * np.max(each.slack, axis=1)))[:, None]
-            own = np.asarray(inputs.compute_error)[:, number, None] * np.sum(np.abs(sums[:, :, :tried]), axis=2)
+            off = np.abs(sums[:, :, :tried]) @ roundoffs[:, number, :, None]
+            own = np.asarray(inputs.compute_error)[:, number, None] * off[:, :, 0]
             products += sums[:, :, :tried]
             residuals += sums[:, :, tried]
             scaled.append(np.asarray(inputs.size_error)[:, number, None] * sums[:, :, tried + 1])

@@ -26,9 +26,11 @@ from crosscheck.programs import call
 from crosscheck.rules.arrays import Array
 from crosscheck.rules.inputs import Inputs, one_step
 from crosscheck.rules.rule import Flags, Rule
-from crosscheck.tolerance import FAIL
+from crosscheck.tolerance import FAIL, FORMATS
 from crosscheck.trace.format import PARAM
 
+_SMALL_EPS = 2.0**-50
+"""Beside a larger eps it does not matter in float32 that a second moment below 2^-126 is lost."""
 _TINY = 2.0**-1022
 """This keeps a step without any change from being divided by zero: what is left of it, if anything, is an error."""
 
@@ -106,7 +108,8 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = Fals
     # What no row asks for need not be computed.
     if not np.any(inputs.scalar_error):
         rule = replace(rule, correction_error=None)
-    if not np.any(inputs.rounds_between):
+    loses = _loses_as_it_stores(inputs)
+    if not np.any(inputs.rounds_between) and not np.any(loses & (inputs.hyperparameters.get("eps", 1.0) < _SMALL_EPS)):
         rule = replace(rule, underflow=None)
     names = (PARAM, *rule.elementwise(flags))
     step: _Step = call(_step, (rule, flags), inputs, often=often)
@@ -131,7 +134,7 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = Fals
             interval=(step.down, step.up) if of_parameter else (nothing, nothing),
             there=inputs.judged[:, i, None] & real,
             unusual=unusual,
-            lost_with=overflowed & inputs.rounds_between[:, None] if of_parameter else np.zeros_like(overflowed),
+            lost_with=overflowed & loses[:, None] if of_parameter else np.zeros_like(overflowed),
             size_error=inputs.size_error[:, i, None],
             result_error=inputs.result_error[:, i, None],
             lost=inputs.lost[:, i, None],
@@ -183,9 +186,14 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> _Step:
                 moved = moved - size  # of the change alone
             reach[output] = reach[output] + jnp.abs(moved)
     slopes = {name: derivative(no_values, {**no_h, name: _whole(rule, name, inputs)}) for name in rule.matters(flags)}
-    # Kernels round the rate, or what they make of it, to the format they compute in before they multiply by it.
-    for output, slope in slopes.get("lr", {}).items():
-        reach[output] = reach[output] + jnp.where(jnp.isnan(slope), 0.0, jnp.abs(slope))
+    for name, by_output in slopes.items():
+        for number, output in enumerate((PARAM, *rule.elementwise(flags))):
+            # Kernels round the rate, or what they make of it, to the format they compute in before they multiply by it. Any
+            # other scalar counts where the format of the tensors, which it is rounded to as well, holds it as a subnormal number.
+            roundoffs = _column(_scalar_roundoffs(rule, name, inputs, number))
+            roundoffs = jnp.maximum(roundoffs, 1.0) if name == "lr" else jnp.where(roundoffs > 1, roundoffs, 0.0)
+            moved = jnp.abs(by_output[output]) * roundoffs
+            reach[output] = reach[output] + jnp.where(jnp.isnan(moved), 0.0, moved)
     h, counts = jax.tree.map(_column, (inputs.hyperparameters, inputs.counts))
     correction = down = up = jnp.zeros(exact[PARAM].shape)
     if rule.correction_error is not None:
@@ -194,7 +202,7 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> _Step:
         correction = rule.correction_error(h, counts, scalar, beta) * change
     if rule.underflow is not None:
         floor = {name: _column(inputs.floor[:, i]) for i, name in enumerate((PARAM, *rule.elementwise(flags)))}
-        between = _column(inputs.rounds_between)
+        between = _column(_loses_as_it_stores(inputs))
         # Where a sum of large numbers is small, rounding alone decides its sign, and so on which side the half-line is.
         rounded = {
             name: floor[name] + _column(inputs.compute_error[:, i]) * reach[name] for i, name in enumerate(floor)
@@ -212,7 +220,24 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> _Step:
 def _whole(rule: Rule[Any], name: str, inputs: Inputs) -> Float64[Array, " rows"]:
     """Return by how much a hyperparameter is off if it is off by all of itself: of 1 - b for a decay b."""
     h = inputs.hyperparameters[name]
-    return jnp.asarray(h - 1 if name in rule.complements else h)
+    return h - 1 if name in rule.complements else h
+
+
+def _scalar_roundoffs(rule: Rule[Any], name: str, inputs: Inputs, output: int) -> Float64[Array, " rows"]:
+    """Return how many units of the criterion a hyperparameter may be off by that an unfused kernel rounds to its tensors' format.
+
+    It is one, unless the format holds the number as a subnormal one: float16 has a rate of 1e-6 with an error of 1 %.
+    """
+    size, unit = abs(_whole(rule, name, inputs)), inputs.compute_error[:, output]
+    return inputs.floor[:, output] * inputs.rounds_between / (size + (size == 0)) / (unit + (unit == 0))
+
+
+def _loses_as_it_stores(inputs: Inputs) -> Bool[Array, " rows"]:
+    """Return whether what lies between the operations overflows and underflows as what is stored does.
+
+    So it does if it is stored too. A fused kernel keeps it in float32, which has the range of bfloat16 and a larger one than float16.
+    """
+    return inputs.rounds_between | (inputs.largest > FORMATS["float16"].largest).all(axis=1)
 
 
 def _column(numbers: Shaped[Array, " rows"]) -> Shaped[jax.Array, "rows 1"]:
@@ -334,5 +359,16 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = False)
         undetermined=np.sum(found.undetermined, axis=1),
         octaves=np.stack([count_octaves(found.eta[name], found.judged[name]) for name in names]),
         smallest={name: np.fmin.reduce(found.smallest[name], axis=1) for name in rule.matters(flags)},
-        sums=sum_rows(found.weighted, inputs),
+        sums=sum_rows(found.weighted, inputs, _own_roundoffs(rule, flags, inputs)),
     )
+
+
+def _own_roundoffs(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Float64[np.ndarray, "rows outputs tried"]:
+    """Return how many units of the criterion each hyperparameter may itself be off by: see `_scalar_roundoffs`."""
+    tried = rule.matters(flags)
+    roundoffs = np.ones((*inputs.compute_error.shape, len(tried)))
+    for output in range(roundoffs.shape[1]):
+        for number, name in enumerate(tried):
+            own = _scalar_roundoffs(rule, name, inputs, output)
+            roundoffs[:, output, number] = np.maximum(1.0, np.asarray(own))
+    return roundoffs

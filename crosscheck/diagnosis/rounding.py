@@ -42,6 +42,7 @@ def rounding(trial: Trial) -> list[Cause]:
     or from the state before that was rounded.
     """
     right = trial.right
+    moved = right.rule.moved  # what a report calls the parameter's place: for averages and gradients it is theirs
     said: list[str] = []
     for number, name in enumerate(trial.names):
         if name != PARAM and trial.over[name].any():
@@ -54,12 +55,12 @@ def rounding(trial: Trial) -> list[Cause]:
         given = Trial(right.rule, right.flags, _from_recorded_state(right).inputs)
         if given.over[PARAM].any():
             made, unit = np.asarray(given.compared.exact[PARAM])[given.real(PARAM)], stored_unit(right.inputs, 0)
-            reason = how_rounded(PARAM, given.recorded(PARAM), made, unit) or _narrow_update(given, made, unit)
+            reason = how_rounded(moved, given.recorded(PARAM), made, unit) or _narrow_update(given, made, unit)
             if not reason:
                 return []
             said.append(reason)
         elif not said:
-            said.append("the parameter is computed from the state after that was rounded to the format it is stored in")
+            said.append(f"{moved} is computed from the state after that was rounded to the format it is stored in")
     sentence = ", and ".join(said)
     return [Cause(sentence, sentence, 0, 0.0)]
 

@@ -49,6 +49,7 @@ def of_all_ranks(
         skipped=max(report.skipped for report in each),
         ranks=len(each),
         tensors=max(report.tensors for report in each),
+        tensors_not_tested=max(report.tensors_not_tested for report in each),
         elements=sum(report.elements for report in each),
         out_of_range=sum(report.out_of_range for report in each),
         undetermined=sum(report.undetermined for report in each),

@@ -31,6 +31,7 @@ REPLICAS = "replicas"
 OPTIMIZER = "optimizer"  # the check whose findings say that the optimizer is wrong
 _BLAMED: Mapping[str, str] = {
     "gradient": "the gradient does not reach the optimizer as claimed",
+    "continuity": "values do not carry over from step to step",
     "average": "the moving average does not follow the parameters as claimed",
     "learning rate": "the learning rate does not follow its schedule",
     "loss scale": "the loss scale does not move as its scaler would move it",
@@ -165,6 +166,8 @@ class Report:
     ranks: int = 1
     """Ranks whose records were replayed."""
     tensors: int = 0
+    tensors_not_tested: int = 0
+    """Of these, how many have no element that would have shown a step twice as large; `not_tested` names them."""
     elements: int = 0
     """Elements (of parameters and slots) held against the formula."""
     out_of_range: int = 0
@@ -195,6 +198,7 @@ class Report:
         if self.verdict is Verdict.MATCH:
             also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != OPTIMIZER]
             more = f"; also checked: {', '.join(also)}" if also else ""
+            more += f"; {count(self.tensors_not_tested, 'tensor')} not tested" if self.tensors_not_tested else ""
             more += f"; {count(len(self.claims_not_tested), 'claim')} not tested" if self.claims_not_tested else ""
             eta = f"largest eta {self.max_eta:.2f} of {FAIL:g}"
             return f"match: {what} agrees with {self.rule} as Optax computes it; {seen}, {eta}{more}"

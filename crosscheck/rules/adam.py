@@ -188,7 +188,7 @@ ADAM = Rule(
     flags=_flags,
     hyperparameters=_hyperparameters,
     slots={
-        "exp_avg": Slot("mu"),
+        "exp_avg": Slot("mu", stores=2),  # one in torch.optim, a lerp; others multiply, and add
         "exp_avg_sq": Slot("nu", stores=2),
         "max_exp_avg_sq": Slot("nu_max", stores=2),
         "step": Slot("count", one_count),

@@ -52,6 +52,12 @@ def _formula(flags: AverageFlags, h: Mapping[str, float], first: bool) -> tuple[
     return ("average = decay * average + (1 - decay) * param",) if h["seen"] > 0 else ("average = param",)
 
 
+def _stores(flags: AverageFlags) -> int:
+    """Return how many operations store the average: torch.lerp is one; mul_(decay).add_(param, alpha=1 - decay) are two."""
+    del flags
+    return 2
+
+
 def _weight_error(h: Columns, counts: Counts, scalar_error: Column, beta_error: Column) -> Column:
     """Return the relative error of the weight of the new parameters: torch may compute 1 / (n + 1) in float32."""
     del counts, beta_error
@@ -70,6 +76,7 @@ MOVING_AVERAGE = Rule(
     hyperparameters=_hyperparameters,
     chain=average,
     matters=_matters,
+    stores=_stores,
     complements=("decay",),
     correction_error=_weight_error,
 )

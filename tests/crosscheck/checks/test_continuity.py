@@ -441,3 +441,35 @@ def test_schedule_on_skipped_steps(every_attempt: bool, skip: int, tmp_path: Pat
     assert (finding.step, finding.tensor, finding.slot) == (skip + 1, "group 0", "lr")
     assert "the schedule advanced on a skipped step" in finding.cause
     assert f"step {skip} was skipped" in finding.cause
+
+
+def test_a_slot_that_the_formula_of_a_step_leaves_alone_does_not_move(tmp_path: Path) -> None:
+    """Without momentum torch's SGD leaves the buffer as it is, for a later step that has momentum again."""
+
+    class Halves(SGD):
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            for parameter in self.param_groups[0]["params"] if self.param_groups[0]["momentum"] == 0 else ():
+                self.state[parameter]["momentum_buffer"].mul_(0.5)
+
+    for kind, verdict in ((SGD, Verdict.MATCH), (Halves, Verdict.MISMATCH)):
+        parameters = make_parameters((8,), (2, 3))
+        optimizer = kind(parameters, lr=0.1, momentum=0.9)
+        with Recorder(optimizer, tmp_path / kind.__name__, rule="sgd"):
+            for step in range(1, 10):
+                optimizer.param_groups[0]["momentum"] = 0.9 if step % 3 else 0.0
+                take_steps(optimizer, parameters, [step])
+        report = replay(tmp_path / kind.__name__)
+        assert report.verdict is verdict
+    assert [finding.slot for finding in report.findings] == ["momentum_buffer"]
+    assert "although the formula of this step leaves it alone" in report.findings[0].cause
+
+
+def test_tensors_that_ask_for_no_gradient_are_stepped_all_the_same(tmp_path: Path) -> None:
+    parameters = [parameter.detach() for parameter in make_parameters((8,), (2, 3))]
+    optimizer = SGD(parameters, lr=0.1)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, parameters, range(1, 4))
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH
+    assert report.notes == ("between steps all of the elements were held, bit for bit",)

@@ -219,6 +219,13 @@ def clip_elsewhere(parameters: Sequence[Tensor], scale: float) -> None:
     clip_grad_norm_(parameters, NORM * 1.01)
 
 
+def round_to_bfloat16(parameters: Sequence[Tensor], scale: float) -> None:
+    del scale
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad.copy_(parameter.grad.bfloat16())
+
+
 BY_NORM, BY_VALUE = {"clip_norm": NORM}, {"clip_value": VALUE}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unscaled twice": ({"clip": unscale_again}, "divided by the loss scale twice"),
@@ -226,6 +233,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"clip": unscale_again_and_clip, "claims": {"clip_norm": 1e-5}},
         "divided by the loss scale twice",
     ),
+    "rounded": ({"clip": round_to_bfloat16}, "grad is rounded to bfloat16"),
     "divided by the world size twice": ({"clip": divide_by_world}, "divided by the world size twice"),
     "summed over ranks": ({"clip": multiply_by_world}, "multiplied by the world size"),
     "clip after the step": ({"claims": BY_NORM}, "not clipped (or only after the step)"),

@@ -91,7 +91,7 @@ def test_a_cause_without_a_formula_has_no_number() -> None:
 def test_what_was_not_tested_is_plain() -> None:
     read = text_of(render(matching(), ""))
     assert "group 0 lr 1.0e-05 2.0e-06 2.0e-06 group 0 eps none none none" in read
-    assert "Hyperparameters that were not tested eps To test them, record more" in read
+    assert "What was not tested eps To test them, record more" in read
     assert "schedule step: the rate never changed" in read
     assert "gradient not recorded call recorder.after_backward()" in read
     assert "learning rate not tested give the recorder the scheduler" in read

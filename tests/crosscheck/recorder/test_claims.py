@@ -49,6 +49,10 @@ UNCHECKABLE: dict[str, tuple[dict[str, Any], str]] = {
         {"options": {"bias": {"lr": 0.1}}},
         "claims.options['bias']['lr'] = 0.1 is the rate without the factor of a schedule",
     ),
+    "two kinds of clipping": (
+        {"clip_norm": 5.0, "clip_value": 1.0},
+        "clip_norm = 5 and clip_value = 1 are both claimed: of gradients that were clipped twice no norm in between",
+    ),
     "an average that is not shown": ({"average": 0.9}, "claims.average = 0.9, but the recorder has no moving average"),
     "a schedule in a run that goes on": (
         {"schedule": {"name": "constant"}, "applied": 4, "options": {"weight": {"lr": 0.1}}},

@@ -142,10 +142,10 @@ def test_claims_by_hand_join_those_of_objects(tmp_path: Path) -> None:
     model = small()
     optimizer = SGD(model.parameters(), lr=0.1)
     scheduler = made.ExponentialLR(optimizer, 0.9)
-    claims = Claims(options=options, clip_value=3.0, clip_norm=1.0)
+    claims = Claims(options=options, averaged=2, clip_norm=1.0)
     Recorder(optimizer, tmp_path, model=model, scheduler=scheduler, clip_norm=1.0, claims=claims).close()
     expected = {"name": "exponential", "size": 1, "gamma": 0.9}
-    assert claims_of(tmp_path) == Claims(options=options, clip_value=3.0, clip_norm=1.0, schedule=expected)
+    assert claims_of(tmp_path) == Claims(options=options, averaged=2, clip_norm=1.0, schedule=expected)
 
 
 @pytest.mark.parametrize(("told", "function"), [(False, False), (True, True)])

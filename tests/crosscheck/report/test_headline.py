@@ -45,7 +45,7 @@ BLAMED = {
     "loss scale": "the loss scale does not move as its scaler would move it",
     "options": "the parameter groups do not have the options claimed",
     "backward": "the gradient of backward is not that of the recorded batch",
-    "continuity": "continuity does not",
+    "continuity": "values do not carry over from step to step",
 }
 
 
@@ -61,12 +61,12 @@ def test_each_check_is_blamed_once_by_its_first_finding() -> None:
     line = headline(
         report(finding("options"), finding("continuity", step=5, cause="moved"), finding("options", step=7, cause="no"))
     )
-    assert "options claimed: something is off; continuity does not: moved; 8 steps" in line
+    assert "options claimed: something is off; values do not carry over from step to step: moved; 8 steps" in line
     assert ": no" not in line
 
 
 def test_a_class_of_another_name_is_named() -> None:
-    assert "mismatch: AdamW as adam (single on cpu) matches; continuity" in headline(
+    assert "mismatch: AdamW as adam (single on cpu) matches; values do not carry over" in headline(
         report(finding("continuity"), rule="adam")
     )
 
