@@ -7,8 +7,8 @@ import numpy as np
 from crosscheck.trace.format import DType
 
 WARN = 4.0
-"""Beyond this a step is worth a look. Twice the most that correct single, foreach and fused kernels showed over every
-flag, dtype and gradient regime of the atlas is below it, and so is that of thousand-step recordings of real training."""
+"""Beyond this a step is worth a look. Correct single, foreach and fused kernels showed about half of it at most, over every
+flag, dtype and gradient regime of the atlas and in thousand-step recordings of real training (docs/criterion.md)."""
 FAIL = 8.0
 """Beyond this a step is wrong. The weakest of the planted formula errors in this project's tests stands well above
 it (tests/crosscheck/test_planted.py); between the two lies rounding nobody has seen yet, hence the warning."""
