@@ -209,4 +209,10 @@ def _pairs(flags: AdamFlags) -> Iterator[WrongFormula]:
             yield f"{first}, and {second}", _chain(moments, around)
 
 
-OF_ADAM = Mistakes(_wrong_inputs, _wrong_formulas, _pairs)
+def _decays(flags: AdamFlags) -> Iterator[tuple[str, AdamFlags]]:
+    if flags.decay == "none":
+        yield "decoupled ", replace(flags, decay="decoupled")
+        yield "coupled ", replace(flags, decay="coupled")
+
+
+OF_ADAM = Mistakes(_wrong_inputs, _wrong_formulas, _decays, _pairs)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from crosscheck.diagnosis.catalogue import CATALOGUE
 from crosscheck.diagnosis.cause import Cause, ranked
 from crosscheck.diagnosis.corrections import float32_corrections
-from crosscheck.diagnosis.numbers import numbers
+from crosscheck.diagnosis.numbers import numbers, unrecorded_decays
 from crosscheck.diagnosis.pairs import pairs, wrong_formulas, wrong_inputs
 from crosscheck.diagnosis.rounding import rounding
 from crosscheck.diagnosis.trial import Trial
@@ -55,7 +56,8 @@ def _formulas_and_numbers(trial: Trial) -> list[Cause]:
     Wrong inputs are tried once more, because a formula may share the rows with one that has the same sentence.
     """
     right = trial.right
-    return trial.causes(trial.promising(chain(wrong_inputs(right), wrong_formulas(right), numbers(right))))
+    decays = unrecorded_decays(right, CATALOGUE[right.rule.name].decays(right.flags))
+    return trial.causes(trial.promising(chain(wrong_inputs(right), wrong_formulas(right), numbers(right), decays)))
 
 
 def _rounding(trial: Trial) -> list[Cause]:

@@ -34,6 +34,8 @@ class Mistakes(NamedTuple):
     """From flags and inputs: what may have gone into the formula instead."""
     formulas: Callable[[Any], Iterable[WrongFormula]] = lambda _: ()
     """From flags: what is taken for the formula, if there is something."""
+    decays: Callable[[Any], Iterable[tuple[str, Any]]] = lambda _: ()
+    """From flags of a step without weight decay: the kinds that there may be all the same, in a word each, and their flags."""
     pairs: Callable[[Any], Iterable[WrongFormula]] = lambda _: ()
     """From flags: two such mistakes at once, where one formula can hold both."""
 

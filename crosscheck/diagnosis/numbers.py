@@ -1,7 +1,7 @@
 """Hyperparameters that act as if they were another number: how much of it, and how sure that is."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from operator import itemgetter
@@ -19,6 +19,7 @@ _ITERATIONS = 8  # of Gauss and Newton; the formulas are nearly linear in each h
 _BESIDE = 4  # fits at a time in a first look
 _MISFIT = 1000.0  # mean square of residuals, in roundoffs: rounding leaves one or two, another cause thousands
 _BIAS = 1.0  # of the unit of residuals: what rounding may do in all elements alike
+_ANY_DECAY = 0.01  # what the search for a decay begins with where the record has none
 _NOTHING = 1e-4  # of a hyperparameter: this little is as good as none
 
 
@@ -50,6 +51,32 @@ def numbers(base: Candidate, together: int = 1) -> Iterator[Candidate]:
         alone = len(some) == 1 and not base.sentence  # if it explains nothing, no row comes closer by it
         if fit is not None and (alone or np.all(np.abs(fit.factors - 1) > fit.errors)):
             yield _acting(base, some, fit)
+
+
+def unrecorded_decays(base: Candidate, kinds: Iterable[tuple[str, Any]]) -> Iterator[Candidate]:
+    """Yield `base` with a weight decay that the record does not have, of each of these kinds, as large as fits the rows."""
+    for kind, flags in kinds:
+        rough = _decayed(base, flags, _ANY_DECAY)
+        (fit,) = least_squares(rough, [("weight_decay",)])
+        if fit is None or not np.all(np.abs(fit.factors) > fit.errors):
+            continue
+        near = _ANY_DECAY * float(fit.factors[0])
+        (fit,) = least_squares(_decayed(base, flags, near), [("weight_decay",)])  # its error is for a factor near one
+        if fit is None:
+            continue
+        acts, error = near * float(fit.factors[0]), abs(near) * float(fit.errors[0])
+        yield replace(
+            _decayed(base, flags, acts),
+            sentence=f"{kind}weight_decay acts as {acts:.6g} where the record says 0 (consistent with {with_error(acts, error)})",
+            key="there is a weight decay that is not on record",
+            fitted=1,
+        )
+
+
+def _decayed(base: Candidate, flags: Any, decay: float) -> Candidate:
+    h = base.inputs.hyperparameters
+    new = {**h, "weight_decay": np.full_like(h["weight_decay"], decay)}
+    return replace(base, flags=flags, inputs=replace(base.inputs, hyperparameters=new))
 
 
 def _worthwhile(base: Candidate, which: Sequence[Names]) -> Iterator[Names]:

@@ -166,4 +166,9 @@ def _pairs(flags: SGDFlags) -> Iterator[WrongFormula]:
             yield f"{first}, and {second}", _chain(velocity, decay)
 
 
-OF_SGD = Mistakes(_wrong_inputs, _wrong_formulas, _pairs)
+def _decays(flags: SGDFlags) -> Iterator[tuple[str, SGDFlags]]:
+    if not flags.decay:
+        yield "", replace(flags, decay=True)
+
+
+OF_SGD = Mistakes(_wrong_inputs, _wrong_formulas, _decays, _pairs)
