@@ -1,4 +1,4 @@
-"""The two ways a run ends badly, told apart by whose turn it is to act."""
+"""The exceptions that end a run: BadInput, which the user must mend, and RunFault, which came up in the run itself."""
 
 EXIT_DONE = 0
 EXIT_FAULT = 1

@@ -12,8 +12,8 @@ from crosscheck.report.report import Finding
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import AVERAGE, Option, Part
+from crosscheck.trace.reserved_options import AVERAGED
 from crosscheck.trace.tensors import TensorBlock
-from crosscheck.trace.told import AVERAGED
 
 _BY_DECAY = Profile("plain")
 _EQUAL = Profile("with a weight that torch may hold in float32", scalar_error=FORMATS["float32"].unit_roundoff)

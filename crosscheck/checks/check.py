@@ -81,4 +81,7 @@ class Check:
         """Take in the rows of a tensor in that part. Raises TraceError if they lack what the check needs."""
 
     def finish(self) -> None:
-        """Draw the conclusions that need the whole segment. Raises TraceError if what it claims is not usable."""
+        """Draw the conclusions that need the whole segment. Raises TraceError if what it claims is not usable.
+
+        It must hand no rows to `context.judge`: a report on a growing trace calls it on a copy that shares the judge.
+        """

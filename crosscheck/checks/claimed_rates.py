@@ -25,7 +25,7 @@ class Claimed(Protocol):
 
     @property
     def total(self) -> float:
-        """Return the number of updates after which nothing is claimed any more that torch would do."""
+        """Return how many updates the claim covers; after them torch's scheduler goes on in a way that the claim does not describe."""
         ...
 
     @property

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks import told
+from crosscheck.checks import continuity_notes
 from crosscheck.checks.bits import CONTINUITY, Bits, Values, all_of, differ, finding, values_before
 from crosscheck.checks.check import Check
 from crosscheck.checks.unsampled import Held, count_held, held_after, moved_between, moved_within
@@ -138,7 +138,7 @@ class Continuity(Check):
         self._end_part()
         twice = self.context.coverage.add(range(self._first_step, self._last_step + 1))
         if self.earlier:
-            self.context.notes.append(told.join(self.segment, twice, len(self._resumed)))
+            self.context.notes.append(continuity_notes.join(self.segment, twice, len(self._resumed)))
         if self.segment.end is not None and self.segment.end.stopped is not None:
             self.context.warnings.append(
                 f"the record ends with step {self._last_step}, and the run went on: {self.segment.end.stopped}"
@@ -148,12 +148,12 @@ class Continuity(Check):
                 f"{self.segment.folder.name} ends at step {self._last_step} without being closed: the run was killed or "
                 "is still going on; steps that were not committed are not in it"
             )
-        self.context.notes += [*told.of_loads(self._loaded), *told.of_claims(self._claimed)]
+        self.context.notes += [*continuity_notes.of_loads(self._loaded), *continuity_notes.of_claims(self._claimed)]
         if self.segment is self.context.segments[-1]:
             held, there = map(sum, zip(self._share, *(check._share for check in self.earlier), strict=True))
             if there:
                 self.context.notes.append(
-                    f"between steps {told.percent(held, there)} of the elements were held, bit for bit"
+                    f"between steps {continuity_notes.percent(held, there)} of the elements were held, bit for bit"
                 )
 
     def _end_part(self) -> None:

@@ -13,8 +13,8 @@ from crosscheck.rules.gradient import GRADIENT, norm_error
 from crosscheck.rules.rule import number
 from crosscheck.tolerance import FAIL, FORMATS
 from crosscheck.trace.format import GRAD, Option, Part, Step
+from crosscheck.trace.reserved_options import CLIP_NORM, CLIP_VALUE
 from crosscheck.trace.tensors import Quantity, TensorBlock
-from crosscheck.trace.told import CLIP_NORM, CLIP_VALUE
 
 _ROUNDOFF = FORMATS["float32"].unit_roundoff  # what `norm_error` counts in
 _NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)

@@ -11,8 +11,8 @@ from crosscheck.checks.rates import RateUsed, check_learning_rates, claimed_by_g
 from crosscheck.errors import TraceError
 from crosscheck.report.report import Finding
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
+from crosscheck.trace.reserved_options import CLAIMED_RATE
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
-from crosscheck.trace.told import CLAIMED_RATE
 
 _Floats = NDArray[np.float64]
 

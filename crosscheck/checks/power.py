@@ -25,7 +25,7 @@ class Groups:
 
     def add(self, batch: Batch, judged: Judged) -> None:
         """Take in what became of a batch."""
-        tried = batch.rule.matters(batch.flags)
+        tried = batch.rule.hyperparameters_read(batch.flags)
         numbers = np.array([self._rule.group_of(origin.block.info) for origin in batch.origins])
         for group in map(int, np.unique(numbers)):
             rows = np.flatnonzero(numbers == group)

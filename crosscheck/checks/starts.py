@@ -1,6 +1,6 @@
 """Does the state begin as the rule has it? Before the first step of a run the slots are absent or zero, and nothing is counted.
 
-A recorder that was attached in the middle of a run sees a state that has moved, which is told and not held against anyone.
+If the recorder was attached in the middle of a run, the state has moved already: the report notes that, and it is no finding.
 """
 
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ def _started_from_zero(rule: Rule[Any], block: TensorBlock) -> Iterator[Finding]
         start, found = slot.start, values_before(block.slots.get(name), 0)
         if not isinstance(start, Absent) or found is None or found.any() or not block.has_grad[0]:
             continue
-        if block.options[0].get(start.matters) and not block.steps[0].state_loaded:
+        if block.options[0].get(start.harmless_unless) and not block.steps[0].state_loaded:
             cause = f"{name} was there before the first gradient, as zeros: {start.otherwise}"
             yield finding(block, 0, name, found, found, all_of(found), cause)
 

@@ -83,7 +83,7 @@ def disagreements(batch: Batch, judged: Judged) -> Iterator[Finding]:
 def all_together(rule: Rule[Any], groups: Groups) -> Iterator[Finding]:
     """Yield a finding for each hyperparameter that no element shows to be off, but all of them together do."""
     for group, name, found in groups.wrong():
-        what = f"1 - {name}" if name in rule.complements else name
+        what = f"1 - {name}" if name in rule.complemented else name
         yield Finding(
             step=groups.first_step[group],
             tensor=f"group {group}" if rule.of_parameters else "all tensors",

@@ -117,7 +117,7 @@ class Batcher:
             self._settings[id(options)] = known = _Settings(options, flags, h)
             self.own |= dict.fromkeys(self.rule.own(flags, h))
             self.used[self.rule.group_of(block.info)] |= dict.fromkeys(
-                name for name in self.rule.matters(flags) if h[name]
+                name for name in self.rule.hyperparameters_read(flags) if h[name]
             )
         return known
 

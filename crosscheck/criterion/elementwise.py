@@ -129,7 +129,7 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = Fals
             exact=step.exact[name],
             reach=step.reach[name],
             old=step.old[name],
-            slopes=tuple([step.slopes[tried][name] for tried in rule.matters(flags)]),
+            slopes=tuple([step.slopes[tried][name] for tried in rule.hyperparameters_read(flags)]),
             correction=step.correction if of_parameter else nothing,
             interval=(step.down, step.up) if of_parameter else (nothing, nothing),
             there=inputs.judged[:, i, None] & real,
@@ -152,7 +152,7 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = Fals
         undetermined=measured[PARAM].undetermined,
         smallest={
             tried: np.fmin.reduce([each[number] for each in smallest])
-            for number, tried in enumerate(rule.matters(flags))
+            for number, tried in enumerate(rule.hyperparameters_read(flags))
         },
         weighted=tuple(measured[name].weighted for name in names),
     )
@@ -185,7 +185,10 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> _Step:
                 old[output] = jnp.sign(value) * moved
                 moved = moved - size  # of the change alone
             reach[output] = reach[output] + jnp.abs(moved)
-    slopes = {name: derivative(no_values, {**no_h, name: _whole(rule, name, inputs)}) for name in rule.matters(flags)}
+    slopes = {
+        name: derivative(no_values, {**no_h, name: _whole(rule, name, inputs)})
+        for name in rule.hyperparameters_read(flags)
+    }
     for name, by_output in slopes.items():
         for number, output in enumerate((PARAM, *rule.elementwise(flags))):
             # Kernels round the rate, or what they make of it, to the format they compute in before they multiply by it. Any
@@ -220,7 +223,7 @@ def _step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> _Step:
 def _whole(rule: Rule[Any], name: str, inputs: Inputs) -> Float64[Array, " rows"]:
     """Return by how much a hyperparameter is off if it is off by all of itself: of 1 - b for a decay b."""
     h = inputs.hyperparameters[name]
-    return h - 1 if name in rule.complements else h
+    return h - 1 if name in rule.complemented else h
 
 
 def _scalar_roundoffs(rule: Rule[Any], name: str, inputs: Inputs, output: int) -> Float64[Array, " rows"]:
@@ -358,14 +361,14 @@ def judge(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = False)
         out_of_range=gather(lambda name: np.sum(found.out_of_range[name], axis=1)),
         undetermined=np.sum(found.undetermined, axis=1),
         octaves=np.stack([count_octaves(found.eta[name], found.judged[name]) for name in names]),
-        smallest={name: np.fmin.reduce(found.smallest[name], axis=1) for name in rule.matters(flags)},
+        smallest={name: np.fmin.reduce(found.smallest[name], axis=1) for name in rule.hyperparameters_read(flags)},
         sums=sum_rows(found.weighted, inputs, _own_roundoffs(rule, flags, inputs)),
     )
 
 
 def _own_roundoffs(rule: Rule[Any], flags: Flags, inputs: Inputs) -> Float64[np.ndarray, "rows outputs tried"]:
     """Return how many units of the criterion each hyperparameter may itself be off by: see `_scalar_roundoffs`."""
-    tried = rule.matters(flags)
+    tried = rule.hyperparameters_read(flags)
     roundoffs = np.ones((*inputs.compute_error.shape, len(tried)))
     for output in range(roundoffs.shape[1]):
         for number, name in enumerate(tried):

@@ -1,4 +1,4 @@
-"""Hyperparameters that act as if they were another number: how much of it, and how sure that is."""
+"""Fits the value that a hyperparameter seems to have had, with its error."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,13 +38,13 @@ class Fit(NamedTuple):
 
 def names(base: Candidate) -> list[str]:
     """Return the hyperparameters that the formula reads and that are not zero."""
-    return [name for name in base.rule.matters(base.flags) if base.inputs.hyperparameters[name].any()]
+    return [name for name in base.rule.hyperparameters_read(base.flags) if base.inputs.hyperparameters[name].any()]
 
 
 def numbers(base: Candidate, together: int = 1) -> Iterator[Candidate]:
     """Yield what `base` becomes with hyperparameters as the numbers that they act as, so many `together`.
 
-    Those are left out that leave more than rounding, and those beside another mistake that act as what the record says.
+    A fit is left out if more than rounding remains, or if, beside another mistake, the fitted value is the recorded one.
     """
     for some in _worthwhile(base, list(combinations(names(base), together))):
         (fit,) = least_squares(base, [some])
@@ -207,7 +207,7 @@ def _inverse(normal: Floats) -> Floats:
 def _linear(copies: Candidate, which: Sequence[Names], factors: Floats) -> tuple[Floats, Floats]:
     """Return residuals (fits, rows, elements of all outputs) and their slopes (names of a fit, …), in roundoffs."""
     rows = len(copies.inputs.width) // len(which)
-    every = copies.rule.matters(copies.flags)  # so that all fits share what is compiled
+    every = copies.rule.hyperparameters_read(copies.flags)  # so that all fits share what is compiled
 
     def column(of: Callable[[int, Names], float]) -> Floats:
         return np.repeat([of(k, some) for k, some in enumerate(which)], rows)

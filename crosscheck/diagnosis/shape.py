@@ -1,4 +1,4 @@
-"""What no mistake explains is told by its shape: where it is, and how the residual grows."""
+"""Describes rows that no known mistake explains: where they are, and how the residual grows with parameter, gradient and step."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

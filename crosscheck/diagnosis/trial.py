@@ -179,7 +179,7 @@ class Trial:
         return [candidate for _, candidate in self._closer(candidates)]
 
     def closest(self, candidates: Iterable[Candidate], most: int) -> list[Candidate]:
-        """Return those of them that bring the rows closest, the best first, `most` of them."""
+        """Return the `most` candidates that bring the rows closest, the best first."""
         return [candidate for _, candidate in sorted(self._closer(candidates), key=itemgetter(0))[:most]]
 
     def _closer(self, candidates: Iterable[Candidate]) -> list[tuple[float, Candidate]]:

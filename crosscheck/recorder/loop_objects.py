@@ -13,8 +13,8 @@ from crosscheck.recorder.averages import kind_of_average, pairs_of
 from crosscheck.recorder.schedules import formula_of, times_stepped, unwrap_scheduler
 from crosscheck.recorder.stepped_copy import SteppedCopy
 from crosscheck.trace.format import Claims, Option
+from crosscheck.trace.reserved_options import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE
 from crosscheck.trace.schedule_claims import RECORDED
-from crosscheck.trace.told import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE
 
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before a name
 _Options = tuple[dict[str, Option], ...]

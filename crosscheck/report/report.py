@@ -87,7 +87,7 @@ class Finding:
     steps: int = 1
     """Steps at which the slot disagrees."""
     last_step: int = 0
-    """The last of them; left out, the first."""
+    """The last step that shows it; by default the first."""
     tensors: tuple[str, ...] = ()
     """All tensors that show it; left out, the one of `tensor`."""
     check: str = OPTIMIZER
@@ -147,7 +147,7 @@ class Report:
     notes: tuple[str, ...]
     """What the record is: where it ends, how it was joined."""
     not_tested: tuple[str, ...]
-    """Hyperparameters in use that this record would not have shown to be twice as large, or without effect."""
+    """Hyperparameters in use, and tensors, of which even an error of 100 % would not have shown in this record."""
     checks: dict[str, str] = field(default_factory=dict[str, str])
     """What each of `CHECKS` came to: match or mismatch; not recorded; or not tested, if something was claimed all the same."""
     claims_not_tested: tuple[str, ...] = ()

@@ -88,7 +88,7 @@ def _hyperparameters(options: Options) -> dict[str, float]:
     }
 
 
-def _matters(flags: AdamFlags) -> tuple[str, ...]:
+def _hyperparameters_read(flags: AdamFlags) -> tuple[str, ...]:
     return ("lr", "beta1", "beta2", "eps", *(("weight_decay",) if flags.decay != "none" else ()))
 
 
@@ -196,10 +196,10 @@ ADAM = Rule(
     unused=_unused,
     chain=adam,
     own=_own,
-    matters=_matters,
+    hyperparameters_read=_hyperparameters_read,
     formula=_formula,
     stores=_stores,
-    complements=("beta1", "beta2"),
+    complemented=("beta1", "beta2"),
     correction_error=_correction_error,
     underflow=_underflow,
     stock=_stock,

@@ -41,7 +41,7 @@ def _hyperparameters(options: Options) -> dict[str, float]:
     return {name: number(options, name) for name in ("decay", "seen")}
 
 
-def _matters(flags: AverageFlags) -> tuple[str, ...]:
+def _hyperparameters_read(flags: AverageFlags) -> tuple[str, ...]:
     return () if flags.equal else ("decay",)
 
 
@@ -75,8 +75,8 @@ MOVING_AVERAGE = Rule(
     flags=_flags,
     hyperparameters=_hyperparameters,
     chain=average,
-    matters=_matters,
+    hyperparameters_read=_hyperparameters_read,
     stores=_stores,
-    complements=("decay",),
+    complemented=("decay",),
     correction_error=_weight_error,
 )

@@ -42,7 +42,7 @@ def _hyperparameters(options: Options) -> dict[str, float]:
     return {name: number(options, name) for name in ("loss_scale", "world_size", *names[_flags(options).by])}
 
 
-def _matters(flags: ClipFlags) -> tuple[str, ...]:
+def _hyperparameters_read(flags: ClipFlags) -> tuple[str, ...]:
     return {"nothing": (), "norm": ("clip_norm",), "value": ("clip_value",)}[flags.by]
 
 
@@ -87,6 +87,6 @@ GRADIENT = Rule(
     flags=_flags,
     hyperparameters=_hyperparameters,
     chain=gradient,
-    matters=_matters,
+    hyperparameters_read=_hyperparameters_read,
     correction_error=_norm_error,
 )

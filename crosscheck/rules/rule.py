@@ -48,7 +48,7 @@ class Absent:
 
     field: str
     """Of the Optax state: it is true until the first step."""
-    matters: str
+    harmless_unless: str
     """An option of torch: while it is zero, a slot of zeros is as good as none."""
     otherwise: str
     """What becomes of the first step where a slot of zeros is there and the option is not zero."""
@@ -90,7 +90,7 @@ class Rule(Generic[F]):
     flags: Callable[[Options], F]
     hyperparameters: Callable[[Options], dict[str, float]]
     chain: Callable[[F, Hyperparameters], optax.GradientTransformation]
-    matters: Callable[[F], tuple[str, ...]]  # hyperparameters that the formula reads
+    hyperparameters_read: Callable[[F], tuple[str, ...]]  # by the formula, under these flags
     slots: Mapping[str, Slot] = field(default_factory=dict[str, Slot], hash=False)  # by torch's name
     unused: Callable[[F], Collection[str]] = _nothing  # slots that torch does not have under these flags
     own: Callable[[F, Mapping[str, float]], tuple[str, ...]] = _nothing_own  # pieces that are ours, not Optax's
@@ -106,10 +106,9 @@ class Rule(Generic[F]):
     reads: str = GRAD  # what they call the thing that it moves by
     complaint: str = "{output} is not what {rule} makes of the recorded inputs"
     extras: tuple[str, ...] = ()  # what the formula does not read, elementwise, but a mistake may
-    stores: Callable[[F], int] = (
-        _once  # how many operations of torch's unfused kernels store a number of the parameter's size
-    )
-    complements: tuple[str, ...] = ()  # hyperparameters b that act by 1 - b; an error of theirs is relative to that
+    # How many operations of torch's unfused kernels store a number of the parameter's size.
+    stores: Callable[[F], int] = _once
+    complemented: tuple[str, ...] = ()  # hyperparameters b that act by 1 - b; an error of theirs is relative to that
     correction_error: CorrectionError | None = None
     """Relative error of the update from what is computed once a tensor: Adam's bias corrections, a clipping norm.
 
@@ -136,15 +135,15 @@ class Rule(Generic[F]):
         return {name: slot for name, slot in self.slots.items() if name not in unused}
 
     def elementwise(self, flags: F) -> dict[str, Slot]:
-        """Return those that are judged element by element."""
+        """Return the slots that have a number for each element."""
         return {name: slot for name, slot in self.state(flags).items() if slot.shape is not one_count}
 
     def counts(self, flags: F) -> dict[str, Slot]:
-        """Return those that count steps."""
+        """Return the slots that count steps."""
         return {name: slot for name, slot in self.state(flags).items() if slot.shape is one_count}
 
     def absent_at_first(self, flags: F) -> dict[str, Absent]:
-        """Return how those start that torch makes in the first step."""
+        """Return how each slot that torch makes in the first step starts."""
         return {name: slot.start for name, slot in self.state(flags).items() if isinstance(slot.start, Absent)}
 
     def starts_from_zero(self, name: str) -> bool:

@@ -44,7 +44,7 @@ def _hyperparameters(options: Options) -> dict[str, float]:
     return {name: number(options, name) for name in names} | {"sign": -1.0 if flag(options, "maximize") else 1.0}
 
 
-def _matters(flags: SGDFlags) -> tuple[str, ...]:
+def _hyperparameters_read(flags: SGDFlags) -> tuple[str, ...]:
     return (
         "lr",
         *(("weight_decay",) if flags.decay else ()),
@@ -88,7 +88,7 @@ SGD = Rule(
     unused=_unused,
     chain=sgd,
     own=_own,
-    matters=_matters,
+    hyperparameters_read=_hyperparameters_read,
     formula=_formula,
     stock=_stock,
 )

@@ -158,8 +158,9 @@ class LoadedPart:
     def expect(
         self, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: Collection[str] = ()
     ) -> str:
-        """The name of an array, of which nothing is loaded yet. Raises TraceError if it is missing or of another shape
-        or type; accepted types are `dtypes`, else all floats, and int64 of coordinates alone.
+        """Return the name of an array without loading it. Raises TraceError if it is missing or has another shape or type.
+
+        Accepted types are `dtypes`, or else all floats, and int64 of coordinates alone.
         """
         name = key(block, tensor, quantity)
         where = f"{self.path}: {quantity} of {self.meta.tensors[tensor].name!r} ({name})"

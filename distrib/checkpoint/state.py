@@ -146,7 +146,7 @@ def _slots(optimizer: torch.optim.Optimizer) -> dict[str, Spec]:
 
 
 def _needed(optimizer: torch.optim.Optimizer) -> list[str]:
-    """Return those of them that are there once this optimizer has applied an update."""
+    """Return the slots, as slot/parameter name, that must exist once this optimizer has applied an update."""
     needed: list[str] = []
     for group in optimizer.param_groups:
         slots = [slot for slot in _SLOTS[type(optimizer).__name__] if slot != "max_exp_avg_sq" or group["amsgrad"]]

@@ -1,4 +1,4 @@
-"""The folder of a run, read for a comparison: what the page reads, but a folder that is none is bad input."""
+"""Reads run folders for `compare`; a folder that is not a run's is bad input."""
 
 from dataclasses import replace
 from pathlib import Path

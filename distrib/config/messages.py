@@ -47,7 +47,7 @@ def with_origins(message: str, origin: Mapping[str, str], defaults: Collection[s
 
 @contextmanager
 def telling_origins(origin: Mapping[str, str], defaults: Collection[str]) -> Generator[None]:
-    """Add to a BadInput that is raised meanwhile where the keys were set that it is about."""
+    """Add to the message of a BadInput that is raised inside where the keys that it names were set."""
     try:
         yield
     except BadInput as error:

@@ -64,7 +64,7 @@ def _owner(variant: type[BaseModel], key: str) -> type | None:
 
 
 def _defaults(section: str, new: type[BaseModel], keys: list[str]) -> str:
-    """Return what the new variant takes for those of the keys that it has as well."""
+    """Return in words the defaults of the new variant for those of the keys that it has too; empty if it has none."""
     fields = {key: new.model_fields[key] for key in keys if key in new.model_fields}
     values = {key: info.default for key, info in fields.items() if not info.is_required() and info.default != ()}
     shown = ", ".join(f"{section}.{key} = {as_toml(value)}" for key, value in values.items())

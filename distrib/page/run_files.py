@@ -1,4 +1,4 @@
-"""What a run's folder holds of the page, read so that a damaged file costs its own part of the page only."""
+"""Reads the files of a run's folder that the page shows. A damaged file is noted, and only its part of the page is missing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

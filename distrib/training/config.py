@@ -1,4 +1,4 @@
-"""What a run does, but for its data, network and optimizer."""
+"""The table [training] of a recipe: length, batches, seed, clipping, evaluation and time-outs."""
 
 from typing import Annotated, Literal, Self
 

@@ -45,7 +45,7 @@ def expect_installed(names: Sequence[str]) -> None:
 
 
 class _Tracker(Protocol):
-    """What is called of one of Accelerate's."""
+    """The part of Accelerate's interface of a tracker that is used here."""
 
     name: str
 
@@ -54,7 +54,7 @@ class _Tracker(Protocol):
 
 
 class Trackers:
-    """Those of rank 0. A thread starts them, tells them and finishes them: MLflow's run belongs to one thread.
+    """The trackers of rank 0. One thread starts, feeds and closes them, because a run of MLflow belongs to a thread.
 
     What fails in one of them is told once, and the run goes on without it.
     """

@@ -111,7 +111,7 @@ def test_no_mistake_is_compiled() -> None:
     with float64(), np.errstate(all="ignore"):
         for rule, flags in FORMULAS:
             right, known = Candidate("", rule, flags, drawn(rule, flags)), CATALOGUE[rule.name]
-            along = {name: np.ones(ROWS) for name in rule.matters(flags)}
+            along = {name: np.ones(ROWS) for name in rule.hyperparameters_read(flags)}
             if along:
                 exact_along(right, along, [along])
             for _, chain in (*known.formulas(flags), *known.pairs(flags)):

@@ -30,6 +30,8 @@ def test_every_check_is_in_the_list() -> None:
             "check",
             "claimed_rates",
             "comparison",
+            "conclusion",
+            "continuity_notes",
             "differences",
             "eta_map",
             "judge",
@@ -38,7 +40,6 @@ def test_every_check_is_in_the_list() -> None:
             "rates",
             "schedules",
             "tally",
-            "told",
             "unsampled",
         )
     }

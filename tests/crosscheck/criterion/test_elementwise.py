@@ -397,7 +397,7 @@ def test_power_tells_which_hyperparameter_would_show(
     with float64():
         right = compare(rule, flags, batch(before, after, h, **more)).exact
     result = judged(flags, batch(before, {name: np.asarray(right[name])[0] for name in after}, h, **more))
-    assert set(result.smallest) == set(rule.matters(flags))
+    assert set(result.smallest) == set(rule.hyperparameters_read(flags))
     for name, smallest in result.smallest.items():
         assert (float(smallest[0]) < 1e-3) == (name not in idle), name
 

@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 from crosscheck import Report, TraceError, Verdict, replay
 from crosscheck.integrations.accelerate import record
 from crosscheck.trace.reader import open_trace
+from crosscheck.trace.reserved_options import CLIP_VALUE
 from crosscheck.trace.tensors import complete_options
-from crosscheck.trace.told import CLIP_VALUE
 from tests.crosscheck.recording import parts_of
 
 Build = Callable[[Any], Accelerator]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from crosscheck.trace import format as trace_format
-from crosscheck.trace import told
+from crosscheck.trace import reserved_options
 from crosscheck.trace.format import ROUNDOFF_OF
 from crosscheck.trace.schedule_claims import SCHEDULES
 from tests.support import ROOT
@@ -22,7 +22,7 @@ def names() -> Iterator[str]:
     for schedule, keys in SCHEDULES.items():
         yield schedule
         yield from keys
-    yield from (value for name, value in vars(told).items() if name.isupper())
+    yield from (value for name, value in vars(reserved_options).items() if name.isupper())
     yield from (hyperparameter + ROUNDOFF_OF for hyperparameter in ("lr", "betas"))
 
 

@@ -1,4 +1,4 @@
-"""Options that the recorder adds to those of a parameter group: what the loop's own objects said of a step.
+"""Names of options that the recorder adds to those of a parameter group: what the loop's own objects said of a step.
 
 None of them is a name that torch or an optimizer uses. Imports neither JAX nor torch.
 """

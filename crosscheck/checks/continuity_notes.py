@@ -1,4 +1,4 @@
-"""What a report is told of the way the steps of a run are joined."""
+"""What a report notes of resumed segments, loaded state and claimed changes between steps."""
 
 import math
 from collections.abc import Iterator
