@@ -67,7 +67,7 @@ class Listing(Check):
 def test_a_check_is_handed_all_of_a_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = load_checks()
     monkeypatch.setattr("crosscheck.replayer.load_checks", lambda: (*kinds, ("listing", Listing)))
-    monkeypatch.setattr("crosscheck.replayer.CHECKS", (*CHECKS, "listing"))
+    monkeypatch.setattr("crosscheck.checks.conclusion.CHECKS", (*CHECKS, "listing"))
     parameters = make_parameters((3, 4), (5,))
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     with Recorder(optimizer, tmp_path / "trace", steps=[]) as recorder:
