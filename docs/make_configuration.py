@@ -10,9 +10,9 @@ from distrib.config.help import shown
 from distrib.training.recipe import RunConfig
 
 _HEAD = """\
-# Every key
+# Configuration reference
 
-Each key of a recipe, and of the command line as `--section.key VALUE`. Written by `docs/make_configuration.py` from the
+These are all keys of a recipe, and of the command line as `--section.key VALUE`. The page is written by `docs/make_configuration.py` from the
 configuration itself, which is also what `twinstep train --help` shows.
 """
 

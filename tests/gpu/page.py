@@ -23,11 +23,11 @@ _HEAD = """\
     python -m tests.gpu --out DIR --minutes 9         # under any Python that has what it needs, without a network
     python -m tests.gpu --out DIR --device cpu        # a rehearsal: every part in small, nothing worth keeping
 
-It needs one GPU and takes nine minutes at most. Parts run in the order of their worth, each in a process of its own; the
-report is complete after every row, so that whoever is cut off loses one case. The same command goes on where it ended;
-`--parts trainer,loop` takes some parts only, `--again` measures them once more. `TWINSTEP_IMAGES` names a folder of real
-images (`train/<class>/`, `test/<class>/`); without it the trainer draws its own. What the interpreter lacks is said before
-anything runs, with the commands that bring it as wheels.
+The kit needs one GPU and takes nine minutes at most. Its parts run in processes of their own, the most important first. The report
+is written after every case, so a kit that is cut off loses one case, and the same command goes on from there. `--parts trainer,loop` takes
+some parts only, and `--again` measures them once more. `TWINSTEP_IMAGES` names a folder of real images (`train/<class>/`,
+`test/<class>/`); without it the trainer draws its own. If the interpreter lacks a package, the kit says so before anything runs, with the
+commands that bring it as wheels.
 
 To keep a report: copy its `report.json` into `docs/` as `gpu-report.json` and call `python -m tests.gpu.page`, which writes this page.
 """
