@@ -42,7 +42,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"rules", "recorder", "report"},
         {"tolerance"},
         {"trace"},
-        {"errors", "files", "float64", "programs", "text"},
+        {"errors", "files", "float64", "json_text", "programs", "text"},
     ),
 }
 """By package, its rooms from the top to the bottom."""

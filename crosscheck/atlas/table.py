@@ -8,7 +8,8 @@ import jax
 import optax
 import torch
 
-from crosscheck.report.report import Verdict, strict_json
+from crosscheck.json_text import strict_json
+from crosscheck.report.report import Verdict
 from crosscheck.tolerance import WARN
 
 Options = Mapping[str, Any]

@@ -26,7 +26,8 @@ from crosscheck.commands.jax_modules import import_jax
 from crosscheck.commands.output import EXIT_BAD_INPUT, refuse, tell, write
 from crosscheck.commands.replay import add_require
 from crosscheck.errors import TraceError
-from crosscheck.report.report import EXIT_CODES, Report, Verdict, strict_json
+from crosscheck.json_text import strict_json
+from crosscheck.report.report import EXIT_CODES, Report, Verdict
 from crosscheck.startup.sitecustomize import FOLDER, LIST, RULE
 
 HELP = "record the optimizers of a script as it is, and replay: record [options] -- python train.py ..."

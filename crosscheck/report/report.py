@@ -1,12 +1,11 @@
 """The verdict and everything that stands behind it."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
 
+from crosscheck.json_text import strict_json
 from crosscheck.report.survey import Survey
 from crosscheck.text import count, listed, shown
 from crosscheck.tolerance import FAIL
@@ -277,36 +276,3 @@ def _lines_of_situations(situations: Mapping[str, str]) -> list[str]:
 def _checks_of(findings: Iterable[Finding]) -> list[str]:
     """Return the names of the checks that found something, first step first."""
     return list(dict.fromkeys(finding.check for finding in findings))
-
-
-def strict_json(value: Any) -> str:
-    """Write a value as JSON, which has no infinities and no NaN: they become the strings inf, -inf and nan.
-
-    A list of numbers and words is one line.
-    """
-    return _lines_of_json(_plain(value), "\n")
-
-
-def _lines_of_json(value: Any, newline: str) -> str:
-    """Write a plain value; `newline` is what a line of it begins with."""
-    inner = f"{newline}  "
-    if isinstance(value, dict) and value:
-        each = (f"{_in_one_line(name)}: {_lines_of_json(member, inner)}" for name, member in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        return f"{{{inner}{f',{inner}'.join(each)}{newline}}}"
-    if isinstance(value, list) and any(isinstance(member, dict) for member in value):  # pyright: ignore[reportUnknownVariableType]
-        return f"[{inner}{f',{inner}'.join(_lines_of_json(member, inner) for member in value)}{newline}]"  # pyright: ignore[reportUnknownVariableType]
-    return _in_one_line(value)
-
-
-def _in_one_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(name): _plain(member) for name, member in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, list | tuple):
-        return [_plain(member) for member in value]  # pyright: ignore[reportUnknownVariableType]
-    return value
