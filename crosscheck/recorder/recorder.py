@@ -443,14 +443,15 @@ class Recorder:
             return
         self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
+        seen: list[tuple[View, Row]] = []
         for look in looks:
             after, sight = look.view.look(self.step, before=False)
-            self._unaveraged.append((look.view, after))
-            row = Row(look.grad, look.backward, look.before, after, (look.sight, sight))
-            self._journal.pending.add(self.step, look.view.chosen, row)
+            seen.append((look.view, Row(self.step, look.grad, look.backward, look.before, after, (look.sight, sight))))
         attempt.applied, attempt.loaded = not skipped, self._loaded
         attempt.options = self.loop.tell(attempt.options, applied=attempt.applied)
-        self._journal.pending.attempts.append(attempt)
+        # All that can fail is done: a part that has some rows of a step and not the others could not be read.
+        self._journal.pending.add(attempt, [(view.chosen, row) for view, row in seen])
+        self._unaveraged = [(view, row.after) for view, row in seen]
         self._after_skip, self._loaded = skipped, False
         self._journal.unsettled = bool(self._average)
         if not self._average:

@@ -100,6 +100,28 @@ def test_strict_raises(harm: Break, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         train()
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_step_that_was_seen_in_part_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples of step 5 are there, and there is no memory for the whole tensors."""
+    parameters = make_parameters((20, 30))
+    optimizer = AdamW(parameters, lr=0.01)
+    look = View.look
+
+    def look_unless_whole(view: View, step: int, *, before: bool) -> Any:
+        if view.chosen.full and not before:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return look(view, step, before=before)
+
+    with Recorder(optimizer, tmp_path, steps=[5]):
+        take_steps(optimizer, parameters, range(1, 5))
+        monkeypatch.setattr(View, "look", look_unless_whole)
+        with pytest.warns(UserWarning, match="the record ends with step 4: OutOfMemoryError: CUDA out of memory"):
+            take_steps(optimizer, parameters, [5])
+        take_steps(optimizer, parameters, [6])
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, 4)
+
+
 @pytest.mark.parametrize("averaged", [False, True])
 def test_a_recorder_that_nobody_closed_writes_what_it_has(averaged: bool, tmp_path: Path) -> None:
     """A moving average that nobody can see any more is not missed: the step is left out."""
