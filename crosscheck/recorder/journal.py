@@ -31,11 +31,20 @@ class Journal:
         """Write the steps that wait as one part. Unless told to `wait`, leave a small one to the thread.
 
         Raises OSError and UnsupportedOptimizer, also those of the part that was left to the thread before. Then the steps that
-        wait are dropped, because no part can follow one that is missing.
+        wait are dropped, because no part can follow one that is missing. For the same reason Ctrl-C in the middle closes the
+        journal: the record ends as that of a killed run.
         """
         self._wait_for_thread()
+        try:
+            self._write_what_waits(wait=wait or not self.pending.is_small)
+        except Exception:
+            raise
+        except BaseException:
+            self.closed = True
+            raise
+
+    def _write_what_waits(self, *, wait: bool) -> None:
         last = self.pending.attempts[-1].step if self.pending.attempts else self.committed
-        wait = wait or not self.pending.is_small
         part = self.pending.take(self.tensors)
         if part is None:
             return
@@ -55,8 +64,8 @@ class Journal:
         except Exception:
             self._written, self.pending = None, Pending()
             raise
-        self._written = None
         self._note(nbytes, last)
+        self._written = None  # last: after Ctrl-C before it, the part is noted again, and none is forgotten
 
     def _note(self, nbytes: int, last: int) -> None:
         self.nbytes += nbytes

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
 from crosscheck import Recorder, UnsupportedOptimizer, Verdict, replay
+from crosscheck.recorder.pending import Pending
 from crosscheck.recorder.view import View
 from crosscheck.trace.writer import SegmentWriter
 from tests.crosscheck.recording import make_parameters, take_steps
@@ -120,6 +121,32 @@ def test_a_step_that_was_seen_in_part_is_left_out(tmp_path: Path, monkeypatch: p
         take_steps(optimizer, parameters, [6])
     report = replay(tmp_path)
     assert (report.verdict, report.steps) == (Verdict.MATCH, 4)
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("within", "method"), [(Pending, "take"), (SegmentWriter, "write")])
+def test_an_interrupted_commit_is_not_closed_on_purpose(
+    within: type, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a part is laid out or written; then the recorder is closed, as at the end of the process."""
+    parameters = make_parameters((4, 3))
+    optimizer = SGD(parameters, lr=0.1)
+    recorder = Recorder(optimizer, tmp_path)
+    take_steps(optimizer, parameters, range(1, 4))
+    recorder.flush()
+    take_steps(optimizer, parameters, range(4, 6))
+    with monkeypatch.context() as patch:
+        patch.setattr(within, method, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.flush()
+    take_steps(optimizer, parameters, range(6, 8))
+    recorder.close()
+    assert not (tmp_path / "segment-0001" / "end.json").exists()
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, 3)
 
 
 @pytest.mark.parametrize("averaged", [False, True])
