@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -233,7 +232,7 @@ class Recorder:
             self._watch(scaler)
         if _log.isEnabledFor(logging.INFO):
             _log.info("recording to %s: %s", path, self.estimate())
-        weakref.finalize(self, _leave, self._journal, weakref.ref(self), os.getpid())
+        weakref.finalize(self, _leave, self._journal, weakref.ref(self))
 
     def __enter__(self) -> Self:
         return self
@@ -336,6 +335,8 @@ class Recorder:
             winners: For each max-pooling in turn, (B, C, H/2, W/2) uint8: see `Winners`.
             parameters: By name; those without a gradient are left out.
         """
+        if self._journal.closed:
+            return
         arrays = {"images": images, "labels": labels}
         arrays |= {f"winners/{number}": won for number, won in enumerate(winners)}
         for name, parameter in parameters.items():
@@ -439,7 +440,7 @@ class Recorder:
     @_never_raises
     def _see_after(self, *, skipped: bool) -> None:
         attempt, looks = self._attempt, self._looks
-        if attempt is None:  # a step without a pre-hook: the recorder was attached in the middle of it
+        if attempt is None or self._journal.closed:  # attached, or forked off, in the middle of a step
             return
         self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
@@ -494,14 +495,13 @@ class Recorder:
         self._selection.nbytes = self._journal.nbytes
 
 
-def _leave(journal: Journal, recorder: weakref.ref[Recorder], process: int) -> None:
+def _leave(journal: Journal, recorder: weakref.ref[Recorder]) -> None:
     """Write what a recorder leaves behind that nobody closed, because the process ends or the optimizer is gone."""
-    if os.getpid() != process or journal.closed:  # a process that was forked off ends
-        return
     left = recorder()
-    with contextlib.suppress(Exception):  # nobody is there any more to be told
-        if left is not None:
+    if journal.closed:  # in a process that was forked off as well
+        return
+    if left is None:
+        journal.leave()
+    else:
+        with contextlib.suppress(Exception):  # nobody is there any more to be told
             left.close()
-        else:
-            journal.forget_unsettled()
-            journal.end()
