@@ -98,17 +98,17 @@ def _check_betas(name: str, parameter: Tensor, group: Mapping[str, Any]) -> None
         )
 
 
-def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[int, str]) -> list[tuple[Tensor, TensorInfo]]:
+def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[Tensor, str]) -> list[tuple[Tensor, TensorInfo]]:
     """Return all parameters in the order of the groups.
 
-    They are called by the names `given` (by id), otherwise by the group's own, otherwise by their position.
+    They are called by the names `given`, otherwise by the group's own, otherwise by their position.
     """
     found: list[tuple[Tensor, TensorInfo]] = []
     names: dict[str, int] = {}
     for number, group in enumerate(optimizer.param_groups):
         own: list[str] = group.get("param_names") or [f"group{number}.{k}" for k in range(len(group["params"]))]
         for name, parameter in zip(own, group["params"], strict=True):
-            name = given.get(id(parameter), name)
+            name = given.get(parameter, name)
             check_tensor(name, parameter)
             _check_betas(name, parameter, group)
             names[name] = names.get(name, 0) + 1

@@ -174,8 +174,8 @@ class Recorder:
             first_step=first_step,
         )
         """What the objects of the training loop say of it."""
-        claims, self._average = self.loop.claims, self.loop.average
-        self._followed = Followed(self.optimizer, self.loop.names)
+        claims, self._averaged = self.loop.claims, bool(self.loop.average)
+        self._followed = Followed(self.optimizer, self.loop.names, self.loop.average)
         self._selection = Selection(
             self.optimizer,
             self._followed,
@@ -202,7 +202,7 @@ class Recorder:
                 self._followed.infos,
                 options,
                 fresh=first_step == 1 and claims.applied == 0,
-                averaged=bool(self._average),
+                averaged=self._averaged,
             )
         rank, world_size = optimizer_info.place_of(rank, world_size)
         header = Header(
@@ -252,6 +252,7 @@ class Recorder:
         if not self._journal.closed:
             self._settle(to_commit=True)  # at the end of a process no thread can be started any more
             self._journal.end()
+        self._release()
 
     @_never_raises
     def flush(self) -> None:
@@ -271,6 +272,7 @@ class Recorder:
             with contextlib.suppress(Exception):
                 self._journal.commit()
             self._journal.closed = True
+            self._release()
             raise error
         why = str(error) if isinstance(error, UnsupportedOptimizer | TraceError) else f"{type(error).__name__}: {error}"
         if not self._journal.closed:
@@ -282,10 +284,16 @@ class Recorder:
                 with contextlib.suppress(Exception):
                     self._journal.end(why)
             self._journal.closed = True
+        self._release()
         warnings.warn(
             f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded can be replayed",
             stacklevel=4,
         )
+
+    def _release(self) -> None:
+        """Let go of the tensors: the record has ended."""
+        self._attempt, self._looks, self._view, self._backward_norm, self._unaveraged = None, [], None, None, []
+        self._followed.release()
 
     def _detach(self) -> None:
         for hook in self._hooks:
@@ -402,7 +410,7 @@ class Recorder:
         views = [self._view]
         if not skipped and self._selection.is_full(step, after_skip=self._after_skip):
             views.append(self._selection.full(step))
-        return [_Look(view, view.pick(self._averages(view)) if self._average else Picked()) for view in views]
+        return [_Look(view, view.pick(self._averages(view)) if self._averaged else Picked()) for view in views]
 
     @_never_raises
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
@@ -454,8 +462,8 @@ class Recorder:
         self._journal.pending.add(attempt, [(view.chosen, row) for view, row in seen])
         self._unaveraged = [(view, row.after) for view, row in seen]
         self._after_skip, self._loaded = skipped, False
-        self._journal.unsettled = bool(self._average)
-        if not self._average:
+        self._journal.unsettled = self._averaged
+        if not self._averaged:
             self._settle()
 
     def _settle(self, *, to_commit: bool = False) -> None:
@@ -463,7 +471,7 @@ class Recorder:
 
         The moving average follows the optimizer's step: what it became is there to be seen when the next begins.
         """
-        for view, after in self._unaveraged if self._average else ():
+        for view, after in self._unaveraged if self._averaged else ():
             after.average = view.pick(self._averages(view))
         if self._unaveraged:
             last = self._journal.pending.attempts[-1]
@@ -481,7 +489,7 @@ class Recorder:
 
     def _averages(self, view: View) -> list[Tensor | None]:
         """Return the moving average of each tensor, where there is one."""
-        return [self._average.get(id(self._followed.tensors[number])) for number in view.numbers]
+        return [self._followed.averages.get(number) for number in view.numbers]
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:
         """Return the loss scale of the coming step, which is left where it is: reading it from a GPU would wait."""
