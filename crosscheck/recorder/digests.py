@@ -151,7 +151,7 @@ class _OnDevice:
         self._buffer = pieces[0].new_empty(sum(rows) * in_row)
         self._within = torch.from_numpy(numbers[0][0].copy()).to(device)
         self._across = torch.from_numpy(np.concatenate([across for _, across in numbers])).to(device)
-        self._last = torch.tensor(rows).cumsum(0).to(device) - 1  # row of each piece
+        self._last = torch.tensor(rows, device="cpu").cumsum(0).to(device) - 1  # row of each piece
 
     def digests(self) -> Tensor:
         torch.cat(self._padded, out=self._buffer)

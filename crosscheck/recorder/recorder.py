@@ -363,7 +363,7 @@ class Recorder:
             return
         self._see_before(skipped=True)
         if self._attempt is not None and loss_scale is not None:
-            self._attempt.scale = torch.tensor(loss_scale, dtype=torch.float64)
+            self._attempt.scale = torch.tensor(loss_scale, dtype=torch.float64, device="cpu")
         self._see_after(skipped=True)
 
     @_never_raises

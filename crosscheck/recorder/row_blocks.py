@@ -38,7 +38,7 @@ class _Series(NamedTuple):
     values: Tensor  # (rows, columns)
 
 
-_NEVER = _Series([], torch.zeros(0, 0))
+_NEVER = _Series([], torch.zeros(0, 0, device="cpu"))
 
 
 @dataclass(slots=True)
@@ -154,9 +154,9 @@ class RowBlock:
         tables: dict[Named, Tensor] = {}
         for members in groups.values():
             fetched = torch.stack([sight.digests for *_, sight in members]).cpu()
-            places = torch.tensor([(row, moment) for row, moment, _ in members]).unbind(1)
+            places = torch.tensor([(row, moment) for row, moment, _ in members], device="cpu").unbind(1)
             for name, column in zip(members[0][2].names, fetched.unbind(1), strict=True):
-                table = tables.setdefault(name, torch.zeros(len(self.rows), 2, dtype=torch.int64))
+                table = tables.setdefault(name, torch.zeros(len(self.rows), 2, dtype=torch.int64, device="cpu"))
                 table[places] = column
         return tables
 
