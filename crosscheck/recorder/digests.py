@@ -112,7 +112,8 @@ class _OnHost:
     def __init__(self, pieces: Sequence[Tensor]) -> None:
         self._whole: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # rows of words, and where their sums go
         self._ends: list[tuple[NDArray[Any], NDArray[Any]]] = []  # elements, and where they are copied to
-        arrays = [piece.numpy() for piece in pieces]
+        # Not piece.numpy(), after which torch does not resize the user's memory any more.
+        arrays: list[NDArray[Any]] = [np.from_dlpack(piece) for piece in pieces]
         whole = [array.nbytes // (ROW * WORD) for array in arrays]
         self._rest = np.zeros((len(pieces), ROW), np.int64)
         self._starts = np.cumsum(
