@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from crosscheck.recorder.row_blocks import Row
 from crosscheck.recorder.scaler_watch import ScalerSearch, ScalerWatch
 from crosscheck.recorder.selection import Selection
 from crosscheck.recorder.view import Moment, Picked, View
+from crosscheck.recorder.warning import warn
 from crosscheck.trace.format import Claims, Header, Pass
 from crosscheck.trace.writer import SegmentWriter
 
@@ -285,9 +285,8 @@ class Recorder:
                     self._journal.end(why)
             self._journal.closed = True
         self._release()
-        warnings.warn(
-            f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded can be replayed",
-            stacklevel=4,
+        warn(
+            f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded can be replayed"
         )
 
     def _release(self) -> None:
@@ -399,7 +398,7 @@ class Recorder:
             replaced = self._followed.follow()
             if replaced:
                 more = f"; so it is with {len(replaced) - 1} more" if len(replaced) > 1 else ""
-                warnings.warn(f"crosscheck: before step {self.step + 1} {replaced[0]}{more}", stacklevel=2)
+                warn(f"crosscheck: before step {self.step + 1} {replaced[0]}{more}")
         self._journal.tensors = tuple(self._followed.infos)
 
     def _begin(self, *, skipped: bool) -> list[_Look]:

@@ -3,8 +3,10 @@
 import errno
 import gc
 import json
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from crosscheck import Recorder, UnsupportedOptimizer, Verdict, replay
 from crosscheck.recorder.pending import Pending
 from crosscheck.recorder.view import View
 from crosscheck.trace.writer import SegmentWriter
-from tests.crosscheck.recording import make_parameters, take_steps
+from tests.crosscheck.recording import feed, make_parameters, take_steps
 
 Break = Callable[[pytest.MonkeyPatch, AdamW], object]
 
@@ -84,6 +86,43 @@ def test_training_goes_on(harm: Break, says: str, tmp_path: Path, monkeypatch: p
     report = replay(tmp_path)
     assert (report.verdict, report.steps) == (Verdict.MATCH, 3)
     assert any("the record ends with step 3, and the run went on" in told and says in told for told in report.warnings)
+
+
+def replace_parameter(_: pytest.MonkeyPatch, optimizer: AdamW) -> None:
+    optimizer.param_groups[0]["params"] = make_parameters((20, 30), (5,))
+
+
+HARMFUL: dict[str, tuple[Break, str]] = {
+    "the record ends": (own_mistake, "the record ends with step 0"),
+    "a parameter is replaced": (replace_parameter, "before step 1 .* was replaced by another parameter"),
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_a_warning_names_the_line_of_the_user(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    harm, says = HARMFUL[name]
+    optimizer = AdamW(make_parameters((20, 30), (5,)), lr=0.01)
+    with Recorder(optimizer, tmp_path):
+        harm(monkeypatch, optimizer)
+        feed(optimizer.param_groups[0]["params"], 1)
+        with pytest.warns(UserWarning, match=says) as caught:
+            optimizer.step()
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_a_warning_that_is_an_error_is_logged(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    harm, says = HARMFUL[name]
+    optimizer = AdamW(make_parameters((20, 30), (5,)), lr=0.01)
+    with Recorder(optimizer, tmp_path), warnings.catch_warnings():
+        harm(monkeypatch, optimizer)
+        warnings.simplefilter("error")
+        take_steps(optimizer, optimizer.param_groups[0]["params"], (1, 2))
+    assert optimizer.state[optimizer.param_groups[0]["params"][0]]["step"] == 2
+    assert re.search(says, caplog.text)
+    caplog.clear()
 
 
 @pytest.mark.parametrize("harm", [full_disk, own_mistake])
