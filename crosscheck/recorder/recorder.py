@@ -26,7 +26,7 @@ from crosscheck.recorder.loop_objects import LoopObjects
 from crosscheck.recorder.options import Options
 from crosscheck.recorder.pending import Attempt
 from crosscheck.recorder.row_blocks import Row
-from crosscheck.recorder.scaler_watch import ScalerSearch, ScalerWatch
+from crosscheck.recorder.scaler_watch import ScalerWatch
 from crosscheck.recorder.selection import Selection
 from crosscheck.recorder.view import Moment, Picked, View
 from crosscheck.recorder.warning import warn
@@ -159,7 +159,6 @@ class Recorder:
             raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
         if coordinates is not None and coordinates < 1:
             raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
-        self._scaler: torch.amp.GradScaler | None = None
         self._strict = strict
         self.loop = LoopObjects(
             self.optimizer,
@@ -225,11 +224,8 @@ class Recorder:
         ]
         self._skip_noticed = False  # and the trainer has not told of it
         self._scaler_watch: ScalerWatch | None = None
-        self._scaler_search: ScalerSearch | None = None
-        if scaler is None:
-            self._scaler_search = ScalerSearch(self.optimizer, self._on_scaler_found)
-        else:
-            self._watch(scaler)
+        if scaler is None or scaler.is_enabled():
+            self._scaler_watch = ScalerWatch(self.optimizer, scaler, lambda: self.step, self._on_skipped)
         if _log.isEnabledFor(logging.INFO):
             _log.info("recording to %s: %s", path, self.estimate())
         weakref.finalize(self, _leave, self._journal, weakref.ref(self))
@@ -298,9 +294,7 @@ class Recorder:
         for hook in self._hooks:
             hook.remove()
         if self._scaler_watch is not None:
-            self._scaler_watch.remove()
-        if self._scaler_search is not None:
-            self._scaler_search.end()
+            self._scaler_watch.end()
 
     @_never_raises
     def after_backward(self) -> None:
@@ -364,16 +358,6 @@ class Recorder:
         if self._attempt is not None and loss_scale is not None:
             self._attempt.scale = torch.tensor(loss_scale, dtype=torch.float64, device="cpu")
         self._see_after(skipped=True)
-
-    @_never_raises
-    def _watch(self, scaler: torch.amp.GradScaler) -> None:
-        if scaler.is_enabled() and not self._journal.closed:
-            self._scaler = scaler
-            self._scaler_watch = ScalerWatch(scaler, self.optimizer, lambda: self.step, self._on_skipped)
-
-    def _on_scaler_found(self, scaler: torch.amp.GradScaler) -> ScalerWatch | None:
-        self._watch(scaler)
-        return self._scaler_watch
 
     def _on_skipped(self) -> None:
         self._see_before(skipped=True)
@@ -492,8 +476,9 @@ class Recorder:
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:
         """Return the loss scale of the coming step, which is left where it is: reading it from a GPU would wait."""
-        if told is None and self._scaler is not None:
-            told = self._scaler._get_scale_async()  # pyright: ignore[reportPrivateUsage]
+        scaler = None if self._scaler_watch is None else self._scaler_watch.scaler
+        if told is None and scaler is not None:
+            told = scaler._get_scale_async()  # pyright: ignore[reportPrivateUsage]
         return None if told is None else told.detach().clone()
 
     def _commit(self, *, wait: bool = True) -> None:
