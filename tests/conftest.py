@@ -5,8 +5,10 @@ functions with arrays of the same axes, and checking all of them took a tenth of
 tests of the GPU may lack beartype; there nothing is checked.
 """
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -37,6 +39,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     function = item.nodeid.partition("[")[0]
     config.update("jaxtyping_disable", function in _seen)
     _seen.add(function)
+
+
+@pytest.fixture(autouse=True)
+def no_warning_of_the_recorder(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test in which the recorder warned and nobody expected it: it logs where warnings are errors, and goes on."""
+    yield
+    logged = caplog.get_records("call")
+    told = [
+        it.getMessage() for it in logged if it.name == "crosscheck.recorder.warning" and it.levelno == logging.WARNING
+    ]
+    assert not told
 
 
 def pytest_unconfigure() -> None:

@@ -3,8 +3,8 @@
 Every optimizer that the script steps, also in processes that it starts, is recorded from its first step on into a folder of
 its own; the ranks of DDP share one, and are compared. The script keeps its standard input, output and error, its signals and its exit code; the report goes to standard
 error. The exit code is the script's if the script failed (128 + N if signal N ended it). Otherwise it is that of the
-replay: 0 match, 1 mismatch, 2 bad input (no optimizer was stepped, or none could be recorded), 3 vacuous; of several
-optimizers the worst.
+replay: 0 match, 1 mismatch, 2 bad input (no optimizer was stepped, none could be recorded, or a trace cannot be replayed), 3
+vacuous; of several optimizers the worst.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any
 from crosscheck.commands.jax_modules import import_jax
 from crosscheck.commands.output import EXIT_BAD_INPUT, refuse, tell, write
 from crosscheck.commands.replay import add_require
-from crosscheck.errors import TraceError
+from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.json_text import strict_json
 from crosscheck.report.report import EXIT_CODES, Report, Verdict
 from crosscheck.startup.sitecustomize import FOLDER, LIST, RULE
@@ -59,12 +59,14 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         folder.rmdir()
         return refuse(f"{options.script[0]} cannot be started ({error.strerror})")
-    reports = _replay_all(folder, options.require)
+    reports, failed = _replay_all(folder, options.require)
     if options.json is not None:
         write("--json", options.json, strict_json({name: asdict(report) for name, report in reports.items()}) + "\n")
     if code:
         tell(f"exit code {code} is the script's")
         return code
+    if failed:
+        return EXIT_BAD_INPUT
     verdicts = [report.verdict for report in reports.values()]
     return next((EXIT_CODES[verdict] for verdict in _SEVERITY if verdict in verdicts), EXIT_BAD_INPUT)
 
@@ -122,8 +124,8 @@ def _in_foreground() -> bool:
     return False
 
 
-def _replay_all(folder: Path, require: list[str]) -> dict[str, Report]:
-    """Replay all traces and print what there is to say of each optimizer. Raises TraceError."""
+def _replay_all(folder: Path, require: list[str]) -> tuple[dict[str, Report], bool]:
+    """Replay all traces and print what there is to say of each optimizer. Return the reports, and whether one is missing."""
     listed = list(_listed(folder))
     if not listed:
         tell(
@@ -135,16 +137,20 @@ def _replay_all(folder: Path, require: list[str]) -> dict[str, Report]:
             tell(f"{entry['optimizer']} is not recorded: {entry['refused']}")
     traces = list(dict.fromkeys(entry["trace"] for entry in listed if "trace" in entry))  # ranks share one
     if not traces:
-        return {}
+        return {}, False
     import_jax()
     from crosscheck.replayer import replay
 
     reports: dict[str, Report] = {}
     for name in traces:
-        reports[name] = replay(folder / name, require=require)
+        try:
+            reports[name] = replay(folder / name, require=require)
+        except (TraceError, UnsupportedOptimizer) as error:
+            tell(f"{name} cannot be replayed: {error}")
+            continue
         tell(f"{folder / name}:")
         print(reports[name], file=sys.stderr, flush=True)
-    return reports
+    return reports, len(reports) < len(traces)
 
 
 def _listed(folder: Path) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ clips and when it steps the scheduler. A run that continues from a checkpoint co
 """
 
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from crosscheck.errors import TraceError
 from crosscheck.integrations.position import holds_trace, next_step
 from crosscheck.integrations.recording import Recording, attach
+from crosscheck.recorder.warning import warn
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -134,9 +134,8 @@ def _schedule(trainer: Trainer, optimizer: torch.optim.Optimizer) -> dict[str, A
             config.frequency == 1 or (each == 1 and math.isfinite(batches) and batches % config.frequency == 0)
         ):
             return {"scheduler": scheduler, "scheduler_every": config.frequency}
-        warnings.warn(
+        warn(
             f"crosscheck: the learning rate is not checked: a scheduler with interval={config.interval!r} and "
-            f"frequency={config.frequency} is not stepped after a fixed number of updates here",
-            stacklevel=2,
+            f"frequency={config.frequency} is not stepped after a fixed number of updates here"
         )
     return {}

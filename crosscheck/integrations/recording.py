@@ -1,6 +1,5 @@
 """One recording of a loop that may be nobody's: on all ranks but the first there is nothing to record."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +8,7 @@ from crosscheck.errors import TraceError
 from crosscheck.recorder import Claims, Recorder
 from crosscheck.recorder.optimizer_info import unwrap
 from crosscheck.recorder.schedules import unwrap_scheduler
+from crosscheck.recorder.warning import warn
 
 
 class Recording:
@@ -64,7 +64,7 @@ def attach(
         try:
             unwrap_scheduler(scheduler, unwrap(optimizer))
         except TraceError as error:
-            warnings.warn(f"crosscheck: the learning rate is not checked: {error}", stacklevel=3)
+            warn(f"crosscheck: the learning rate is not checked: {error}")
             arguments |= {"scheduler": None, "scheduler_every": 1}
     claims: Claims = arguments.pop("claims", None) or Claims()
     if applied is not None and "applied" not in claims.model_fields_set:

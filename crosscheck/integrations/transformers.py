@@ -45,6 +45,7 @@ class RecorderCallback(TrainerCallback):
     ) -> None:
         """Attach, when a checkpoint that is resumed has been loaded."""
         del control
+        self.recording.close()  # of a training that was interrupted: the trainer tells no callback of an exception
         if not state.is_world_process_zero:
             return
         found: dict[str, Any] = {

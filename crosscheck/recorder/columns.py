@@ -41,7 +41,7 @@ class Columns:
     @cached_property
     def positions(self) -> Tensor:
         """Return where the elements stand in C order, in the order of the views."""
-        in_memory = torch.cat([torch.arange(run.size) * run.step + run.start for run in self.runs])
+        in_memory = torch.cat([torch.arange(run.size, device="cpu") * run.step + run.start for run in self.runs])
         if self.strides is None:
             return in_memory
         order = self._axes
@@ -61,7 +61,7 @@ class Columns:
     def _order(self) -> Tensor | None:
         """Return the order of the columns in which their positions ascend; None if they do already."""
         order = self.positions.argsort()
-        return None if bool((order == torch.arange(len(order))).all()) else order
+        return None if bool((order.diff() == 1).all()) else order
 
     @property
     def ascending(self) -> Tensor:

@@ -112,7 +112,8 @@ class _OnHost:
     def __init__(self, pieces: Sequence[Tensor]) -> None:
         self._whole: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # rows of words, and where their sums go
         self._ends: list[tuple[NDArray[Any], NDArray[Any]]] = []  # elements, and where they are copied to
-        arrays = [piece.numpy() for piece in pieces]
+        # Not piece.numpy(), after which torch does not resize the user's memory any more.
+        arrays: list[NDArray[Any]] = [np.from_dlpack(piece) for piece in pieces]
         whole = [array.nbytes // (ROW * WORD) for array in arrays]
         self._rest = np.zeros((len(pieces), ROW), np.int64)
         self._starts = np.cumsum(
@@ -151,7 +152,7 @@ class _OnDevice:
         self._buffer = pieces[0].new_empty(sum(rows) * in_row)
         self._within = torch.from_numpy(numbers[0][0].copy()).to(device)
         self._across = torch.from_numpy(np.concatenate([across for _, across in numbers])).to(device)
-        self._last = torch.tensor(rows).cumsum(0).to(device) - 1  # row of each piece
+        self._last = torch.tensor(rows, device="cpu").cumsum(0).to(device) - 1  # row of each piece
 
     def digests(self) -> Tensor:
         torch.cat(self._padded, out=self._buffer)

@@ -30,15 +30,18 @@ class Estimate:
 
 def estimate(selection: Selection, first_step: int) -> Estimate:
     """Look at the parameters as in some steps to come, and return what looking at every step will cost."""
-    view = selection.sampled(first_step)
-    view.look(first_step, before=True)  # which makes what later looks use again
+    sample = selection.sampled(first_step)
+    views = [sample, selection.full(first_step)] if selection.everything else [sample]
+    for view in views:
+        view.look(first_step, before=True)  # which makes what later looks use again
     begun = time.perf_counter()
     for step in range(first_step, first_step + RHYTHM):
         for before in (True, False):
-            view.look(step, before=before)
+            for view in views:
+                view.look(step, before=before)
     seconds = (time.perf_counter() - begun) / RHYTHM
-    elements = sum(columns.count for columns in view.chosen.columns.values())
-    sampled, full, every = selection.nbytes_of_a_step(view)
+    elements = sum(columns.count for columns in views[-1].chosen.columns.values())
+    sampled, full, every = selection.nbytes_of_a_step(sample)
     return Estimate(
         elements=elements,
         disk_bytes=(sampled if every > 1 else 0) // 2 + full // every,  # what a step found is what the one before left

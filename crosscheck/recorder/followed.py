@@ -1,10 +1,11 @@
 """The tensors that an optimizer steps, followed while parameters join, leave, or are replaced by others."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from crosscheck.recorder import optimizer_info
 from crosscheck.trace.format import TensorInfo
@@ -13,19 +14,26 @@ from crosscheck.trace.format import TensorInfo
 class Followed:
     """Tensors keep their numbers: one that leaves is not recorded any more, and one that joins goes to the end.
 
-    A parameter whose place another one takes, or that is changed in shape or format, goes on under a new number.
+    A parameter whose place another one takes, or that is changed in shape or format, goes on under a new number. One that the
+    optimizer does not step any more is not kept alive.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> None:
-        """`names`: given to parameters, by id. Raises UnsupportedOptimizer."""
-        self.tensors: list[Tensor] = []
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], averages: Mapping[Tensor, Tensor]
+    ) -> None:
+        """`names` and `averages`: of parameters, which they tell apart by identity. Raises UnsupportedOptimizer."""
         self.infos: list[TensorInfo] = []
+        """What is known of every tensor there ever was, by number."""
         self.active: list[int] = []
         """The numbers of those that the optimizer steps now."""
+        self.tensors: dict[int, Tensor] = {}
+        """Those, by number."""
+        self.averages: dict[int, Tensor] = {}
+        """Their moving averages, by number, where there are some."""
         self.elements = 0
         """The sizes of those in sum."""
-        self._optimizer, self._names = optimizer, names
-        self._numbers: dict[int, int] = {}  # by id of the parameter
+        self._optimizer, self._names, self._averages = optimizer, names, averages
+        self._numbers: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
         self._places: dict[tuple[int, int], int] = {}  # by number of the group and position in it
         self._seen: list[object] = []
         self._formats: dict[
@@ -48,8 +56,9 @@ class Followed:
         ]
         present = {id(parameter) for parameter, _ in found}
         active: dict[tuple[int, int], int] = {}
+        tensors: dict[int, Tensor] = {}
         for place, (parameter, info) in zip(places, found, strict=True):
-            number = self._numbers.get(id(parameter))
+            number = self._numbers.get(parameter)
             if number is not None and (info.shape, info.dtype) == (self.infos[number].shape, self.infos[number].dtype):
                 kept = self.infos[number]
                 self.infos[number] = info.model_copy(update={"name": kept.name, "replaces": kept.replaces})
@@ -61,18 +70,25 @@ class Followed:
                 if last is not None:
                     replaced.append(_replacement(self.infos[last], self.infos[number]))
             active[place] = number
+            tensors[number] = parameter
         self.active, self._places, self._seen = list(active.values()), active, self._look()
+        self.tensors = tensors
+        averages = {number: self._averages.get(tensor) for number, tensor in tensors.items()}
+        self.averages = {number: average for number, average in averages.items() if average is not None}
         self._formats = {number: _format(self.tensors[number]) for number in self.active}
         groups = len(self._optimizer.param_groups)
         for number in set(range(len(self.infos))).difference(self.active):  # its group may be gone as well
             self.infos[number] = self.infos[number].model_copy(
                 update={"group": min(self.infos[number].group, groups - 1)}
             )
-        tensors = ((number, self.tensors[number]) for number in self.active)
         self.elements = sum(self.infos[number].numel for number in self.active)
-        stepped = {number for number, tensor in tensors if tensor.requires_grad or tensor.grad is not None}
+        stepped = {n for n, tensor in tensors.items() if tensor.requires_grad or tensor.grad is not None}
         self.infos = [info.model_copy(update={"stepped": n in stepped}) for n, info in enumerate(self.infos)]
         return replaced
+
+    def release(self) -> None:
+        """Let go of all tensors: nothing is followed any more."""
+        self.active, self.tensors, self.averages = [], {}, {}
 
     def _look(self) -> list[object]:
         return [  # load_state_dict may bring other kernels: fused and foreach are options of a group
@@ -86,9 +102,8 @@ class Followed:
         taken = {known.name for known in self.infos}
         names = (base, *(f"{base} ({count})" for count in range(2, number + 2)))
         name = next(name for name in names if name not in taken)
-        self.tensors.append(parameter)
         self.infos.append(info.model_copy(update={"name": name, "replaces": replaces}))
-        self._numbers[id(parameter)] = number
+        self._numbers[parameter] = number
         return number
 
 

@@ -23,7 +23,7 @@ def _unscaled(vector: Tensor, scale: Tensor) -> Tensor:
 def norm(gradients: Sequence[Tensor], scale: Tensor | None) -> Tensor:
     """Return the Euclidean norm over all gradients, accumulated in float64, on their device (nothing waits for it)."""
     if not gradients:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     device = gradients[0].device
     # One operation for all, which torch.nn.utils.get_total_norm takes as well.
     norms = torch._foreach_norm(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

@@ -1,9 +1,9 @@
 """When a step begins and ends: the hooks of an optimizer, seen through subclasses, closures and torch.compile."""
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from inspect import currentframe
 from traceback import walk_stack
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ def watch_steps(
     optimizer: torch.optim.Optimizer, before: Callable[[bool], None], after: Callable[[], None]
 ) -> tuple[RemovableHandle, RemovableHandle]:
     """Call `before(compiled)` when the gradients of a step are ready, and `after()` when it is over; the two hooks."""
-    steps = _Steps(before, after)
+    steps = _Steps(optimizer, before, after)
     return (
         optimizer.register_step_pre_hook(_outside_graphs(steps.begin)),
         optimizer.register_step_post_hook(_outside_graphs(steps.end)),
@@ -29,16 +29,17 @@ class _Steps:
     whole of it is what counts. A step that raised has left the stack.
     """
 
-    def __init__(self, before: Callable[[bool], None], after: Callable[[], None]) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, before: Callable[[bool], None], after: Callable[[], None]
+    ) -> None:
+        self._optimizer = weakref.ref(optimizer)
         self._before, self._after = before, after
         self._depth = 0
-        self._frame: FrameType | None = None  # of the outermost step that is going on
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], compiled: bool) -> HookArguments | None:
-        if self._depth and any(frame is self._frame for frame in _frames()):
-            self._depth += 1
+        self._depth = self._steps_on_stack() if self._depth else 1  # not 0 within a step, and after one that raised
+        if self._depth > 1:
             return None
-        self._depth, self._frame = 1, next((f for f in _frames() if f.f_code.co_filename == _OPTIMIZER_FILE), None)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._before(compiled)
@@ -56,8 +57,15 @@ class _Steps:
     def end(self, *_: Any) -> None:
         self._depth -= 1
         if not self._depth:
-            self._frame = None
             self._after()
+
+    def _steps_on_stack(self) -> int:
+        """Return how many steps of the optimizer are going on, one within the other."""
+        optimizer = self._optimizer()
+        hooked = (f for f, _ in walk_stack(currentframe()) if f.f_code.co_filename == _OPTIMIZER_FILE)
+        # "wrapper" is what torch puts around a step; parts of a compiled one have longer names.
+        steps = (f for f in hooked if f.f_code.co_name == "wrapper" and f.f_locals.get("args", (None,))[0] is optimizer)
+        return max(sum(1 for _ in steps), 1)
 
 
 def _outside_graphs(look: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,8 +78,3 @@ def _outside_graphs(look: Callable[..., Any]) -> Callable[..., Any]:
         return look(args, kwargs, False)  # leaving the compiler takes time even where it is not at work
 
     return hook
-
-
-def _frames() -> Iterator[FrameType]:
-    """Return the frames of the call stack, innermost first."""
-    return (frame for frame, _ in walk_stack(currentframe()))

@@ -1,5 +1,8 @@
 """The segment that is being written, and the steps that wait to be written to it."""
 
+import contextlib
+import os
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from crosscheck.recorder.pending import Pending
@@ -12,6 +15,8 @@ class Journal:
 
     A small part that nobody waits for is hashed, written and synced by a thread while training goes on. The next commit first
     waits for it and raises what it raised.
+
+    In a process that is forked off the journal is closed: the trace is the parent's, and so is the thread.
     """
 
     def __init__(self, writer: SegmentWriter, first_step: int) -> None:
@@ -26,16 +31,26 @@ class Journal:
         self.nbytes = 0
         """Of the parts that are known to be written."""
         self._written: tuple[Future[int], int] | None = None  # the bytes of a part, and its last step
+        _journals.add(self)
 
     def commit(self, *, wait: bool = True) -> None:
         """Write the steps that wait as one part. Unless told to `wait`, leave a small one to the thread.
 
         Raises OSError and UnsupportedOptimizer, also those of the part that was left to the thread before. Then the steps that
-        wait are dropped, because no part can follow one that is missing.
+        wait are dropped, because no part can follow one that is missing. For the same reason Ctrl-C in the middle closes the
+        journal: the record ends as that of a killed run.
         """
         self._wait_for_thread()
+        try:
+            self._write_what_waits(wait=wait or not self.pending.is_small)
+        except Exception:
+            raise
+        except BaseException:
+            self.closed = True
+            raise
+
+    def _write_what_waits(self, *, wait: bool) -> None:
         last = self.pending.attempts[-1].step if self.pending.attempts else self.committed
-        wait = wait or not self.pending.is_small
         part = self.pending.take(self.tensors)
         if part is None:
             return
@@ -55,8 +70,8 @@ class Journal:
         except Exception:
             self._written, self.pending = None, Pending()
             raise
-        self._written = None
         self._note(nbytes, last)
+        self._written = None  # last: after Ctrl-C before it, the part is noted again, and none is forgotten
 
     def _note(self, nbytes: int, last: int) -> None:
         self.nbytes += nbytes
@@ -69,7 +84,30 @@ class Journal:
             self.closed = True
             self.writer.close(self.committed, stopped)
 
-    def forget_unsettled(self) -> None:
-        """Leave out the last step, if its moving averages were not seen any more."""
-        if self.unsettled:
-            self.pending.drop_last()
+    def leave(self) -> None:
+        """End when the thread has written what it has, without the last step if its moving averages were not seen any more.
+
+        Nothing waits for the thread, and errors are suppressed: the garbage collector may call this, in the thread itself too.
+        """
+        if self._written is None:
+            self._end_without_unsettled()
+        else:  # done already, or in the thread as soon as it is
+            self._written[0].add_done_callback(lambda _: self._end_without_unsettled())
+
+    def _end_without_unsettled(self) -> None:
+        with contextlib.suppress(Exception):  # nobody is there any more to be told
+            if self.unsettled:
+                self.pending.drop_last()
+            self.end()
+
+
+_journals = weakref.WeakSet[Journal]()
+
+
+def _close_all() -> None:
+    for journal in _journals:
+        journal.closed = True
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_close_all)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.weak import WeakIdKeyDictionary
 
 from crosscheck.errors import TraceError
 from crosscheck.recorder.averages import kind_of_average, pairs_of
@@ -40,12 +41,13 @@ class LoopObjects:
         """Read all objects. Raises TraceError for one that no claim can be read from, and for two that contradict each other."""
         if model is not None and named_parameters is not None:
             raise TraceError("model= and named_parameters= both name the parameters; give one of them")
-        self.names = dict(_names(model)) if model is not None else {id(p): name for name, p in named_parameters or ()}
-        """Names of parameters, by id."""
+        named = _names(model) if model is not None else named_parameters or ()
+        self.names: Mapping[Tensor, str] = WeakIdKeyDictionary({parameter: name for name, parameter in named})
+        """Names of parameters, which are told apart by identity and not kept alive."""
         self._averaged = average if isinstance(average, AveragedModel) else None
         pairs = pairs_of(average, model) if isinstance(average, AveragedModel) else average
-        self.average = {id(parameter): averaged for parameter, averaged in pairs}
-        """The average of each parameter, by id of the parameter."""
+        self.average: Mapping[Tensor, Tensor] = WeakIdKeyDictionary(dict(pairs))
+        """The average of each parameter, likewise."""
         self._copy: SteppedCopy | None = None
         self._clips: dict[str, Option] = {}
         self._told_clips = False
@@ -123,11 +125,11 @@ def _would_hold_state(optimizer: torch.optim.Optimizer) -> bool:
     return any({"betas", "beta1"} & set(group) or group.get("momentum") for group in optimizer.param_groups)
 
 
-def _names(model: Module) -> Iterable[tuple[int, str]]:
+def _names(model: Module) -> Iterable[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         while name.startswith(_WRAPPERS):
             name = name.partition(".")[2]
-        yield id(parameter), name
+        yield name, parameter
 
 
 def _join(claims: Claims | None, read: Mapping[str, Any]) -> Claims | None:

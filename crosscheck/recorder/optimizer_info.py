@@ -3,7 +3,7 @@
 import platform
 import re
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import safetensors
@@ -98,17 +98,17 @@ def _check_betas(name: str, parameter: Tensor, group: Mapping[str, Any]) -> None
         )
 
 
-def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[int, str]) -> list[tuple[Tensor, TensorInfo]]:
+def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[Tensor, str]) -> list[tuple[Tensor, TensorInfo]]:
     """Return all parameters in the order of the groups.
 
-    They are called by the names `given` (by id), otherwise by the group's own, otherwise by their position.
+    They are called by the names `given`, otherwise by the group's own, otherwise by their position.
     """
     found: list[tuple[Tensor, TensorInfo]] = []
     names: dict[str, int] = {}
     for number, group in enumerate(optimizer.param_groups):
         own: list[str] = group.get("param_names") or [f"group{number}.{k}" for k in range(len(group["params"]))]
         for name, parameter in zip(own, group["params"], strict=True):
-            name = given.get(id(parameter), name)
+            name = given.get(parameter, name)
             check_tensor(name, parameter)
             _check_betas(name, parameter, group)
             names[name] = names.get(name, 0) + 1
@@ -153,7 +153,12 @@ def options_of(group: Mapping[str, Any]) -> dict[str, Option]:
 
 
 def _roundoff(value: Any) -> float:
-    """Return the unit roundoff of the format of a tensor; 0 for a plain number, which is computed with in float64."""
+    """Return the unit roundoff of the format of a tensor, or of a number of NumPy's that is narrower than Python's; 0 for a
+    plain number, which is computed with in float64.
+    """
+    if isinstance(value, np.generic):
+        dtype = cast(Any, value).dtype
+        return float(np.finfo(dtype).eps) / 2 if dtype.kind == "f" and dtype.itemsize < 8 else 0.0
     return torch.finfo(value.dtype).eps / 2 if isinstance(value, Tensor) and value.is_floating_point() else 0.0
 
 
@@ -175,7 +180,8 @@ def state_of(
 def _number(value: Any) -> bool | int | float | None:
     if isinstance(value, Tensor):
         return float(value.detach()) if value.numel() == 1 else None
-    return value if isinstance(value, bool | int | float) else None
+    plain = cast(Any, value).item() if isinstance(value, np.generic) else value
+    return plain if isinstance(plain, bool | int | float) else None
 
 
 def scaler_of(scaler: torch.amp.GradScaler | None) -> Scaler | None:

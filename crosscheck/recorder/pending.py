@@ -1,7 +1,7 @@
 """Steps that were recorded and wait to be committed, as one part."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,24 +40,20 @@ class Pending:
         self._nbytes = 0
         self._committed_at = time.monotonic()
 
-    def add(self, step: int, chosen: Chosen, row: Row) -> None:
-        """Take in what was seen of a step; rows of the same chosen elements go to one block."""
-        block = next((block for block in self._blocks if block.chosen is chosen), None)
-        if block is None:
-            block = RowBlock(chosen)
-            self._blocks.append(block)
-        block.steps.append(step)
-        block.rows.append(row)
-        self._nbytes += row.nbytes
+    def add(self, attempt: Attempt, rows: Iterable[tuple[Chosen, Row]]) -> None:
+        """Take in an attempt with what was seen of it; rows of the same chosen elements go to one block."""
+        for chosen, row in rows:
+            block = next((block for block in self._blocks if block.chosen is chosen), None)
+            if block is None:
+                block = RowBlock(chosen)
+                self._blocks.append(block)
+            block.rows.append(row)
+            self._nbytes += row.nbytes
+        self.attempts.append(attempt)  # last: rows without an attempt are left out, an attempt needs its rows
 
     def drop_last(self) -> None:
         """Forget the last step."""
-        step = self.attempts.pop().step
-        for block in self._blocks:
-            if block.steps[-1] == step:
-                block.steps.pop()
-                block.rows.pop()
-        self._blocks = [block for block in self._blocks if block.steps]
+        self.attempts.pop()
 
     @property
     def due(self) -> bool:
@@ -79,6 +75,10 @@ class Pending:
         self.attempts, self._blocks, self._nbytes, self._committed_at = [], [], 0, time.monotonic()
         if not attempts:
             return None
+        listed = {attempt.step for attempt in attempts}
+        for block in blocks:  # Ctrl-C can come between the rows of a step and its attempt
+            block.rows = [row for row in block.rows if row.step in listed]
+        blocks = [block for block in blocks if block.rows]
         arrays: dict[str, Tensor] = {}
         laid_out = tuple(block.lay_out(number, arrays) for number, block in enumerate(blocks))
         return Part(tensors=tensors, steps=_described(attempts), blocks=laid_out), arrays

@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import logging
-import os
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +26,10 @@ from crosscheck.recorder.loop_objects import LoopObjects
 from crosscheck.recorder.options import Options
 from crosscheck.recorder.pending import Attempt
 from crosscheck.recorder.row_blocks import Row
-from crosscheck.recorder.scaler_watch import ScalerSearch, ScalerWatch
+from crosscheck.recorder.scaler_watch import ScalerWatch
 from crosscheck.recorder.selection import Selection
 from crosscheck.recorder.view import Moment, Picked, View
+from crosscheck.recorder.warning import warn
 from crosscheck.trace.format import Claims, Header, Pass
 from crosscheck.trace.writer import SegmentWriter
 
@@ -160,7 +159,6 @@ class Recorder:
             raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
         if coordinates is not None and coordinates < 1:
             raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
-        self._scaler: torch.amp.GradScaler | None = None
         self._strict = strict
         self.loop = LoopObjects(
             self.optimizer,
@@ -175,8 +173,8 @@ class Recorder:
             first_step=first_step,
         )
         """What the objects of the training loop say of it."""
-        claims, self._average = self.loop.claims, self.loop.average
-        self._followed = Followed(self.optimizer, self.loop.names)
+        claims, self._averaged = self.loop.claims, bool(self.loop.average)
+        self._followed = Followed(self.optimizer, self.loop.names, self.loop.average)
         self._selection = Selection(
             self.optimizer,
             self._followed,
@@ -203,7 +201,7 @@ class Recorder:
                 self._followed.infos,
                 options,
                 fresh=first_step == 1 and claims.applied == 0,
-                averaged=bool(self._average),
+                averaged=self._averaged,
             )
         rank, world_size = optimizer_info.place_of(rank, world_size)
         header = Header(
@@ -226,14 +224,11 @@ class Recorder:
         ]
         self._skip_noticed = False  # and the trainer has not told of it
         self._scaler_watch: ScalerWatch | None = None
-        self._scaler_search: ScalerSearch | None = None
-        if scaler is None:
-            self._scaler_search = ScalerSearch(self.optimizer, self._on_scaler_found)
-        else:
-            self._watch(scaler)
+        if scaler is None or scaler.is_enabled():
+            self._scaler_watch = ScalerWatch(self.optimizer, scaler, lambda: self.step, self._on_skipped)
         if _log.isEnabledFor(logging.INFO):
             _log.info("recording to %s: %s", path, self.estimate())
-        weakref.finalize(self, _leave, self._journal, weakref.ref(self), os.getpid())
+        weakref.finalize(self, _leave, self._journal, weakref.ref(self))
 
     def __enter__(self) -> Self:
         return self
@@ -253,6 +248,7 @@ class Recorder:
         if not self._journal.closed:
             self._settle(to_commit=True)  # at the end of a process no thread can be started any more
             self._journal.end()
+        self._release()
 
     @_never_raises
     def flush(self) -> None:
@@ -272,6 +268,7 @@ class Recorder:
             with contextlib.suppress(Exception):
                 self._journal.commit()
             self._journal.closed = True
+            self._release()
             raise error
         why = str(error) if isinstance(error, UnsupportedOptimizer | TraceError) else f"{type(error).__name__}: {error}"
         if not self._journal.closed:
@@ -283,18 +280,21 @@ class Recorder:
                 with contextlib.suppress(Exception):
                     self._journal.end(why)
             self._journal.closed = True
-        warnings.warn(
-            f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded can be replayed",
-            stacklevel=4,
+        self._release()
+        warn(
+            f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded can be replayed"
         )
+
+    def _release(self) -> None:
+        """Let go of the tensors: the record has ended."""
+        self._attempt, self._looks, self._view, self._backward_norm, self._unaveraged = None, [], None, None, []
+        self._followed.release()
 
     def _detach(self) -> None:
         for hook in self._hooks:
             hook.remove()
         if self._scaler_watch is not None:
-            self._scaler_watch.remove()
-        if self._scaler_search is not None:
-            self._scaler_search.end()
+            self._scaler_watch.end()
 
     @_never_raises
     def after_backward(self) -> None:
@@ -336,6 +336,8 @@ class Recorder:
             winners: For each max-pooling in turn, (B, C, H/2, W/2) uint8: see `Winners`.
             parameters: By name; those without a gradient are left out.
         """
+        if self._journal.closed:
+            return
         arrays = {"images": images, "labels": labels}
         arrays |= {f"winners/{number}": won for number, won in enumerate(winners)}
         for name, parameter in parameters.items():
@@ -354,18 +356,8 @@ class Recorder:
             return
         self._see_before(skipped=True)
         if self._attempt is not None and loss_scale is not None:
-            self._attempt.scale = torch.tensor(loss_scale, dtype=torch.float64)
+            self._attempt.scale = torch.tensor(loss_scale, dtype=torch.float64, device="cpu")
         self._see_after(skipped=True)
-
-    @_never_raises
-    def _watch(self, scaler: torch.amp.GradScaler) -> None:
-        if scaler.is_enabled() and not self._journal.closed:
-            self._scaler = scaler
-            self._scaler_watch = ScalerWatch(scaler, self.optimizer, lambda: self.step, self._on_skipped)
-
-    def _on_scaler_found(self, scaler: torch.amp.GradScaler) -> ScalerWatch | None:
-        self._watch(scaler)
-        return self._scaler_watch
 
     def _on_skipped(self) -> None:
         self._see_before(skipped=True)
@@ -390,7 +382,7 @@ class Recorder:
             replaced = self._followed.follow()
             if replaced:
                 more = f"; so it is with {len(replaced) - 1} more" if len(replaced) > 1 else ""
-                warnings.warn(f"crosscheck: before step {self.step + 1} {replaced[0]}{more}", stacklevel=2)
+                warn(f"crosscheck: before step {self.step + 1} {replaced[0]}{more}")
         self._journal.tensors = tuple(self._followed.infos)
 
     def _begin(self, *, skipped: bool) -> list[_Look]:
@@ -401,7 +393,7 @@ class Recorder:
         views = [self._view]
         if not skipped and self._selection.is_full(step, after_skip=self._after_skip):
             views.append(self._selection.full(step))
-        return [_Look(view, view.pick(self._averages(view)) if self._average else Picked()) for view in views]
+        return [_Look(view, view.pick(self._averages(view)) if self._averaged else Picked()) for view in views]
 
     @_never_raises
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
@@ -439,21 +431,22 @@ class Recorder:
     @_never_raises
     def _see_after(self, *, skipped: bool) -> None:
         attempt, looks = self._attempt, self._looks
-        if attempt is None:  # a step without a pre-hook: the recorder was attached in the middle of it
+        if attempt is None or self._journal.closed:  # attached, or forked off, in the middle of a step
             return
         self._attempt, self._looks, self._backward_norm = None, [], None
         self.step += 1
+        seen: list[tuple[View, Row]] = []
         for look in looks:
             after, sight = look.view.look(self.step, before=False)
-            self._unaveraged.append((look.view, after))
-            row = Row(look.grad, look.backward, look.before, after, (look.sight, sight))
-            self._journal.pending.add(self.step, look.view.chosen, row)
+            seen.append((look.view, Row(self.step, look.grad, look.backward, look.before, after, (look.sight, sight))))
         attempt.applied, attempt.loaded = not skipped, self._loaded
         attempt.options = self.loop.tell(attempt.options, applied=attempt.applied)
-        self._journal.pending.attempts.append(attempt)
+        # All that can fail is done: a part that has some rows of a step and not the others could not be read.
+        self._journal.pending.add(attempt, [(view.chosen, row) for view, row in seen])
+        self._unaveraged = [(view, row.after) for view, row in seen]
         self._after_skip, self._loaded = skipped, False
-        self._journal.unsettled = bool(self._average)
-        if not self._average:
+        self._journal.unsettled = self._averaged
+        if not self._averaged:
             self._settle()
 
     def _settle(self, *, to_commit: bool = False) -> None:
@@ -461,7 +454,7 @@ class Recorder:
 
         The moving average follows the optimizer's step: what it became is there to be seen when the next begins.
         """
-        for view, after in self._unaveraged if self._average else ():
+        for view, after in self._unaveraged if self._averaged else ():
             after.average = view.pick(self._averages(view))
         if self._unaveraged:
             last = self._journal.pending.attempts[-1]
@@ -479,12 +472,13 @@ class Recorder:
 
     def _averages(self, view: View) -> list[Tensor | None]:
         """Return the moving average of each tensor, where there is one."""
-        return [self._average.get(id(self._followed.tensors[number])) for number in view.numbers]
+        return [self._followed.averages.get(number) for number in view.numbers]
 
     def _loss_scale(self, told: Tensor | None) -> Tensor | None:
         """Return the loss scale of the coming step, which is left where it is: reading it from a GPU would wait."""
-        if told is None and self._scaler is not None:
-            told = self._scaler._get_scale_async()  # pyright: ignore[reportPrivateUsage]
+        scaler = None if self._scaler_watch is None else self._scaler_watch.scaler
+        if told is None and scaler is not None:
+            told = scaler._get_scale_async()  # pyright: ignore[reportPrivateUsage]
         return None if told is None else told.detach().clone()
 
     def _commit(self, *, wait: bool = True) -> None:
@@ -493,14 +487,13 @@ class Recorder:
         self._selection.nbytes = self._journal.nbytes
 
 
-def _leave(journal: Journal, recorder: weakref.ref[Recorder], process: int) -> None:
+def _leave(journal: Journal, recorder: weakref.ref[Recorder]) -> None:
     """Write what a recorder leaves behind that nobody closed, because the process ends or the optimizer is gone."""
-    if os.getpid() != process or journal.closed:  # a process that was forked off ends
-        return
     left = recorder()
-    with contextlib.suppress(Exception):  # nobody is there any more to be told
-        if left is not None:
+    if journal.closed:  # in a process that was forked off as well
+        return
+    if left is None:
+        journal.leave()
+    else:
+        with contextlib.suppress(Exception):  # nobody is there any more to be told
             left.close()
-        else:
-            journal.forget_unsettled()
-            journal.end()

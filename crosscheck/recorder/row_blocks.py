@@ -18,6 +18,7 @@ from crosscheck.trace.format import DIGEST, PARAM, Block, SlotRows, TensorRows, 
 class Row:
     """What was seen of one step."""
 
+    step: int
     grad: Picked  # as consumed
     backward: Picked | None  # as backward left it, where that was seen
     before: Moment
@@ -37,7 +38,7 @@ class _Series(NamedTuple):
     values: Tensor  # (rows, columns)
 
 
-_NEVER = _Series([], torch.zeros(0, 0))
+_NEVER = _Series([], torch.zeros(0, 0, device="cpu"))
 
 
 @dataclass(slots=True)
@@ -45,12 +46,7 @@ class RowBlock:
     """A block in the making."""
 
     chosen: Chosen
-    steps: list[int] = field(default_factory=list[int])
     rows: list[Row] = field(default_factory=list[Row])
-
-    @property
-    def nbytes(self) -> int:
-        return sum(row.nbytes for row in self.rows)
 
     def lay_out(self, number: int, arrays: dict[str, Tensor]) -> Block:
         """Put the block's arrays into `arrays` and return its description; `number` is its position in the part.
@@ -130,7 +126,7 @@ class RowBlock:
             )
         return Block(
             full=self.chosen.full,
-            steps=tuple(self.steps),
+            steps=tuple(row.step for row in self.rows),
             tensors=tuple(tensors),
             held_at=None if len(boundaries) in (0, len(self.rows) + 1) else boundaries,
         )
@@ -158,9 +154,9 @@ class RowBlock:
         tables: dict[Named, Tensor] = {}
         for members in groups.values():
             fetched = torch.stack([sight.digests for *_, sight in members]).cpu()
-            places = torch.tensor([(row, moment) for row, moment, _ in members]).unbind(1)
+            places = torch.tensor([(row, moment) for row, moment, _ in members], device="cpu").unbind(1)
             for name, column in zip(members[0][2].names, fetched.unbind(1), strict=True):
-                table = tables.setdefault(name, torch.zeros(len(self.rows), 2, dtype=torch.int64))
+                table = tables.setdefault(name, torch.zeros(len(self.rows), 2, dtype=torch.int64, device="cpu"))
                 table[places] = column
         return tables
 

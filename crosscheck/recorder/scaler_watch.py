@@ -1,4 +1,4 @@
-"""A loss scaler, seen while it works: which steps it skips, and whose gradients overflowed."""
+"""Loss scalers, seen while they work: which steps they skip, and whose gradients overflowed."""
 
 import functools
 import weakref
@@ -8,106 +8,120 @@ from typing import Any
 import torch
 from torch.amp import GradScaler
 
-Step = Callable[..., Any]
+Method = Callable[..., Any]
 
 
 class ScalerWatch:
     """Tells when a loss scaler skips a step without calling the optimizer, which no hook of the optimizer sees.
 
-    `torch.amp.GradScaler` has no hooks, so `step` and `update` of this one scaler are replaced until `remove` is called.
+    `torch.amp.GradScaler` has no hooks, so `step` and `update` of the class are replaced as long as there is a watch. Nothing is put
+    into a scaler itself, which can be copied and pickled as ever.
     """
 
     def __init__(
         self,
-        scaler: GradScaler,
         optimizer: torch.optim.Optimizer,
+        scaler: GradScaler | None,
         steps: Callable[[], int],
         on_skip: Callable[[], None],
     ) -> None:
-        """Begin. `steps` is to return how many steps were seen so far; `on_skip` is called for one that was not taken."""
-        self._scaler, self._optimizer = scaler, optimizer
-        self._steps, self._on_skip = steps, on_skip
-        self._elsewhere, self._watching = False, True
-        self._replaced: dict[str, tuple[Any, Any]] = {}  # by name: the method put there, and what was in its place
-        update = scaler.update
+        """Begin. `steps` is to return how many steps were seen so far; `on_skip` is called for one that was not taken.
 
-        def watched_update(*args: Any, **kwargs: Any) -> None:
-            self._elsewhere |= self._watching and self._overflows_elsewhere()
-            update(*args, **kwargs)
-
-        for name, watched in {"step": self.around(scaler.step), "update": watched_update}.items():
-            self._replaced[name] = watched, vars(scaler).get(name)
-            setattr(scaler, name, watched)
-
-    def around(self, step: Step) -> Step:
-        """Return a `step` of the scaler during which it is noticed whether the optimizer is called."""
-
-        def watched_step(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-            seen = self._steps()
-            result = step(optimizer, *args, **kwargs)
-            if self._watching and optimizer is self._optimizer and self._steps() == seen:
-                self._on_skip()
-            return result
-
-        return watched_step
+        Without a scaler it is the first one to step the optimizer that is watched.
+        """
+        self.scaler = scaler
+        """The scaler, once it is known."""
+        self._optimizer, self._steps, self._on_skip = optimizer, steps, on_skip
+        self._elsewhere = False
+        _watches.add(self)
+        _replace_methods(GradScaler if scaler is None else type(scaler))
+        weakref.finalize(self, _give_back).atexit = False
 
     def overflowed_elsewhere(self) -> bool:
         """Return whether an update since the last call counted an overflow in the gradients of another optimizer."""
         elsewhere, self._elsewhere = self._elsewhere, False
         return elsewhere
 
-    def remove(self) -> None:
-        """Give the scaler its methods back, unless another recorder has replaced these since: then they see nothing more."""
-        self._watching = False
-        for name, (watched, before) in self._replaced.items():
-            if vars(self._scaler).get(name) is watched:
-                del vars(self._scaler)[name]
-                if before is not None:
-                    setattr(self._scaler, name, before)
-
-    def _overflows_elsewhere(self) -> bool:
-        """Return whether the coming update counts an overflow of another optimizer."""
-        states = self._scaler._per_optimizer_states  # pyright: ignore[reportPrivateUsage]
-        others = (state for optimizer, state in states.items() if optimizer != id(self._optimizer))
-        return any(bool(found_inf) for state in others for found_inf in state["found_inf_per_device"].values())
-
-
-class ScalerSearch:
-    """Waits for a loss scaler that nobody told of: the first one that is asked to step the optimizer.
-
-    Until it is found, `torch.amp.GradScaler.step` itself is replaced, which loops without a scaler never call.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, on_found: Callable[[GradScaler], ScalerWatch | None]) -> None:
-        """Begin. `on_found` is to begin watching the scaler."""
-        self.optimizer, self.on_found = optimizer, on_found
-        _searches.add(self)
-        if not _replacement or GradScaler.step is _replacement[0][1]:  # or somebody put that back
-            _replacement[:] = [_replace_step()]
-
     def end(self) -> None:
-        """End the search. The last one gives the class its method back, unless somebody has replaced it since."""
-        _searches.discard(self)
-        if not _searches and _replacement and GradScaler.step is _replacement[0][0]:
-            GradScaler.step = _replacement.pop()[1]
+        """See nothing more. With the last watch the class gets its methods back."""
+        _watches.discard(self)
+        _give_back()
+
+    def is_about(self, scaler: GradScaler, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether the step that a scaler is asked for is one to watch."""
+        if optimizer is not self._optimizer:
+            return False
+        if self.scaler is None and scaler.is_enabled():
+            self.scaler = scaler
+            _replace_methods(type(scaler))
+        return scaler is self.scaler
+
+    def around_step(self) -> Callable[[], None]:
+        """Return what is to be called when a step is over, to notice whether it was taken."""
+        seen = self._steps()
+
+        def step_is_over() -> None:
+            if self in _watches and self._steps() == seen:
+                self._on_skip()
+
+        return step_is_over
+
+    def before_update(self, scaler: GradScaler) -> None:
+        """See whether the coming update of a scaler counts an overflow of another optimizer."""
+        if scaler is self.scaler:
+            states = scaler._per_optimizer_states  # pyright: ignore[reportPrivateUsage]
+            others = (state for optimizer, state in states.items() if optimizer != id(self._optimizer))
+            self._elsewhere |= any(bool(inf) for state in others for inf in state["found_inf_per_device"].values())
 
 
-_searches = weakref.WeakSet[ScalerSearch]()
-_replacement: list[tuple[Step, Step]] = []
-"""What stands in the place of the class's method, and that method; one at most."""
+_watches = weakref.WeakSet[ScalerWatch]()
+_replaced: dict[tuple[type[GradScaler], str], tuple[Method, Method]] = {}
+"""By class and name: what stands in the place of a method, and that method."""
 
 
-def _replace_step() -> tuple[Step, Step]:
-    own = GradScaler.step
-
+def _watched_step(own: Method) -> Method:
     @functools.wraps(own)
-    def searched_step(self: GradScaler, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-        step: Step = functools.partial(own, self)
-        for search in [search for search in _searches if search.optimizer is optimizer and self.is_enabled()]:
-            search.end()
-            watch = search.on_found(self)
-            step = watch.around(step) if watch is not None else step
-        return step(optimizer, *args, **kwargs)
+    def step(self: GradScaler, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        over = [watch.around_step() for watch in list(_watches) if watch.is_about(self, optimizer)]
+        result = own(self, optimizer, *args, **kwargs)
+        for step_is_over in over:
+            step_is_over()
+        return result
 
-    GradScaler.step = searched_step
-    return searched_step, own
+    return step
+
+
+def _watched_update(own: Method) -> Method:
+    @functools.wraps(own)
+    def update(self: GradScaler, *args: Any, **kwargs: Any) -> Any:
+        for watch in list(_watches):
+            watch.before_update(self)
+        return own(self, *args, **kwargs)
+
+    return update
+
+
+_WATCHED = {"step": _watched_step, "update": _watched_update}
+
+
+def _replace_methods(kind: type[GradScaler]) -> None:
+    """Replace the methods of a class of scalers where they are defined, unless that is done."""
+    for name, watched in _WATCHED.items():
+        owner = next(base for base in kind.__mro__ if name in vars(base))
+        now = vars(owner)[name]
+        if (
+            now is _replaced.get((owner, name), (None, now))[1]
+        ):  # not replaced, or somebody put back what was there before
+            method = watched(now)
+            _replaced[owner, name] = method, now
+            setattr(owner, name, method)
+
+
+def _give_back() -> None:
+    """Give the classes their methods back if nobody watches any more, except where somebody else has replaced them since."""
+    if any(True for _ in _watches):
+        return
+    for (owner, name), (method, own) in list(_replaced.items()):
+        if vars(owner).get(name) is method:
+            setattr(owner, name, own)
+            del _replaced[owner, name]

@@ -36,7 +36,8 @@ class Selection:
         self._optimizer, self._followed, self._slot_names = optimizer, followed, slot_names
         self._budget, self._coordinates = budget, coordinates
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
-        self._everything = budget.whole or steps == "all"
+        self.everything = budget.whole or steps == "all"
+        """Whether every step is recorded in full."""
         self._copies = 1 + 2 * (1 + _SLOTS[rule])  # of an element, in a row: its gradient; parameter and state, twice
         self._seen_all = False
         self.nbytes = 0
@@ -67,12 +68,12 @@ class Selection:
         """Return whether a step is to be recorded in full."""
         if isinstance(self._steps, frozenset):
             return step in self._steps
-        return self._everything or step <= 3 or step % _FULL_EVERY == 0 or after_skip
+        return self.everything or step <= 3 or step % _FULL_EVERY == 0 or after_skip
 
     def full(self, step: int) -> View:
         """Return what is looked at in a step that is recorded in full: everything, or as much as the budget allows."""
         numbers, tensors = self._trained(), self._followed.tensors
-        if self._everything or isinstance(self._steps, frozenset):
+        if self.everything or isinstance(self._steps, frozenset):
             return self._view({n: columns.whole(tensors[n]) for n in numbers}, full=True)
         if self._seen_all:  # each array of a trace costs something as well: once, every tensor is looked at
             turns = -(-len(numbers) // (2 * self.budget.tensors))
@@ -84,14 +85,14 @@ class Selection:
 
     def norm_is_due(self, step: int) -> bool:
         """Return whether the norm of all gradients is to be taken at a step: of a large model it takes longer than all else."""
-        return self._everything or step % -(-self._followed.elements // self._budget.grad_elements or 1) == 0
+        return self.everything or step % -(-self._followed.elements // self._budget.grad_elements or 1) == 0
 
     def nbytes_of_a_step(self, view: View) -> tuple[int, int, int]:
         """Return the bytes that are recorded of a step by a view, those of a full step, and every how many steps there is one."""
         tensors = self._followed.tensors
         sampled = sum(columns.count * tensors[n].element_size() for n, columns in view.chosen.columns.items())
         all_of_it = sum(tensors[n].nbytes for n in self._trained()) * self._copies
-        if self._everything:
+        if self.everything:
             return sampled * self._copies, all_of_it, 1
         if isinstance(self._steps, frozenset):
             return sampled * self._copies, 0, _FULL_EVERY

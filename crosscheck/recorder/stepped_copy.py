@@ -54,7 +54,7 @@ class SteppedCopy:
 
 def _rates_only(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Return an optimizer that has the options of all groups, each with one number to step."""
-    made = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)
+    made = torch.optim.SGD([torch.nn.Parameter(torch.zeros((), device="cpu"))], lr=0.0)
     made.defaults = dict(optimizer.defaults)
     made.param_groups = [
         {

@@ -122,7 +122,7 @@ class View:
         """
         moment = Moment([(joint, self._copy(joint.views)) for joint in self._current()])
         for slot, places in self._counted:
-            values = torch.tensor([place[key] for _, place, key in places], dtype=torch.float64)
+            values = torch.tensor([place[key] for _, place, key in places], dtype=torch.float64, device="cpu")
             moment.counts[slot] = Picked([(tuple(number for number, *_ in places), values)])
         windows, digester = self.chosen.windows, self._digester
         if windows is None or digester is None or not windows.is_due(step, before=before, on_host=digester.on_host):

@@ -13,6 +13,7 @@ from crosscheck.recorder.optimizer_info import DTYPES
 from crosscheck.replayer import replay
 from crosscheck.report.report import Finding, Report, Verdict
 from crosscheck.report.survey import joined
+from crosscheck.testing.gradients import REGIMES
 from crosscheck.testing.situations import SITUATIONS, AllAtOnce, Make, Situation, Vectors
 
 _ALL = {"steps": "all", "coordinates": 1}  # every element is recorded in full blocks; one would do for the sampled ones
@@ -57,12 +58,12 @@ def check_optimizer(
         MathMismatch: The update differs from the formula (or nothing moved); the message has the report, which says in
             which situations, dtypes, shapes and groups.
         UnsupportedOptimizer: There is no rule for it.
-        ValueError: There is no such situation or dtype.
+        ValueError: There is no such situation, regime or dtype.
     """
     __tracebackhide__ = True  # pytest then shows the line of the test, and the report
     kinds = _known(situations)
     recording: dict[str, Any] = {**_ALL, "rule": rule, "slots": slots, "seed": seed}
-    regimes = tuple(regimes)
+    regimes = _known_regimes(regimes)
     answers: list[_Answer] = []
     for of in _dtypes(dtype):
 
@@ -134,14 +135,24 @@ def _known(situations: Iterable[str]) -> dict[str, type[Situation]]:
     return {name: SITUATIONS[name] for name in names}
 
 
+def _known_regimes(regimes: Iterable[str]) -> tuple[str, ...]:
+    names = () if isinstance(regimes, str) else tuple(regimes)
+    if not names or not set(names) <= set(REGIMES):
+        raise ValueError(f"regimes={names or regimes!r}: accepted are lists of one or more of {', '.join(REGIMES)}")
+    return names
+
+
 def _dtypes(dtype: torch.dtype | Iterable[torch.dtype] | Literal["all"]) -> list[torch.dtype]:
     if isinstance(dtype, torch.dtype):
-        return [dtype]
+        dtype = [dtype]
     if dtype == "all":
         return list(DTYPES)
-    if isinstance(dtype, str):
-        raise ValueError(f"dtype={dtype!r}: accepted are 'all' and dtypes of torch: {', '.join(DTYPES.values())}")
-    return list(dtype)
+    dtypes = [] if isinstance(dtype, str) else list(dtype)
+    if not dtypes or not set(dtypes) <= set(DTYPES):
+        raise ValueError(
+            f"dtype={dtypes or dtype!r}: accepted are 'all' and dtypes of torch: {', '.join(DTYPES.values())}"
+        )
+    return dtypes
 
 
 class _Answer(NamedTuple):

@@ -19,9 +19,9 @@ def gradient(regime: str, size: int, dtype: torch.dtype, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     squares = {"denormal": torch.finfo(dtype).tiny ** 0.5 / 8, "huge": torch.finfo(dtype).max ** 0.5 / 256}
     center = {"typical": 1e-2, "tiny": 1e-6, **squares}[regime]
-    decades = torch.rand(size, generator=generator, dtype=torch.float64) * 4 - 2
-    values = center * 10**decades * torch.randn(size, generator=generator, dtype=torch.float64).sign()
-    values[torch.rand(size, generator=generator) < 0.05] = 0.0
+    decades = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu") * 4 - 2
+    values = center * 10**decades * torch.randn(size, generator=generator, dtype=torch.float64, device="cpu").sign()
+    values[torch.rand(size, generator=generator, device="cpu") < 0.05] = 0.0
     return values.to(dtype)
 
 
@@ -34,7 +34,7 @@ class Draw:
 
     def parameter(self, shape: Iterable[int], dtype: torch.dtype) -> Parameter:
         """Return a parameter of standard normal numbers."""
-        return Parameter(torch.randn(tuple(shape), generator=self._values, dtype=torch.float64).to(dtype))
+        return Parameter(torch.randn(tuple(shape), generator=self._values, dtype=torch.float64, device="cpu").to(dtype))
 
     def gradient(self, parameter: Tensor, regime: str) -> Tensor:
         """Return a gradient for a parameter, laid out in memory as it is, as autograd does."""

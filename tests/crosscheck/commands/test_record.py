@@ -133,6 +133,30 @@ def test_a_script_that_never_steps_an_optimizer(tmp_path: Path, ends: str, code:
     assert rest == ([] if code == 2 else [f"crosscheck: exit code {code} is the script's"])
 
 
+DAMAGED = """
+import pathlib, shutil, sys, torch
+for _ in range(2):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for _ in range(3):
+        weight.grad = torch.ones(3)
+        optimizer.step()
+shutil.rmtree(pathlib.Path(sys.argv[1], "optimizer-1", "segment-0001"))
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_trace_that_cannot_be_replayed_hides_nothing_else(tmp_path: Path, code: int) -> None:
+    """Neither the script's exit code nor the report of the other optimizer."""
+    out, file = tmp_path / "out", tmp_path / "report.json"
+    result = record(out, DAMAGED, str(out), str(code), options=["--json", str(file)])
+    assert result.returncode == (code or 2)
+    assert f"crosscheck: optimizer-1 cannot be replayed: {out}/optimizer-1" in result.stderr
+    assert f"crosscheck: {out}/optimizer-2:\nmatch: SGD" in result.stderr
+    assert list(json.loads(file.read_text())) == ["optimizer-2"]
+
+
 def test_signals_reach_the_script(tmp_path: Path) -> None:
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(command(tmp_path / "out", WAITS), stdout=output, stderr=output, cwd=ROOT)

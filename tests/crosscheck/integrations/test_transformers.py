@@ -45,7 +45,7 @@ def examples() -> list[dict[str, Any]]:
     ]
 
 
-def train(folder: Path, callback: Any, *, resume: Any = None, **more: Any) -> None:
+def make_trainer(folder: Path, *callbacks: Any, **more: Any) -> Any:
     arguments: dict[str, Any] = {
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
@@ -62,8 +62,26 @@ def train(folder: Path, callback: Any, *, resume: Any = None, **more: Any) -> No
     }
     transformers: Any = import_module("transformers")
     settings = transformers.TrainingArguments(str(folder / "out"), **(arguments | more))
-    trainer = transformers.Trainer(Network(), settings, train_dataset=examples(), callbacks=[callback])
-    trainer.train(resume_from_checkpoint=resume)
+    return transformers.Trainer(Network(), settings, train_dataset=examples(), callbacks=list(callbacks))
+
+
+def train(folder: Path, callback: Any, *, resume: Any = None, **more: Any) -> None:
+    make_trainer(folder, callback, **more).train(resume_from_checkpoint=resume)
+
+
+def stop_once(step: int) -> Any:
+    """Return a callback that raises KeyboardInterrupt after a step, as the stop button of a notebook does."""
+
+    class Stop(import_module("transformers").TrainerCallback):
+        stopped = False
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            del args, control, kwargs
+            if state.global_step == step and not self.stopped:
+                self.stopped = True
+                raise KeyboardInterrupt
+
+    return Stop()
 
 
 def matches(trace: Path, *, steps: int) -> Report:
@@ -83,6 +101,20 @@ def test_accumulation_clipping_and_cosine_with_warm_up(tmp_path: Path) -> None:
     train(tmp_path, recorder_callback(trace), resume=str(tmp_path / "out" / "checkpoint-5"))
     matches(trace, steps=15)
     assert [segment.header.first_step for segment in open_trace(trace)] == [1, 6]
+
+
+@pytest.mark.parametrize("resume", [True, None])
+def test_a_training_that_is_interrupted_and_begun_again(resume: bool | None, tmp_path: Path) -> None:
+    """The trainer keeps its optimizer and its Accelerator, and tells no callback that it was interrupted."""
+    trace = tmp_path / "trace"
+    trainer = make_trainer(tmp_path, recorder_callback(trace), stop_once(7))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
+    assert "backward" not in vars(trainer.accelerator)
+    again_from = 6 if resume else 1
+    matches(trace, steps=7 + 10 - again_from + 1)
+    assert [segment.header.first_step for segment in open_trace(trace)] == [1, again_from]
 
 
 def test_another_bound_and_another_schedule_are_claimed(tmp_path: Path) -> None:

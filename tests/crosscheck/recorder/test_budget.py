@@ -194,3 +194,14 @@ def test_the_estimate_is_kept(budget: Any, tmp_path: Path, monkeypatch: pytest.M
     assert 0.5 < written / 40 / expected.disk_bytes < 2
     assert expected.memory_bytes < 64 * 2**20
     assert "KiB on disk" in str(expected)
+
+
+@pytest.mark.parametrize("everything", [{"budget": "full"}, {"steps": "all"}], ids=str)
+def test_looking_at_everything_is_what_is_timed(everything: Any, tmp_path: Path) -> None:
+    optimizer = SGD(make_parameters((3000, 1000)), lr=0.1)
+    with Recorder(optimizer, tmp_path / "sampled") as recorder:
+        sampled = recorder.estimate()
+    with Recorder(optimizer, tmp_path / "all", **everything) as recorder:
+        expected = recorder.estimate()
+    assert (sampled.elements, expected.elements) == (2048, 3_000_000)
+    assert expected.seconds > 2 * sampled.seconds

@@ -3,8 +3,10 @@
 import errno
 import gc
 import json
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
 from crosscheck import Recorder, UnsupportedOptimizer, Verdict, replay
+from crosscheck.recorder.pending import Pending
 from crosscheck.recorder.view import View
 from crosscheck.trace.writer import SegmentWriter
-from tests.crosscheck.recording import make_parameters, take_steps
+from tests.crosscheck.recording import feed, make_parameters, take_steps
 
 Break = Callable[[pytest.MonkeyPatch, AdamW], object]
 
@@ -85,6 +88,43 @@ def test_training_goes_on(harm: Break, says: str, tmp_path: Path, monkeypatch: p
     assert any("the record ends with step 3, and the run went on" in told and says in told for told in report.warnings)
 
 
+def replace_parameter(_: pytest.MonkeyPatch, optimizer: AdamW) -> None:
+    optimizer.param_groups[0]["params"] = make_parameters((20, 30), (5,))
+
+
+HARMFUL: dict[str, tuple[Break, str]] = {
+    "the record ends": (own_mistake, "the record ends with step 0"),
+    "a parameter is replaced": (replace_parameter, "before step 1 .* was replaced by another parameter"),
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_a_warning_names_the_line_of_the_user(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    harm, says = HARMFUL[name]
+    optimizer = AdamW(make_parameters((20, 30), (5,)), lr=0.01)
+    with Recorder(optimizer, tmp_path):
+        harm(monkeypatch, optimizer)
+        feed(optimizer.param_groups[0]["params"], 1)
+        with pytest.warns(UserWarning, match=says) as caught:
+            optimizer.step()
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_a_warning_that_is_an_error_is_logged(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    harm, says = HARMFUL[name]
+    optimizer = AdamW(make_parameters((20, 30), (5,)), lr=0.01)
+    with Recorder(optimizer, tmp_path), warnings.catch_warnings():
+        harm(monkeypatch, optimizer)
+        warnings.simplefilter("error")
+        take_steps(optimizer, optimizer.param_groups[0]["params"], (1, 2))
+    assert optimizer.state[optimizer.param_groups[0]["params"][0]]["step"] == 2
+    assert re.search(says, caplog.text)
+    caplog.clear()
+
+
 @pytest.mark.parametrize("harm", [full_disk, own_mistake])
 def test_strict_raises(harm: Break, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = make_parameters((20, 30))
@@ -98,6 +138,54 @@ def test_strict_raises(harm: Break, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with pytest.raises((OSError, ZeroDivisionError)):
         train()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_step_that_was_seen_in_part_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples of step 5 are there, and there is no memory for the whole tensors."""
+    parameters = make_parameters((20, 30))
+    optimizer = AdamW(parameters, lr=0.01)
+    look = View.look
+
+    def look_unless_whole(view: View, step: int, *, before: bool) -> Any:
+        if view.chosen.full and not before:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return look(view, step, before=before)
+
+    with Recorder(optimizer, tmp_path, steps=[5]):
+        take_steps(optimizer, parameters, range(1, 5))
+        monkeypatch.setattr(View, "look", look_unless_whole)
+        with pytest.warns(UserWarning, match="the record ends with step 4: OutOfMemoryError: CUDA out of memory"):
+            take_steps(optimizer, parameters, [5])
+        take_steps(optimizer, parameters, [6])
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, 4)
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("within", "method"), [(Pending, "take"), (SegmentWriter, "write")])
+def test_an_interrupted_commit_is_not_closed_on_purpose(
+    within: type, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a part is laid out or written; then the recorder is closed, as at the end of the process."""
+    parameters = make_parameters((4, 3))
+    optimizer = SGD(parameters, lr=0.1)
+    recorder = Recorder(optimizer, tmp_path)
+    take_steps(optimizer, parameters, range(1, 4))
+    recorder.flush()
+    take_steps(optimizer, parameters, range(4, 6))
+    with monkeypatch.context() as patch:
+        patch.setattr(within, method, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.flush()
+    take_steps(optimizer, parameters, range(6, 8))
+    recorder.close()
+    assert not (tmp_path / "segment-0001" / "end.json").exists()
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, 3)
 
 
 @pytest.mark.parametrize("averaged", [False, True])

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -226,3 +227,25 @@ def test_a_formula_that_changes_later_ends_the_record(tmp_path: Path) -> None:
                 optimizer.step()
     report = replay(tmp_path / "trace")
     assert (report.verdict, report.steps) == ("match", 2), str(report)
+
+
+def factor_in_float32(step: int) -> Any:
+    return np.float32(1 / (step + 1))
+
+
+@pytest.mark.parametrize("how", [{}, {"foreach": True}, {"fused": True}], ids=str)
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW])
+def test_numbers_of_numpy(make: Any, how: Any, tmp_path: Path) -> None:
+    """torch takes them, and computes in float32 with one of that format, as a scheduler's factor makes it."""
+    parameters = make_parameters((40,), (5, 6))
+    optimizer = make(parameters, lr=0.01, weight_decay=np.float32(0.1), **how)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor_in_float32)
+    with Recorder(optimizer, tmp_path):
+        for step in range(1, 8):
+            feed(parameters, step)
+            optimizer.step()
+            scheduler.step()
+    assert optimizer.param_groups[0]["lr"].dtype == np.float32
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == ("match", 7), str(report)
+    assert report.power["group 0"]["lr"].smallest < 1e-3

@@ -286,3 +286,21 @@ def test_a_segment_that_is_not_of_the_run_is_told(tmp_path: Path) -> None:
     (tmp_path / "segment-9999").mkdir()
     with pytest.raises(TraceError, match="holds segment-9999, but 2 segments in all"):
         Recorder(optimizer, tmp_path, append=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_memory_of_the_training_can_still_be_resized(dtype: torch.dtype, tmp_path: Path) -> None:
+    """As those do that free parameters for a while; the digests are taken where the elements are."""
+    parameters = make_parameters((300, 300), dtype=dtype)
+    optimizer = Adam(parameters, lr=0.1)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, parameters, range(1, 4))
+        for tensor in (parameters[0].data, optimizer.state[parameters[0]]["exp_avg"]):
+            storage, kept = tensor.untyped_storage(), tensor.clone()
+            storage.resize_(0)
+            storage.resize_(kept.nbytes)
+            tensor.copy_(kept)
+        take_steps(optimizer, parameters, range(4, 6))
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, 5)
+    assert any("were held, bit for bit" in note for note in report.notes), str(report)

@@ -378,3 +378,29 @@ def test_a_thousand_steps_of_a_real_network(make: Make, implementation: str, tmp
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])  # it learned something
     report = matches(tmp_path, steps=1000)
     assert not set(report.not_tested) - {"eps"}
+
+
+@pytest.mark.parametrize("budget", ["default", "full"])
+def test_another_default_device(budget: Any, tmp_path: Path) -> None:
+    """What the recorder makes for itself is in the host's memory, wherever the user's new tensors go."""
+    parameters = make_parameters((300, 300), (32, 8, 16, 16), (7,))
+    parameters[1].data = parameters[1].data.to(memory_format=torch.channels_last)
+    parameters.append(Parameter(torch.randn(200, 200, dtype=torch.float64)))
+    optimizer = AdamW(parameters, lr=0.01, fused=True)
+
+    def count(*_: Any) -> None:
+        for parameter in parameters:
+            optimizer.state[parameter]["calls"] = 1
+
+    optimizer.register_step_post_hook(count)
+    with torch.device("meta"), Recorder(optimizer, tmp_path, budget=budget, clip_norm=1e9) as recorder:
+        recorder.estimate()
+        recorder.after_backward()  # there is no gradient yet
+        recorder.skipped(loss_scale=2.0)
+        for step in range(1, 5):
+            with torch.device("cpu"):
+                feed(parameters, step)
+            recorder.after_backward()
+            optimizer.step()
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps, report.skipped) == (Verdict.MATCH, 5, 1), str(report)

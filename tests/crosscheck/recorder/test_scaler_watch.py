@@ -1,5 +1,9 @@
 """A recorder notices skipped steps by itself, of a loss scaler that it was given or not, and overflows of others that share it."""
 
+import copy
+import gc
+import pickle
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,20 +127,95 @@ def test_gradients_are_divided_by_the_scale_of_a_scaler_that_was_not_given(kind:
     assert getattr(scaler, "calls", 12) == 12
 
 
-def test_the_class_of_scalers_gets_its_method_back(tmp_path: Path) -> None:
-    own = torch.amp.GradScaler.step
+def test_the_class_of_scalers_gets_its_methods_back(tmp_path: Path) -> None:
+    own = torch.amp.GradScaler.step, torch.amp.GradScaler.update
     (first,), (second,) = make_parameters((6,)), make_parameters((5,))
     optimizers = [torch.optim.SGD([parameter], lr=0.1) for parameter in (first, second)]
     recorders = [Recorder(optimizer, tmp_path / str(k)) for k, optimizer in enumerate(optimizers)]
-    assert torch.amp.GradScaler.step is not own
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     scaler.scale(first.sum()).backward()
     scaler.step(optimizers[0])  # the first recorder has found it
+    for recorder in recorders:
+        assert torch.amp.GradScaler.step is not own[0]
+        recorder.close()
+    assert (torch.amp.GradScaler.step, torch.amp.GradScaler.update) == own
+    assert not {"step", "update"} & set(vars(scaler))
+
+
+def test_a_recorder_that_is_collected_gives_the_methods_back(tmp_path: Path) -> None:
+    """The scaler outlives it, and keeps neither the recorder nor the parameters alive."""
+    own = torch.amp.GradScaler.step
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    parameters = make_parameters((6,))
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    Recorder(optimizer, tmp_path)
+    scaler.scale(parameters[0].sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
     assert torch.amp.GradScaler.step is not own
-    recorders[1].close()
+    parameter = weakref.ref(parameters[0])
+    del optimizer, parameters
+    gc.collect()
+    assert parameter() is None
     assert torch.amp.GradScaler.step is own
-    recorders[0].close()
-    assert "step" not in vars(scaler)
+    assert replay(tmp_path).steps == 1
+
+
+def steps_under(
+    scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, skips: Iterable[int], steps: int = 4
+) -> None:
+    (parameter,) = optimizer.param_groups[0]["params"]
+    for step in range(1, steps + 1):
+        scaler.scale((parameter * (torch.inf if step in skips else 0.5)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_scaler_is_copied_and_pickled_as_ever(given: bool, tmp_path: Path) -> None:
+    """A copy steps for itself, and what it does is none of the recorder's business."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    optimizer, other = (torch.optim.SGD([parameter], lr=0.1) for parameter in make_parameters((6,), (5,)))
+    with Recorder(optimizer, tmp_path, scaler=scaler if given else None):
+        steps_under(scaler, optimizer, skips=[2])
+        for copied in (copy.deepcopy(scaler), pickle.loads(pickle.dumps(scaler))):  # noqa: S301 (its own)
+            steps_under(copied, other, skips=[1, 3])
+            assert (copied.get_scale(), scaler.get_scale()) == (8.0, 32.0)
+    assert applied(tmp_path) == [True, False, True, True]
+
+
+def test_a_second_model_that_comes_later_under_the_same_scaler(tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    recorders: list[Recorder] = []
+    for number, parameter in enumerate(make_parameters((6,), (5,))):
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        recorders.append(Recorder(optimizer, tmp_path / str(number)))
+        steps_under(scaler, optimizer, skips=[2])
+    for number, recorder in enumerate(recorders):
+        recorder.close()
+        assert applied(tmp_path / str(number)) == [True, False, True, True]
+        scales = [step.loss_scale for part in parts_of(tmp_path / str(number)) for step in part.steps]
+        assert scales == [scale / 2**number for scale in (64.0, 64.0, 32.0, 32.0)]
+
+
+class OnItsOwn(torch.amp.GradScaler):
+    """A scaler of the user's own, which steps without torch's method."""
+
+    def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        self.unscale_(optimizer)
+        infinite = self._per_optimizer_states[id(optimizer)]["found_inf_per_device"]  # pyright: ignore[reportPrivateUsage]
+        return None if any(bool(found) for found in infinite.values()) else optimizer.step(*args, **kwargs)
+
+
+def test_a_scaler_that_steps_by_itself_is_watched_if_it_is_given(tmp_path: Path) -> None:
+    own = OnItsOwn.step
+    scaler = OnItsOwn("cpu", init_scale=64.0)
+    optimizer = torch.optim.SGD(make_parameters((6,)), lr=0.1)
+    with Recorder(optimizer, tmp_path, scaler=scaler):
+        steps_under(scaler, optimizer, skips=[2])
+    assert applied(tmp_path) == [True, False, True, True]
+    assert OnItsOwn.step is own
 
 
 def test_somebody_else_s_method_stays_in_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

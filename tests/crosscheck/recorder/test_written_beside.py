@@ -109,3 +109,68 @@ def test_a_script_that_ends_where_a_part_is_due(steps: int, tmp_path: Path) -> N
     """At the end of a process the thread has written what it had, and no other can be started."""
     subprocess.run([sys.executable, "-c", _UNCLOSED, str(tmp_path / "trace"), str(steps)], check=True, cwd=ROOT)
     assert sum(len(part.steps) for part in parts_of(tmp_path / "trace")) in (steps - 1, steps)
+
+
+_FORKED = """
+import os, sys, time, torch
+from crosscheck import Recorder
+from crosscheck.trace.writer import SegmentWriter
+write = SegmentWriter.write
+def slowly(*part):
+    time.sleep(1.0)
+    return write(*part)
+SegmentWriter.write = slowly
+weight = torch.nn.Parameter(torch.randn(6))
+optimizer = torch.optim.SGD([weight], lr=0.1)
+recorder = Recorder(optimizer, sys.argv[1])
+def train(steps):
+    for _ in range(steps):
+        weight.grad = torch.randn(6)
+        optimizer.step()
+train(int(sys.argv[2]))
+child = os.fork()
+torch.manual_seed(child)
+train(140)
+recorder.close()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("before", [10, PART + 2], ids=["steps wait", "a part is being written"])
+def test_a_process_that_is_forked_off_writes_nothing(before: int, tmp_path: Path) -> None:
+    """It steps its copy of the optimizer, and has neither the thread nor the trace."""
+    subprocess.run([sys.executable, "-c", _FORKED, str(tmp_path), str(before)], check=True, cwd=ROOT, timeout=300)
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, before + 140)
+
+
+_COLLECTED_IN_THE_THREAD = """
+import gc, sys, time, torch
+from crosscheck import Recorder
+from crosscheck.trace.writer import SegmentWriter
+write = SegmentWriter.write
+def after_a_collection(*part):
+    time.sleep(0.5)
+    gc.collect()
+    return write(*part)
+SegmentWriter.write = after_a_collection
+def train():
+    weight = torch.nn.Parameter(torch.randn(6))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    recorder = Recorder(optimizer, sys.argv[1])
+    for _ in range(int(sys.argv[2])):
+        weight.grad = torch.randn(6)
+        optimizer.step()
+train()
+"""
+
+
+@pytest.mark.parametrize("steps", [PART, PART + 1])
+def test_a_recorder_that_is_collected_while_its_part_is_written(steps: int, tmp_path: Path) -> None:
+    """The thread that writes is the one that collects: it must not wait for itself, and the rest follows."""
+    script = [sys.executable, "-c", _COLLECTED_IN_THE_THREAD, str(tmp_path), str(steps)]
+    subprocess.run(script, check=True, cwd=ROOT, timeout=300)
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, steps)
+    assert (tmp_path / "segment-0001" / "end.json").exists()

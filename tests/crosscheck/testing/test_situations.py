@@ -140,6 +140,11 @@ def test_the_dtypes_on_request() -> None:
     [
         ({"situations": ["3 groups"]}, "no '3 groups'; accepted are shapes"),
         ({"dtype": "half"}, "dtype='half': accepted"),
+        ({"dtype": []}, r"dtype=\[\]: accepted are 'all' and dtypes of torch: float64, float32"),
+        ({"dtype": torch.int32}, r"dtype=\[torch.int32\]: accepted"),
+        ({"regimes": ["typcial"]}, r"regimes=\('typcial',\): accepted are lists of one or more of typical, tiny"),
+        ({"regimes": "typical"}, "regimes='typical': accepted"),
+        ({"regimes": ()}, r"regimes=\(\): accepted"),
     ],
 )
 def test_what_there_is_not_is_refused(wrong: Any, message: str) -> None:
