@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distrib.compare.__main__ import main
+from tests.support import SMALL, train_well
 
 CONFIG = '[optimizer]\nname = "{name}"\nlr = 0.02\n\n[training]\nepochs = 2\n'
 
@@ -48,6 +49,21 @@ def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (code, err) == (0, "")
     assert "configuration: the same" in out
     assert out.splitlines()[-1] == f"{one} and {other}: the same in all 3 steps that both have"
+
+
+def test_real_runs_part_by_what_they_computed_and_not_by_how_long_it_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, world_size in (("one", 1), ("again", 1), ("two", 2)):
+        train_well(tmp_path / name, *SMALL, world_size=world_size)
+    code, out, _ = compare(capsys, *(tmp_path / name for name in ("one", "again", "two")), "--json")
+    assert code == 0
+    partings = json.loads(out)["partings"]
+    nothing = {"first_difference": None, "first_beyond_rounding": None}
+    assert partings[str(tmp_path / "again")] == {"common_steps": 20, **nothing}
+    two = partings[str(tmp_path / "two")]
+    assert two["first_difference"] is None or two["first_difference"]["quantity"] in ("loss", "gradient_norm")
+    assert two["first_beyond_rounding"] is None, "one process and two take the same steps on the same images"
 
 
 def test_what_they_came_to_and_what_differs(
