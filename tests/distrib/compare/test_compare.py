@@ -97,6 +97,13 @@ def test_the_first_step_at_which_they_part(tmp_path: Path, capsys: pytest.Captur
     assert "step 2, loss: 1.5 and 1.5000001; by more than a thousandth at step 3, loss: 1.25 and 1.3" in out
 
 
+def test_json_has_null_for_what_an_older_summary_calls_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = make_run(tmp_path / "one", losses=[2.0]), make_run(tmp_path / "other", losses=[2.0])
+    (one / "summary.json").write_text('{"test_accuracy": 0.1, "test_loss": NaN}')
+    _, out, _ = compare(capsys, one, other, "--json")
+    assert json.loads(out, parse_constant=pytest.fail)["runs"][str(one)]["test_loss"] is None
+
+
 def test_a_quantity_that_only_one_has_parts_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = make_run(tmp_path / "one", losses=[2.0])
     other = make_run(tmp_path / "other", losses=[2.0], loss_scale=1024.0)
