@@ -81,6 +81,10 @@ def raises(num_classes: int) -> nn.Module:
     raise RuntimeError(f"no weights for {num_classes} classes")
 
 
+def exits(num_classes: int) -> nn.Module:
+    raise SystemExit(f"usage: train.py --classes {num_classes}")
+
+
 def grey(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(3600, num_classes))
 

@@ -29,7 +29,7 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
         pass  # it says nothing of what it takes
     try:
         network = factory(num_classes=num_classes, **options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # it may read arguments, as of a program of its own
         raise BadInput(
             f"model.name = {config.name}: called with num_classes = {num_classes} and model.options = {_shown(options)} it raised {described(error)}"
         ) from error

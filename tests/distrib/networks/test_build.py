@@ -37,6 +37,10 @@ def refused(name: str, **options: int) -> str:
         ("tests.networks:NOT_CALLABLE", ["is not callable, it is int", "num_classes"]),
         ("tests.networks:no_module", ["returned list", "torch.nn.Module"]),
         ("tests.networks:raises", ["raised RuntimeError: no weights for 10 classes (", "networks.py, line "]),
+        (
+            "tests.networks:exits",
+            ["called with num_classes = 10", "raised SystemExit: usage: train.py --classes 10 (", "networks.py"],
+        ),
         ("tests.networks:grey", ["two images as (N, C, H, W) = (2, 3, 32, 32)", "raised RuntimeError: "]),
         ("tests.networks:too_many", ["returned float32 of shape (2, 11)", "(2, 10) are expected"]),
         (
@@ -95,6 +99,16 @@ def test_a_module_that_breaks_when_it_is_imported(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     said = refused("breaks:build")
     assert f"importing breaks raised ZeroDivisionError: division by zero ({tmp_path}/breaks.py, line 2)" in said
+
+
+def test_a_module_that_is_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "script.py").write_text(
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('x')\np.parse_args([])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said = refused("script:build")
+    assert "importing script ended the program (SystemExit: 2 (" in said
+    assert '`if __name__ == "__main__":`' in said
 
 
 def test_a_file_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
