@@ -18,6 +18,7 @@ from tests.support import (
     losses,
     read_json,
     start,
+    steps,
     train,
     train_well,
     wait_for,
@@ -112,6 +113,12 @@ def test_accumulation_changes_rounding_only(tmp_path: Path, parts: int) -> None:
 def test_a_masked_last_batch_trains_on_every_image(tmp_path: Path) -> None:
     summary = train_well(tmp_path, *SMALL, "--training.batch_size=100", "--training.last_batch=mask")
     assert summary["steps"] == 2 * 4  # 100 + 100 + 100 + 20
+    *whole, short = losses(tmp_path)[4:]
+    assert summary["train_loss"] == pytest.approx((100 * sum(whole) + 20 * short) / 320, rel=1e-12)
+    seconds = sum(line["seconds"] for line in steps(tmp_path))
+    assert summary["images_per_second"] == pytest.approx(640 / seconds, rel=1e-3)
+    facts = read_run(tmp_path).facts
+    assert (facts.steps_per_epoch, facts.images_per_epoch) == (4, 320)
 
 
 def test_options_of_the_update_path_work_together(tmp_path: Path) -> None:
