@@ -52,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
         resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
         config = resolved.config
+        world.check(config.training.world_size)
         accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             display = Display(main=accelerator.is_main_process, quiet=True)
@@ -79,7 +80,7 @@ def measure(run: Run, rounds: int = _ROUNDS, part: int = _PART) -> tuple[dict[st
     pixels = torch.randint(
         0, 256, (4, plan.share, *run.batches.split.images.shape[1:]), dtype=torch.uint8, device=device
     )
-    classes = torch.randint(0, 10, (4, plan.share), device=device)
+    classes = torch.randint(0, len(run.classes), (4, plan.share), device=device)
     batches = [(run.batches.normalize(images), labels) for images, labels in zip(pixels, classes, strict=True)]
     run.model.train()
 
@@ -87,10 +88,12 @@ def measure(run: Run, rounds: int = _ROUNDS, part: int = _PART) -> tuple[dict[st
         loop.take_step(run, number % run.total_steps + 1, observers, stop=False, checkpoint=False)
 
     def bare(number: int) -> None:
-        images, labels = batches[number % len(batches)]
-        with run.precision.autocast():
-            loss = functional.cross_entropy(run.model(images), labels)
-        run.accelerator.backward(loss)
+        for part in range(1, plan.accumulate + 1):
+            images, labels = batches[(number + part) % len(batches)]
+            with nullcontext() if part == plan.accumulate else run.accelerator.no_sync(run.model):
+                with run.precision.autocast():
+                    loss = functional.cross_entropy(run.model(images), labels)
+                run.accelerator.backward(loss / plan.accumulate)
         run.optimizer.step()
         run.optimizer.zero_grad()
 

@@ -12,7 +12,7 @@ from typing import IO, Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from distrib.config.section import Positive, Section
-from distrib.display import Display
+from distrib.display import Display, count
 from distrib.errors import BadInput, RunFault
 from distrib.files import read_json
 from distrib.job.stop import Stopped, StopRequest
@@ -50,6 +50,16 @@ class CrosscheckConfig(Section):
                 f"crosscheck.live = {self.live} has no record to replay: set crosscheck.record = true, or crosscheck.live = off"
             )
         return self
+
+    def expect_steps(self, total_steps: int) -> None:
+        """Raise BadInput if a step that is to be recorded lies behind the last one of the run."""
+        for key, numbers in (("steps", self.steps), ("gradient_steps", self.gradient_steps)):
+            beyond = [] if isinstance(numbers, str) else [number for number in numbers if number > total_steps]
+            if self.record and beyond:
+                raise BadInput(
+                    f"crosscheck.{key} = {list(numbers)}: the run has {count(total_steps, 'step')}, and so no step {max(beyond)}; "
+                    f"name steps from 1 to {total_steps}"
+                )
 
 
 def replay(

@@ -6,13 +6,14 @@ Whatever a run reads is opened here: a pipe, a device or a file that never ends 
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from distrib.errors import BadInput
 
@@ -143,13 +144,30 @@ def expand_path(text: str, key: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by the value as JSON. Raises OSError."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    """Replace `path` by the value as JSON, as `to_json` returns it. Raises OSError."""
+    text = to_json(value, indent=2, ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # it holds a path that is no UTF-8
-        text = json.dumps(value, indent=2)
+        text = to_json(value, indent=2)
     write_atomically(path, text + "\n")
+
+
+def to_json(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """Return the value as JSON, with null for every number that is not finite: JSON has no NaN and no infinity."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(each) for key, each in cast("dict[Any, Any]", value).items()}
+        case list() | tuple():
+            return [_finite(each) for each in cast("Sequence[Any]", value)]
+        case _:
+            return value
 
 
 def sync(path: Path) -> None:

@@ -5,7 +5,6 @@ the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from distrib.arguments import Parser
 from distrib.data.folder import image_files
 from distrib.display import harmless, open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
+from distrib.files import to_json
 from distrib.inference.network import load
 
 _BATCH = 512 * 32 * 32  # pixels of the images that the network is given at once
@@ -82,7 +82,7 @@ def _as_line(file: Path, classes: Mapping[str, float], top: int) -> str:
 
 
 def _as_json(file: Path, classes: Mapping[str, float]) -> str:
-    return json.dumps({"file": str(file), "class": next(iter(classes)), "probabilities": classes})
+    return to_json({"file": str(file), "class": next(iter(classes)), "probabilities": classes})
 
 
 if __name__ == "__main__":

@@ -50,6 +50,18 @@ class Counting(Frozen):
         return super().forward(images)
 
 
+class Certain(nn.Module):
+    """A network whose logits in evaluation are infinite, and whose weights are not."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3072, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.head(images.flatten(1))
+        return logits if self.training else logits * float("inf")
+
+
 class Looking(nn.Module):
     """A network that goes another way for other images."""
 
@@ -69,12 +81,67 @@ def raises(num_classes: int) -> nn.Module:
     raise RuntimeError(f"no weights for {num_classes} classes")
 
 
+def exits(num_classes: int) -> nn.Module:
+    raise SystemExit(f"usage: train.py --classes {num_classes}")
+
+
 def grey(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(3600, num_classes))
 
 
 def too_many(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes + 1))
+
+
+class Viewing(nn.Module):
+    """A network that takes the order of its numbers in memory for that of its axes."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(3600, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.conv(images).view(-1, 3600))
+
+
+class OnlyTraining(nn.Module):
+    """A network that nobody has tried in evaluation mode."""
+
+    def __init__(self, num_classes: int, *, returns: int = 0) -> None:
+        super().__init__()
+        self.head, self.returns = nn.Linear(3072, num_classes), returns
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.head(images.flatten(1))
+        if self.training:
+            return logits
+        return logits[:, : self.returns] if self.returns else self.head.weight @ logits
+
+
+class Late(nn.Module):
+    """A network that registers a buffer when it sees its first images."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3072, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not hasattr(self, "middle"):
+            self.register_buffer("middle", images.mean())
+        return self.head(images.flatten(1))
+
+
+class Replacing(nn.Module):
+    """A network that puts another tensor in the place of its buffer, in evaluation mode as well."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3072, num_classes)
+        self.register_buffer("middle", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.middle = images.mean()
+        return self.head(images.flatten(1))
 
 
 class Untensored(nn.Linear):

@@ -13,7 +13,13 @@ from pydantic import BaseModel
 
 from crosscheck.errors import TraceError
 from crosscheck.files import patiently, sync_folder, write_whole
-from crosscheck.trace.format import METADATA_KEY, SEGMENT_NAME, End, Header, Part, Pass
+from crosscheck.trace.format import METADATA_KEY, PASS_NAME, SEGMENT_NAME, End, Header, Part, Pass
+
+
+def passes_on_record(trace: Path) -> set[int]:
+    """Return the steps whose forward and backward passes the trace in this folder holds; none if there is no trace."""
+    matches = (re.fullmatch(PASS_NAME, file.name) for file in trace.glob("segment-*/pass-*"))
+    return {int(match[1]) for match in matches if match}
 
 
 class SegmentWriter:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 class Progress:
     """What a checkpoint knows of the run that no tensor holds."""
 
-    epoch_loss: float = 0.0  # sum of the global losses since the epoch began
-    train_loss: float | None = None  # mean over the last whole epoch
+    epoch_loss: float = (
+        0.0  # sum of the global losses since the epoch began, that of a smaller batch as the part of one that it is
+    )
+    train_loss: float | None = None  # mean over the images of the last whole epoch
     evaluation_pending: bool = False  # the last step ended an epoch that is not evaluated yet
     best_accuracy: float | None = None  # on the test images, 0..1
     best_step: int | None = None  # the step after which it was measured, the first one of equals
     epochs_without_gain: int = 0  # evaluated since then
 
-    def end_epoch(self, steps: int) -> None:
-        """Note that the epoch's last step is taken, and its evaluation is to come."""
-        self.train_loss, self.epoch_loss = self.epoch_loss / steps, 0.0
+    def end_epoch(self, batches: float) -> None:
+        """Note that the epoch's last step is taken, and its evaluation is to come. It had so many batches, the last one perhaps in part."""
+        self.train_loss, self.epoch_loss = self.epoch_loss / batches, 0.0
         self.evaluation_pending = True
 
     def evaluated(self, step: int, accuracy: float) -> None:

@@ -4,7 +4,6 @@ Says what they came to, in what their configurations differ, and where each of t
 something is not exactly the same, and the first at which that is more than rounding. Exit codes: 0 done, 2 bad input.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from distrib.compare.read import read_run
 from distrib.compare.text import text
 from distrib.display import harmless, open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
-from distrib.files import write_atomically
+from distrib.files import to_json, write_atomically
 from distrib.page.live import available
 from distrib.page.run_files import RunFiles
 
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print_error(f"bad input: {error}")
         return EXIT_BAD_INPUT
-    print(json.dumps(_as_json(runs), indent=2) if given.json else harmless(text(runs)))
+    print(to_json(_as_json(runs), indent=2) if given.json else harmless(text(runs)))
     return EXIT_DONE
 
 

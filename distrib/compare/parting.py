@@ -12,7 +12,7 @@ from distrib.page.run_files import RunFiles
 
 _LAST_BITS = 1e-3
 """Relative. Other kernels, threads or numbers of ranks change last bits, which grow from step to step; a mistake starts larger."""
-_CLOCK = "seconds"
+_CLOCKS = ("seconds", "data_seconds")
 """What depends on how busy the machine was."""
 
 
@@ -54,10 +54,10 @@ def differing_keys(runs: Sequence[RunFiles]) -> dict[str, list[Any]]:
 def _first(one: RunFiles, other: RunFiles, tolerance: float) -> Parting | None:
     steps, left, right = np.intersect1d(one.steps.steps, other.steps.steps, return_indices=True)
     found: Parting | None = None
-    for quantity in one.steps.values:
+    for quantity in (name for name in one.steps.values if name not in _CLOCKS):
         ours, theirs = one.steps.values[quantity][left], other.steps.values[quantity][right]
         places = np.flatnonzero(_differ(ours, theirs, tolerance))
-        if quantity != _CLOCK and len(places) and (found is None or steps[places[0]] < found.step):
+        if len(places) and (found is None or steps[places[0]] < found.step):
             at = places[0]
             found = Parting(int(steps[at]), quantity, _number(float(ours[at])), _number(float(theirs[at])))
     return found

@@ -61,6 +61,10 @@ class Plan:
         epochs, rest = divmod(steps, self.steps_per_epoch)
         return epochs * min(self.steps_per_epoch * self.batch_size, self.num_images) + rest * self.batch_size
 
+    def images_of(self, step: int) -> int:
+        """Return how many images `step` takes; they are fewer in a masked last batch."""
+        return self.images(step) - self.images(step - 1)
+
     @property
     def share(self) -> int:
         """The images per rank and part, the same number at every step; where there are fewer, fillers weigh nothing."""

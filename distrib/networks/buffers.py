@@ -9,11 +9,12 @@ from torch import nn
 
 @contextmanager
 def unchanged_buffers(network: nn.Module) -> Generator[None]:
-    """Give the network's buffers the values back that they had."""
-    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    """Give the network its buffers back, with the values that they had, also where a pass put another tensor in the place of one."""
+    before = [(name, buffer, buffer.clone()) for name, buffer in network.named_buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, buffer in network.named_buffers():
-                buffer.copy_(before[name])
+            for name, buffer, values in before:
+                module, _, own = name.rpartition(".")
+                setattr(network.get_submodule(module), own, buffer.copy_(values))

@@ -1,7 +1,7 @@
 """From a recipe to a network, and what it must be for this trainer before any image of the run reaches it."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -29,7 +29,7 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
         pass  # it says nothing of what it takes
     try:
         network = factory(num_classes=num_classes, **options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # it may read arguments, as of a program of its own
         raise BadInput(
             f"model.name = {config.name}: called with num_classes = {num_classes} and model.options = {_shown(options)} it raised {described(error)}"
         ) from error
@@ -43,14 +43,14 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
 def expect_trainable(config: ModelConfig, network: nn.Module, num_classes: int, image_size: int) -> None:
     """Raise BadInput unless the network, on the CPU, can be trained and saved by this trainer.
 
-    One pass over two random images in training mode tells whether it takes them, returns logits and uses all its parameters;
-    it leaves the network and the random numbers as they were.
+    A pass over two random images, laid out in memory as those of the run, in training mode and one in evaluation mode tell whether
+    it takes them, returns logits and uses all its parameters; they leave the network and the random numbers as they were.
     """
     if not takes_size(config, image_size):
         raise BadInput(_wrong_size(config, image_size))
     problem = next(_problems(network), None)
     if problem is None and is_foreign(config.name):
-        problem = _try(network, num_classes, image_size)
+        problem = _try(network, num_classes, image_size, channels_last=config.channels_last)
     if problem is not None:
         raise BadInput(f"model.name = {config.name}: {problem}")
 
@@ -111,29 +111,60 @@ def _problems(network: nn.Module) -> Iterator[str]:
         seen[id(tensor)] = name
 
 
-def _try(network: nn.Module, num_classes: int, image_size: int) -> str | None:
-    """Take two random images forward and backward, and return in a sentence what was wrong with it, if anything was."""
-    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+def _try(network: nn.Module, num_classes: int, image_size: int, *, channels_last: bool) -> str | None:
+    """Take two random images through the network as the run does, and return in a sentence what was wrong, if anything was."""
+    plain = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    images = plain.contiguous(memory_format=torch.channels_last) if channels_last else plain
+    before = _tensor_names(network)
     with torch.random.fork_rng(devices=()), unchanged_buffers(network):
+        problem = _pass(network, images, num_classes)
+        if problem is not None and channels_last and _pass(network, plain, num_classes) is None:
+            problem += (
+                "; it takes them as they are without model.channels_last: use reshape or flatten instead of view in its forward, or set "
+                "model.channels_last = false"
+            )
+    network.zero_grad()
+    if problem is None and (changed := sorted(before ^ _tensor_names(network))):
+        problem = (
+            f"its forward pass adds or removes {_some(changed)}, and a checkpoint holds what is there before the first pass: have its "
+            "__init__ register them, or the factory call the network once"
+        )
+    return problem
+
+
+def _pass(network: nn.Module, images: Tensor, num_classes: int) -> str | None:
+    """Take the images forward and backward, and then forward in evaluation mode, and return what was wrong, if anything was."""
+    given = f"given two images as (N, C, H, W) = {tuple(images.shape)}"
+    for mode in ("training", "evaluation"):
+        evaluating = mode == "evaluation"
         try:
-            logits = network.train()(images)
-            if _are_logits(logits, num_classes):
+            with torch.inference_mode(evaluating):
+                logits = network.train(not evaluating)(images)
+            right = _are_logits(logits, num_classes)
+            if right and not evaluating:
                 logits.square().sum().backward()
         except Exception as error:
-            return f"given two images as (N, C, H, W) = {tuple(images.shape)} it raised {described(error)}"
-    if not _are_logits(logits, num_classes):
-        return (
-            f"given two images as {tuple(images.shape)} it returned {_what(logits)} in training mode, and logits of shape (N, num_classes) "
-            f"= {(2, num_classes)} are expected"
-        )
-    unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
-    network.zero_grad()
-    if unused:
-        return (
-            f"its output does not depend on {', '.join(unused[:4])}{' and others' if len(unused) > 4 else ''}, which would never be trained: "
-            "leave such parameters out, or freeze them with requires_grad_(False)"
-        )
+            return f"{given} in {mode} mode it raised {described(error)}"
+        finally:
+            network.train()
+        if not right:
+            return f"{given} it returned {_what(logits)} in {mode} mode, and logits of shape (N, num_classes) = {(2, num_classes)} are expected"
+        unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+        if unused:
+            return (
+                f"its output does not depend on {_some(unused)}, which would never be trained: leave such parameters out, or freeze them "
+                "with requires_grad_(False)"
+            )
     return None
+
+
+def _tensor_names(network: nn.Module) -> set[str]:
+    """Return the names of all parameters and buffers."""
+    return {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}"
 
 
 def _are_logits(value: object, num_classes: int) -> bool:

@@ -45,6 +45,11 @@ def find_factory(name: str) -> Factory:
         sys.path.append(str(Path.cwd()))  # at the end, so that a file here takes no library's place
     try:
         found: Any = importlib.import_module(module_name)
+    except SystemExit as error:
+        raise BadInput(
+            f"model.name = {name}: importing {module_name} ended the program ({described(error)}): it is a script as well; guard what only "
+            'the script is to do, such as reading its arguments, by `if __name__ == "__main__":`'
+        ) from error
     except Exception as error:
         raise BadInput(
             f"model.name = {name}: importing {module_name} raised {described(error)}; Python looks in the current folder and in those of "

@@ -72,6 +72,11 @@ class Update:
             self.skipped += 1
         return applied
 
+    def is_finite(self) -> bool:
+        """Return whether all trained weights and their moving average are finite numbers. Waits for the device."""
+        averaged = [] if self.average is None else [p for p in self.average.parameters() if p.requires_grad]
+        return bool(torch.stack([tensor.isfinite().all() for tensor in (*self.parameters, *averaged)]).all())
+
     def _clip(self) -> None:
         self.gradient_norm = None
         measured = (self.applied + self.skipped) % NORM_EVERY == 0

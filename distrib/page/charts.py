@@ -108,10 +108,14 @@ def _gradient(run: RunFiles, series: list[Series]) -> Chart:
 
 
 def _images_a_second(run: RunFiles) -> Column:
-    """Return the global batch over the seconds of each step; nothing where the batch is not known."""
+    """Return the images of each step over its seconds; nothing where the batch is not known. The last one of an epoch may be smaller."""
     batch = _positive(run.config.get("training.batch_size")) or math.nan
     seconds = run.steps.values["seconds"]
-    return np.divide(batch, seconds, out=np.full(len(seconds), math.nan), where=seconds > 1e-9)
+    images = np.full(len(seconds), batch)
+    in_epoch, steps = _positive(run.facts.images_per_epoch), _positive(run.facts.steps_per_epoch)
+    if in_epoch is not None and steps is not None:
+        images[run.steps.steps % steps == 0] = max(0.0, in_epoch - (steps - 1) * batch)
+    return np.divide(images, seconds, out=np.full(len(seconds), math.nan), where=seconds > 1e-9)
 
 
 def _share_of_time(run: RunFiles) -> Column:

@@ -49,6 +49,7 @@ class Facts(BaseModel):
     precision: str | None = None
     total_steps: int | None = None
     steps_per_epoch: int | None = None
+    images_per_epoch: int | None = None
     defaults: dict[str, Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]] = {}
     starts: list[Start] = []
 

@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Clock:
-    """Counts steps and the seconds that they took, without evaluations and checkpoints."""
+    """Counts the images of steps and the seconds that these took, without evaluations and checkpoints."""
 
     seconds: float = 0.0
     data_seconds: float = 0.0  # of these, until batches were there
-    steps: int = 0
+    images: int = 0  # over all ranks
     _since: float = 0.0
     _waited: float = 0.0  # for the parts of this step's batch
 
@@ -35,20 +35,20 @@ class Clock:
                 self._waited += time.perf_counter() - began
             yield part
 
-    def lap(self) -> tuple[float, float]:
-        """Count a step, and return the seconds that it took and those of them in which it waited for its batch."""
+    def lap(self, images: int) -> tuple[float, float]:
+        """Count a step of so many images, and return the seconds that it took and those of them in which it waited for its batch."""
         now = time.perf_counter()
         lap, waited = now - self._since, self._waited
         self.seconds += lap
         self.data_seconds += waited
-        self.steps += 1
+        self.images += images
         self._since, self._waited = now, 0.0
         return lap, waited
 
-    def rate(self, images_per_step: int, since: "Clock") -> float | None:
+    def rate(self, since: "Clock") -> float | None:
         """Return the images a second since the clock stood like `since`."""
         seconds = self.seconds - since.seconds
-        return (self.steps - since.steps) * images_per_step / seconds if seconds > 0 else None
+        return (self.images - since.images) / seconds if seconds > 0 else None
 
     def data_share(self, since: "Clock") -> float | None:
         """Return the share of the time, from 0 to 1, in which steps waited for their batches since the clock stood like `since`."""

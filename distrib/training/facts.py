@@ -90,6 +90,7 @@ def _facts(run: Run, arguments: Sequence[str]) -> dict[str, Any]:
         "precision": run.precision.mode,
         "total_steps": run.total_steps,
         "steps_per_epoch": plan.steps_per_epoch,
+        "images_per_epoch": plan.images(plan.steps_per_epoch),
         "defaults": _defaults(config),
     }
 

@@ -39,6 +39,8 @@ def train(
             result = take_step(run, step, observers, stop=stop, checkpoint=checkpointer.due(step))
             saves = result.checkpoint or result.stop or epoch_ends
             run.replica_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
+            if saves:
+                checkpointer.expect_finite(step)
             evaluated = not epoch_ends or _evaluate(run, step, observers, request)
             if saves:
                 path = _save(checkpointer, observers, step)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distrib.errors import BadInput
-from distrib.files import Unfit, open_regular, patiently, replacing
+from distrib.files import Unfit, open_regular, patiently, replacing, to_json
 
 _LARGEST = 2**32  # bytes
 _LONGEST_LINE = 2**16
@@ -47,7 +47,7 @@ class Metrics:
 
     def write(self, **values: Any) -> None:
         """Append a line, whole and at once. Raises OSError."""
-        self._file.write(json.dumps(values).encode() + b"\n")
+        self._file.write(to_json(values).encode() + b"\n")
         patiently(self._path, self._file.flush)  # what could not be written yet waits in the buffer
 
     def after_checkpoint(self, step: int) -> None:

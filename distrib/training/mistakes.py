@@ -1,5 +1,6 @@
 """What a network takes for what, and the test images that it gets most wrong: counted while it is evaluated anyway."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ class Mistakes:
         """Return all of it for the page, the worst mistake first."""
         worst: list[dict[str, Any]] = []
         for loss, image, predicted in self._worst.cpu().numpy():
-            if loss > 0:  # not NaN either
+            if 0 < loss < math.inf:  # not NaN either
                 index, label = int(image), int(test.labels[int(image)])
                 taken_for = classes[int(predicted)]
                 worst.append(

@@ -52,8 +52,7 @@ class Observers:
             lambda: LiveReplay(config.live, run.folder, run.display) if config.live != "off" and self.main else None,
         )
         self.profiler = self._profiler() if self.main else None
-        batch = run.plan.batch_size
-        run.display.open_bar(done=run.resumed.step * batch, total=run.total_steps * batch)
+        run.display.open_bar(done=run.plan.images(run.resumed.step), total=run.plan.images(run.total_steps))
         if page is not None:
             page.begin()
         self.clock.start()
@@ -65,11 +64,12 @@ class Observers:
             self.recorder.after_backward()
 
     def after_step(self, step: int, loss: float, *, applied: bool) -> None:
-        seconds, data_seconds = self.clock.lap()
         update, plan, progress = self.run.update, self.run.plan, self.progress
-        progress.epoch_loss += loss
+        images = plan.images_of(step)
+        seconds, data_seconds = self.clock.lap(images)
+        progress.epoch_loss += loss * (images / plan.batch_size)
         if step % plan.steps_per_epoch == 0:
-            progress.end_epoch(plan.steps_per_epoch)
+            progress.end_epoch(plan.images(plan.steps_per_epoch) / plan.batch_size)
         if self.recorder is not None and self.recorder.step < step:
             self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
         values = {"loss": loss, "lr": update.lr, "applied": applied, "applied_updates": update.applied}
@@ -77,7 +77,7 @@ class Observers:
         if update.loss_scale is not None:
             values |= {"loss_scale": update.loss_scale}
         self._write_step(step, values)
-        self.run.display.advance(plan.batch_size, loss, self._epoch(step))
+        self.run.display.advance(images, loss, self._epoch(step))
         if self.page is not None and self.page.due():
             self.page.write(self.run.folder)
             self.clock.start()
@@ -139,7 +139,7 @@ class Observers:
         Evaluations and checkpoints are left out.
         """
         since = since or Clock()
-        speed = self.clock.rate(self.run.plan.batch_size, since)
+        speed = self.clock.rate(since)
         return self.run.compute.rates(speed) | {"data_share": self.clock.data_share(since)}
 
     def close(self) -> None:
@@ -191,6 +191,6 @@ class Observers:
         if self.metrics is not None:
             self.metrics.write(kind=kind, step=step, epoch=epoch, **values)
         if self.trackers is not None and kind == "step":
-            self.trackers.step(step, values, self.run.plan.batch_size)
+            self.trackers.step(step, values, self.run.plan.images_of(step))
         elif self.trackers is not None:
             self.trackers.epoch(step, {"epoch": epoch, **values})

@@ -4,7 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners
+from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners, passes_on_record
+from distrib.display import count
 from distrib.errors import BadInput
 from distrib.files import NEEDS_USER
 from distrib.optim.optimizer import options_by_name
@@ -82,6 +83,8 @@ class PassRecorder:
                 f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again takes one label an image, and with {key} = "
                 f"{getattr(run.config.data, key.removeprefix('data.'))} an image has two; set crosscheck.gradient_steps = []"
             )
+        if run.accelerator.is_main_process:
+            _say_what_is_missing(run, steps)
         self.run, self._steps, self._postponed = run, frozenset(steps), False
         self._winners: Winners | None = None
 
@@ -123,4 +126,17 @@ class PassRecorder:
             labels=labels,
             winners=[run.plan.in_order(found, len(labels)) for found in everywhere],
             parameters=dict(run.module.named_parameters()),
+        )
+
+
+def _say_what_is_missing(run: Run, steps: tuple[int, ...]) -> None:
+    """Print a note of those of the steps that an earlier start took and did not record. Raises OSError."""
+    done, there = run.resumed.step, passes_on_record(run.folder / "trace")
+    # In float16 a later step stands for one that overflowed.
+    latest = max(there, default=0) if run.precision.scaler.is_enabled() else 0
+    missing = [step for step in steps if latest < step <= done and step not in there]
+    if missing:
+        run.display.say(
+            f"note: crosscheck.gradient_steps = {list(steps)}: this start continues after {count(done, 'step')}, and of {missing} there is no "
+            "record, so the twin does not compute them; name later steps to have some checked"
         )

@@ -152,6 +152,7 @@ def build(
     moments = dataset.moments()
     plan = _plan(config, len(dataset.train), accelerator)
     expect_room(config.output.profile_steps, plan)
+    config.crosscheck.expect_steps(plan.steps(config.training.epochs))
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
     network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, moments, plan, device))

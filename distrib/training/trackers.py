@@ -166,28 +166,27 @@ class Trackers:
 
 
 class _Window:
-    """Steps that are told together: the mean of their losses, their speed, and the last of everything else."""
+    """Steps that are told together: the mean loss of their images, their speed, and the last of everything else."""
 
     def __init__(self, size: int, total_steps: int) -> None:
         self._size, self._total = size, total_steps
         self._begin()
 
     def _begin(self) -> None:
-        self._loss, self._seconds, self._data_seconds, self._images, self._steps = 0.0, 0.0, 0.0, 0, 0
+        self._loss, self._seconds, self._data_seconds, self._images = 0.0, 0.0, 0.0, 0
         self._last: dict[str, float] = {}
 
     def add(self, step: int, values: Mapping[str, Any], images: int) -> dict[str, float]:
         """Return what is to be told of the window that ended with this step; nothing if none did."""
-        self._loss += values["loss"]
+        self._loss += images * values["loss"]
         self._seconds += values["seconds"]
         self._data_seconds += values["data_seconds"]
         self._images += images
-        self._steps += 1
         self._last |= {name: values[name] for name in ("lr", "gradient_norm", "loss_scale") if name in values}
         if step % self._size and step != self._total:
             return {}
         told = {
-            "loss": self._loss / self._steps,
+            "loss": self._loss / self._images,
             **self._last,
             "skipped_steps": float(step - values["applied_updates"]),
         }

@@ -98,6 +98,11 @@ def test_json_is_for_people_and_programs(tmp_path: Path) -> None:
     assert len(text.splitlines()) > 2
 
 
+def test_a_number_that_json_lacks_is_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [1.5, (float("-inf"),)], "c": "nan"})
+    assert read_json(tmp_path / "a.json") == {"a": None, "b": [1.5, [None]], "c": "nan"}
+
+
 def test_value_that_json_lacks_leaves_the_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", 1)
     with pytest.raises(TypeError):

@@ -252,6 +252,14 @@ def test_a_file_in_the_place_of_the_trace(tmp_path: Path) -> None:
     [
         (("--crosscheck.steps=some",), ("crosscheck.steps", "some", "sampled")),
         (("--crosscheck.steps=[0]",), ("crosscheck.steps",)),
+        (
+            ("--crosscheck.record", "--crosscheck.steps=[20, 21]"),
+            ("crosscheck.steps = [20, 21]: the run has 20 steps, and so no step 21; name steps from 1 to 20",),
+        ),
+        (
+            ("--crosscheck.record", "--crosscheck.gradient_steps=[1, 400]"),
+            ("crosscheck.gradient_steps = [1, 400]: the run has 20 steps, and so no step 400",),
+        ),
         (("--crosscheck.coordinates=0",), ("crosscheck.coordinates", "0")),
         (("--crosscheck.recrod=true",), ("crosscheck.recrod", "crosscheck.record")),
     ],
@@ -261,6 +269,20 @@ def test_bad_input(tmp_path: Path, arguments: tuple[str, ...], words: tuple[str,
     [result] = train([QUICKSTART, *SMALL, *arguments, "--output.dir", tmp_path])
     assert result.code == 2
     assert all(word in result.err for word in words), result.err
+
+
+def test_gradients_of_steps_that_are_past_and_not_recorded_are_told(tmp_path: Path) -> None:
+    options = [*RECORDED, "--crosscheck.replay=false", "--crosscheck.gradient_steps=[2]"]
+    train_well(tmp_path, *options, "--training.epochs=1")
+    arguments = [QUICKSTART, *options, "--output.dir", tmp_path]
+    [result] = train([*arguments, "--training.epochs=2"])
+    assert "gradient_steps" not in result.out, "step 2 is on record"
+    [result] = train([*arguments, "--training.epochs=3", "--crosscheck.gradient_steps=[2, 5, 20, 21]"])
+    assert result.code == 0
+    assert (
+        "note: crosscheck.gradient_steps = [2, 5, 20, 21]: this start continues after 20 steps, and of [5, 20]"
+        in result.out
+    )
 
 
 def test_chosen_steps_are_recorded_whole(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_a_compiled_network_cannot_be_watched(tmp_path: Path) -> None:
     [
         (("--model.name=resnet50",), ["model.name = 'resnet50'", "package.module:factory", "from the command line"]),
         (("--model.name=tests.networks:grey",), ["raised RuntimeError: "]),
+        (("--model.name=tests.networks:exits",), ["model.name = tests.networks:exits", "raised SystemExit: usage"]),
         (("--model.options.width=3",), ["model.options", "article", "(num_classes: int = 10)"]),
         (("--model.options=3",), ["model.options = 3"]),
         (("--model.name=speednet", "--model.sync_batch_norm"), ["model.sync_batch_norm = true", "GPUs only"]),
@@ -162,6 +163,8 @@ def test_bad_input(options: tuple[str, ...], words: list[str], tmp_path: Path) -
     assert said.count("\n") == 1, said
     for word in words:
         assert word in said
+    status = tmp_path / "status.json"
+    assert not status.exists() or read_json(status)["state"] == "failed"
 
 
 def test_a_checkpoint_does_not_choose_what_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,19 @@ import pytest
 from distrib.checkpoint.store import newest_valid
 from distrib.page.run_files import read_run
 from distrib.page.timeline import events
-from tests.support import OVERFLOWING, QUICKSTART, SMALL, losses, read_json, start, train, train_well, wait_for
+from tests.support import (
+    OVERFLOWING,
+    QUICKSTART,
+    SMALL,
+    checkpoint_of,
+    losses,
+    read_json,
+    start,
+    steps,
+    train,
+    train_well,
+    wait_for,
+)
 
 SUMMARY_KEYS = {
     "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "applied_updates", "skipped_steps",
@@ -101,6 +113,12 @@ def test_accumulation_changes_rounding_only(tmp_path: Path, parts: int) -> None:
 def test_a_masked_last_batch_trains_on_every_image(tmp_path: Path) -> None:
     summary = train_well(tmp_path, *SMALL, "--training.batch_size=100", "--training.last_batch=mask")
     assert summary["steps"] == 2 * 4  # 100 + 100 + 100 + 20
+    *whole, short = losses(tmp_path)[4:]
+    assert summary["train_loss"] == pytest.approx((100 * sum(whole) + 20 * short) / 320, rel=1e-12)
+    seconds = sum(line["seconds"] for line in steps(tmp_path))
+    assert summary["images_per_second"] == pytest.approx(640 / seconds, rel=1e-3)
+    facts = read_run(tmp_path).facts
+    assert (facts.steps_per_epoch, facts.images_per_epoch) == (4, 320)
 
 
 def test_options_of_the_update_path_work_together(tmp_path: Path) -> None:
@@ -151,6 +169,50 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     checkpoint, passed = newest_valid(tmp_path / "checkpoints")
     assert checkpoint is not None
     assert (checkpoint.step, passed) == (10, [])
+
+
+BREAKING = ("--training.clip_norm=none", "--optimizer.lr=1e30", "--optimizer.weight_decay=1e20")
+"""Options with which an update leaves no weight finite, though the loss before it was."""
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_weights_that_are_not_finite_take_no_checkpoint_s_place(tmp_path: Path, world_size: int) -> None:
+    saving = ("--checkpoint.every_steps=1", "--checkpoint.keep=1", "--training.check_ranks_every=none")
+    train_well(tmp_path, *SMALL, "--training.epochs=1", world_size=world_size)
+    arguments = [QUICKSTART, *SMALL, *saving, "--output.dir", tmp_path]
+    results = train([*arguments, *BREAKING], world_size=world_size)
+    assert [result.code for result in results] == [1] * world_size
+    said = results[0].err
+    assert said.startswith("fault: step 11: ")
+    assert said.count("\n") == 1, said
+    assert f"{checkpoint_of(tmp_path, 10)} is kept: the same command with other values goes on from it" in said
+    checkpoint, passed = newest_valid(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    assert (checkpoint.step, passed) == (10, [])
+    results = train([*arguments, "--optimizer.lr=1e-3"], world_size=world_size)  # as the message says
+    assert [result.code for result in results] == [0] * world_size
+    assert f"continuing from {checkpoint.path}" in results[0].out
+
+
+def test_a_run_does_not_end_well_with_weights_that_are_not_finite(tmp_path: Path) -> None:
+    arguments = [QUICKSTART, *SMALL, "--training.epochs=1", "--data.train_images=32", "--output.dir", tmp_path]
+    [result] = train([*arguments, *BREAKING])
+    assert result.code == 1
+    assert "there is none of an earlier step: the same command with other values starts anew" in result.err
+    assert read_json(tmp_path / "status.json")["state"] == "failed"
+    assert not (tmp_path / "summary.json").exists()
+    assert newest_valid(tmp_path / "checkpoints") == (None, [])
+    [result] = train([*arguments, "--optimizer.lr=1e-3"])
+    assert result.code == 0
+
+
+def test_a_test_loss_that_is_not_finite_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    summary = train_well(tmp_path, *SMALL, "--model.name=tests.networks:Certain")
+    assert summary["test_loss"] is None
+    lines = [
+        json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["test_loss"] for line in lines if line["kind"] == "epoch"] == [None, None]
 
 
 def test_a_stopped_run_continues_to_the_same_weights(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_checkpoint_from_before_it_said_so_is_understood(
 
 def test_the_end_of_an_epoch_asks_for_its_evaluation() -> None:
     progress = Progress(epoch_loss=6.0, train_loss=9.0)
-    progress.end_epoch(steps=4)
+    progress.end_epoch(batches=4)
     assert progress == Progress(0.0, 1.5, evaluation_pending=True)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distrib.compare.__main__ import main
+from tests.support import SMALL, train_well
 
 CONFIG = '[optimizer]\nname = "{name}"\nlr = 0.02\n\n[training]\nepochs = 2\n'
 
@@ -50,6 +51,21 @@ def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert out.splitlines()[-1] == f"{one} and {other}: the same in all 3 steps that both have"
 
 
+def test_real_runs_part_by_what_they_computed_and_not_by_how_long_it_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, world_size in (("one", 1), ("again", 1), ("two", 2)):
+        train_well(tmp_path / name, *SMALL, world_size=world_size)
+    code, out, _ = compare(capsys, *(tmp_path / name for name in ("one", "again", "two")), "--json")
+    assert code == 0
+    partings = json.loads(out)["partings"]
+    nothing = {"first_difference": None, "first_beyond_rounding": None}
+    assert partings[str(tmp_path / "again")] == {"common_steps": 20, **nothing}
+    two = partings[str(tmp_path / "two")]
+    assert two["first_difference"] is None or two["first_difference"]["quantity"] in ("loss", "gradient_norm")
+    assert two["first_beyond_rounding"] is None, "one process and two take the same steps on the same images"
+
+
 def test_what_they_came_to_and_what_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +95,13 @@ def test_the_first_step_at_which_they_part(tmp_path: Path, capsys: pytest.Captur
     _, out, _ = compare(capsys, one, rounded, wrong)
     assert "step 2, loss: 1.5 and 1.5000001; never by more than a thousandth, so this may be rounding" in out
     assert "step 2, loss: 1.5 and 1.5000001; by more than a thousandth at step 3, loss: 1.25 and 1.3" in out
+
+
+def test_json_has_null_for_what_an_older_summary_calls_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = make_run(tmp_path / "one", losses=[2.0]), make_run(tmp_path / "other", losses=[2.0])
+    (one / "summary.json").write_text('{"test_accuracy": 0.1, "test_loss": NaN}')
+    _, out, _ = compare(capsys, one, other, "--json")
+    assert json.loads(out, parse_constant=pytest.fail)["runs"][str(one)]["test_loss"] is None
 
 
 def test_a_quantity_that_only_one_has_parts_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,6 +129,12 @@ def test_the_batch_does_not_depend_on_who_divides_it(plan: Plan, step: int) -> N
 
 @settings(max_examples=40, deadline=None)
 @given(plan=plans(), step=st.integers(1, 200))
+def test_images_are_counted_by_the_step(plan: Plan, step: int) -> None:
+    assert plan.images_of(step) == len(plan.global_batch(step, CPU))
+
+
+@settings(max_examples=40, deadline=None)
+@given(plan=plans(), step=st.integers(1, 200))
 def test_a_resumed_run_gets_the_same_images(plan: Plan, step: int) -> None:
     """The first run walks to the step, the second one asks for it directly, after other epochs."""
     walked = [ints(plan.global_batch(s, CPU)) for s in range(max(1, step - 5), step + 1)][-1]

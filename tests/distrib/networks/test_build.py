@@ -33,12 +33,25 @@ def refused(name: str, **options: int) -> str:
     [
         ("no_such_package.net:build", ["importing no_such_package.net raised ModuleNotFoundError", "PYTHONPATH"]),
         ("tests.networks:drwan", ["tests.networks has no 'drwan'", "did you mean drawn?"]),
-        ("tests.networks:xyz", ["tests.networks has no 'xyz'", "it defines Counting, Frozen"]),
+        ("tests.networks:xyz", ["tests.networks has no 'xyz'", "it defines Certain, Counting"]),
         ("tests.networks:NOT_CALLABLE", ["is not callable, it is int", "num_classes"]),
         ("tests.networks:no_module", ["returned list", "torch.nn.Module"]),
         ("tests.networks:raises", ["raised RuntimeError: no weights for 10 classes (", "networks.py, line "]),
+        (
+            "tests.networks:exits",
+            ["called with num_classes = 10", "raised SystemExit: usage: train.py --classes 10 (", "networks.py"],
+        ),
         ("tests.networks:grey", ["two images as (N, C, H, W) = (2, 3, 32, 32)", "raised RuntimeError: "]),
         ("tests.networks:too_many", ["returned float32 of shape (2, 11)", "(2, 10) are expected"]),
+        (
+            "tests.networks:Viewing",
+            ["in training mode it raised RuntimeError: view size", "model.channels_last = false"],
+        ),
+        (
+            "tests.networks:OnlyTraining",
+            ["in evaluation mode it raised RuntimeError: mat1 and mat2", "networks.py, line "],
+        ),
+        ("tests.networks:Late", ["its forward pass adds or removes middle", "__init__ register them"]),
         ("tests.networks:half", ["its parameter 1.weight is float16", "precision.mode"]),
         ("tests.networks:lazy", ["its parameter 1.weight has no shape", "call the network once"]),
         ("tests.networks:nothing_to_train", ["nothing to train"]),
@@ -88,6 +101,16 @@ def test_a_module_that_breaks_when_it_is_imported(tmp_path: Path, monkeypatch: p
     assert f"importing breaks raised ZeroDivisionError: division by zero ({tmp_path}/breaks.py, line 2)" in said
 
 
+def test_a_module_that_is_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "script.py").write_text(
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('x')\np.parse_args([])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said = refused("script:build")
+    assert "importing script ended the program (SystemExit: 2 (" in said
+    assert '`if __name__ == "__main__":`' in said
+
+
 def test_a_file_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("from tests.networks import drawn\n")
     (tmp_path / "json.py").write_text("raise RuntimeError('this is not the json of the standard library')\n")
@@ -102,8 +125,23 @@ def test_names_that_are_none(name: str) -> None:
         ModelConfig(name=name)
 
 
-def test_the_trial_leaves_no_trace() -> None:
-    config = ModelConfig(name="tests.networks:drawn")
+def test_what_is_wrong_with_every_layout_is_not_blamed_on_one() -> None:
+    assert "channels_last" not in refused("tests.networks:grey")
+
+
+def test_the_way_out_of_a_layout_works() -> None:
+    config = ModelConfig(name="tests.networks:Viewing", channels_last=False)
+    expect_trainable(config, build_network(config, 10), 10, 32)
+
+
+def test_logits_in_evaluation_are_looked_at_too() -> None:
+    said = refused("tests.networks:OnlyTraining", returns=3)
+    assert "returned float32 of shape (2, 3) in evaluation mode" in said
+
+
+@pytest.mark.parametrize("name", ["tests.networks:drawn", "tests.networks:Replacing"])
+def test_the_trial_leaves_no_trace(name: str) -> None:
+    config = ModelConfig(name=name)
     network = build_network(config, 10)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     random = torch.random.get_rng_state()
@@ -111,6 +149,7 @@ def test_the_trial_leaves_no_trace() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in network.parameters())
+    assert not any(tensor.is_inference() for tensor in network.state_dict().values())
 
 
 def test_frozen_layers_and_other_buffers_are_welcome() -> None:

@@ -373,3 +373,18 @@ def _moved(trainer: Trainer, batch: int) -> Tensor:
     assert trainer.step(batch)
     after = trainer.weights()
     return torch.cat([(before[name] - after[name]).flatten() for name in before])
+
+
+def test_what_is_not_finite_is_found_in_weights_and_average() -> None:
+    trainer = Trainer(SGD(lr=0.01), ema=0.9)
+    average = trainer.update.average
+    assert average is not None
+    trainer.net.register_buffer("mask", torch.tensor([-math.inf]))
+    assert trainer.update.is_finite(), "a buffer may be infinite from the start"
+    for parameters in (trainer.net.parameters(), average.parameters()):
+        last = list(parameters)[-1].data
+        before = last.clone()
+        last[-1] = math.nan
+        assert not trainer.update.is_finite()
+        last.copy_(before)
+    assert trainer.update.is_finite()

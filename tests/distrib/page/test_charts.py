@@ -58,6 +58,13 @@ def test_throughput_is_the_batch_over_the_seconds_of_a_step(run: Any) -> None:
     assert list(charts.charts(run(*lines))) == [], "without the batch size nobody knows"
 
 
+def test_the_last_step_of_an_epoch_may_have_fewer_images(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "facts.json").write_text('{"steps_per_epoch": 2, "images_per_epoch": 80}')
+    [chart] = charts.charts(run(*[{"seconds": 0.5}] * 4, config="[training]\nbatch_size = 64\n"))
+    assert chart.to_json()["series"][0]["mean"] == [128.0, 32.0, 128.0, 32.0]
+
+
 def test_words_say_what_the_chart_shows(run: Any) -> None:
     [chart] = charts.charts(run({"loss": 2.0}, {"loss": 3.0}, {"loss": 0.5}, {"loss": 1.0}))
     assert chart.in_words == (

@@ -43,16 +43,16 @@ def test_the_time_of_a_step_is_split(hands: Hands) -> None:
     watch = Clock()
     watch.start()
     assert batch() == [1, 2]
-    assert watch.lap() == (8.5, 2.5)
+    assert watch.lap(34) == (8.5, 2.5)
     hands.now += 100  # an evaluation
     watch.start()
-    first = Clock(watch.seconds, watch.data_seconds, watch.steps)
+    first = Clock(watch.seconds, watch.data_seconds, watch.images)
     batch()
-    assert watch.lap() == (8.5, 2.5)
-    assert (watch.steps, watch.seconds, watch.data_seconds) == (2, 17.0, 5.0)
-    assert watch.rate(34, Clock()) == 4.0
+    assert watch.lap(17) == (8.5, 2.5)
+    assert (watch.images, watch.seconds, watch.data_seconds) == (51, 17.0, 5.0)
+    assert (watch.rate(Clock()), watch.rate(first)) == (3.0, 2.0)
     assert watch.data_share(first) == pytest.approx(2.5 / 8.5)
-    assert (watch.rate(34, watch), watch.data_share(watch)) == (None, None)
+    assert (watch.rate(watch), watch.data_share(watch)) == (None, None)
 
 
 def test_an_error_of_the_batch_comes_through() -> None:

@@ -130,6 +130,14 @@ def test_what_is_not_installed_is_refused_before_anything_is_written(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+def test_a_smaller_batch_weighs_less_in_its_window() -> None:
+    window = _Window(2, 2)
+    line = {"lr": 0.1, "applied_updates": 1, "seconds": 0.5, "data_seconds": 0.0}
+    assert window.add(1, {"loss": 1.0, **line}, images=30) == {}
+    told = window.add(2, {"loss": 2.0, **line}, images=10)
+    assert (told["loss"], told["images_per_second"]) == (1.25, 40.0)
+
+
 def test_a_long_run_is_told_in_windows() -> None:
     window, told = _Window(3, 8), dict[int, dict[str, float]]()
     for step in range(1, 9):
