@@ -1,19 +1,22 @@
-"""`python -m slurm.sweep_run FILE TASK` prints the words of the TASK-th run of a sweep, each ended by a NUL.
+"""`python -m slurm.sweep_run FILE TASK [--section.key VALUE ...]` prints the words of the TASK-th run of a sweep, each ended by a NUL.
 
-The exit code is 2 for bad input.
+The overrides hold for all runs, and are put before the run's own. The exit code is 2 for bad input.
 """
 
 import os
 import sys
 
 from distrib.errors import BadInput
-from distrib.sweep.lines import read
+from distrib.sweep.lines import given_folder, read, refuse_shared, with_overrides
 
 
-def main(name: str, task: str) -> int:
+def main(name: str, task: str, *overrides: str) -> int:
     """Print the run of this task and return the exit code."""
     try:
         runs = read(name)
+        words = {run.number: with_overrides(run, overrides) for run in runs if not run.problem}
+        folders = {number: given_folder(own) for number, own in words.items()}
+        refuse_shared({number: folder for number, folder in folders.items() if folder is not None})
     except BadInput as error:
         return refuse(str(error))
     way_out = f"{name!r} has {len(runs)} run(s): sbatch --array=1-{len(runs)} slurm/sweep.sbatch ..."
@@ -24,7 +27,7 @@ def main(name: str, task: str) -> int:
     run = runs[int(task) - 1]
     if run.problem:
         return refuse(f"{name!r}, {run.problem}")
-    sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in run.words))
+    sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in words[run.number]))
     return 0
 
 
