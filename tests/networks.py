@@ -61,6 +61,17 @@ class Looking(nn.Module):
         return self.head(images.flatten(1) * (2 if images.mean().item() > 0 else 1))
 
 
+class Viewing(nn.Module):
+    """A network that takes the memory of its images for granted."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3072, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.view(images.shape[0], -1))
+
+
 def no_module(num_classes: int) -> Any:
     return ["conv", num_classes]
 
