@@ -52,8 +52,8 @@ examples
   twinstep export runs/a              for other programs
   twinstep report runs/a              of a run with --crosscheck.record
   twinstep record -- python train.py  any script that uses torch.optim
-  twinstep launch --config_file "$(twinstep --path cpu-2)" -m distrib.train \\
-      quickstart --training.world_size 2
+  twinstep launch --config_file cpu-2 -m distrib.train quickstart \\
+      --training.world_size 2
 """
 
 
