@@ -26,7 +26,8 @@ from torch.nn import functional
 from crosscheck.recorder import Recorder
 from distrib.config.load import resolve
 from distrib.display import Display, count
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+from distrib.errors import EXIT_DONE
+from distrib.exits import run_command
 from distrib.launch_files import find_recipe
 from distrib.ranks import world
 from distrib.training import loop
@@ -44,24 +45,25 @@ _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, print a table, and return the exit code."""
+    return run_command(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
     if set(arguments) & {"-h", "--help"}:
-        print(__doc__)
+        print(f"usage: twinstep bench [RECIPE] [--section.key VALUE ...]\n\n{__doc__}", end="")
         return EXIT_DONE
-    try:
-        recipe = find_recipe(arguments[0] if arguments else "quickstart")
-        unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
-        resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
-        config = resolved.config
-        accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
-        with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
-            display = Display(main=accelerator.is_main_process, quiet=True)
-            for note in resolved.notes:
-                display.say(note)
-            run = build(config, accelerator, display, Path(folder), lambda _step: None)
-            timings, trace_bytes = measure(run)
-    except BadInput as error:
-        print(f"bad input: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    recipe = find_recipe(arguments[0] if arguments else "quickstart")
+    unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
+    resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
+    config = resolved.config
+    accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
+        display = Display(main=accelerator.is_main_process, quiet=True)
+        for note in resolved.notes:
+            display.say(note)
+        run = build(config, accelerator, display, Path(folder), lambda _step: None)
+        timings, trace_bytes = measure(run)
     if accelerator.is_main_process:
         _print(run, timings, trace_bytes)
     accelerator.end_training()

@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from distrib.display import print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
+from distrib.exits import run_command
 from distrib.job.status import PATH
 from distrib.launch_files import find_launch_file
 
@@ -63,11 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # the launcher's default, which it would announce; the trainer takes all cores
     with tempfile.TemporaryDirectory(prefix="twinstep-") as place:
         os.environ.setdefault(PATH, str(Path(place) / "status.json"))
-        try:
-            code = _launch(given)
-        except BadInput as error:
-            print_error(f"bad input: {error}")
-            return EXIT_BAD_INPUT
+        code = run_command(lambda: _launch(given))
         return _of_the_run(Path(os.environ[PATH]), code)
 
 
