@@ -6,6 +6,7 @@ the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,8 +60,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files, and the images of the folders. Raises BadInput for a folder without any, or one that cannot be read."""
+    """Yield the files, and the images of the folders. Raises BadInput for what is not there, and a folder without any or that cannot be read."""
     for path in paths:
+        if not os.path.lexists(path):
+            raise BadInput(
+                f"{path}: there is no such file or folder: give the path of an image, or of a folder with some"
+            )
         if not path.is_dir():
             yield path
             continue
