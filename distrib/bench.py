@@ -1,13 +1,13 @@
-"""`twinstep bench [RECIPE] [--section.key VALUE ...]`: what the loop costs.
+"""Measure what the loop costs beside the bare network.
 
-Times the whole training step (batch, augmentation, loss agreement, update,
+It times the whole training step (batch, augmentation, loss agreement, update,
 metrics), with and without the cross-check's recorder, against the bare
 forward, backward and optimizer step on resident random batches, in alternation
 within one process, so that a machine whose speed drifts drifts for all of
 them. Also one checkpoint, on the disk of the current folder; and under a
 launcher with several ranks one comparison of what they hold. On the quickstart
 recipe unless another one is given, and on 12,800 drawn images unless the
-overrides say otherwise. Prints a table; exit code 2 for bad input.
+overrides say otherwise. It prints a table; exit code 2 is bad input.
 """
 
 import copy

@@ -1,7 +1,7 @@
-"""`python -m distrib.predict RUN IMAGE… [--top N] [--json] [--best] [--network NAME]`: the classes of images, by the network of a run.
+"""Say which classes the network of a run finds in images.
 
-RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. A line an image, with
-the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
+RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. Each image has a
+line, with the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""`python -m distrib.compare RUN RUN… [--json] [--html FILE]`: runs side by side, from the files that they left.
+"""Compare runs side by side, from the files that they left.
 
-Says what they came to, in what their configurations differ, and where each of them parts from the first: the first step at which
+It says what they came to, in what their configurations differ, and where each of them parts from the first: the first step at which
 something is not exactly the same, and the first at which that is more than rounding. Exit codes: 0 done, 2 bad input.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m distrib.doctor [--dir FOLDER]`: what this machine has for training, and what would fail.
+"""Show what this machine has for training, and what would make a run fail.
 
 Start it as training is started, also under accelerate launch or in a SLURM job: then the processes meet, and add up a gradient.
 Exit codes: 0 a run can start, 1 it would fail (the fix is said), 2 bad arguments.

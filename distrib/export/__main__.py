@@ -1,6 +1,6 @@
-"""`python -m distrib.export RUN [--to FOLDER] [--best] [--network NAME]`: the network of a run for other programs.
+"""Export the network of a run for other programs.
 
-Writes into FOLDER, by default export/ in the folder of the run: model.pt2, a program of torch.export; model.onnx; and card.md, which
+It writes into FOLDER, by default export/ in the folder of the run: model.pt2, a program of torch.export; model.onnx; and card.md, which
 says what the network is and how to use it. Both programs take uint8 images and a batch of any size, and are checked against the
 logits of the checkpoint. Exit codes: 0 done, 1 a file that computes something else, 2 bad input.
 """

@@ -1,6 +1,6 @@
-"""`python -m distrib.sweep FILE [--jobs N] [--dir FOLDER] [--section.key VALUE ...]`: train each run of a file on this machine.
+"""Train each run of a file on this machine.
 
-Each line of FILE is a run, `RECIPE [--section.key VALUE ...]` in shell words; # starts a comment. The overrides after FILE hold
+Each line of FILE is a run, RECIPE [--section.key VALUE ...] in shell words; # starts a comment. The overrides after FILE hold
 for all of them, and go before the line's own. The same command goes on where it was stopped: what is complete is not trained again. A run
 that does not say its folder has one that is named for the words of its line. Exit codes:
 0 all are done, 1 some have failed, 2 bad input, 75 stopped on request.
