@@ -1,13 +1,13 @@
-"""`twinstep bench [RECIPE] [--section.key VALUE ...]`: what the loop costs.
+"""Measure what the loop costs beside the bare network.
 
-Times the whole training step (batch, augmentation, loss agreement, update,
+It times the whole training step (batch, augmentation, loss agreement, update,
 metrics), with and without the cross-check's recorder, against the bare
 forward, backward and optimizer step on resident random batches, in alternation
 within one process, so that a machine whose speed drifts drifts for all of
 them. Also one checkpoint, on the disk of the current folder; and under a
 launcher with several ranks one comparison of what they hold. On the quickstart
 recipe unless another one is given, and on 12,800 drawn images unless the
-overrides say otherwise. Prints a table; exit code 2 for bad input.
+overrides say otherwise. It prints a table; exit code 2 is bad input.
 """
 
 import copy
@@ -26,7 +26,8 @@ from torch.nn import functional
 from crosscheck.recorder import Recorder
 from distrib.config.load import resolve
 from distrib.display import Display, count
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+from distrib.errors import EXIT_DONE
+from distrib.exits import run_command
 from distrib.launch_files import find_recipe
 from distrib.ranks import world
 from distrib.training import loop
@@ -44,25 +45,26 @@ _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, print a table, and return the exit code."""
+    return run_command(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
     if set(arguments) & {"-h", "--help"}:
-        print(__doc__)
+        print(f"usage: twinstep bench [RECIPE] [--section.key VALUE ...]\n\n{__doc__}", end="")
         return EXIT_DONE
-    try:
-        recipe = find_recipe(arguments[0] if arguments else "quickstart")
-        unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
-        resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
-        config = resolved.config
-        world.check(config.training.world_size)
-        accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
-        with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
-            display = Display(main=accelerator.is_main_process, quiet=True)
-            for note in resolved.notes:
-                display.say(note)
-            run = build(config, accelerator, display, Path(folder), lambda _step: None)
-            timings, trace_bytes = measure(run)
-    except BadInput as error:
-        print(f"bad input: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    recipe = find_recipe(arguments[0] if arguments else "quickstart")
+    unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
+    resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
+    config = resolved.config
+    world.check(config.training.world_size)
+    accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
+        display = Display(main=accelerator.is_main_process, quiet=True)
+        for note in resolved.notes:
+            display.say(note)
+        run = build(config, accelerator, display, Path(folder), lambda _step: None)
+        timings, trace_bytes = measure(run)
     if accelerator.is_main_process:
         _print(run, timings, trace_bytes)
     accelerator.end_training()

@@ -26,6 +26,12 @@ def find_recipe(given: str) -> Path:
     return path if _is_there(path) else _named(given, _RECIPES.glob("*.toml"), "recipe")
 
 
+def find_launch_file(given: str) -> Path:
+    """Return the file of this path, or the project's launch file of this name. Raises BadInput if neither exists."""
+    path = Path(given)
+    return path if _is_there(path) else _named(given, _FOLDER.glob("*.yaml"), "launch file")
+
+
 def find(name: str) -> Path:
     """Return the project's recipe or launch file of this name. Raises BadInput if there is none."""
     return _named(name, [*_FOLDER.glob("*.yaml"), *_FOLDER.glob("*.sh"), *_RECIPES.glob("*.toml")], "file")

@@ -17,17 +17,25 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from distrib.errors import EXIT_DONE, EXIT_FAULT
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
+from distrib.exits import run_command
 from distrib.job.status import PATH
+from distrib.launch_files import find_launch_file
 
 _SIGNALLED = 128  # and the number of the signal, as shells have it
+_NUMBER, _TEXT = (int, "a whole number"), (str, "text (in quotes)")
+_TYPES = {
+    **dict.fromkeys(("num_processes", "num_machines", "machine_rank", "main_process_port"), _NUMBER),
+    **dict.fromkeys(("gpu_ids", "main_process_ip", "mixed_precision"), _TEXT),
+}
+"""What the launcher computes with, by the keys of a launch file."""
 
 
 USAGE = """\
 usage: twinstep launch [OPTION ...] -m distrib.train RECIPE [--KEY VALUE ...]
 
 Takes what accelerate launch takes; its own --help lists everything. Often used:
-  --config_file FILE   a launch file: twinstep --path cpu-2 says where one is
+  --config_file FILE   a launch file, or a name of the project's, as cpu-2
   --num_processes N    ranks on all machines together
   --num_machines N     machines
   --machine_rank N     which of the machines this is, from 0
@@ -43,20 +51,24 @@ Exits with 0 done, 1 fault, 2 bad input, 75 stopped on request.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Launch, wait for all ranks, and return the exit code of the run."""
-    if list(sys.argv[1:] if arguments is None else arguments) in (["-h"], ["--help"]):
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in (["-h"], ["--help"]):
         print(USAGE, end="")
         return EXIT_DONE
+    if not given:
+        print(USAGE, end="", file=sys.stderr)
+        return EXIT_BAD_INPUT
     os.environ.setdefault(
         "OMP_NUM_THREADS", "1"
     )  # the launcher's default, which it would announce; the trainer takes all cores
     with tempfile.TemporaryDirectory(prefix="twinstep-") as place:
         os.environ.setdefault(PATH, str(Path(place) / "status.json"))
-        code = _launch(arguments)
+        code = run_command(lambda: _launch(given))
         return _of_the_run(Path(os.environ[PATH]), code)
 
 
-def _launch(arguments: Sequence[str] | None) -> int:
-    """Return what the launcher knows of how the ranks ended."""
+def _launch(arguments: Sequence[str]) -> int:
+    """Return what the launcher knows of how the ranks ended. Raises BadInput."""
     accelerates: Any = import_module("accelerate.commands.launch")  # this takes seconds
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -70,7 +82,11 @@ def _launch(arguments: Sequence[str] | None) -> int:
     # One rank is a child that nobody passes a Ctrl-C on to: the terminal does. Several have an agent with a handler of its own.
     signal.signal(signal.SIGINT, _leave_it_to_the_ranks)
     try:
-        accelerates.launch_command(accelerates.launch_command_parser().parse_args(arguments))
+        options = accelerates.launch_command_parser().parse_args(arguments)
+        if options.config_file is not None:
+            options.config_file = str(find_launch_file(options.config_file))
+            _check(options.config_file)
+        accelerates.launch_command(options)
     except subprocess.CalledProcessError as error:  # of one rank
         return error.returncode if error.returncode > 0 else _SIGNALLED - error.returncode
     except ChildFailedError as error:  # of several
@@ -78,9 +94,26 @@ def _launch(arguments: Sequence[str] | None) -> int:
         return failure.exitcode if failure.exitcode > 0 else _SIGNALLED - failure.exitcode
     except SignalException as error:
         return _SIGNALLED + error.sigval
+    except ValueError as error:  # options, or a launch file, that do not go together; ranks are processes of their own
+        raise BadInput(f"the launcher refuses its options: {' '.join(str(error).split())}") from None
     except SystemExit as error:  # bad arguments, of which argparse has spoken, or --quiet
         return error.code if isinstance(error.code, int) else EXIT_FAULT
     return EXIT_DONE
+
+
+def _check(path: str) -> None:
+    """Raise BadInput if this is no launch file."""
+    config_args: Any = import_module("accelerate.commands.config.config_args")
+    wanted = "a launch file is YAML as `accelerate config` writes it; twinstep --path cpu-2 says where one is"
+    try:
+        config = config_args.load_config_from_file(path)
+    except Exception as error:  # whatever its readers make of any file
+        said = " ".join(str(error).split())[:300]
+        raise BadInput(f"--config_file {path} cannot be used ({type(error).__name__}: {said}): {wanted}") from None
+    for key, (kind, name) in _TYPES.items():
+        value = getattr(config, key, None)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise BadInput(f"--config_file {path}: {key} = {value!r}: it must be {name}; {wanted}")
 
 
 def _leave_it_to_the_ranks(_number: int, _frame: object) -> None:

@@ -1,10 +1,11 @@
-"""`python -m distrib.predict RUN IMAGE… [--top N] [--json] [--best] [--network NAME]`: the classes of images, by the network of a run.
+"""Say which classes the network of a run finds in images.
 
-RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. A line an image, with
-the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
+RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. Each image has a
+line, with the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 
 from distrib.arguments import Parser
 from distrib.data.folder import image_files
-from distrib.display import harmless, open_streams, print_error
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
+from distrib.display import harmless
+from distrib.errors import EXIT_DONE, BadInput
+from distrib.exits import run_command
 from distrib.files import to_json
 from distrib.inference.network import load
 
@@ -23,28 +25,24 @@ _BATCH = 512 * 32 * 32  # pixels of the images that the network is given at once
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict, print, and return the exit code."""
-    open_streams()
-    try:
-        given = _parse(arguments)
-        files = list(_files(given.images))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        classifier = load(given.run, device, network=given.network, best=given.best)
-        batch = max(1, _BATCH // classifier.image_size**2)
-        for first in range(0, len(files), batch):
-            part = files[first : first + batch]
-            for file, its in zip(part, classifier.predict(part), strict=True):
-                print(_as_json(file, its) if given.json else _as_line(file, its, given.top), flush=True)
-    except BadInput as error:
-        print_error(f"bad input: {error}")
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        print_error(f"fault: {error.filename or 'standard output'}: {error.strerror or error}")
-        return EXIT_FAULT
+    return run_command(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    given = _parse(arguments)
+    files = list(_files(given.images))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = load(given.run, device, network=given.network, best=given.best)
+    batch = max(1, _BATCH // classifier.image_size**2)
+    for first in range(0, len(files), batch):
+        part = files[first : first + batch]
+        for file, its in zip(part, classifier.predict(part), strict=True):
+            print(_as_json(file, its) if given.json else _as_line(file, its, given.top), flush=True)
     return EXIT_DONE
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="twinstep predict", description=__doc__)
+    parser = Parser(prog="twinstep predict", usage="%(prog)s [OPTION ...] RUN IMAGE ...", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, or a checkpoint in it")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, and folders of them")
     parser.add_argument(
@@ -62,8 +60,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files, and the images of the folders. Raises BadInput for a folder without any, or one that cannot be read."""
+    """Yield the files, and the images of the folders. Raises BadInput for what is not there, and a folder without any or that cannot be read."""
     for path in paths:
+        if not os.path.lexists(path):
+            raise BadInput(
+                f"{path}: there is no such file or folder: give the path of an image, or of a folder with some"
+            )
         if not path.is_dir():
             yield path
             continue

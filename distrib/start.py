@@ -16,10 +16,10 @@ from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
 from distrib.display import Display, count
 from distrib.errors import EXIT_DONE, BadInput, PeerLost, RunFault
-from distrib.files import NEEDS_USER, expand_path, patiently, write_atomically
+from distrib.files import NEEDS_USER, patiently, write_atomically
 from distrib.job import lock
 from distrib.job.outcome import Outcome, outcome_of
-from distrib.job.run_folder import default_folder, wait_until_visible
+from distrib.job.run_folder import find_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
 from distrib.optim.optimizer import implementation
@@ -139,6 +139,7 @@ class Start:
                 f"{resume.to_train_on(early=step < ready.total_steps)} to train on, or choose another output.dir to start anew"
             )
         else:
+            self.status.works = True
             if reports:
                 write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
                 again = self.arguments or [str(folder / "config.toml")]
@@ -175,15 +176,15 @@ class Start:
         """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
         config = self.config
         expect_installed(config.output.trackers)
-        given = config.output.dir
-        folder = default_folder(self.name) if given is None else expand_path(given, "output.dir")
+        folder = find_folder(config.output.dir, self.name)
         try:
             patiently(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
+            resume.refuse_files_of_others(folder)  # before the lock, which is a file as well
             self.held.callback(os.close, lock.acquire(folder, self.display.say))
-            self.status.folder = folder
             earlier = self.status.final_status(folder)
             if earlier is None:
                 resume.refuse_leftovers(config.checkpoint, folder)
+                self.status.folder = folder
                 self.status.begin(folder)
         except OSError as error:
             if error.errno not in NEEDS_USER:
@@ -214,6 +215,7 @@ class Start:
 
         `outcome` is how the training ended. Raises an error that nobody foresaw.
         """
+        self.status.works = True
         try:
             replayed = replay(folder, self.display, self.request, step=outcome.step)
             if replayed is not None:

@@ -24,7 +24,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"checkpoint", "crosscheck"},
         {"ranks"},
         {"data", "networks", "optim", "job", "page"},
-        {"config"},
+        {"config", "exits"},
         {"arguments", "display", "files", "launch_files"},
         {"errors", "system", "counter_rng"},
     ),

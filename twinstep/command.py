@@ -29,18 +29,18 @@ class Command:
 COMMANDS = {
     "train": Command("distrib.train", "train", "train what a recipe says"),
     "sweep": Command("distrib.sweep.__main__", "train", "train each run of a file, some at a time"),
-    "launch": Command("distrib.launcher", "train", "accelerate launch, which ends as the run ends"),
-    "doctor": Command("distrib.doctor.__main__", "train", "what this machine has, and what a run would fail of"),
-    "compare": Command("distrib.compare.__main__", "train", "runs side by side, and the first step at which they part"),
+    "launch": Command("distrib.launcher", "train", "start several ranks, as accelerate launch does"),
+    "doctor": Command("distrib.doctor.__main__", "train", "check this machine: devices, versions, what would fail"),
+    "compare": Command("distrib.compare.__main__", "train", "show runs side by side, and where they first part"),
     "page": Command("distrib.page.__main__", "train", "make the page of a run again"),
-    "predict": Command("distrib.predict", "train", "what the network of a run sees in images"),
-    "export": Command("distrib.export.__main__", "train", "its network as .pt2 and ONNX, checked, with a card"),
-    "bench": Command("distrib.bench", "train", "what the loop costs beside the bare network"),
+    "predict": Command("distrib.predict", "train", "say what the network of a run sees in images"),
+    "export": Command("distrib.export.__main__", "train", "write its network as .pt2 and ONNX, with a card"),
+    "bench": Command("distrib.bench", "train", "measure what the loop costs beside the network"),
     "replay": Command("crosscheck.__main__", "replay", "take each recorded step again with Optax: the verdict"),
-    "report": Command("crosscheck.__main__", "replay", "the same, and a page that shows what it came to"),
-    "watch": Command("crosscheck.__main__", "replay", "the same, while the trace grows"),
+    "report": Command("crosscheck.__main__", "replay", "replay, and write a page that shows the result"),
+    "watch": Command("crosscheck.__main__", "replay", "replay while the trace grows"),
     "record": Command("crosscheck.__main__", "replay", "run a script as it is, record its optimizers, replay"),
-    "atlas": Command("crosscheck.__main__", "replay", "every flag, implementation and dtype against Optax"),
+    "atlas": Command("crosscheck.__main__", "replay", "check every flag and dtype of torch against Optax"),
 }
 _TITLES = {"train": "train and look, with torch", "replay": "check, with JAX and Optax"}
 _EXAMPLES = """\
@@ -52,8 +52,8 @@ examples
   twinstep export runs/a              for other programs
   twinstep report runs/a              of a run with --crosscheck.record
   twinstep record -- python train.py  any script that uses torch.optim
-  twinstep launch --config_file "$(twinstep --path cpu-2)" -m distrib.train \\
-      quickstart --training.world_size 2
+  twinstep launch --config_file cpu-2 -m distrib.train quickstart \\
+      --training.world_size 2
 """
 
 

@@ -59,4 +59,8 @@ def _options(name: str, text: str) -> str:
     if name == "train":
         keys = [key for key in all_fields(RunConfig) if key.count(".") == 1]  # not those inside of an array
         return " ".join(["--help", "--dry-run", *(f"--{key}" for key in keys)])
-    return " ".join(sorted(set(re.findall(r"--[a-z]+(?![\w.])", text))))
+    lines = [line.strip() for line in text.splitlines()]
+    columns = [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("-")]  # without what is said of them
+    return " ".join(
+        sorted({option for column in columns for option in re.findall(r"--[a-z][a-z_-]*(?![\w.-])", column)})
+    )

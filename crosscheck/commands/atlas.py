@@ -1,4 +1,4 @@
-"""`python -m crosscheck atlas`: every flag combination, implementation and dtype as one table."""
+"""Check every flag combination, implementation and dtype against Optax, as one table."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from crosscheck.commands.files import expect_files
 from crosscheck.commands.jax_modules import import_jax
 from crosscheck.commands.output import say, write
 
-HELP = "every flag combination, implementation and dtype as one table; exit 0 all agree, 1 not, 2 bad input"
+HELP = "check every flag combination, implementation and dtype, as one table; exit 0 all agree, 1 not, 2 bad input"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

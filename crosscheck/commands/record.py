@@ -1,4 +1,4 @@
-"""`python -m crosscheck record -- python train.py …`: record the optimizers of a script as it is, and replay.
+"""Record the optimizers of a script as it is, and replay.
 
 Every optimizer that the script steps, also in processes that it starts, is recorded from its first step on into a folder of
 its own; the ranks of DDP share one, and are compared. The script keeps its standard input, output and error, its signals and its exit code; the report goes to standard
@@ -38,6 +38,7 @@ _SEVERITY = (Verdict.MISMATCH, Verdict.VACUOUS, Verdict.MATCH)  # the worst firs
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
+    parser.usage = "%(prog)s [OPTION ...] -- COMMAND ..."
     parser.add_argument(
         "script", nargs="+", metavar="-- COMMAND", help="what runs the script, such as: python train.py"
     )

@@ -1,4 +1,4 @@
-"""`python -m crosscheck replay TRACE`: the verdict on a recorded run."""
+"""Take each recorded step of a run again with Optax, and give the verdict."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m crosscheck report TRACE`: replay a recorded run, and write a page that shows what it came to.
+"""Replay a recorded run, and write a page that shows what it came to.
 
 It is replay, with the same options and exit codes. Unless --html says where, the page is beside the trace: RUN/crosscheck.html
 for the folder of a run, and TRACE.html for a trace.
@@ -10,7 +10,7 @@ from pathlib import Path
 from crosscheck.commands import replay
 from crosscheck.commands.output import tell
 
-HELP = "replay, and a page that shows what it came to, beside the trace; exit codes as of replay"
+HELP = "replay, and write a page that shows what it came to, beside the trace; exit codes as of replay"
 add_options = replay.add_options
 
 

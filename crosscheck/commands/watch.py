@@ -1,4 +1,4 @@
-"""`python -m crosscheck watch TRACE`: replay a trace while it grows.
+"""Replay a trace while it grows.
 
 It reads each part of the trace as it appears, says on standard error what it waits for, and prints a report at the end. Exit
 codes: 1 as soon as there is a mismatch; 0 once the trace is closed and matches, or 3 if it proves nothing; 2 bad input; 4

@@ -13,6 +13,8 @@ from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference, Saved, checked
 from distrib.display import Display, count
 from distrib.errors import BadInput
+from distrib.job.run_folder import files_in_the_way
+from distrib.job.status import is_of_a_run
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
 
@@ -96,12 +98,28 @@ def metadata(keys: Mapping[str, Any], identity: Identity, inference: Inference, 
     }
 
 
+def refuse_files_of_others(folder: Path) -> None:
+    """Raise BadInput if the folder is not one of a run, and holds files that have the names of those that a run writes.
+
+    One of a run has a status.json, which a start writes before anything else, or checkpoints, which may have been copied there.
+    """
+    if is_of_a_run(folder / "status.json") or store.candidates(folder / "checkpoints"):
+        return
+    if names := files_in_the_way(folder):
+        raise BadInput(
+            f"output.dir = {folder} is not the folder of a run, and holds files that a run would overwrite "
+            f"({', '.join(names)}): choose another folder"
+        )
+
+
 def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
-    """Raise BadInput if the run would overwrite checkpoints of an earlier one in its folder.
+    """Raise BadInput if the run would overwrite checkpoints or results of an earlier one in its folder.
 
     `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint.
     """
     there = store.candidates(folder / "checkpoints")
+    if not there and config.resume in ("auto", "never"):
+        _refuse_results(folder, "no checkpoint")
     if config.resume not in ("auto", "never") and there and there[0].resolve() != Path(config.resume).resolve():
         raise BadInput(
             f"checkpoint.resume = {config.resume}, but {folder} holds {there[0].name}: a run that goes back needs a folder "
@@ -122,7 +140,19 @@ def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | Non
     newest, passed = store.newest_valid(folder / "checkpoints")
     for line in passed:
         display.say(line)
+    if newest is None:
+        _refuse_results(folder, "no valid checkpoint")
     return None if newest is None else str(newest.path)
+
+
+def _refuse_results(folder: Path, found: str) -> None:
+    """Raise BadInput if the folder has the results of a complete run, which one from the first step would overwrite."""
+    if (folder / "summary.json").exists():
+        raise BadInput(
+            f"output.dir = {folder} holds the results of a complete run (summary.json) and {found}, so the run would begin "
+            "anew and overwrite them: choose another output.dir, or continue a checkpoint of the run that is elsewhere "
+            "(--checkpoint.resume PATH), or move summary.json away to start anew here"
+        )
 
 
 def _open(path: Path) -> store.Checkpoint:

@@ -1,6 +1,6 @@
-"""`python -m distrib.compare RUN RUN… [--json] [--html FILE]`: runs side by side, from the files that they left.
+"""Compare runs side by side, from the files that they left.
 
-Says what they came to, in what their configurations differ, and where each of them parts from the first: the first step at which
+It says what they came to, in what their configurations differ, and where each of them parts from the first: the first step at which
 something is not exactly the same, and the first at which that is more than rounding. Exit codes: 0 done, 2 bad input.
 """
 
@@ -14,8 +14,9 @@ from distrib.arguments import Parser
 from distrib.compare.parting import common_steps, differing_keys, first_beyond_rounding, first_difference
 from distrib.compare.read import read_run
 from distrib.compare.text import text
-from distrib.display import harmless, open_streams, print_error
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInput
+from distrib.display import harmless
+from distrib.errors import EXIT_DONE, BadInput
+from distrib.exits import run_command
 from distrib.files import to_json, write_atomically
 from distrib.page.live import available
 from distrib.page.run_files import RunFiles
@@ -23,25 +24,22 @@ from distrib.page.run_files import RunFiles
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print, and return the exit code."""
-    open_streams()
+    return run_command(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="twinstep compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with all curves on one chart")
-    try:
-        given = parser.parse_args(arguments)
-        if len(given.runs) < 2:
-            raise BadInput("one run cannot be compared: give two or more")
-        if given.html is not None and not available():
-            raise BadInput(
-                f"--html {given.html} needs Jinja2, which is not installed here: pip install 'twinstep[page]'"
-            )
-        runs = [read_run(folder) for folder in given.runs]
-        if given.html is not None:
-            _write_page(given.html, runs)
-    except BadInput as error:
-        print_error(f"bad input: {error}")
-        return EXIT_BAD_INPUT
+    given = parser.parse_args(arguments)
+    if len(given.runs) < 2:
+        raise BadInput("one run cannot be compared: give two or more")
+    if given.html is not None and not available():
+        raise BadInput(f"--html {given.html} needs Jinja2, which is not installed here: pip install 'twinstep[page]'")
+    runs = [read_run(folder) for folder in given.runs]
+    if given.html is not None:
+        _write_page(given.html, runs)
     print(to_json(_as_json(runs), indent=2) if given.json else harmless(text(runs)))
     return EXIT_DONE
 

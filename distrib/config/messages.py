@@ -39,9 +39,10 @@ def with_origins(message: str, origin: Mapping[str, str], defaults: Collection[s
     A key among `defaults` that was set nowhere has its default, and that is said as well.
     """
     named = cast("list[tuple[str, str]]", _KEY.findall(message))
-    keys = dict.fromkeys(key for key, equals in named if equals and (key in origin or key in defaults))
+    found = {key: _found(key, origin) for key, _ in named}
+    keys = dict.fromkeys(key for key, equals in named if equals and (found[key] is not None or key in defaults))
     keys = keys or dict.fromkeys(key for key, _ in named if key in origin)
-    told = [f"{key} is {f'from {origin[key]}' if key in origin else 'the default'}" for key in keys]
+    told = [f"{key} is {'the default' if found[key] is None else f'from {found[key]}'}" for key in keys]
     return "; ".join([message, ", ".join(told)] if told else [message])
 
 
@@ -102,12 +103,17 @@ def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, st
 
 
 def _where(key: str, origin: Mapping[str, str]) -> str:
-    """Return where the key was set, or the array that it is in, or a key of the table that it is."""
-    found = origin.get(key)
-    if found is None:
-        related = [name for name in origin if key.startswith(name + ".") or name.startswith(key + ".")]
-        found = origin[max(related, key=len)] if related else None
+    """Return in parentheses where the key was set, if it was."""
+    found = _found(key, origin)
     return f" (from {found})" if found else ""
+
+
+def _found(key: str, origin: Mapping[str, str]) -> str | None:
+    """Return where the key was set, or the array that it is in, or a key of the table that it is."""
+    if key in origin:
+        return origin[key]
+    related = [name for name in origin if key.startswith(name + ".") or name.startswith(key + ".")]
+    return origin[max(related, key=len)] if related else None
 
 
 def _hint(key: str, variant: str | None, model: type[BaseModel]) -> str:

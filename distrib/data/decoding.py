@@ -41,15 +41,18 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of torchvision's IMG
 Open = Callable[[], BinaryIO]
 
 
-def decode(files: Sequence[Path], problems: Sequence[str] = (), size: int = SIZE) -> tuple[Tensor, Sizes]:
+def decode(
+    files: Sequence[Path], problems: Sequence[str] = (), size: int = SIZE, *, place: str = "the folder"
+) -> tuple[Tensor, Sizes]:
     """Return the images, resized to size x size, as (N, H, W, C) uint8, and which sizes they had. There must be one at least.
 
-    Raises BadInput that names all that do not decode, after `problems` that are known already, and OSError.
+    Raises BadInput that names all that do not decode, after `problems` that are known already, and `place`, where they are to be
+    taken out; and OSError.
     """
     decoder = Decoder(len(files), size)
     decoder.problems += problems
     decoder.add([(f"image {file}", partial(open_regular, file, LARGEST_FILE)) for file in files])
-    return decoder.finish("the folder")
+    return decoder.finish(place)
 
 
 class Decoder:

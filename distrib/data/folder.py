@@ -48,7 +48,7 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
     taken = {split: [ordered[split][position] for position in positions] for split, positions in chosen.items()}
     counts, size = {split: len(members) for split, members in taken.items()}, selection.image_size
     file = cache / f"images-{_key(path, classes, taken, size)}.safetensors"
-    decoded = image_cache.through(file, counts, size, lambda: _decode(taken, size))
+    decoded = image_cache.through(file, counts, size, lambda: _decode(path, taken, size))
     splits = {
         split: Split(decoded.images[split], torch.tensor([label for label, _ in members]))
         for split, members in taken.items()
@@ -56,8 +56,9 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
     return Dataset(f"folder {path}", classes, **splits, notes=(*decoded.sizes.notes(size), *_left_out(left_out)))
 
 
-def _decode(taken: Taken, size: int) -> Decoded:
-    images, sizes = decode([image for members in taken.values() for _, image in members], size=size)
+def _decode(path: Path, taken: Taken, size: int) -> Decoded:
+    files = [image for members in taken.values() for _, image in members]
+    images, sizes = decode(files, size=size, place=f"the folder (data.source = folder:{path})")
     trained_on = len(taken["train"])
     return Decoded({"train": images[:trained_on], "test": images[trained_on:]}, sizes)
 
@@ -157,7 +158,7 @@ def _key(path: Path, classes: tuple[str, ...], taken: Taken, size: int) -> str:
                 words = [classes[label], str(file)[within:], facts.st_size, facts.st_mtime_ns]
                 digest.update(json.dumps(words).encode())
     if problems:
-        decode(files, problems)
+        decode(files, problems, place=f"the folder (data.source = folder:{path})")
     if size != SIZE:
         digest.update(str(size).encode())
     return digest.hexdigest()[:24]

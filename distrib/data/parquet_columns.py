@@ -48,9 +48,7 @@ def _choose(
     said: str, kind: str, wanted: str | None, declared: Sequence[str], fitting: Sequence[str], every: Sequence[str]
 ) -> str:
     key = f"data.{kind}_column"
-    what = (
-        "bytes of image files" if kind == "image" else "whole numbers, and a list of their names with them (ClassLabel)"
-    )
+    what = "bytes of image files" if kind == "image" else "whole numbers"
     if wanted is not None:
         if wanted not in fitting:
             why = f"holds no {what}" if wanted in every else "is not there"

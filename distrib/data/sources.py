@@ -22,9 +22,10 @@ def choose(config: DataConfig) -> tuple[str, str]:
         return "cifar10", f"data: CIFAR-10, found in {config.cache}"
     if config.download and cifar10.fetch_quickly(config.cache):
         return "cifar10", f"data: CIFAR-10, downloaded into {config.cache}"
+    why = "could not be downloaded quickly" if config.download else "data.download = false"
     return "synthetic", (
-        f"data: synthetic images (drawn shapes), because CIFAR-10 is not in {config.cache} and could not be "
-        "downloaded quickly; give --data.source folder:PATH or cifar10 for real ones"
+        f"data: synthetic images (drawn shapes), because CIFAR-10 is not in {config.cache} and {why}; "
+        "give --data.source folder:PATH or cifar10 for real ones"
     )
 
 
@@ -43,12 +44,11 @@ def load(config: DataConfig, source: str) -> Dataset:
     dataset = replace(
         dataset, train=dataset.train.evenly(config.train_images), test=dataset.test.evenly(config.test_images)
     )
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
-        if len(split) < len(dataset.classes):
-            raise BadInput(
-                f"data.{name}_images leaves {count(len(split), 'image')} for {len(dataset.classes)} classes: "
-                "use at least one image a class"
-            )
+    if len(dataset.train) < len(dataset.classes):
+        left = f"{count(len(dataset.train), 'image')} to train {len(dataset.classes)} classes: use at least one image a class"
+        if config.train_images is None:
+            raise BadInput(f"data.source = {source} has {left}")
+        raise BadInput(f"data.train_images = {config.train_images} leaves {left}")
     return _resized(dataset, source, config.image_size) if source == "cifar10" else dataset
 
 

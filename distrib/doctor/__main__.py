@@ -1,4 +1,4 @@
-"""`python -m distrib.doctor [--dir FOLDER]`: what this machine has for training, and what would fail.
+"""Show what this machine has for training, and what would make a run fail.
 
 Start it as training is started, also under accelerate launch or in a SLURM job: then the processes meet, and add up a gradient.
 Exit codes: 0 a run can start, 1 it would fail (the fix is said), 2 bad arguments.
@@ -12,27 +12,29 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from distrib.arguments import Parser
+from distrib.display import harmless
 from distrib.doctor import software
 from distrib.doctor.finding import Finding, fails, table
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, PeerLost
+from distrib.errors import EXIT_DONE, EXIT_FAULT, BadInput, PeerLost
+from distrib.exits import run_command
 
 _MEETING = 60  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Look at everything, print what was found, and return the exit code."""
+    return run_command(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="twinstep doctor", description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path("runs"), help="where runs are to be (default: %(default)s)")
-    try:
-        folder: Path = parser.parse_args(arguments).dir
-    except BadInput as error:
-        print(f"bad input: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+    folder: Path = parser.parse_args(arguments).dir
     found = list(software.look())
     if all(each.state != "fails" for each in found):
         found += _beyond_software(folder)
     if os.environ.get("RANK", "0") == "0":
-        print(table(found).encode(errors="backslashreplace").decode())
+        print(harmless(table(found)))
     return EXIT_FAULT if any(each.state == "fails" for each in found) else EXIT_DONE
 
 

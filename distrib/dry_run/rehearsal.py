@@ -18,9 +18,8 @@ from distrib.data.images import Split
 from distrib.display import Display, count
 from distrib.dry_run import text
 from distrib.errors import EXIT_DONE
-from distrib.files import expand_path
 from distrib.job.outcome import Outcome
-from distrib.job.run_folder import default_folder
+from distrib.job.run_folder import find_folder
 from distrib.job.stop import StopRequest
 from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
@@ -88,8 +87,8 @@ def rehearse(
 def _folder(config: RunConfig, name: str) -> str:
     """Return where the run would be, on rank 0. Raises BadInput for what would be refused before anything is written."""
     expect_installed(config.output.trackers)
-    given = config.output.dir
-    folder = default_folder(name) if given is None else expand_path(given, "output.dir")
+    folder = find_folder(config.output.dir, name)
+    resume.refuse_files_of_others(folder)
     resume.refuse_leftovers(config.checkpoint, folder)
     return str(folder)
 

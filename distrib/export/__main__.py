@@ -1,11 +1,10 @@
-"""`python -m distrib.export RUN [--to FOLDER] [--best] [--network NAME]`: the network of a run for other programs.
+"""Export the network of a run for other programs.
 
-Writes into FOLDER, by default export/ in the folder of the run: model.pt2, a program of torch.export; model.onnx; and card.md, which
+It writes into FOLDER, by default export/ in the folder of the run: model.pt2, a program of torch.export; model.onnx; and card.md, which
 says what the network is and how to use it. Both programs take uint8 images and a batch of any size, and are checked against the
 logits of the checkpoint. Exit codes: 0 done, 1 a file that computes something else, 2 bad input.
 """
 
-import errno
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from distrib.arguments import Parser
-from distrib.display import open_streams, print_error
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
+from distrib.display import harmless
+from distrib.errors import EXIT_DONE, BadInput
+from distrib.exits import run_command
 from distrib.export import card
-from distrib.files import NEEDS_USER, patiently, replacing
+from distrib.files import patiently, replacing
 from distrib.inference.saved_run import SavedRun
 from distrib.page.run_files import read_run
 
@@ -25,7 +25,10 @@ _CARD = "card.md"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export, print what was written, and return the exit code."""
-    open_streams()
+    return run_command(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="twinstep export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the files go (default: RUN/export)")
@@ -35,23 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--network", metavar="NAME", help="the code that makes the network, where it is not this program's"
     )
-    try:
-        given = parser.parse_args(arguments)
-        _expect_packages()
-        for line in export(given.run, given.to or given.run / "export", network=given.network, best=given.best):
-            print(line, flush=True)
-    except BadInput as error:
-        print_error(f"bad input: {error}")
-        return EXIT_BAD_INPUT
-    except RunFault as error:
-        print_error(f"fault: {error}")
-        return EXIT_FAULT
-    except OSError as error:
-        needs_user = error.errno in (*NEEDS_USER, errno.ENOENT)
-        print_error(
-            f"{'bad input' if needs_user else 'fault'}: {error.filename or 'standard output'}: {error.strerror or error}"
-        )
-        return EXIT_BAD_INPUT if needs_user else EXIT_FAULT
+    given = parser.parse_args(arguments)
+    _expect_packages()
+    for line in export(given.run, given.to or given.run / "export", network=given.network, best=given.best):
+        print(harmless(line), flush=True)
     return EXIT_DONE
 
 

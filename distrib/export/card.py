@@ -29,7 +29,7 @@ def _about(run: RunFiles, classifier: Classifier, step: int) -> Iterator[str]:
     yield f"# {plain(run.name)}"
     yield ""
     yield (
-        f"A convolutional network that says which of {count(classes, 'class')} an image of {classifier.image_size} x "
+        f"A neural network that says which of {count(classes, 'class')} an image of {classifier.image_size} x "
         f"{classifier.image_size} pixels shows, trained by Twinstep. It is the network of the checkpoint after step {step}"
         + (", with the moving average of its weights." if run.config.get("training.ema") is not None else ".")
     )

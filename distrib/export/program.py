@@ -6,7 +6,8 @@ std that are kept somewhere else are the first thing to go wrong.
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from distrib.errors import RunFault
 from distrib.inference.network import Classifier
+from distrib.networks.factory import described
 
 TOLERANCE = 1e-4
 """Of the largest logit: what a program may differ by. Sums in another order make a thousandth of it."""
@@ -41,22 +43,27 @@ class _FromPixels(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.views = classifier.views
+        self.memory_format = classifier.normalize.memory_format
         self.register_buffer("scale", classifier.normalize.scale)
         self.register_buffer("shift", classifier.normalize.shift)
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = torch.addcmul(self.get_buffer("shift"), images.float(), self.get_buffer("scale"))
-        return self.views(pixels.permute(0, 3, 1, 2))
+        return self.views(pixels.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format))
 
 
 def export(classifier: Classifier) -> dict[str, Exported]:
-    """Return the files by name. Raises RunFault if one of them does not compute what the checkpoint computes."""
+    """Return the files by name. Raises RunFault if one of them cannot be made, or does not compute what the checkpoint computes."""
     example = _images(classifier, _TRACED)
-    program = torch.export.export(
-        _FromPixels(classifier).eval(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
-    )
     classes = json.dumps(list(classifier.classes))
-    files = {"model.pt2": _pt2(program, classifier, classes), "model.onnx": _onnx(program, classifier, classes)}
+    with _refused(f"torch.export cannot take the network of checkpoint {classifier.path}"):
+        program = torch.export.export(
+            _FromPixels(classifier).eval(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
+        )
+        pt2 = _pt2(program, classifier, classes)
+    with _refused(f"torch.onnx cannot take the network of checkpoint {classifier.path}"):
+        onnx = _onnx(program, classifier, classes)
+    files = {"model.pt2": pt2, "model.onnx": onnx}
     for name, file in files.items():
         if file.difference > TOLERANCE:
             raise RunFault(
@@ -64,6 +71,19 @@ def export(classifier: Classifier) -> dict[str, Exported]:
                 f"the largest one, and {TOLERANCE:.0e} is accepted; nothing was written"
             )
     return files
+
+
+@contextmanager
+def _refused(problem: str) -> Generator[None]:
+    """Raise RunFault for whatever an exporter raises: a network is anybody's code, and each of them takes a part of Python only.
+
+    What they print on standard error is not shown: it is the whole program as far as they came.
+    """
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    except Exception as error:
+        raise RunFault(f"{problem} ({described(error)}); nothing was written") from error
 
 
 def _pt2(program: torch.export.ExportedProgram, classifier: Classifier, classes: str) -> Exported:

@@ -48,7 +48,7 @@ class Classifier:
 
     def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
         """Return for each image file how probable each class is, the most probable first. Raises BadInput, and OSError."""
-        images = decode([Path(file) for file in files], size=self.image_size)[0]
+        images = decode([Path(file) for file in files], size=self.image_size, place="those given")[0]
         found = self.probabilities(images.to(self.normalize.scale.device)).cpu()
         return [
             {self.classes[int(which)]: float(its[which]) for which in its.argsort(descending=True)} for its in found

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from distrib.config.section import Positive, Section
 from distrib.errors import BadInput
-from distrib.files import patiently
+from distrib.files import expand_path, patiently
 
 
 class OutputConfig(Section):
@@ -39,6 +39,32 @@ _NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual set
 
 RUN_ID = "TWINSTEP_RUN_ID"
 """Environment: names the default folder in place of the time, so that a job started again finds it again."""
+
+
+WRITTEN = (
+    *("config.toml", "status.json", "summary.json", "metrics.jsonl", "trackers.json", "trace"),
+    *("index.html", "page/facts.json", "page/images.json", "page/mistakes.json", "profile.txt", "profile.json"),
+    *("crosscheck.json", "crosscheck.html"),
+)
+"""What a run may replace in its folder. It only adds to checkpoints/, and so do trackers to folders of theirs."""
+
+
+def find_folder(given: str | None, name: str) -> Path:
+    """Return the folder that `output.dir` gives, or that of a run that was given none, as `default_folder` does. Raises BadInput."""
+    if given is None:
+        return default_folder(name)
+    if not given.strip():
+        raise BadInput(
+            f'output.dir = "{given}" names no folder (an unset variable of the shell?): give a name, leave output.dir out '
+            "for a new folder in runs/, or write . for the current folder"
+        )
+    return expand_path(given, "output.dir")
+
+
+def files_in_the_way(folder: Path) -> list[str]:
+    """Return the names of what is there that a run would replace. An empty folder, such as one for a disk of its own, is not in the way."""
+    there = [name for name in WRITTEN if os.path.lexists(folder / name)]
+    return [name for name in there if not (folder / name).is_dir() or any((folder / name).iterdir())]
 
 
 def default_folder(name: str, environment: Mapping[str, str] = os.environ) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, BadInput
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
 from distrib.files import read_json, refuse_special, write_json
 
 PATH = "TWINSTEP_STATUS"
@@ -31,6 +31,8 @@ class Status:
         """The run's folder, once this start holds it."""
         self.before: dict[str, Any] = {}
         """What the folder's status said before this start began; nothing in a new folder."""
+        self.works = False
+        """Whether this start has changed the run: it trains, or replays the trace."""
 
     def check(self) -> None:
         """Raise BadInput if the environment names something for this status that is no file, such as a device."""
@@ -53,19 +55,27 @@ class Status:
         return any(_read(path).get("exit_code") is not None for path in self._paths())
 
     def write(self, code: int, reason: str = "", step: int | None = None, *, retry: bool = False) -> None:
-        """Write how the start ends. `retry` says that the same command may well succeed."""
+        """Write how the start ends. `retry` says that the same command may well succeed.
+
+        A complete run stays done when a start in its folder is refused, or stopped, before it has changed the run.
+        """
+        entry = self._entry(code, reason, step, retry=retry)
+        stays = self.before.get("state") == "done" and not self.works and code not in (EXIT_DONE, EXIT_FAULT)
         for path in self._paths():
             with contextlib.suppress(OSError):  # a full disk must not hide the message that says so
-                write_json(path, self._entry(code, reason, step, retry=retry))
+                write_json(path, self.before if stays and path != self._also else entry)
 
     def final_status(self, folder: Path) -> dict[str, Any] | None:
         """Return the status of an earlier start by this launcher if it was final: exit code 2 or 75. Otherwise return None.
 
         A launcher with --max_restarts starts again whatever the exit code was; after a final one there is nothing to do.
         """
-        said = _read(folder / "status.json")
-        ours = self._restarted and said.get("launcher") == self._launcher  # or it is of an earlier day
-        return said if ours and said.get("exit_code") in (EXIT_BAD_INPUT, EXIT_STOPPED) else None
+        for path in (folder / "status.json", self._also):  # the folder may belong to a complete run, and say so
+            said = {} if path is None else _read(path)
+            ours = self._restarted and said.get("launcher") == self._launcher  # or it is of an earlier day
+            if ours and said.get("exit_code") in (EXIT_BAD_INPUT, EXIT_STOPPED):
+                return said
+        return None
 
     def _entry(
         self, code: int | None, reason: str = "", step: int | None = None, *, retry: bool = False
@@ -83,6 +93,17 @@ class Status:
     def _paths(self) -> list[Path]:
         own = self.folder and self.folder / "status.json"
         return [path for path in (own, self._also) if path is not None]
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Return whether a status.json is there, and of a run, or too damaged to tell. Raises OSError."""
+    try:
+        said = read_json(path)
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return isinstance(said, dict) and "exit_code" in said
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""`python -m distrib.sweep FILE [--jobs N] [--dir FOLDER] [--section.key VALUE ...]`: train each run of a file on this machine.
+"""Train each run of a file on this machine.
 
-Each line of FILE is a run, `RECIPE [--section.key VALUE ...]` in shell words; # starts a comment. The overrides after FILE hold
-for all of them, and go before the line's own. The same command goes on where it was stopped: what is complete is not trained again. Exit codes:
+Each line of FILE is a run, RECIPE [--section.key VALUE ...] in shell words; # starts a comment. The overrides after FILE hold
+for all of them, and go before the line's own. The same command goes on where it was stopped: what is complete is not trained again. A run
+that does not say its folder has one that is named for the words of its line. Exit codes:
 0 all are done, 1 some have failed, 2 bad input, 75 stopped on request.
 """
 
@@ -14,8 +15,9 @@ from typing import Any
 from distrib.arguments import Parser
 from distrib.compare.read import read_run
 from distrib.compare.text import row, row_heading
-from distrib.display import harmless, open_streams, print_error
-from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
+from distrib.display import harmless, print_error
+from distrib.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
+from distrib.exits import run_command
 from distrib.files import Unfit, read_json
 from distrib.sweep.lines import read
 from distrib.sweep.queue import Queue, Run, plan
@@ -23,8 +25,16 @@ from distrib.sweep.queue import Queue, Run, plan
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train all runs, print a table, and return the exit code."""
-    open_streams()
-    parser = Parser(prog="twinstep sweep", description=__doc__, allow_abbrev=False)
+    return run_command(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    parser = Parser(
+        prog="twinstep sweep",
+        usage="%(prog)s [OPTION ...] FILE [--section.key VALUE ...]",
+        description=__doc__,
+        allow_abbrev=False,
+    )
     parser.add_argument("file", metavar="FILE", help="a run a line")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument(
@@ -33,17 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help="where the runs are to be that do not say it (default: runs/FILE's name)",
     )
-    try:
-        given, overrides = parser.parse_known_args(arguments)
-        if given.jobs < 1:
-            raise BadInput(f"--jobs {given.jobs}: at least one run at a time")
-        lines = read(given.file)
-        if not lines:
-            raise BadInput(f"{given.file!r} holds no run; a run is a line: RECIPE [--section.key VALUE ...]")
-        runs = plan(lines, given.dir or Path("runs") / Path(given.file).stem, overrides)
-    except BadInput as error:
-        print_error(f"bad input: {error}")
-        return EXIT_BAD_INPUT
+    given, overrides = parser.parse_known_args(arguments)
+    if given.jobs < 1:
+        raise BadInput(f"--jobs {given.jobs}: at least one run at a time")
+    lines = read(given.file)
+    if not lines:
+        raise BadInput(f"{given.file!r} holds no run; a run is a line: RECIPE [--section.key VALUE ...]")
+    runs = plan(lines, given.dir or Path("runs") / Path(given.file).stem, overrides)
     codes = _train(runs, given.jobs)
     print(harmless(_table(runs, codes)))
     if any(code not in (EXIT_DONE, EXIT_STOPPED, None) for code in codes.values()):

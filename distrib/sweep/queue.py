@@ -1,6 +1,8 @@
 """The runs of a sweep, one after the other or several at a time, each a process of its own."""
 
+import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distrib.errors import EXIT_BAD_INPUT
-from distrib.sweep.lines import Line
+from distrib.errors import EXIT_BAD_INPUT, BadInput
+from distrib.sweep.lines import Line, given_folder, refuse_shared, with_overrides
 
-_GIVEN = "--output.dir"
+_LONGEST_NAME = 60  # characters of the words in a folder's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +34,34 @@ class Run:
 def plan(lines: Sequence[Line], folder: Path, overrides: Sequence[str]) -> list[Run]:
     """Return the runs of these lines, with overrides that hold for all of them, before their own.
 
-    A run that does not say its folder has one below `folder`, named for its line.
+    A run that does not say its folder has one below `folder`, named for the words of its line: the same words find it again,
+    wherever in the file they stand by then. Raises BadInput for two runs with one folder.
     """
-    return [_run(line, folder / f"line-{line.number:03}", overrides) for line in lines]
+    runs = [_run(line, folder, overrides) for line in lines]
+    refuse_shared({run.line.number: run.folder for run in runs if not run.line.problem})
+    return runs
 
 
 def _run(line: Line, folder: Path, overrides: Sequence[str]) -> Run:
-    words = (*line.words[:1], *overrides, *line.words[1:])
-    given = [_value(words, position) for position, word in enumerate(words) if word.partition("=")[0] == _GIVEN]
-    return Run(line, Path(given[-1]), words) if given else Run(line, folder, (*words, _GIVEN, str(folder)))
+    words, earlier = with_overrides(line, overrides), folder / f"line-{line.number:03}"
+    if line.problem:
+        return Run(line, earlier, words)
+    if (given := given_folder(words)) is not None:
+        return Run(line, given, words)
+    own = folder / _name(line.words)
+    if earlier.exists() and not own.exists():
+        raise BadInput(
+            f"{earlier} is of a sweep that named its folders for the numbers of their lines, and line {line.number} may be "
+            f"another one by now: rename it to {own.name} to continue it as line {line.number}, or choose another --dir"
+        )
+    return Run(line, own, (*words, "--output.dir", str(own)))
 
 
-def _value(words: Sequence[str], position: int) -> str:
-    """Return the value of the override at this position: behind its equals sign, or the word after it."""
-    _, equals, value = words[position].partition("=")
-    return value if equals else "".join(words[position + 1 : position + 2])
+def _name(words: Sequence[str]) -> str:
+    """Return the name of a run: its words as far as a file's name may hold them, and a hash that tells them apart."""
+    shown = re.sub(r"[^\w.]+", "-", " ".join([Path(words[0]).stem, *words[1:]]), flags=re.ASCII).strip("-.")
+    digest = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{shown[:_LONGEST_NAME]}-{digest[:8]}"
 
 
 class Queue:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distrib.launcher import USAGE, main
 from tests.processes import MARK, kill_marked
 from tests.support import QUICKSTART, ROOT, SMALL, free_port, losses, read_json, train_well, wait_for, wait_until
 
@@ -171,3 +172,44 @@ def test_ranks_whose_launcher_is_killed_stop_and_save(tmp_path: Path, launch: La
     assert "launcher died" in status["reason"]
     [newest, *_] = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
     assert newest.name == f"step-{status['step']:08d}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no such file"),
+        ("a: [", "cannot be used (ParserError: "),
+        ("just words", "cannot be used (AttributeError: "),
+        ("distributed_type: MULTI_GPU\nnum_processes: two\n", "num_processes = 'two': it must be a whole number"),
+        ("distributed_type: MULTI_GPU\ngpu_ids: 0\n", "gpu_ids = 0: it must be text"),
+        ("distributed_type: NOTHING\n", "'NOTHING' is not a valid DistributedType"),
+    ],
+)
+def test_a_launch_file_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, words: str
+) -> None:
+    file = tmp_path / "nope.yaml"
+    if text is not None:
+        file.write_text(text)
+    assert main(["--config_file", str(file), "-m", "distrib.train", "quickstart"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("bad input: ")
+    assert (said.count("\n"), words in said, str(file) in said) == (1, True, True), said
+
+
+def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cpu", "--multi_gpu", "-m", "distrib.train", "quickstart"]) == 2
+    assert capsys.readouterr().err.startswith("bad input: the launcher refuses its options: You can only use one of ")
+
+
+def test_without_arguments_it_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().err == USAGE
+
+
+def test_a_launch_file_by_its_name(tmp_path: Path, launch: Launch) -> None:
+    command = ("--config_file", "cpu-2", "-m", "distrib.train", "quickstart", "--output.dir", tmp_path)
+    process = launch(*command, *SMALL, "--training.world_size", "2", by="distrib.launcher")
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert "on 2 processes" in out

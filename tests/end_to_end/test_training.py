@@ -1,6 +1,7 @@
 """The real trainer runs in one process, from the command line to the files that it leaves."""
 
 import json
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -250,6 +251,25 @@ def test_a_complete_run_answers_for_its_own_configuration_only(tmp_path: Path) -
     for words in ("optimizer.lr = 0.01 (0.02 then)", "set it back", "optimizer.lr is from the command line"):
         assert words in result.err
     assert (tmp_path / "summary.json").read_bytes() == before
+    assert read_json(tmp_path / "status.json")["state"] == "done"
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "optimizer.lr = 0.01" not in page, "the refused start is no part of the run"
+    shutil.rmtree(tmp_path / "checkpoints")
+    [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path])
+    assert (result.code, (tmp_path / "summary.json").read_bytes()) == (2, before)
+    assert read_json(tmp_path / "status.json")["state"] == "done"
+
+
+def test_files_of_the_user_stay_as_they_were(tmp_path: Path) -> None:
+    mine = {name: tmp_path / name for name in ("config.toml", "index.html", "summary.json", "metrics.jsonl")}
+    for file in mine.values():
+        file.write_text("mine")
+    for more in ([], ["--dry-run"], []):  # the second time nothing that the first one left makes it the folder of a run
+        [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path, *more])
+        assert result.code == 2
+        assert all(name in result.err for name in mine)
+        assert sorted(tmp_path.iterdir()) == sorted(mine.values())
+        assert {file.read_text() for file in mine.values()} == {"mine"}
 
 
 def test_quiet_shows_the_closing_lines_only(tmp_path: Path) -> None:

@@ -88,6 +88,15 @@ def test_sweep(tmp_path: Path) -> None:
     )
 
 
+def test_two_lines_of_a_sweep_with_one_folder(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    task = {**JOB, "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "1"}
+    runs.write_text("a.toml --output.dir=x\nb.toml --output.dir ./x\n")
+    assert "lines 1 and 2 would both train in x: give each line" in refused(SWEEP, runs, variables=task)
+    runs.write_text("a.toml\n\nb.toml\n")
+    assert "lines 1 and 3 would both" in refused(SWEEP, runs, "--output.dir", "x", variables=task)
+
+
 def test_an_open_quote_on_one_line_fails_that_run_only(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.write_text("a.toml\nb.toml 'open\n\n# comment\nc.toml --output.dir d\n")

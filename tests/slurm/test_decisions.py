@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,14 @@ class Batch:
         """The file that counts lost starts."""
         return self.root / f"slurm-{JOB}.lost"
 
-    def start(self, says: dict[str, Any] | None, code: int, **variables: str) -> tuple[int, str, bool]:
+    def start(
+        self,
+        says: dict[str, Any] | None,
+        code: int,
+        script: str = "train",
+        arguments: Sequence[str] = ("launch/recipes/quickstart.toml",),
+        **variables: str,
+    ) -> tuple[int, str, bool]:
         """Start the job. Return its exit code, its last line, and whether it was queued again.
 
         The ranks write the status `says`, and srun exits with `code`. The variables can change more: srun runs the commands of
@@ -70,7 +78,7 @@ class Batch:
             "SLURM_JOB_NUM_NODES": "1",
             **variables,
         }
-        command = ["/bin/bash", "slurm/train.sbatch", "launch/recipes/quickstart.toml"]
+        command = ["/bin/bash", f"slurm/{script}.sbatch", *arguments]
         result = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
         line = (result.stdout + result.stderr).rstrip().rpartition("\n")[2]
         return result.returncode, line.removeprefix("train.sbatch: "), (self.root / "requeued").exists()
@@ -181,6 +189,26 @@ def test_a_job_that_someone_else_ends_is_not_queued_again(batch: Batch) -> None:
 def test_a_requeue_that_is_refused(batch: Batch) -> None:
     line = "stopped on request after step 3; not requeued (Requested operation not allowed): submit the same again to go on"
     assert batch.start(ended(75, 3), 1, REFUSE="Requested operation not allowed") == (75, line, False)
+
+
+def test_a_task_of_a_sweep_goes_on_with_the_run_that_it_began(batch: Batch) -> None:
+    """A line that is inserted meanwhile is another run: it must not continue this one's checkpoint."""
+    file = batch.root / "runs"
+    task = {"SLURM_ARRAY_JOB_ID": JOB, "SLURM_ARRAY_TASK_ID": "1", "THEN": 'for word; do echo "$word" >>trained; done'}
+
+    def trained(says: dict[str, Any]) -> list[str]:
+        (batch.root / "trained").unlink(missing_ok=True)
+        assert batch.start(says, 1, "sweep", (file.name, "--training.epochs", "6"), **task)[0] == 0
+        return (batch.root / "trained").read_text().splitlines()
+
+    recipe = "launch/recipes/quickstart.toml"
+    file.write_text(f"{recipe} --training.seed 5\n")
+    first = trained(ended(75, 3))
+    assert first[-5:] == ["--training.world_size", "1", "--training.epochs", "6", "--training.seed", "5"][-5:]
+    file.write_text(f"{recipe} --training.seed 4\n{recipe} --training.seed 5\n")
+    assert trained(ended(0, 20)) == first
+    assert not list(batch.root.glob("slurm-*"))
+    assert trained(ended(0, 20))[-1] == "4", "a new job takes the file as it is"
 
 
 def test_a_job_that_ends_leaves_nothing_behind(batch: Batch) -> None:

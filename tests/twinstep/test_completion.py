@@ -13,7 +13,8 @@ from twinstep.completion import script
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("completion") / "twinstep.bash"
-    helps = dict.fromkeys(COMMANDS, "usage: …\n  -h, --help  …\n  --json FILE  …  --linger SECONDS  …  --section.key")
+    said = "usage: … [--nothing]\n  -h, --help  …\n  --json FILE  as --path has it\n  --linger_on SECONDS, --every N\n  --section.key"
+    helps = dict.fromkeys(COMMANDS, said)
     path.write_text(script("bash", helps))
     return path
 
@@ -43,7 +44,7 @@ def offered(file: Path, *words: str) -> set[str]:
         (["train", "quickstart", "--training.compile", "t"], {"true"}),
         (["train", "quickstart", "--data.root", "/"], set[str]()),  # bash then offers files
         (["replay", "runs/a", "--j"], {"--json"}),
-        (["watch", "--"], {"--help", "--json", "--linger"}),
+        (["watch", "--"], {"--help", "--json", "--linger_on", "--every"}),
     ],
 )
 def test_offers(file: Path, words: list[str], expected: set[str]) -> None:

@@ -195,6 +195,51 @@ def test_never_refuses_a_folder_with_checkpoints(tmp_path: Path) -> None:
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["config.toml", "index.html", "summary.json", "metrics.jsonl", "page/facts.json", "trace"]
+)
+def test_files_of_others_with_the_names_of_a_runs_are_not_overwritten(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(BadInput, match=rf"output\.dir = {tmp_path} is not .*\({name}\): choose another folder"):
+        resume.refuse_files_of_others(tmp_path)
+    (tmp_path / "status.json").write_text('{"all": "green"}')
+    with pytest.raises(BadInput, match=r"status\.json"):
+        resume.refuse_files_of_others(tmp_path)
+
+
+def test_the_folder_of_a_run_holds_nothing_of_others(tmp_path: Path) -> None:
+    """One that is new, one with a status or a damaged one, and one that checkpoints were copied to."""
+    new, run, torn, copied, other = (tmp_path / name for name in ("new", "run", "torn", "copied", "other"))
+    for folder in (run, torn, other):
+        folder.mkdir()
+    (other / "notes.txt").touch()
+    for name in ("checkpoints/lost+found", "trace"):
+        (other / name).mkdir(parents=True)
+    (run / "status.json").write_text('{"state": "failed", "exit_code": 1}')
+    (torn / "status.json").touch()
+    Trainer().save(copied, 1)
+    for folder in (run, torn, copied):
+        (folder / "metrics.jsonl").touch()
+    for folder in (new, run, torn, copied, other):
+        resume.refuse_files_of_others(folder)
+
+
+@pytest.mark.parametrize("wish", ["auto", "never"])
+def test_results_whose_checkpoints_are_gone_are_not_overwritten(wish: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").touch()
+    with pytest.raises(BadInput, match=r"summary\.json\) and no checkpoint.*--checkpoint\.resume PATH.*move summary"):
+        resume.refuse_leftovers(CheckpointConfig(resume=wish), tmp_path)
+    resume.refuse_leftovers(CheckpointConfig(resume=str(Trainer().save(tmp_path / "elsewhere", 1))), tmp_path)
+
+
+def test_results_whose_checkpoints_are_damaged_are_not_overwritten(go: Caller, tmp_path: Path) -> None:
+    (Trainer().save(tmp_path, 1) / "manifest.json").unlink()
+    (tmp_path / "summary.json").touch()
+    with pytest.raises(BadInput, match=r"summary\.json\) and no valid checkpoint"):
+        go(tmp_path)
+
+
 @pytest.mark.parametrize("wish", ["auto", "never", "some/path"])
 def test_folder_without_checkpoints_is_refused_to_nobody(wish: str, tmp_path: Path) -> None:
     resume.refuse_leftovers(CheckpointConfig(resume=wish), tmp_path)

@@ -229,14 +229,17 @@ def test_a_missing_name_says_in_which_file(refused: Refuse) -> None:
         ("training.batch_size = 128 is more than the images: lower it", "; training.batch_size is from a.toml"),
         ("schedule.warmup = 2 epochs: raise training.epochs", "; schedule.warmup is the default"),
         ("no parameter for optimizer.groups", "; optimizer.groups is from the command line"),
+        ("model.options = {widths: [8]}: it raised", "; model.options is from the command line"),
         ("a.b = 3 is no key of ours, and output.dir has its default", ""),
     ],
 )
 def test_what_only_the_run_finds_out_says_where_too(message: str, told: str) -> None:
-    origin = {"training.batch_size": "a.toml", "optimizer.groups": "the command line"}
+    origin = {"training.batch_size": "a.toml"} | dict.fromkeys(
+        ("optimizer.groups", "model.options.widths"), "the command line"
+    )
     with (
         pytest.raises(BadInput) as caught,
-        telling_origins(origin, [*origin, "schedule.warmup", "training.epochs", "output.dir"]),
+        telling_origins(origin, [*origin, "schedule.warmup", "training.epochs", "output.dir", "model.options"]),
     ):
         raise BadInput(message)
     assert str(caught.value) == message + told

@@ -453,7 +453,12 @@ def test_an_image_that_does_not_decode(birds: Path, cache: Path, split: str, dam
     whole = file.read_bytes()
     file.write_bytes({"text": b"not an image", "empty": b"", "cut": whole[: len(whole) // 2]}[damage])
     message = refused(birds, cache)
-    for words in (str(file), "cannot be decoded", "repair it", "take it out"):
+    for words in (
+        str(file),
+        "cannot be decoded",
+        "repair it",
+        f"take it out of the folder (data.source = folder:{birds})",
+    ):
         assert words in message
     assert not cache.exists() or not list(cache.iterdir()), "half a data set was cached"
     file.unlink()
@@ -505,7 +510,7 @@ def test_all_images_that_do_not_decode_are_named(birds: Path, cache: Path) -> No
         f"23 images cannot be used: image {birds}/train/owl/bad00.png cannot be decoded (it is none of"
     )
     assert said.count("bad") == 20
-    assert said.endswith("; and 3 more: repair them, or take them out of the folder")
+    assert said.endswith(f"; and 3 more: repair them, or take them out of the folder (data.source = folder:{birds})")
 
 
 def test_what_is_no_file_and_what_does_not_decode_are_named_together(birds: Path, cache: Path) -> None:

@@ -174,6 +174,13 @@ def test_labels_in_several_columns(birds: Path, tmp_path: Path) -> None:
     assert "data.image_column = label" in refused(birds, columns=Columns(image="label"))
 
 
+def test_labels_that_are_words_are_refused_by_what_is_accepted(birds: Path) -> None:
+    """Whole numbers are enough: names of the classes may be missing."""
+    for file in birds.iterdir():
+        write(table([picture(0)], ["owl"], features=False), file)
+    assert "has no column with whole numbers; its columns are" in refused(birds)
+
+
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no label": (lambda: table([picture(0)]).select(["image"]), "column label of"),
     "another type": (lambda: table([picture(0)], ["owl"], features=False), "or of another type than in the first file"),

@@ -79,8 +79,10 @@ def test_on_disk(small_cifar10: Path, tmp_path: Path) -> None:
 
 def test_a_root_that_the_system_refuses(tmp_path: Path) -> None:
     """A name too long stands for all errors of stat, such as a folder without permission."""
-    chosen, _ = sources.choose(config(tmp_path / ("x" * 300), download=False))
+    chosen, why = sources.choose(config(tmp_path / ("x" * 300), download=False))
     assert chosen == "synthetic"
+    assert "and data.download = false; give" in why
+    assert "quickly" not in why
 
 
 @pytest.mark.parametrize("download", [True, False])
@@ -307,12 +309,27 @@ def test_a_folder_may_be_given_from_home(tmp_path: Path, monkeypatch: pytest.Mon
     assert str(tmp_path / "birds") in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["train_images", "test_images"])
 @pytest.mark.parametrize("count", [1, 8, 9])
-def test_fewer_images_than_classes(tmp_path: Path, key: str, count: int) -> None:
-    few = config(tmp_path, **({"train_images": 10, "test_images": 10} | {key: count}))
-    with pytest.raises(BadInput, match=rf"data\.{key} leaves {count} .*10 classes.*one image a class"):
+def test_fewer_images_than_classes(tmp_path: Path, count: int) -> None:
+    few = config(tmp_path, train_images=count, test_images=10)
+    with pytest.raises(BadInput, match=rf"data\.train_images = {count} leaves {count} .*10 classes.*one image a class"):
         sources.load(few, "synthetic")
+
+
+def test_a_small_test_set_is_one(tmp_path: Path) -> None:
+    assert len(sources.load(config(tmp_path, train_images=10, test_images=2), "synthetic").test) == 2
+
+
+def test_a_source_with_fewer_images_than_classes_is_named(tmp_path: Path) -> None:
+    """Nobody set data.train_images."""
+    images = numpy.zeros((2, 8, 8, 3), dtype=numpy.uint8)
+    numpy.savez(
+        tmp_path / "few.npz",
+        train_images=images, train_labels=[0, 2], test_images=images, test_labels=[0, 1], classes=['a', 'b', 'c'],
+    )  # fmt: skip
+    source = f"npz:{tmp_path / 'few.npz'}"
+    with pytest.raises(BadInput, match=r"^data\.source = npz:.* has 2 images to train 3 classes"):
+        sources.load(config(tmp_path), source)
 
 
 def test_the_cache_is_root_or_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,23 @@ def test_a_program_that_computes_something_else_is_not_written(
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.parametrize(
+    ("network", "code", "words"),
+    [("Viewing", 0, ""), ("Looking", 1, "fault: torch.export cannot take the network of checkpoint ")],
+)
+def test_networks_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], network: str, code: int, words: str
+) -> None:
+    """One that needs its images in one piece, and one whose way depends on the images, which no program can follow."""
+    pytest.importorskip("onnxscript")
+    name = f"tests.networks:{network}"
+    train_well(tmp_path / "run", *SMALL, "--training.epochs=1", "--model.name", name, "--model.channels_last=false")
+    found, said = export(capsys, tmp_path / "run", "--network", name)
+    assert (found, said.count("\n")) == (code, code), said
+    assert said.startswith(words)
+    assert (tmp_path / "run" / "export").exists() is (code == 0)
+
+
 def test_a_logit_that_is_no_number_is_a_difference(run: Path) -> None:
     classifier = load_run(run).classifier()
 

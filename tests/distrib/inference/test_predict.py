@@ -87,8 +87,8 @@ def test_bad_input(run: Path, images: Path, tmp_path: Path, capsys: pytest.Captu
     image = next((images / "test" / "class 1").iterdir())
     for arguments, words in {
         (tmp_path / "nothing", image): "is neither the folder of a run",
-        (run, tmp_path / "missing.png"): "missing.png cannot be decoded (No such file or directory)",
-        (run, tmp_path / "text.png"): "it is none of JPEG, PNG",
+        (run, tmp_path / "missing.png"): "missing.png: there is no such file or folder: give the path of an image",
+        (run, tmp_path / "text.png"): "or take it out of those given",
         (run, tmp_path / "empty"): "holds no images",
         (run, image, "--top", "0"): "--top 0",
         (run,): "the following arguments are required: IMAGE",

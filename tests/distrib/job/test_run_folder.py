@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from distrib.errors import BadInput
 from distrib.job import run_folder
-from tests.support import QUICKSTART, SMALL, train
+from tests.support import QUICKSTART, SMALL, train, train_well
 
 RUN = "quickstart"
 
@@ -15,6 +16,24 @@ def test_the_default_folder_of_a_job_is_the_same_at_every_start() -> None:
     environment = {"TWINSTEP_RUN_ID": "12_3", "TORCHELASTIC_MAX_RESTARTS": "2"}
     assert run_folder.default_folder(RUN, environment) == Path("runs/quickstart-12_3")
     assert run_folder.default_folder(RUN, {"TORCHELASTIC_MAX_RESTARTS": "0"}).name.startswith("quickstart-20")
+
+
+@pytest.mark.parametrize("given", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(given: str) -> None:
+    with pytest.raises(BadInput, match=r"output\.dir = \" *\" names no folder"):
+        run_folder.find_folder(given, RUN)
+    assert run_folder.find_folder(".", RUN) == Path()
+
+
+def test_all_that_a_run_writes_is_known(tmp_path: Path) -> None:
+    """So that nothing of it overwrites a file of the user."""
+    more = ["--crosscheck.record=true", "--output.profile_steps=2", "--output.trackers=tensorboard"]
+    train_well(tmp_path, *SMALL, *more)
+    tensorboard = {path.name for path in tmp_path.iterdir() if list(path.glob("events.out.*"))}
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    known = (*run_folder.WRITTEN, "checkpoints/", ".lock", *tensorboard)
+    assert {name for name in files if not name.startswith(tuple(known))} == set()
+    assert set(run_folder.WRITTEN) - {"page/mistakes.json"} <= set(run_folder.files_in_the_way(tmp_path))
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(

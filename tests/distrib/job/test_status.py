@@ -107,6 +107,24 @@ def test_a_restart_by_the_same_launcher_leaves_what_it_left_for_good(tmp_path: P
     assert again.final_status(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("code", "works", "state"), [(2, False, "done"), (75, False, "done"), (2, True, "failed"), (1, False, "failed")]
+)
+def test_a_complete_run_stays_done_when_a_start_is_refused(tmp_path: Path, code: int, works: bool, state: str) -> None:
+    first, second = Status({}), Status({"TWINSTEP_STATUS": str(tmp_path / "copy")})
+    first.folder = second.folder = tmp_path
+    first.write(0, step=20)
+    before = read_json(tmp_path / "status.json")
+    second.begin(tmp_path)
+    second.works = works
+    second.write(code, "why")
+    assert read_json(tmp_path / "copy")["exit_code"] == code
+    assert read_json(tmp_path / "status.json")["state"] == state
+    assert (read_json(tmp_path / "status.json") == before) is (state == "done")
+    again = Status({"TORCHELASTIC_RESTART_COUNT": "1", "TWINSTEP_STATUS": str(tmp_path / "copy")})
+    assert (again.final_status(tmp_path) is not None) is (code != 1)
+
+
 def test_a_log_on_a_full_disk_does_not_change_how_a_start_ends(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "distrib.train", tmp_path / "no.toml"]
     environment = os.environ | {"TWINSTEP_STATUS": str(tmp_path / "status")}

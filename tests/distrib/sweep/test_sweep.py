@@ -1,5 +1,6 @@
 """`python -m distrib.sweep`: each run of a file, in order or some at a time, and on from where it was stopped."""
 
+import re
 import signal
 import sys
 import threading
@@ -35,16 +36,57 @@ def test_overrides_go_before_the_lines_own_and_a_folder_is_given_once() -> None:
     lines = [
         Line(1, ("a.toml", "--training.seed", "1")),
         Line(7, ("b.toml", "--output.dir", "x")),
-        Line(8, ("c.toml", "--output.dir=x", "--output.dir=y")),
+        Line(8, ("c.toml", "--output.dir=x", "--output.dir=~/y")),
+        Line(9, ("launch/d.toml", "--output.dir", "none")),
     ]
-    one, other, third = plan(lines, Path("runs/s"), ["--training.seed", "0"])
+    one, other, third, fourth = plan(lines, Path("runs/s"), ["--training.seed", "0"])
     assert one.arguments == (
         *("a.toml", "--training.seed", "0", "--training.seed", "1"),
-        *("--output.dir", "runs/s/line-001"),
+        *("--output.dir", str(one.folder)),
     )
-    assert one.folder == Path("runs/s/line-001")
+    assert one.folder.parent == Path("runs/s")
+    assert re.fullmatch(r"a-training\.seed-1-[0-9a-f]{8}", one.folder.name)
     assert (other.folder, other.arguments[-2:]) == (Path("x"), ("--output.dir", "x"))
-    assert third.folder == Path("y")
+    assert third.folder == Path.home() / "y"
+    assert fourth.folder.name.startswith("d-output.dir-none-")
+    assert fourth.arguments[-1] == str(fourth.folder)
+
+
+def test_a_run_has_its_folder_by_its_words_wherever_they_stand(tmp_path: Path) -> None:
+    """A line that is inserted or changed must not continue the checkpoint of another."""
+    words = ("a.toml", "--training.seed", "1")
+    [first] = plan([Line(1, words)], tmp_path, [])
+    inserted, again = plan([Line(1, ("a.toml", "--training.seed", "2")), Line(2, words)], tmp_path, ["--x", "1"])
+    assert again.folder == first.folder != inserted.folder
+    [odd] = plan([Line(1, ("a/../b c.toml", "--x=\udcff/é" * 99))], tmp_path, [])
+    assert odd.folder.parent == tmp_path
+    assert re.fullmatch(r"[\w.-]{1,69}", odd.folder.name, re.ASCII)
+
+
+def test_a_folder_named_for_a_number_is_continued_only_by_a_person(tmp_path: Path) -> None:
+    """As earlier versions named them."""
+    lines = [Line(1, ("a.toml",)), Line(3, ("b.toml",))]
+    (tmp_path / "line-003").mkdir()
+    with pytest.raises(
+        BadInput, match=r"line-003 is of a sweep .* rename it to b-[0-9a-f]{8} to continue it as line 3"
+    ):
+        plan(lines, tmp_path, [])
+    [_, run] = plan(lines, tmp_path / "elsewhere", [])
+    (tmp_path / "line-003").rename(tmp_path / run.folder.name)
+    assert plan(lines, tmp_path, [])[1].folder == tmp_path / run.folder.name
+
+
+@pytest.mark.parametrize(
+    ("lines", "overrides"),
+    [
+        ([("a", "--output.dir=x"), ("b", "--output.dir", "y/../x")], []),
+        ([("a",), ("b",)], ["--output.dir", "x"]),
+        ([("a", "--x", "1"), ("a", "--x", "1")], []),
+    ],
+)
+def test_two_runs_with_one_folder_are_refused(lines: list[tuple[str, ...]], overrides: list[str]) -> None:
+    with pytest.raises(BadInput, match="lines 1 and 2 would both train in "):
+        plan([Line(number, words) for number, words in enumerate(lines, 1)], Path("runs"), overrides)
 
 
 @dataclass
@@ -115,11 +157,12 @@ def test_runs_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     short = [*SMALL, "--data.train_images=64", "--training.epochs=1"]
     code, out, err = sweep(capsys, file, "--dir", tmp_path / "runs", *short)
     assert (code, err) == (1, "bad input: line 3: no closing quotation\n")
-    assert read_json(tmp_path / "runs/line-001/summary.json")["seed"] == 5
+    [folder] = (tmp_path / "runs").glob("quickstart-training.seed-5-*")
+    assert read_json(folder / "summary.json")["seed"] == 5
     lines = out.splitlines()
     assert lines[0].startswith("== 1 of 3, line 1: ")
-    assert any("line-001" in line and "not recorded" in line for line in lines)
-    assert f"{tmp_path}/runs/line-002: exit code 2" in lines
+    assert any(folder.name[-16:] in line and "not recorded" in line for line in lines)
+    assert any(re.search(r"/runs/quickstart-training.nothing-1-\w{8}: exit code 2$", line) for line in lines)
     assert f"{tmp_path}/runs/line-003: line 3: no closing quotation" in lines
     assert lines[-1] == "1 of 3 runs done"
 
