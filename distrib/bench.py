@@ -37,9 +37,9 @@ from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
 from distrib.training.run import Run, build
 
-_BLOCK = 10  # steps timed together, and
-_PART = 128  # recorded ones: those of a part of the trace
-_ROUNDS = 12  # of one block each
+_BLOCK = 10  # steps that are timed together
+_PART = 128  # recorded steps that are timed together, one part of the trace
+_ROUNDS = 12  # blocks of each kind
 _RECORDED, _BARE, _COMPARISON, _CHECKPOINT = "recorded", "bare step", "comparison of ranks", "checkpoint"
 _QUICK = ["--data.source", "synthetic", "--data.train_images", "12800", "--data.test_images", "100"]
 

@@ -78,13 +78,13 @@ class Start:
         return self.resolved.config
 
     def run(self, work: Callable[[], Outcome] | None = None) -> Outcome:
-        """Train, replay the trace where there is one to replay, and return how the start ended. Do `work` instead if it is given.
+        """Train (or do `work`), replay the trace if there is one, and return how the start ended.
 
-        Nothing of it holds the folder, the other ranks or the trackers any more. Raises an error that nobody foresaw.
+        When it returns, the folder's lock, the process group and the trackers are released. An error of an unknown kind is raised.
         """
         with self.held:
             try:
-                outcome = self.train(work or self._run)
+                outcome = self._outcome_of(work or self._train)
                 self.heartbeat.stop()
                 if outcome.on_all_ranks:  # rank 0 hosts the store: it leaves when nobody uses it any more
                     with contextlib.suppress(RuntimeError):
@@ -93,13 +93,13 @@ class Start:
                 self.heartbeat.stop()
                 self.accelerator.end_training()  # which ends the process group
             if outcome.to_replay is not None:
-                outcome = self.crosscheck(outcome, outcome.to_replay)
+                outcome = self._replay(outcome, outcome.to_replay)
         return outcome
 
-    def train(self, work: Callable[[], Outcome]) -> Outcome:
-        """Train, which is the `work`, and return how it ended, which status.json then says, too, unless a replay is still to come.
+    def _outcome_of(self, work: Callable[[], Outcome]) -> Outcome:
+        """Do the work and return its outcome; an error becomes the outcome that it stands for.
 
-        Raises an error that nobody foresaw.
+        Writes status.json, unless a replay follows. An error of an unknown kind is raised.
         """
         try:
             with telling_origins(self.resolved.origin, self.config.keys()):
@@ -108,14 +108,14 @@ class Start:
             cause = error
             if isinstance(error, RuntimeError) and is_collective_failure(error):
                 cause = self.heartbeat.diagnose(error)
-            outcome = self._ended_by(cause, reports=self.accelerator.is_main_process)
+            outcome = self._outcome_of_error(cause, reports=self.accelerator.is_main_process)
         self.display.close_bar()
         if outcome.to_replay is None:
             outcome.write(self.status)
         self._write_page(outcome)
         return outcome
 
-    def _run(self) -> Outcome:
+    def _train(self) -> Outcome:
         """Train to a good end and return it; every other end is raised."""
         config, accelerator, display = self.config, self.accelerator, self.display
         reports = accelerator.is_main_process
@@ -202,7 +202,7 @@ class Start:
 
     def _leave(self, fault: PeerLost) -> None:
         """End the process from another thread: the main one waits for a rank that is gone."""
-        outcome = self._ended_by(fault, reports=False)
+        outcome = self._outcome_of_error(fault, reports=False)
         try:
             outcome.write(self.status)
             outcome.show()  # before the page, which takes longer
@@ -210,7 +210,7 @@ class Start:
         finally:
             os._exit(outcome.code)
 
-    def crosscheck(self, outcome: Outcome, folder: Path) -> Outcome:
+    def _replay(self, outcome: Outcome, folder: Path) -> Outcome:
         """Replay the trace when the process group is gone. Return how the start ends now, which its status says, too.
 
         `outcome` is how the training ended. Raises an error that nobody foresaw.
@@ -224,11 +224,11 @@ class Start:
                 if mismatch:
                     raise RunFault(mismatch)
         except Exception as error:
-            outcome = replace(self._ended_by(error, reports=True), step=outcome.step)
-        self._tell(outcome)
+            outcome = replace(self._outcome_of_error(error, reports=True), step=outcome.step)
+        self._publish(outcome)
         return outcome
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _publish(self, outcome: Outcome) -> None:
         """Write how the start ends into status.json, and the page that stays, if this rank reports."""
         outcome.write(self.status)
         self._write_page(outcome)
@@ -237,11 +237,11 @@ class Start:
         if outcome.reports and self.status.folder is not None:
             self.page.write(self.status.folder)
 
-    def _ended_by(self, error: Exception, *, reports: bool) -> Outcome:
-        """Return the outcome of an error; show the one that asks nobody to do anything, and raise the one unforeseen."""
+    def _outcome_of_error(self, error: Exception, *, reports: bool) -> Outcome:
+        """Return the outcome of an error. Prints the message of a stop; raises an error of an unknown kind, after it has published it."""
         outcome = outcome_of(error, self.status, reports=reports)
         if not outcome.foreseen:
-            self._tell(outcome)
+            self._publish(outcome)
             raise error
         if outcome.shown:
             self.display.close_bar()

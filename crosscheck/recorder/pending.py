@@ -11,10 +11,12 @@ from crosscheck.recorder.row_blocks import Row, RowBlock
 from crosscheck.recorder.view import Chosen
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
-PART_STEPS = 128  # a part is committed after so many steps,
-PART_BYTES = 32 * 2**20  # or when so much waits in memory,
+PART_STEPS = 128
+"""Steps after which a part is committed."""
+PART_BYTES = 32 * 2**20
+"""Bytes in memory that have a part committed earlier."""
+_PART_SECONDS = 60.0  # after which a part is committed in any case: what a killed run loses at most
 _HELD_TWICE = PART_BYTES // 2  # what may wait in memory while as much is written beside the training
-_PART_SECONDS = 60.0  # or so long after the one before: what a killed run loses at most
 
 
 @dataclass(slots=True)

@@ -49,10 +49,10 @@ class _Look:
     sight: Sight | None = None
 
 
-def _never_raises(
+def _ends_the_recording(
     method: Callable[Concatenate["Recorder", _Arguments], None],
 ) -> Callable[Concatenate["Recorder", _Arguments], None]:
-    """Return a method of the recorder that ends the recording instead of breaking the training that calls it."""
+    """Return the method, guarded: an exception in it ends the recording with a warning, or is raised if the recorder is strict."""
 
     @functools.wraps(method)
     def guarded(self: "Recorder", *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
@@ -189,7 +189,7 @@ class Recorder:
         self.step = first_step - 1
         """The number of the last step that was recorded."""
         self._view: View | None = None  # of the part that is being recorded
-        self._turn = 0  # that it is of
+        self._turn = 0  # the turn of tensors and elements that `_view` belongs to
         self._attempt: Attempt | None = None  # that has not ended yet
         self._looks: list[_Look] = []  # at the coming step, or at its backward
         self._backward_norm: Tensor | None = None
@@ -241,7 +241,7 @@ class Recorder:
         with torch.no_grad():
             return estimate(self._selection, self.step + 1)
 
-    @_never_raises
+    @_ends_the_recording
     def close(self) -> None:
         """Commit what waits, mark the end, detach. Closing twice is fine."""
         self._detach()
@@ -250,7 +250,7 @@ class Recorder:
             self._journal.end()
         self._release()
 
-    @_never_raises
+    @_ends_the_recording
     def flush(self) -> None:
         """Commit what waits, and go on. Without it a killed run loses up to a part's worth of steps.
 
@@ -296,7 +296,7 @@ class Recorder:
         if self._scaler_watch is not None:
             self._scaler_watch.end()
 
-    @_never_raises
+    @_ends_the_recording
     def after_backward(self) -> None:
         """Record the gradients as `backward` left them: averaged over ranks, times the loss scale, not yet clipped.
 
@@ -395,7 +395,7 @@ class Recorder:
             views.append(self._selection.full(step))
         return [_Look(view, view.pick(self._averages(view)) if self._averaged else Picked()) for view in views]
 
-    @_never_raises
+    @_ends_the_recording
     def _see_before(self, compiled: bool = False, *, skipped: bool = False) -> None:
         self._skip_noticed = False
         if self._journal.closed:
@@ -428,7 +428,7 @@ class Recorder:
                 name, kind = self._followed.infos[number].name, "sparse" if grad.is_sparse else "complex"
                 raise UnsupportedOptimizer(f"the gradient of {name} is {kind}: the rules are for dense real ones")
 
-    @_never_raises
+    @_ends_the_recording
     def _see_after(self, *, skipped: bool) -> None:
         attempt, looks = self._attempt, self._looks
         if attempt is None or self._journal.closed:  # attached, or forked off, in the middle of a step
@@ -488,7 +488,7 @@ class Recorder:
 
 
 def _leave(journal: Journal, recorder: weakref.ref[Recorder]) -> None:
-    """Write what a recorder leaves behind that nobody closed, because the process ends or the optimizer is gone."""
+    """Write the rest of a recording that was never closed, when the process ends or the optimizer is deleted."""
     left = recorder()
     if journal.closed:  # in a process that was forked off as well
         return

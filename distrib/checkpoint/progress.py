@@ -7,9 +7,8 @@ from dataclasses import dataclass
 class Progress:
     """What a checkpoint knows of the run that no tensor holds."""
 
-    epoch_loss: float = (
-        0.0  # sum of the global losses since the epoch began, that of a smaller batch as the part of one that it is
-    )
+    # Sum of the global losses since the epoch began; that of a smaller batch counts as the part of a batch that it is.
+    epoch_loss: float = 0.0
     train_loss: float | None = None  # mean over the images of the last whole epoch
     evaluation_pending: bool = False  # the last step ended an epoch that is not evaluated yet
     best_accuracy: float | None = None  # on the test images, 0..1
