@@ -58,9 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given:
         print(USAGE, end="", file=sys.stderr)
         return EXIT_BAD_INPUT
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # the launcher's default, which it would announce; the trainer takes all cores
+    # The launcher's default, which it would announce; the trainer takes all cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="twinstep-") as place:
         os.environ.setdefault(PATH, str(Path(place) / "status.json"))
         code = run_command(lambda: _launch(given))
@@ -75,9 +74,8 @@ def _launch(arguments: Sequence[str]) -> int:
 
     import_module("torch.distributed.run")  # with all that logs, each logger with a level of its own
     for name in logging.root.manager.loggerDict:
-        if name.startswith(
-            "torch.distributed.elastic"
-        ):  # it reports each rank that did not exit with 0, and each signal
+        # It reports each rank that did not exit with 0, and each signal.
+        if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     # One rank is a child that nobody passes a Ctrl-C on to: the terminal does. Several have an agent with a handler of its own.
     signal.signal(signal.SIGINT, _leave_it_to_the_ranks)

@@ -23,9 +23,8 @@ _compiled = compiled.share()
 # precision.mode = auto is bf16 on some processors: the tests train in float32 on every one, unless they say otherwise.
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as in the background of a shell, whose children would be deaf to Ctrl-C
+# As in the background of a shell, whose children would be deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if find_spec("beartype") is not None:

@@ -32,9 +32,8 @@ class _Starts:
 
     of: dict[int, _Start] = field(default_factory=dict[int, _Start])
     first: dict[int, int] = field(default_factory=dict[int, int])  # the step of the first row
-    whole: set[int] = field(
-        default_factory=set[int]
-    )  # tensors whose first row is there with all elements, in a block of its own
+    # Tensors whose first row is there with all elements, in a block of its own.
+    whole: set[int] = field(default_factory=set[int])
 
 
 class Starts(Check):

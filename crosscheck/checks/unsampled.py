@@ -14,9 +14,8 @@ from crosscheck.trace.tensors import Quantity, TensorBlock
 class Held:
     """What a row left of the elements that are held by digests."""
 
-    digests: dict[
-        str, tuple[tuple[int, int], int]
-    ]  # by quantity: of which elements; those that were absent are left out
+    # By quantity: of which elements; those that were absent are left out.
+    digests: dict[str, tuple[tuple[int, int], int]]
     coordinates: NDArray[np.int64]
     sampled: dict[str, Values]
 

@@ -116,9 +116,8 @@ class _OnHost:
         arrays: list[NDArray[Any]] = [np.from_dlpack(piece) for piece in pieces]
         whole = [array.nbytes // (ROW * WORD) for array in arrays]
         self._rest = np.zeros((len(pieces), ROW), np.int64)
-        self._starts = np.cumsum(
-            [0, *(count + 1 for count in whole)]
-        )  # the first row of each piece; its last one is its end
+        # The first row of each piece; its last one is its end.
+        self._starts = np.cumsum([0, *(count + 1 for count in whole)])
         self._sums = np.zeros(self._starts[-1], np.int64)
         numbers = [odd_numbers(count + 1) for count in whole]
         self._within, self._across = numbers[0][0], np.concatenate([across for _, across in numbers])

@@ -36,9 +36,8 @@ class Followed:
         self._numbers: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
         self._places: dict[tuple[int, int], int] = {}  # by number of the group and position in it
         self._seen: list[object] = []
-        self._formats: dict[
-            int, object
-        ] = {}  # by number: what a parameter is; it goes on under another number if that changes
+        # By number: what a parameter is; it goes on under another number if that changes.
+        self._formats: dict[int, object] = {}
         self.follow()
 
     def changed(self, numbers: Iterable[int]) -> bool:

@@ -109,9 +109,8 @@ def _replace_methods(kind: type[GradScaler]) -> None:
     for name, watched in _WATCHED.items():
         owner = next(base for base in kind.__mro__ if name in vars(base))
         now = vars(owner)[name]
-        if (
-            now is _replaced.get((owner, name), (None, now))[1]
-        ):  # not replaced, or somebody put back what was there before
+        # Not replaced, or somebody put back what was there before.
+        if now is _replaced.get((owner, name), (None, now))[1]:
             method = watched(now)
             _replaced[owner, name] = method, now
             setattr(owner, name, method)

@@ -71,9 +71,8 @@ class Claims(_Strict):
     clip_norm: Number | None = None  # the gradients' global 2-norm is clipped at
     clip_value: Number | None = None  # every element is clamped at
     stochastic_rounding: bool = False  # parameters and state are rounded at random to one of their two neighbours
-    average: Number | Literal["equal"] | None = (
-        None  # decay of the moving average of the parameters; or all weigh the same
-    )
+    # Decay of the moving average of the parameters; or all weigh the same.
+    average: Number | Literal["equal"] | None = None
     averaged: Index = 0  # updates that the average has seen before this segment
     applied: Index = 0  # updates applied before this segment
     schedule: dict[str, Any] | None = None  # of the learning rate, by applied updates
@@ -116,9 +115,8 @@ class TensorInfo(_Strict):
     device: str  # cpu, cuda, …
     group: Index
     implementation: Implementation
-    replaces: Index | None = (
-        None  # the tensor whose place in its group it took, or which was changed in shape or format
-    )
+    # The tensor whose place in its group it took, or which was changed in shape or format.
+    replaces: Index | None = None
     stepped: bool = True  # the optimizer has it, and it is not frozen
 
     @property

@@ -65,9 +65,8 @@ def accepted(schema: Schema) -> str:
 
 def _fields(prefix: str, table: Schema, schema: Schema) -> Iterator[tuple[str, Schema]]:
     properties = table["properties"]
-    first = {
-        name: properties[name] for name in ("name",) if name in properties
-    }  # it chooses among the section's tables
+    # The name comes first, because it chooses among the section's tables.
+    first = {name: properties[name] for name in ("name",) if name in properties}
     for name, own in (first | properties).items():
         yield f"{prefix}.{name}", own
         if "$ref" in own.get("items", ()):  # an array of tables

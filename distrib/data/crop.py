@@ -44,9 +44,8 @@ def window_sizes(
 
 def enlarged(first: Tensor, length: Tensor, size: int) -> Tensor:
     """Return where `size` pixels are taken from that show the window from `first` on of this `length`, (B, size) int64 in 128ths."""
-    centres = (
-        torch.arange(1, 2 * size, 2, device=first.device) * length[:, None] * _FINE
-    )  # in 2 * size parts of a 128th
+    # They count in 2 * size parts of a 128th.
+    centres = torch.arange(1, 2 * size, 2, device=first.device) * length[:, None] * _FINE
     within = (centres + size) // (2 * size) - _FINE // 2
     return first[:, None] * _FINE + within.clamp_(min=0).minimum((length[:, None] - 1) * _FINE)
 

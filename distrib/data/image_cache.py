@@ -53,9 +53,8 @@ def read(file: Path, counts: Mapping[str, int], size: int) -> Decoded | None:
             slices = {key: stored.get_slice(key) for key in keys}
             if {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()} != expected:
                 return None
-            images: dict[str, Tensor] = {
-                split: stored.get_tensor(split).clone() for split in counts
-            }  # may be unaligned
+            # Tensors that safetensors has loaded may be unaligned.
+            images: dict[str, Tensor] = {split: stored.get_tensor(split).clone() for split in counts}
             metadata: dict[str, str] = stored.metadata() or {}
     except (OSError, ValueError, SafetensorError):
         return None

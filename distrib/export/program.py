@@ -89,9 +89,8 @@ def _refused(problem: str) -> Generator[None]:
 def _pt2(program: torch.export.ExportedProgram, classifier: Classifier, classes: str) -> Exported:
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"classes.json": classes})
-    run: Callable[[Tensor], Tensor] = (
-        program.module()
-    )  # what was written is not read again: torch.export.load unpickles
+    # What was written is not read again: torch.export.load unpickles.
+    run: Callable[[Tensor], Tensor] = program.module()
     return Exported(file.getvalue(), _difference(classifier, run), f"torch {torch.__version__}")
 
 

@@ -94,9 +94,8 @@ class Heartbeat:
                 unanswered, silent = 0, [silent[r] + 1 if counts[r] == previous[r] else 0 for r in ranks]
             limit = min(longest, self._hurry) if asked() else longest
             if max(unanswered, *silent) * interval >= limit:
-                lost = [
-                    rank for rank in ranks if silent[rank] * interval >= limit / 2
-                ]  # those of one node fall silent together, give or take a look
+                # Those of one node fall silent together, give or take a look.
+                lost = [rank for rank in ranks if silent[rank] * interval >= limit / 2]
                 if self._diagnoses.acquire(blocking=False) and not self._end.is_set():
                     leave(self._fault([0] if unanswered else lost, f"no sign of life for {limit:.0f} s"))
                 return

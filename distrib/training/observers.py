@@ -38,9 +38,8 @@ class Observers:
                 else None
             ),
         )
-        self._waiting: tuple[dict[str, Any], LateNumber] | None = (
-            None  # a step's line, and the norm that it still lacks
-        )
+        # A step's line, and the norm that it still lacks.
+        self._waiting: tuple[dict[str, Any], LateNumber] | None = None
         config = run.config.crosscheck
         self.passes = PassRecorder(run, config.gradient_steps if config.record else ())
         self.recorder: Recorder | None = on_every_rank(

@@ -102,9 +102,8 @@ class PassRecorder:
         self._postponed = not all(bool(gradient.isfinite().all()) for gradient in gradients)
         if self._postponed:
             return
-        everywhere = [
-            gather(run.accelerator, torch.stack(found)) for found in winners.found
-        ]  # (ranks, parts, share, …)
+        # Each has the shape (ranks, parts, share, …).
+        everywhere = [gather(run.accelerator, torch.stack(found)) for found in winners.found]
         if recorder is None:
             return
         images, labels, _ = run.batches.whole(step)

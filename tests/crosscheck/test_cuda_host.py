@@ -38,9 +38,8 @@ GROUPS: dict[str, dict[str, Any]] = {
 SIZES = {"typical": 512, "tiny": 301}  # the kernel loads four elements at once if their number is a multiple of four
 
 
-pytestmark = pytest.mark.xdist_group(
-    "cuda host"
-)  # so that one worker compiles the kernel, which takes it a quarter of a minute
+# So that one worker compiles the kernel, which takes it a quarter of a minute.
+pytestmark = pytest.mark.xdist_group("cuda host")
 
 
 @pytest.fixture(scope="session")

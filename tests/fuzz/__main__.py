@@ -28,9 +28,8 @@ from tests.fuzz.traces import TRACES
 _SECONDS = 30
 _WAITING = 6  # times as long may pass: other processes may have the machine
 _BYTES = 2**30
-_COMPILED = (
-    500  # files after which compiled formulas are forgotten: a replay is a process of its own, and this one is not
-)
+# Files after which compiled formulas are forgotten: a replay is a process of its own, and this one is not.
+_COMPILED = 500
 
 
 class Hang(BaseException):

@@ -73,9 +73,8 @@ class Cluster:
             "LANG": "C.UTF-8",
             "SLURM_CONF": str(folder / "slurm.conf"),
             "SETUP": set_up.name,
-            "ONEDNN_MAX_CPU_ISA": os.environ[
-                "ONEDNN_MAX_CPU_ISA"
-            ],  # as in tests/conftest.py: float32 on every processor
+            # As in tests/conftest.py: float32 on every processor.
+            "ONEDNN_MAX_CPU_ISA": os.environ["ONEDNN_MAX_CPU_ISA"],
         }
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> str:

@@ -14,9 +14,8 @@ from crosscheck.criterion.octaves import NUM_OCTAVES
 from crosscheck.report.survey import COLUMNS, TENSORS_DRAWN, TENSORS_LISTED, Survey, joined
 
 SLOTS = ("param", "exp_avg")
-Row = tuple[
-    str, int, tuple[float | None, ...]
-]  # tensor, step, and of each slot the eta, or None where nothing is judged
+# Tensor, step, and of each slot the eta, or None where nothing is judged.
+Row = tuple[str, int, tuple[float | None, ...]]
 
 
 def batch(rows: Iterable[Row]) -> tuple[Any, Any]:

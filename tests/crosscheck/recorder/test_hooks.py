@@ -62,9 +62,8 @@ def no_memory() -> float:
 def test_a_step_within_a_step_that_raises_and_is_tried_again(
     sgd_seen_before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step: Any = vars(SGD)[
-        "step"
-    ]  # torch wraps it with hooks when the first SGD is made: then hooks are called twice a step
+    # torch wraps it with hooks when the first SGD is made: then hooks are called twice a step.
+    step: Any = vars(SGD)["step"]
     monkeypatch.setattr(SGD, "step", getattr(step, "__wrapped__", step))
     if sgd_seen_before:
         SGD(make_parameters((1,)))

@@ -221,9 +221,8 @@ def test_fused_kernel_on_gradients_in_another_layout(tmp_path: Path) -> None:
             optimizer.step()
         results.append(parameter.detach())
     report = replay(tmp_path)
-    assert (not report.findings) == torch.allclose(results[0], results[1]), (
-        report
-    )  # so that a repaired torch passes too
+    # So that a repaired torch passes too.
+    assert (not report.findings) == torch.allclose(results[0], results[1]), report
     assert {finding.slot for finding in report.findings} <= {"param"}
 
 

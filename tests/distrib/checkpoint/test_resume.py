@@ -369,9 +369,8 @@ def test_keys_without_effect_on_the_weights_are_not_said(
 # A complete run
 
 RECORDED = {"crosscheck.record": True}
-OTHERS: list[
-    tuple[dict[str, Any], dict[str, Any]]
-] = [  # what the run was trained with, and what it is started again with
+# What the run was trained with, and what it is started again with.
+OTHERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"optimizer.lr": 0.25}),
     ({}, {"data.augment": False}),
     ({}, {"output.trackers": ["tensorboard"]}),

@@ -102,9 +102,8 @@ def test_cosine(epochs: int, per_epoch: int, unit: Unit, warmup: int, start: flo
         return twin.SequentialLR(optimizer, [linear, cosine], milestones=[warm_updates])
 
     config = Cosine(warmup=warmup, start_factor=start, end_factor=end, unit=unit)
-    assert_equal(
-        config, epochs, per_epoch, torch_rates(make, total), rel=0, of_peak=1e-12
-    )  # torch's sum of rounding errors
+    # torch sums up rounding errors.
+    assert_equal(config, epochs, per_epoch, torch_rates(make, total), rel=0, of_peak=1e-12)
 
     def closed(applied: int) -> float:
         if applied < warm_updates:

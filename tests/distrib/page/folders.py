@@ -31,9 +31,8 @@ def hostile_run(folder: Path, *, epochs: int = 3, steps_per_epoch: int = 40) -> 
         encoding="utf-8",
     )
     lines = "\n".join(json.dumps(line) for line in metrics(total, steps_per_epoch))
-    (folder / "metrics.jsonl").write_text(
-        lines + '\n{"kind": "step", "step": ', encoding="utf-8"
-    )  # a kill cut it short
+    # A kill cut it short.
+    (folder / "metrics.jsonl").write_text(lines + '\n{"kind": "step", "step": ', encoding="utf-8")
     return folder
 
 

@@ -11,9 +11,8 @@ from distrib.errors import BadInput
 from distrib.training.profile import WARM_UP, StepProfiler, expect_room, steps_to_profile
 from tests.support import QUICKSTART, SMALL, largest_file, read_json, train, train_well
 
-PLAN = Plan(
-    num_images=320, batch_size=32, last_batch="drop", accumulate=1, seed=0, rank=0, world_size=1
-)  # 10 steps an epoch
+# 10 steps an epoch.
+PLAN = Plan(num_images=320, batch_size=32, last_batch="drop", accumulate=1, seed=0, rank=0, world_size=1)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
