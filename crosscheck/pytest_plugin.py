@@ -19,7 +19,8 @@ def check_optimizer() -> "Callable[..., Report]":
         from crosscheck.testing import check_optimizer
     except ModuleNotFoundError as error:
         pytest.fail(
-            f"the fixture check_optimizer needs {error.name}, which is not installed: pip install 'twinstep[train,replay]'",
+            f"the fixture check_optimizer needs torch and JAX, and {error.name} is not installed: "
+            "pip install 'twinstep[train,replay]'",
             pytrace=False,
         )
     return check_optimizer

@@ -77,5 +77,6 @@ def test_without_jax_the_fixture_says_what_to_install(tmp_path: Path) -> None:
     script = f"import sys, pytest\nsys.exit(pytest.main([*{OPTIONS!r}, *sys.argv[1:]]))"
     done = run_without(JAX, script, suite(tmp_path) / "test_mine.py")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "needs jax, which is not installed: pip install 'twinstep[train,replay]'" in done.stdout
+    assert "the fixture check_optimizer needs torch and JAX, and " in done.stdout
+    assert " is not installed: pip install 'twinstep[train,replay]'" in done.stdout
     assert "Traceback" not in done.stdout
