@@ -65,7 +65,7 @@ class _Written:
             read["t"] = float(np.asarray(self._inputs.counts["step"])[self._row]) + 1
         return Arithmetic(
             formula=self._formula,
-            read={name: number for name, number in read.items() if self._hyperparameters_read(name)},
+            read={name: number for name, number in read.items() if self._matters(name)},
             before={name: values[name] for name in recorded if name in values and self._is_read(name)},
             recorded=recorded,
             expected=expected,
@@ -83,7 +83,7 @@ class _Written:
         """Return whether the formula has this name in what it computes from."""
         return any(re.search(rf"\b{re.escape(name)}\b", line.partition("=")[2]) for line in self._formula)
 
-    def _hyperparameters_read(self, name: str) -> bool:
+    def _matters(self, name: str) -> bool:
         """Return whether the formula reads a number, or a mistake may have: a loss scale, and the rate of the step before."""
         unusual = {"loss_scale": self._h.get("loss_scale") != 1, "last_lr": self._h.get("last_lr") != self._h.get("lr")}
         return self._is_read(name) or unusual.get(name, False)

@@ -4,7 +4,7 @@ or without a gradient, and a run that was resumed must go on from what it had le
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -118,20 +118,18 @@ class Continuity(Check):
 
     def tensor(self, tensor: TensorBlock) -> None:
         quantities = all_quantities(tensor)
+        unread = self._unread(tensor)
         for name, quantity in quantities.items():
-            self.context.findings.add(_unmoved(tensor, name, quantity, self._unread(tensor, name)))
+            self.context.findings.add(_unmoved(tensor, name, quantity, [name in slots for slots in unread]))
         self._sizes[tensor.number] = tensor.info.numel
         if not tensor.full:
             self.context.findings.add(self._unsampled(tensor, quantities))
         self.context.findings.add(self._followed(tensor, quantities))
 
-    def _unread(self, block: TensorBlock, name: str) -> Bits:
-        """Return at which rows a slot is there that the formula of the step leaves out, as SGD's buffer without momentum."""
-        rule, unread = self.context.rule, np.zeros(len(block.steps), np.bool_)
-        if name in rule.slots and rule.of_parameters:
-            for row, options in enumerate(block.options):
-                unread[row] = name in rule.unused(rule.flags(options))
-        return unread
+    def _unread(self, block: TensorBlock) -> list[Collection[str]]:
+        """Return for each row the slots that the formula of the step leaves out, as SGD's buffer without momentum."""
+        rule = self.context.rule
+        return [rule.unused(rule.flags(options)) for options in block.options]
 
     def finish(self) -> None:
         """Note how the segment joins those before it, whether it was closed, and what was allowed to change."""
@@ -317,10 +315,10 @@ def _narrowed(block: TensorBlock, row: int, coordinates: Coordinates) -> TensorB
     )
 
 
-def _unmoved(block: TensorBlock, name: str, quantity: Quantity, unread: Bits) -> Iterator[Finding]:
+def _unmoved(block: TensorBlock, name: str, quantity: Quantity, unread: Sequence[bool]) -> Iterator[Finding]:
     """Yield a finding for each row that moved something and must not.
 
-    That is a skipped step, a tensor without a gradient, or a slot that the formula of the step leaves out (`unread`).
+    That is a skipped step, a tensor without a gradient, or a slot that the formula of the row's step leaves out (`unread`).
     """
     for row, step in enumerate(block.steps):
         moves = block.has_grad[row] or name == AVERAGE  # which follows any parameter

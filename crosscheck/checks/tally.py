@@ -40,10 +40,12 @@ class Tally:
         self.undetermined += int(judged.undetermined.sum())
         self.eta_map.add(batch, judged)
         if batch.rule.of_parameters:
-            for origin, checked in zip(batch.origins, judged.checked[:, 0], strict=False):  # the other rows are padding
-                self.parameters[origin.block.info.name] += int(checked)
-            for origin, error in zip(batch.origins, judged.smallest["lr"], strict=False):
+            rows = zip(
+                batch.origins, judged.checked[:, 0], judged.smallest["lr"], strict=False
+            )  # the others are padding
+            for origin, checked, error in rows:
                 name = origin.block.info.name
+                self.parameters[name] += int(checked)
                 self.smallest_rate_error[name] = min(self.smallest_rate_error.get(name, np.inf), float(error))
         row, output = np.unravel_index(int(np.argmax(judged.eta)), judged.eta.shape)
         if not judged.eta[row, output] <= self.max_eta and row < len(batch.origins):

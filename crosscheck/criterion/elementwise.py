@@ -227,9 +227,10 @@ def _whole(rule: Rule[Any], name: str, inputs: Inputs) -> Float64[Array, " rows"
 
 
 def _scalar_roundoffs(rule: Rule[Any], name: str, inputs: Inputs, output: int) -> Float64[Array, " rows"]:
-    """Return how many units of the criterion a hyperparameter may be off by that an unfused kernel rounds to its tensors' format.
+    """Return how many units of the criterion the spacing of subnormal numbers makes of a hyperparameter.
 
-    It is one, unless the format holds the number as a subnormal one: float16 has a rate of 1e-6 with an error of 1 %.
+    An unfused kernel rounds it to its tensors' format, and float16 has a rate of 1e-6 with an error of 1 %. Below one unit the
+    spacing does not matter: the number is a normal one, and off by a unit at most.
     """
     size, unit = abs(_whole(rule, name, inputs)), inputs.compute_error[:, output]
     return inputs.floor[:, output] * inputs.rounds_between / (size + (size == 0)) / (unit + (unit == 0))

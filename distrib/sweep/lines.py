@@ -10,7 +10,7 @@ from pathlib import Path
 from distrib.errors import BadInput
 from distrib.files import expand_path
 
-_GIVEN = "--output.dir"
+OUTPUT_DIR = "--output.dir"
 LONGEST_FILE = 10_000_000
 """How many characters of a file are read at most."""
 
@@ -49,7 +49,7 @@ def with_overrides(line: Line, overrides: Sequence[str]) -> tuple[str, ...]:
 
 def given_folder(words: Sequence[str]) -> Path | None:
     """Return the folder that the words of a run give it, or None if they leave it open. Raises BadInput."""
-    given = [_value(words, position) for position, word in enumerate(words) if word.partition("=")[0] == _GIVEN]
+    given = [_value(words, position) for position, word in enumerate(words) if word.partition("=")[0] == OUTPUT_DIR]
     return expand_path(given[-1], "output.dir") if given and given[-1].lower() != "none" else None
 
 
@@ -61,7 +61,7 @@ def refuse_shared(folders: Mapping[int, Path]) -> None:
         if other != number:
             raise BadInput(
                 f"lines {other} and {number} would both train in {folder}: give each line a folder of its own "
-                f"({_GIVEN}), or leave it out of the line and of what is behind FILE, and drop lines that are the same"
+                f"({OUTPUT_DIR}), or leave it out of the line and of what is behind FILE, and drop lines that are the same"
             )
 
 

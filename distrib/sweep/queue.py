@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distrib.errors import EXIT_BAD_INPUT, BadInput
-from distrib.sweep.lines import Line, given_folder, refuse_shared, with_overrides
+from distrib.sweep.lines import OUTPUT_DIR, Line, given_folder, refuse_shared, with_overrides
 
 _LONGEST_NAME = 60  # characters of the words in a folder's name
 
@@ -54,7 +54,7 @@ def _run(line: Line, folder: Path, overrides: Sequence[str]) -> Run:
             f"{earlier} is of a sweep that named its folders for the numbers of their lines, and line {line.number} may be "
             f"another one by now: rename it to {own.name} to continue it as line {line.number}, or choose another --dir"
         )
-    return Run(line, own, (*words, "--output.dir", str(own)))
+    return Run(line, own, (*words, OUTPUT_DIR, str(own)))
 
 
 def _name(words: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch.optim import Adam, Optimizer
 
 from crosscheck import Recorder, Report, Verdict, replay
-from tests.crosscheck.recording import feed, make_parameters
+from tests.crosscheck.recording import make_parameters, take_steps
 
 
 def recorded(trace: Path, make: Callable[[Any], Optimizer], dtype: torch.dtype = torch.float32, **more: Any) -> Report:
@@ -18,9 +18,7 @@ def recorded(trace: Path, make: Callable[[Any], Optimizer], dtype: torch.dtype =
         gain.fill_(1.0)
     optimizer = make([("weight", weight), ("gain", gain)])
     with Recorder(optimizer, trace, **more):
-        for step in range(1, 11):
-            feed([weight, gain], step)
-            optimizer.step()
+        take_steps(optimizer, [weight, gain], range(1, 11))
     return replay(trace)
 
 

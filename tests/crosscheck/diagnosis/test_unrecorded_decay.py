@@ -7,7 +7,7 @@ import pytest
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from crosscheck import Recorder, Verdict, replay
-from tests.crosscheck.recording import feed, make_parameters
+from tests.crosscheck.recording import make_parameters, take_steps
 
 
 def decaying(kind: Any, decay: float, **how: Any) -> Any:
@@ -40,9 +40,7 @@ def test_it_is_named_with_its_size(tmp_path: Path, make: Any, rule: str, said: s
     parameters = make_parameters((20, 30), (50,))
     optimizer: Optimizer = make(parameters)
     with Recorder(optimizer, tmp_path, rule=rule):
-        for step in range(1, 7):
-            feed(parameters, step)
-            optimizer.step()
+        take_steps(optimizer, parameters, range(1, 7))
     report = replay(tmp_path)
     assert report.verdict is Verdict.MISMATCH
     causes = {finding.cause.partition(": ")[2] for finding in report.findings}
@@ -68,9 +66,7 @@ def test_without_one_it_is_not_made_up(tmp_path: Path) -> None:
     parameters = make_parameters((20, 30), (50,))
     optimizer = Clamps(parameters, lr=1e-2, weight_decay=0.0)
     with Recorder(optimizer, tmp_path, rule="adamw"):
-        for step in range(1, 7):
-            feed(parameters, step)
-            optimizer.step()
+        take_steps(optimizer, parameters, range(1, 7))
     report = replay(tmp_path)
     assert report.verdict is Verdict.MISMATCH
     assert all("weight_decay acts" not in finding.cause for finding in report.findings)
