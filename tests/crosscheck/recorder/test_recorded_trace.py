@@ -21,6 +21,7 @@ from tests.crosscheck.recording import (
     parts_of,
     take_steps,
 )
+from tests.support import wait_until
 
 
 def momentum_sgd(parameters: Any, **options: Any) -> SGD:
@@ -88,7 +89,8 @@ def test_parts_are_committed_while_training_goes_on(tmp_path: Path) -> None:
     optimizer = momentum_sgd(parameters)
     recorder = Recorder(optimizer, tmp_path)
     take_steps(optimizer, parameters, range(1, 301))
-    # The recorder is not closed, as if the run had been killed here.
+    # The recorder is not closed, as if the run had been killed when its thread had written the second part.
+    assert wait_until(lambda: len(parts_of(tmp_path)) == 2, seconds=60)
     assert [part.steps[-1].step for part in parts_of(tmp_path)] == [128, 256]
     report = replay(tmp_path)
     assert (report.verdict, report.steps) == (Verdict.MATCH, 256)
