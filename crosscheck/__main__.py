@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> in
         extra = {"torch": "train", "jinja2": "page"}.get(error.name or "", "replay")
         what = "--html" if extra == "page" else options.command
         return refuse(
-            f"{what} needs {error.name}, which is not installed: pip install -e '.[{extra}]' in a checkout, "
-            f"or pip install 'twinstep[{extra}]' from an index"
+            f"{what} needs {error.name}, which is not installed: pip install '.[{extra}]' in a clone of Twinstep"
         )
     except KeyboardInterrupt:
         tell("interrupted, and there is no verdict")

@@ -20,7 +20,7 @@ def check_optimizer() -> "Callable[..., Report]":
     except ModuleNotFoundError as error:
         pytest.fail(
             f"the fixture check_optimizer needs torch and JAX, and {error.name} is not installed: "
-            "pip install 'twinstep[train,replay]'",
+            "pip install '.[train,replay]' in a clone of Twinstep",
             pytrace=False,
         )
     return check_optimizer

@@ -165,7 +165,7 @@ class LiveReplay:
         if missing:
             raise BadInput(
                 f"crosscheck.live = {mode} replays with {' and '.join(missing)}, not installed here: "
-                "pip install 'twinstep[replay]', or set crosscheck.live = off"
+                "pip install '.[replay]' in a clone of Twinstep, or set crosscheck.live = off"
             )
         self._stops, self._display, self._to = mode == "stop", display, folder / "crosscheck.json"
         self.mismatch: str | None = None

@@ -271,4 +271,6 @@ def _say_what_runs(display: Display, ready: Run) -> None:
         f"seed {plan.seed}; writing to {ready.folder}/"
     )
     if not available():
-        display.line("no run page (index.html), because Jinja2 is not installed here: pip install 'twinstep[page]'")
+        display.line(
+            "no run page (index.html), because Jinja2 is not installed here: pip install '.[page]' in a clone of Twinstep"
+        )

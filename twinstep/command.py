@@ -115,8 +115,7 @@ def _lacking(what: str, extra: str, error: ModuleNotFoundError) -> int:
     if package in ("", *_OURS):
         raise error
     print(
-        f"bad input: {what} needs {package}, which is not installed: pip install -e '.[{extra}]' in a checkout, "
-        f"or pip install 'twinstep[{extra}]' from an index",
+        f"bad input: {what} needs {package}, which is not installed: pip install '.[{extra}]' in a clone of Twinstep",
         file=sys.stderr,
     )
     return _EXIT_BAD_INPUT

@@ -36,7 +36,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     if len(given.runs) < 2:
         raise BadInput("one run cannot be compared: give two or more")
     if given.html is not None and not available():
-        raise BadInput(f"--html {given.html} needs Jinja2, which is not installed here: pip install 'twinstep[page]'")
+        raise BadInput(
+            f"--html {given.html} needs Jinja2, which is not installed here: pip install '.[page]' in a clone of Twinstep"
+        )
     runs = [read_run(folder) for folder in given.runs]
     if given.html is not None:
         _write_page(given.html, runs)

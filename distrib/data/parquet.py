@@ -98,7 +98,7 @@ def expect_pyarrow() -> None:
         import_module("pyarrow.parquet")
     except ImportError as error:
         raise BadInput(
-            f"data.source = parquet:PATH and hf:OWNER/NAME need pyarrow ({error}): pip install 'twinstep[parquet]', or pip install pyarrow"
+            f"data.source = parquet:PATH and hf:OWNER/NAME need pyarrow ({error}): pip install pyarrow"
         ) from None
 
 

@@ -32,7 +32,7 @@ def look() -> Iterator[Finding]:
         yield fails(
             "packages",
             f"{there}: {', '.join(wrong)} missing or too old",
-            "pip install 'twinstep[train]' (in a checkout: make env)",
+            "pip install '.[train]' in a clone of Twinstep, or make env there",
         )
     else:
         yield ok("packages", there)
@@ -41,7 +41,7 @@ def look() -> Iterator[Finding]:
         yield note(
             "cross-check",
             f"{' and '.join(missing)} not installed: a run records, and the replay is left to another machine",
-            "pip install 'twinstep[replay]'",
+            "pip install '.[replay]' in a clone of Twinstep",
         )
     else:
         yield ok("cross-check", ", ".join(f"{name} {found[name]}" for name in _REPLAY))

@@ -70,8 +70,8 @@ def _expect_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise BadInput(
-            f"twinstep export needs {' and '.join(missing)}, not installed here: pip install -e '.[export]' in a checkout, or pip "
-            "install 'twinstep[export]' from an index"
+            f"twinstep export needs {' and '.join(missing)}, not installed here: pip install '.[export]' in a "
+            "clone of Twinstep"
         )
 
 

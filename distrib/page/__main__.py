@@ -29,7 +29,7 @@ def _main(arguments: list[str]) -> int:
             f"{folder} is not the folder of a run: it holds no status.json; give one such as runs/quickstart-…"
         )
     if not available():
-        raise BadInput("a page needs Jinja2, which is not installed here: pip install 'twinstep[page]'")
+        raise BadInput("a page needs Jinja2, which is not installed here: pip install '.[page]' in a clone of Twinstep")
     from distrib.page.render import write
 
     try:

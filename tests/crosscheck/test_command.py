@@ -363,8 +363,7 @@ def test_without_jax_it_says_what_to_install(trace: Path) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     message = result.stderr.splitlines()[0]
     assert message == (
-        "bad input: replay needs jax, which is not installed: pip install -e '.[replay]' in a checkout, "
-        "or pip install 'twinstep[replay]' from an index"
+        "bad input: replay needs jax, which is not installed: pip install '.[replay]' in a clone of Twinstep"
     )
 
 
@@ -373,8 +372,7 @@ def test_without_jinja2_the_page_says_what_to_install_and_the_rest_works(trace: 
     result = run_without(("jinja2", "jax"), COMMAND, "replay", trace, "--html", page)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines()[0] == (
-        "bad input: --html needs jinja2, which is not installed: pip install -e '.[page]' in a checkout, "
-        "or pip install 'twinstep[page]' from an index"
+        "bad input: --html needs jinja2, which is not installed: pip install '.[page]' in a clone of Twinstep"
     )
     assert not page.exists()
     result = run_without(("jinja2", *TORCH), COMMAND, "replay", trace, "--junit", tmp_path / "report.xml")
@@ -386,8 +384,7 @@ def test_without_torch_the_atlas_says_what_to_install() -> None:
     assert (result.returncode, result.stdout) == (2, "")
     message = result.stderr.splitlines()[0]
     assert message == (
-        "bad input: atlas needs torch, which is not installed: pip install -e '.[train]' in a checkout, "
-        "or pip install 'twinstep[train]' from an index"
+        "bad input: atlas needs torch, which is not installed: pip install '.[train]' in a clone of Twinstep"
     )
 
 

@@ -78,5 +78,5 @@ def test_without_jax_the_fixture_says_what_to_install(tmp_path: Path) -> None:
     done = run_without(JAX, script, suite(tmp_path) / "test_mine.py")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the fixture check_optimizer needs torch and JAX, and " in done.stdout
-    assert " is not installed: pip install 'twinstep[train,replay]'" in done.stdout
+    assert " is not installed: pip install '.[train,replay]' in a clone of Twinstep" in done.stdout
     assert "Traceback" not in done.stdout

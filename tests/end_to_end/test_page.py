@@ -48,7 +48,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
 def test_a_run_without_the_template_library_says_how_to_get_the_page(tmp_path: Path) -> None:
     [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path], plant=without_jinja2)
     assert (result.code, result.err) == (0, "")
-    assert result.out.count("pip install 'twinstep[page]'") == 1
+    assert result.out.count("pip install '.[page]' in a clone of Twinstep") == 1
     assert not (tmp_path / "index.html").exists()
 
 

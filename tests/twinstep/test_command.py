@@ -134,7 +134,7 @@ def test_what_is_not_installed_is_named_with_the_pip_line(
     extra = "replay" if missing == JAX else "train"
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("bad input: ")
-    for word in (words, f"pip install -e '.[{extra}]' in a checkout", f"pip install 'twinstep[{extra}]' from an index"):
+    for word in (words, f"pip install '.[{extra}]' in a clone of Twinstep"):
         assert word in result.stderr
 
 

@@ -79,4 +79,4 @@ def test_the_command_writes_it(
     monkeypatch.setattr("distrib.compare.__main__.available", lambda: False)
     code, _, err = compare(capsys, *runs, "--html", tmp_path / "page.html")
     assert code == 2
-    assert "pip install 'twinstep[page]'" in err
+    assert "pip install '.[page]' in a clone of Twinstep" in err

@@ -65,7 +65,7 @@ def test_without_what_training_needs_nothing_is_imported(
 
     monkeypatch.setattr(software, "_version", nothing)
     assert main([]) == 1
-    assert "pip install 'twinstep[train]'" in " ".join(capsys.readouterr().out.split())
+    assert "pip install '.[train]' in a clone of Twinstep" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_disk_that_is_well(tmp_path: Path) -> None:

@@ -169,8 +169,7 @@ def test_bad_input(
     assert code == 2
     for words in (
         "needs onnx and onnxscript",
-        "pip install -e '.[export]' in a checkout",
-        "'twinstep[export]' from an index",
+        "pip install '.[export]' in a clone of Twinstep",
     ):
         assert words in said
 

@@ -23,7 +23,9 @@ def test_without_its_library_it_names_the_line_that_gets_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert main([str(hostile_run(tmp_path, epochs=1))]) == 2
-    assert capsys.readouterr().err.endswith("Jinja2, which is not installed here: pip install 'twinstep[page]'\n")
+    assert capsys.readouterr().err.endswith(
+        "Jinja2, which is not installed here: pip install '.[page]' in a clone of Twinstep\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"]])
