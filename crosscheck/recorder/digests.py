@@ -18,7 +18,7 @@ Range = tuple[int, int]
 Quantity = tuple[int, str]
 """A tensor's number, and `param` or a slot of the state."""
 
-# Of the bytes, at most: what changes weights between steps is more common than what changes state.
+# The share of the bytes that parameters get, at most: weights are changed between steps more often than state is.
 _FOR_PARAMETERS = 3 / 4
 _ALIGNED = 1024  # elements; ranges begin and end at multiples
 _EACH_STEP = 96 * 1024  # bytes that may be read at every step; more is read at one step of RHYTHM
@@ -48,8 +48,8 @@ class DigestRanges:
 
     def include(self, tensors: Sequence[tuple[Quantity, Tensor]]) -> None:
         """Choose a range of each quantity that has none yet; later ones share what bytes are left."""
-        parameters = [(of, tensor) for of, tensor in tensors if of[1] == PARAM]
-        slots = [(of, tensor) for of, tensor in tensors if of[1] != PARAM]
+        parameters = [(quantity, tensor) for quantity, tensor in tensors if quantity[1] == PARAM]
+        slots = [(quantity, tensor) for quantity, tensor in tensors if quantity[1] != PARAM]
         self._choose(parameters, int(self._left * _FOR_PARAMETERS))
         self._choose(slots, self._left)
 
@@ -59,16 +59,16 @@ class DigestRanges:
         return stop > start
 
     def _choose(self, tensors: Iterable[tuple[Quantity, Tensor]], digest_bytes: int) -> None:
-        new = [(of, tensor) for of, tensor in tensors if of not in self.ranges]
+        new = [(quantity, tensor) for quantity, tensor in tensors if quantity not in self.ranges]
         height = level([tensor.nbytes for _, tensor in new], digest_bytes)
-        for of, tensor in new:
+        for quantity, tensor in new:
             numel, count = tensor.numel(), height // tensor.element_size()
             if count < numel:
                 count = count // _ALIGNED * _ALIGNED
                 start = self._turn % -(-numel // count) * count if count else 0
-                self.ranges[of] = start, min(start + count, numel)
+                self.ranges[quantity] = start, min(start + count, numel)
             else:
-                self.ranges[of] = 0, numel
+                self.ranges[quantity] = 0, numel
             self._left -= min(count, numel) * tensor.element_size()  # however short the last block of a tensor is
         self._left = max(self._left, 0)
 
@@ -77,8 +77,8 @@ class DigestRanges:
 class Digests:
     """The digests of one moment; they may still be on the device."""
 
-    of: Sequence[Quantity]
-    values: Tensor  # (len(of),) int64
+    quantities: Sequence[Quantity]
+    values: Tensor  # (len(quantities),) int64
 
 
 class Digester:
@@ -87,17 +87,17 @@ class Digester:
     def __init__(self, pieces: Sequence[tuple[Quantity, Tensor]]) -> None:
         """`pieces`: elements as vectors of integers that have their bits (see `as_integers`); there is one, and none is empty."""
         groups: dict[tuple[torch.dtype, torch.device], list[tuple[Quantity, Tensor]]] = {}
-        for of, piece in pieces:
-            groups.setdefault((piece.dtype, piece.device), []).append((of, piece))
+        for quantity, piece in pieces:
+            groups.setdefault((piece.dtype, piece.device), []).append((quantity, piece))
         self._groups = [_group([piece for _, piece in members]) for members in groups.values()]
-        self._of = [of for members in groups.values() for of, _ in members]
+        self._quantities = [quantity for members in groups.values() for quantity, _ in members]
         self.on_host = all(device.type == "cpu" for _, device in groups)
         """Whether all of it is in the host's memory."""
 
     def compute(self) -> Digests:
         """Return the digests of what the memory holds now."""
         found = [group.digests() for group in self._groups]
-        return Digests(self._of, found[0] if len(found) == 1 else torch.cat([each.cpu() for each in found]))
+        return Digests(self._quantities, found[0] if len(found) == 1 else torch.cat([each.cpu() for each in found]))
 
 
 def as_integers(tensor: Tensor, covered: Range) -> tuple[Tensor, bool]:

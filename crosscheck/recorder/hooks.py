@@ -1,4 +1,4 @@
-"""When a step begins and ends: the hooks of an optimizer, seen through subclasses, closures and torch.compile."""
+"""Hooks before and after the steps of an optimizer, which also work for subclasses, with closures and under torch.compile."""
 
 import weakref
 from collections.abc import Callable

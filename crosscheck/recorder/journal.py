@@ -84,7 +84,7 @@ class Journal:
             self.closed = True
             self.writer.close(self.committed, stopped)
 
-    def leave(self) -> None:
+    def end_without_waiting(self) -> None:
         """End when the thread has written what it has, without the last step if its moving averages were not read any more.
 
         Nothing waits for the thread, and errors are suppressed: the garbage collector may call this, in the thread itself too.

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Self
 
@@ -17,12 +16,10 @@ from crosscheck.recorder import optimizer_info
 from crosscheck.recorder.budget import Size, budget_of
 from crosscheck.recorder.claims import expect_checkable
 from crosscheck.recorder.estimate import Estimate, estimate
-from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.journal import Journal
 from crosscheck.recorder.loop_objects import LoopObjects
 from crosscheck.recorder.options import Options
 from crosscheck.recorder.sampler import Sampler
-from crosscheck.recorder.scaler_watch import ScalerWatch
 from crosscheck.recorder.step_capture import StepCapture
 from crosscheck.recorder.tracked_parameters import TrackedParameters
 from crosscheck.recorder.warning import warn
@@ -123,10 +120,6 @@ class Recorder:
         """
         self.optimizer = optimizer_info.unwrap(optimizer)
         rule = optimizer_info.choose_rule(self.optimizer, rule)
-        if isinstance(steps, str) and steps not in ("sampled", "all"):
-            raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
-        if coordinates is not None and coordinates < 1:
-            raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
         self._strict = strict
         self.loop = LoopObjects(
             self.optimizer,
@@ -144,13 +137,7 @@ class Recorder:
         claims = self.loop.claims
         tracked = TrackedParameters(self.optimizer, self.loop.names, self.loop.average)
         self._sampler = Sampler(
-            self.optimizer,
-            tracked,
-            {theirs: ours for ours, theirs in (slots or {}).items()},
-            rule=rule,
-            budget=budget_of(budget),
-            steps=steps,
-            coordinates=coordinates,
+            self.optimizer, tracked, slots or {}, rule, budget_of(budget), steps=steps, coordinates=coordinates
         )
         options = Options(self.optimizer, rule)
         groups = options.read()
@@ -172,20 +159,13 @@ class Recorder:
             versions=optimizer_info.versions(),
         )
         self._journal = Journal(SegmentWriter(Path(path), header, append=append), first_step)
-        capture = StepCapture(self.optimizer, tracked, self._sampler, options, self.loop, self._journal, first_step)
-        self._capture = capture
-        self._hooks = [
-            *watch_steps(
-                self.optimizer, partial(self._guard, capture.before_step), partial(self._guard, capture.after_step)
-            ),
-            self.optimizer.register_load_state_dict_post_hook(capture.note_loaded_state),
-        ]
-        if scaler is None or scaler.is_enabled():
-            on_skip = partial(self._guard, capture.notice_skip)
-            capture.scaler_watch = ScalerWatch(self.optimizer, scaler, lambda: self.step, on_skip)
+        self._capture = StepCapture(
+            self.optimizer, tracked, self._sampler, options, self.loop, self._journal, first_step
+        )
+        self._capture.attach(self._guard, scaler)
         if _log.isEnabledFor(logging.INFO):
             _log.info("recording to %s: %s", path, self.estimate())
-        weakref.finalize(self, _leave, self._journal, weakref.ref(self))
+        weakref.finalize(self, _end_unclosed, self._journal, weakref.ref(self))
 
     def __enter__(self) -> Self:
         return self
@@ -263,10 +243,7 @@ class Recorder:
 
     def close(self) -> None:
         """Commit what waits, mark the end, detach. Closing twice is fine."""
-        for hook in self._hooks:
-            hook.remove()
-        if self._capture.scaler_watch is not None:
-            self._capture.scaler_watch.end()
+        self._capture.detach()
         self._guard(self._end)
         self._capture.release()
 
@@ -309,13 +286,13 @@ class Recorder:
         )
 
 
-def _leave(journal: Journal, recorder: weakref.ref[Recorder]) -> None:
+def _end_unclosed(journal: Journal, recorder: weakref.ref[Recorder]) -> None:
     """Write the rest of a recording that was never closed, when the process ends or the optimizer is deleted."""
     left = recorder()
     if journal.closed:  # in a process that was forked off as well
         return
     if left is None:
-        journal.leave()
+        journal.end_without_waiting()
     else:
         with contextlib.suppress(Exception):  # nobody is there any more to be told
             left.close()

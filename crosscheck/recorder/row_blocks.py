@@ -171,12 +171,12 @@ def _digest_tables(rows: Sequence[Row], boundaries: Sequence[int]) -> dict[Quant
     for k, row in enumerate(rows):
         for column, digests in enumerate((row.before.digests, row.after.digests)):
             if digests is not None and k + column in boundaries:
-                groups.setdefault(id(digests.of), []).append((k, column, digests))
+                groups.setdefault(id(digests.quantities), []).append((k, column, digests))
     tables: dict[Quantity, Tensor] = {}
     for members in groups.values():
         fetched = torch.stack([each.values for *_, each in members]).cpu()
         places = torch.tensor([(row, column) for row, column, _ in members], device="cpu").unbind(1)
-        for quantity, values in zip(members[0][2].of, fetched.unbind(1), strict=True):
+        for quantity, values in zip(members[0][2].quantities, fetched.unbind(1), strict=True):
             table = tables.setdefault(quantity, torch.zeros(len(rows), 2, dtype=torch.int64, device="cpu"))
             table[places] = values
     return tables

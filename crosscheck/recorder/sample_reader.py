@@ -165,9 +165,13 @@ class SampleReader:
             if not self.sample.columns[number].whole
         ]
         ranges.include(tensors)
-        pieces = [(of, *as_integers(tensor, ranges.ranges[of])) for of, tensor in tensors if ranges.cover(of)]
+        pieces = [
+            (quantity, *as_integers(tensor, ranges.ranges[quantity]))
+            for quantity, tensor in tensors
+            if ranges.cover(quantity)
+        ]
         are_views = all(is_view for *_, is_view in pieces)
-        return Digester([(of, piece) for of, piece, _ in pieces]) if pieces else None, are_views
+        return Digester([(quantity, piece) for quantity, piece, _ in pieces]) if pieces else None, are_views
 
 
 def _slot_name(key: str, names: Mapping[str, str]) -> str:

@@ -26,15 +26,22 @@ class Sampler:
         self,
         optimizer: torch.optim.Optimizer,
         tracked: TrackedParameters,
-        slot_names: Mapping[str, str],
-        *,
+        slots: Mapping[str, str],
         rule: str,
         budget: Budget,
+        *,
         steps: Literal["sampled", "all"] | Iterable[int],
         coordinates: int | None,
     ) -> None:
-        """`steps`: those that are recorded in full. `coordinates`: of each tensor, instead of what the budget has for all."""
-        self._optimizer, self._tracked, self._slot_names = optimizer, tracked, slot_names
+        """`slots`: the rule's names of state -> this optimizer's. `steps`: those that are recorded in full. `coordinates`: of each
+        tensor, instead of what the budget has for all. Raises ValueError.
+        """
+        if isinstance(steps, str) and steps not in ("sampled", "all"):
+            raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")
+        if coordinates is not None and coordinates < 1:
+            raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
+        self._optimizer, self._tracked = optimizer, tracked
+        self._slot_names = {theirs: ours for ours, theirs in slots.items()}
         self._budget, self._coordinates = budget, coordinates
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
         self.everything = budget.whole or steps == "all"

@@ -1,12 +1,15 @@
 """What is captured of one step, from the end of backward until the moving average has followed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import gradients
+from crosscheck.recorder.hooks import watch_steps
 from crosscheck.recorder.journal import Journal
 from crosscheck.recorder.loop_objects import LoopObjects
 from crosscheck.recorder.options import Options
@@ -41,10 +44,11 @@ class StepCapture:
     ) -> None:
         self.step = first_step - 1
         """The number of the last step that was captured."""
-        self.scaler_watch: ScalerWatch | None = None
         self._optimizer, self._tracked, self._sampler, self._options = optimizer, tracked, sampler, options
         self._loop, self._journal = loop, journal
         self._averaged = bool(loop.average)
+        self._hooks: list[RemovableHandle] = []
+        self._scaler_watch: ScalerWatch | None = None
         self._reader: SampleReader | None = None  # of the sample that every step has
         self._turn = 0  # of that sample
         self._rows: _OpenRows = []  # of the coming step, or of the one that is going on
@@ -54,8 +58,27 @@ class StepCapture:
         self._after_skip = self._state_loaded = False
         self._skip_noticed = False  # by the scaler watch, and the loop has not said so yet
 
+    def attach(self, guard: Callable[..., None], scaler: torch.amp.GradScaler | None) -> None:
+        """Have the steps of the optimizer captured, also those that a loss scaler skips.
+
+        `guard` is to call the function that it gets, with the arguments that it gets, and to deal with what that raises.
+        """
+        before, after = partial(guard, self.before_step), partial(guard, self.after_step)
+        self._hooks += watch_steps(self._optimizer, before, after)
+        self._hooks.append(self._optimizer.register_load_state_dict_post_hook(self._note_loaded_state))
+        if scaler is None or scaler.is_enabled():
+            on_skip = partial(guard, self._capture_noticed_skip)
+            self._scaler_watch = ScalerWatch(self._optimizer, scaler, lambda: self.step, on_skip)
+
+    def detach(self) -> None:
+        """Leave the optimizer and the loss scaler as they were."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._scaler_watch is not None:
+            self._scaler_watch.end()
+
     def after_backward(self) -> None:
-        """Take the gradients as backward left them, if the norm over all of them is to be taken at this step."""
+        """Copy the gradients as backward left them, if the norm over all of them is to be taken at this step."""
         self._prepare()
         if not self._sampler.norm_is_due(self.step + 1):
             return
@@ -65,7 +88,7 @@ class StepCapture:
         self._backward_norm = gradients.norm(self._all_gradients(), None)
 
     def before_step(self, compiled: bool = False, *, skipped: bool = False) -> None:
-        """Take the gradients that the optimizer is about to consume, and the snapshots before the step.
+        """Copy the gradients that the optimizer is about to consume, and take the snapshots before the step.
 
         Args:
             compiled: The step runs under torch.compile.
@@ -87,7 +110,7 @@ class StepCapture:
             norm=None if self._backward_norm is None else gradients.norm(self._all_gradients(), scale),
             backward_norm=self._backward_norm,
             loss_scale=self._loss_scale(scale),
-            overflow_elsewhere=self.scaler_watch is not None and self.scaler_watch.overflowed_elsewhere(),
+            overflow_elsewhere=self._scaler_watch is not None and self._scaler_watch.overflowed_elsewhere(),
             options=tuple(group | {"compiled": True} for group in options) if compiled else options,
         )
 
@@ -105,15 +128,6 @@ class StepCapture:
         if self._record is not None and loss_scale is not None:
             self._record.loss_scale = torch.tensor(loss_scale, dtype=torch.float64, device="cpu")
         self._finish(skipped=True)
-
-    def notice_skip(self) -> None:
-        """Capture a step that the scaler watch saw skipped."""
-        self.before_step(skipped=True)
-        self._finish(skipped=True)
-        self._skip_noticed = True
-
-    def note_loaded_state(self, _: torch.optim.Optimizer) -> None:
-        self._state_loaded = True
 
     def complete_last_step(self, *, commit: bool = False) -> None:
         """Add the moving averages to the last step's rows; commit what waits if it is time, or if told to.
@@ -138,6 +152,15 @@ class StepCapture:
         self.drop_open_step()
         self._backward_norm, self._awaiting_average = None, []
         self._tracked.release()
+
+    def _capture_noticed_skip(self) -> None:
+        """Capture a step that the scaler watch saw skipped."""
+        self.before_step(skipped=True)
+        self._finish(skipped=True)
+        self._skip_noticed = True
+
+    def _note_loaded_state(self, _: torch.optim.Optimizer) -> None:
+        self._state_loaded = True
 
     def _prepare(self) -> None:
         """Complete the step before, and update the parameters. Raises UnsupportedOptimizer for one that no rule covers."""
@@ -211,7 +234,7 @@ class StepCapture:
 
         `scale`: what the scaler has given to a fused kernel.
         """
-        scaler = None if self.scaler_watch is None else self.scaler_watch.scaler
+        scaler = None if self._scaler_watch is None else self._scaler_watch.scaler
         if scale is None and scaler is not None:
             scale = scaler._get_scale_async()  # pyright: ignore[reportPrivateUsage]
         return None if scale is None else scale.detach().clone()
