@@ -1,15 +1,15 @@
-"""What looking at a step may cost: numbers of elements and bytes that do not depend on the size of the model."""
+"""What recording a step may cost: numbers of elements and bytes that do not depend on the size of the model."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
 Size = Literal["light", "default", "full"]
-_LOOKED_AT_KIB = 100  # what the default writes for a step, at most
+_DEFAULT_KIB = 100  # what the default writes for a step, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much of a step is looked at. Small tensors are covered, large ones by samples that move on."""
+    """How much of a step is recorded. Small tensors are recorded whole; of large ones it is a sample, which moves on."""
 
     columns: int
     """Elements that are recorded at every step."""
@@ -17,8 +17,8 @@ class Budget:
     """Tensors that these are of; of a model with more, others take their turn with each part of the trace."""
     wide_bytes: int
     """Bytes recorded of a step that is recorded in full: whole tensors, or blocks of those that are too large."""
-    held_bytes: int
-    """Bytes read at a look for the digests of what has no column; such looks are rarer the more they read."""
+    digest_bytes: int
+    """Bytes read for the digests of one snapshot, of elements that have no column; many bytes are read at some steps only."""
     grad_elements: int
     """Elements of gradients whose norm is taken at every step; of a larger model it is taken at some steps."""
     whole: bool = False
@@ -35,8 +35,8 @@ class Budget:
         )
 
 
-_DEFAULT = Budget(columns=2048, tensors=64, wide_bytes=2**22, held_bytes=3 * 2**18, grad_elements=2**20)
-_LIGHT = Budget(columns=512, tensors=16, wide_bytes=2**20, held_bytes=2**17, grad_elements=2**17)
+_DEFAULT = Budget(columns=2048, tensors=64, wide_bytes=2**22, digest_bytes=3 * 2**18, grad_elements=2**20)
+_LIGHT = Budget(columns=512, tensors=16, wide_bytes=2**20, digest_bytes=2**17, grad_elements=2**17)
 
 
 def budget_of(size: Size | int) -> Budget:
@@ -50,7 +50,7 @@ def budget_of(size: Size | int) -> Budget:
             columns=_DEFAULT.columns,
             tensors=2**62,
             wide_bytes=2**62,
-            held_bytes=2**62,
+            digest_bytes=2**62,
             grad_elements=2**62,
             whole=True,
         )
@@ -58,11 +58,11 @@ def budget_of(size: Size | int) -> Budget:
         raise ValueError(
             f"budget={size!r}: accepted are 'light', 'default', 'full', and the bytes that a step may take, from 1,024"
         )
-    share = size / (_LOOKED_AT_KIB * 1024)
+    share = size / (_DEFAULT_KIB * 1024)
     return Budget(
         columns=max(int(_DEFAULT.columns * share), 16),
         tensors=max(int(_DEFAULT.tensors * share), 2),
         wide_bytes=max(int(_DEFAULT.wide_bytes * share), 2**14),
-        held_bytes=max(int(_DEFAULT.held_bytes * share), 2**14),
+        digest_bytes=max(int(_DEFAULT.digest_bytes * share), 2**14),
         grad_elements=_DEFAULT.grad_elements,
     )

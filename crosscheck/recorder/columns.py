@@ -1,4 +1,4 @@
-"""Which elements of a tensor are looked at, and views of them that cost no copy."""
+"""Which elements of a tensor are recorded, and views of them that cost no copy."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,6 @@
 """Digests of the elements that are not recorded: whatever changes them between two steps changes a digest."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,90 +14,95 @@ from crosscheck.trace.digest import ROW, WORD, odd_numbers
 from crosscheck.trace.format import PARAM
 
 Range = tuple[int, int]
-"""From the first element of a tensor, as it lies in memory, up to the one that is not held any more."""
-Named = tuple[int, str]
+"""The first of some elements of a tensor, in the order in which they lie in memory, and the one after the last."""
+Quantity = tuple[int, str]
 """A tensor's number, and `param` or a slot of the state."""
 
-# Of the bytes, at most: what changes weights between steps is more common than what changes state.
+# The share of the bytes that parameters get, at most: weights are changed between steps more often than state is.
 _FOR_PARAMETERS = 3 / 4
 _ALIGNED = 1024  # elements; ranges begin and end at multiples
 _EACH_STEP = 96 * 1024  # bytes that may be read at every step; more is read at one step of RHYTHM
 RHYTHM = 8  # steps
 
 
-class Windows:
-    """The elements of each quantity that are held while one part of the trace is recorded."""
+class DigestRanges:
+    """The elements of each quantity that digests cover while one part of the trace is recorded."""
 
-    def __init__(self, held_bytes: int, turn: int) -> None:
-        """`held_bytes`: to be read at each look. With each turn the windows move on."""
-        self._budget = self._left = held_bytes
+    def __init__(self, digest_bytes: int, turn: int) -> None:
+        """`digest_bytes`: to be read for the digests of one snapshot. With each turn the ranges move on."""
+        self._budget = self._left = digest_bytes
         self._turn = turn
-        self.ranges: dict[Named, Range] = {}
+        self.ranges: dict[Quantity, Range] = {}
 
     def is_due(self, step: int, *, before: bool, on_host: bool) -> bool:
         """Return whether to take digests before or after a step.
 
-        A boundary between two steps is looked at from both sides or not at all: what a step left, and what the next one finds.
-        Where it is too much for every step, every eighth one is looked at with the boundary before it and the one after it.
+        They compare what a step left with what the next one finds, so they are taken on both sides of that boundary or on neither.
+        Where it is too much for every step, they are taken at every eighth one, and at the boundary before it and the one after it.
         On a device it is always too much: not the bytes, but the host's time to launch a handful of operations.
         """
         if on_host and self._budget - self._left <= _EACH_STEP:
             return True
-        place = step % RHYTHM - RHYTHM // 2
-        return place == 0 or place == (1 if before else -1)
+        distance = step % RHYTHM - RHYTHM // 2
+        return distance == 0 or distance == (1 if before else -1)
 
-    def include(self, quantities: Sequence[tuple[Named, Tensor]]) -> None:
+    def include(self, tensors: Sequence[tuple[Quantity, Tensor]]) -> None:
         """Choose a range of each quantity that has none yet; later ones share what bytes are left."""
-        parameters = [(name, tensor) for name, tensor in quantities if name[1] == PARAM]
-        slots = [(name, tensor) for name, tensor in quantities if name[1] != PARAM]
+        parameters = [(quantity, tensor) for quantity, tensor in tensors if quantity[1] == PARAM]
+        slots = [(quantity, tensor) for quantity, tensor in tensors if quantity[1] != PARAM]
         self._choose(parameters, int(self._left * _FOR_PARAMETERS))
         self._choose(slots, self._left)
 
-    def _choose(self, quantities: Iterable[tuple[Named, Tensor]], held_bytes: int) -> None:
-        new = [(name, tensor) for name, tensor in quantities if name not in self.ranges]
-        height = level([tensor.nbytes for _, tensor in new], held_bytes)
-        for name, tensor in new:
+    def cover(self, quantity: Quantity) -> bool:
+        """Return whether any element of a quantity is covered."""
+        start, stop = self.ranges.get(quantity, (0, 0))
+        return stop > start
+
+    def _choose(self, tensors: Iterable[tuple[Quantity, Tensor]], digest_bytes: int) -> None:
+        new = [(quantity, tensor) for quantity, tensor in tensors if quantity not in self.ranges]
+        height = level([tensor.nbytes for _, tensor in new], digest_bytes)
+        for quantity, tensor in new:
             numel, count = tensor.numel(), height // tensor.element_size()
             if count < numel:
                 count = count // _ALIGNED * _ALIGNED
                 start = self._turn % -(-numel // count) * count if count else 0
-                self.ranges[name] = start, min(start + count, numel)
+                self.ranges[quantity] = start, min(start + count, numel)
             else:
-                self.ranges[name] = 0, numel
+                self.ranges[quantity] = 0, numel
             self._left -= min(count, numel) * tensor.element_size()  # however short the last block of a tensor is
         self._left = max(self._left, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Digests:
     """The digests of one moment; they may still be on the device."""
 
-    names: Sequence[Named]
-    digests: Tensor  # (len(names),) int64
+    quantities: Sequence[Quantity]
+    values: Tensor  # (len(quantities),) int64
 
 
 class Digester:
     """Takes the digests of the same memory again and again."""
 
-    def __init__(self, pieces: Sequence[tuple[Named, Tensor]]) -> None:
-        """`pieces`: elements as vectors of integers that have their bits (see `words`); there is one, and none is empty."""
-        groups: dict[tuple[torch.dtype, torch.device], list[tuple[Named, Tensor]]] = {}
-        for name, piece in pieces:
-            groups.setdefault((piece.dtype, piece.device), []).append((name, piece))
+    def __init__(self, pieces: Sequence[tuple[Quantity, Tensor]]) -> None:
+        """`pieces`: elements as vectors of integers that have their bits (see `as_integers`); there is one, and none is empty."""
+        groups: dict[tuple[torch.dtype, torch.device], list[tuple[Quantity, Tensor]]] = {}
+        for quantity, piece in pieces:
+            groups.setdefault((piece.dtype, piece.device), []).append((quantity, piece))
         self._groups = [_group([piece for _, piece in members]) for members in groups.values()]
-        self._names = [name for members in groups.values() for name, _ in members]
+        self._quantities = [quantity for members in groups.values() for quantity, _ in members]
         self.on_host = all(device.type == "cpu" for _, device in groups)
         """Whether all of it is in the host's memory."""
 
-    def look(self) -> Sight:
+    def compute(self) -> Digests:
         """Return the digests of what the memory holds now."""
         found = [group.digests() for group in self._groups]
-        return Sight(self._names, found[0] if len(found) == 1 else torch.cat([each.cpu() for each in found]))
+        return Digests(self._quantities, found[0] if len(found) == 1 else torch.cat([each.cpu() for each in found]))
 
 
-def words(tensor: Tensor, held: Range) -> tuple[Tensor, bool]:
-    """Return the held elements as a vector of integers, and whether it is a view of them: of a tensor with gaps it is a copy."""
-    start, stop = held
+def as_integers(tensor: Tensor, covered: Range) -> tuple[Tensor, bool]:
+    """Return the covered elements as a vector of integers, and whether it is a view of them: of a tensor with gaps it is a copy."""
+    start, stop = covered
     dense = tensor.numel() == 0 or tensor.numel() == 1 + sum(
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
     )
@@ -165,9 +170,3 @@ class _OnDevice:
 def _group(pieces: Sequence[Tensor]) -> _OnHost | _OnDevice:
     on_host = pieces[0].device.type == "cpu" and pieces[0].element_size() < WORD
     return _OnHost(pieces) if on_host else _OnDevice(pieces)
-
-
-def holdable(ranges: Mapping[Named, Range], name: Named) -> bool:
-    """Return whether there is anything of a quantity to hold."""
-    start, stop = ranges.get(name, (0, 0))
-    return stop > start

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from crosscheck.recorder.digests import RHYTHM
 from crosscheck.recorder.pending import PART_BYTES, PART_STEPS
-from crosscheck.recorder.selection import Selection
+from crosscheck.recorder.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Estimate:
     memory_bytes: int
     """Bytes that wait to be written, at most."""
     seconds: float
-    """Time that looking at a step takes, as it was measured when the recorder was attached."""
+    """Time that the snapshots of a step take, as it was measured when the recorder was attached."""
 
     def __str__(self) -> str:
         return (
@@ -28,20 +28,20 @@ class Estimate:
         )
 
 
-def estimate(selection: Selection, first_step: int) -> Estimate:
-    """Look at the parameters as in some steps to come, and return what looking at every step will cost."""
-    sample = selection.sampled(first_step)
-    views = [sample, selection.full(first_step)] if selection.everything else [sample]
-    for view in views:
-        view.look(first_step, before=True)  # which makes what later looks use again
+def estimate(sampler: Sampler, first_step: int) -> Estimate:
+    """Take snapshots of the parameters as in some steps to come, and return what recording every step will cost."""
+    reader = sampler.reader(first_step)
+    readers = [reader, sampler.full_reader(first_step)] if sampler.everything else [reader]
+    for each in readers:
+        each.snapshot(first_step, before=True)  # which makes the buckets that later ones use again
     begun = time.perf_counter()
     for step in range(first_step, first_step + RHYTHM):
         for before in (True, False):
-            for view in views:
-                view.look(step, before=before)
+            for each in readers:
+                each.snapshot(step, before=before)
     seconds = (time.perf_counter() - begun) / RHYTHM
-    elements = sum(columns.count for columns in views[-1].chosen.columns.values())
-    sampled, full, every = selection.nbytes_of_a_step(sample)
+    elements = sum(columns.count for columns in readers[-1].sample.columns.values())
+    sampled, full, every = sampler.nbytes_of_a_step(reader.sample)
     return Estimate(
         elements=elements,
         disk_bytes=(sampled if every > 1 else 0) // 2 + full // every,  # what a step found is what the one before left

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.view import Picked
+from crosscheck.recorder.snapshot import Values
 
 
-def consumed(gradients: Picked, scale: Tensor | None) -> Picked:
+def consumed(gradients: Values, scale: Tensor | None) -> Values:
     """Return gradients as a fused kernel consumes them: divided by the loss scale, in float32 if they are halves."""
     if scale is None:
         return gradients
-    return Picked([(numbers, _unscaled(vector, scale)) for numbers, vector in gradients.chunks])
+    return Values([(numbers, _unscaled(vector, scale)) for numbers, vector in gradients.chunks])
 
 
 def _unscaled(vector: Tensor, scale: Tensor) -> Tensor:

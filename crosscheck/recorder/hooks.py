@@ -1,4 +1,4 @@
-"""When a step begins and ends: the hooks of an optimizer, seen through subclasses, closures and torch.compile."""
+"""Hooks before and after the steps of an optimizer, which also work for subclasses, with closures and under torch.compile."""
 
 import weakref
 from collections.abc import Callable
@@ -45,14 +45,14 @@ class _Steps:
             self._before(compiled)
             return None
 
-        def closure_then_look() -> Any:  # the gradients exist only once the closure has run
+        def closure_then_before() -> Any:  # the gradients exist only once the closure has run
             loss = closure()
             self._before(compiled)
             return loss
 
         if len(args) > 1:
-            return (args[0], closure_then_look, *args[2:]), kwargs
-        return args, {**kwargs, "closure": closure_then_look}
+            return (args[0], closure_then_before, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure_then_before}
 
     def end(self, *_: Any) -> None:
         self._depth -= 1
@@ -68,13 +68,13 @@ class _Steps:
         return max(sum(1 for _ in steps), 1)
 
 
-def _outside_graphs(look: Callable[..., Any]) -> Callable[..., Any]:
+def _outside_graphs(action: Callable[..., Any]) -> Callable[..., Any]:
     """Return a hook that runs outside of a compiled `step`, on real tensors, and is told whether the step is compiled."""
-    eager = cast(Callable[..., Any], torch.compiler.disable(look))
+    eager = cast(Callable[..., Any], torch.compiler.disable(action))
 
     def hook(_: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if torch.compiler.is_compiling():
             return eager(args, kwargs, True)
-        return look(args, kwargs, False)  # leaving the compiler takes time even where it is not at work
+        return action(args, kwargs, False)  # leaving the compiler takes time even where it is not at work
 
     return hook

@@ -22,10 +22,10 @@ class Journal:
     def __init__(self, writer: SegmentWriter, first_step: int) -> None:
         self.writer, self.pending = writer, Pending()
         self.tensors: tuple[TensorInfo, ...] = ()
-        """All that were seen so far."""
+        """All that there were so far."""
         self.closed = False
-        self.unsettled = False
-        """Whether the last step's moving averages are still to be seen."""
+        self.average_pending = False
+        """Whether the moving averages after the last step are still to be read."""
         self.committed = first_step - 1
         """The last step that is known to be written."""
         self.nbytes = 0
@@ -50,7 +50,7 @@ class Journal:
             raise
 
     def _write_what_waits(self, *, wait: bool) -> None:
-        last = self.pending.attempts[-1].step if self.pending.attempts else self.committed
+        last = self.pending.records[-1].step if self.pending.records else self.committed
         part = self.pending.take(self.tensors)
         if part is None:
             return
@@ -84,19 +84,19 @@ class Journal:
             self.closed = True
             self.writer.close(self.committed, stopped)
 
-    def leave(self) -> None:
-        """End when the thread has written what it has, without the last step if its moving averages were not seen any more.
+    def end_without_waiting(self) -> None:
+        """End when the thread has written what it has, without the last step if its moving averages were not read any more.
 
         Nothing waits for the thread, and errors are suppressed: the garbage collector may call this, in the thread itself too.
         """
         if self._written is None:
-            self._end_without_unsettled()
+            self._end_without_incomplete_step()
         else:  # done already, or in the thread as soon as it is
-            self._written[0].add_done_callback(lambda _: self._end_without_unsettled())
+            self._written[0].add_done_callback(lambda _: self._end_without_incomplete_step())
 
-    def _end_without_unsettled(self) -> None:
+    def _end_without_incomplete_step(self) -> None:
         with contextlib.suppress(Exception):  # nobody is there any more to be told
-            if self.unsettled:
+            if self.average_pending:
                 self.pending.drop_last()
             self.end()
 

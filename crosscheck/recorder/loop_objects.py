@@ -22,7 +22,7 @@ _Options = tuple[dict[str, Option], ...]
 
 
 class LoopObjects:
-    """The claims that are read from objects, joined with those that were written down; and what is told at each step."""
+    """The claims that are read from objects, joined with those that were written down; and what the objects claim of each step."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class LoopObjects:
         """The average of each parameter, likewise."""
         self._copy: SteppedCopy | None = None
         self._clips: dict[str, Option] = {}
-        self._told_clips = False
+        self._expects_clips = False
         read: dict[str, Any] = {"clip_norm": clip_norm, "clip_value": clip_value}
         if self._averaged is not None:
             read["average"] = kind_of_average(self._averaged, claims.average if claims is not None else None)
@@ -62,20 +62,20 @@ class LoopObjects:
         self.claims = _join(claims, {name: value for name, value in read.items() if value is not None})
         """All that is claimed; None if nothing is."""
 
-    def tell(self, options: _Options, *, applied: bool) -> _Options:
-        """Return the options of a step with what its objects said of it, and go on to the next."""
-        told: list[dict[str, Option]] = [{} for _ in options]
+    def with_claims(self, options: _Options, *, applied: bool) -> _Options:
+        """Return the options of a step with the rates and the clipping that are claimed of it, and go on to the next step."""
+        claimed: list[dict[str, Option]] = [{} for _ in options]
         if self._copy is not None:
-            for group, rate in zip(told, self._copy.rates, strict=False):
+            for group, rate in zip(claimed, self._copy.rates, strict=False):
                 group[CLAIMED_RATE] = rate
             if applied:
                 self._copy.applied()
-        if self._told_clips and told:
-            told[0] |= self._clips or {CLIP_NORM: float("nan"), CLIP_VALUE: float("nan")}
+        if self._expects_clips and claimed:
+            claimed[0] |= self._clips or {CLIP_NORM: float("nan"), CLIP_VALUE: float("nan")}
             self._clips = {}
-        return _with(options, told)
+        return _with(options, claimed)
 
-    def tell_averaged(self, options: _Options) -> _Options:
+    def with_averaged(self, options: _Options) -> _Options:
         """Return the options of a step with the number of updates that the average has seen when the step is over."""
         if self._averaged is None:
             return options
@@ -83,7 +83,7 @@ class LoopObjects:
 
     def watch_clipping(self) -> None:
         """Expect to be told of each clipping, from now on: what is not told of a step is not claimed of it."""
-        self._told_clips = True
+        self._expects_clips = True
 
     def clipped(self, *, norm: float | None = None, value: float | None = None) -> None:
         """Take in by which bound the gradients of the coming step are clipped; NaN: by something that no claim can hold."""
@@ -115,9 +115,9 @@ class LoopObjects:
         return {"schedule": schedule, "applied": applied}
 
 
-def _with(options: _Options, told: Sequence[dict[str, Option]]) -> _Options:
+def _with(options: _Options, more: Sequence[dict[str, Option]]) -> _Options:
     """Return new options of each group, as those given may be shared by many steps."""
-    return tuple(group | more for group, more in zip(options, told, strict=True)) if any(told) else options
+    return tuple(group | added for group, added in zip(options, more, strict=True)) if any(more) else options
 
 
 def _would_hold_state(optimizer: torch.optim.Optimizer) -> bool:

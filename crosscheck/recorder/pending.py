@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from crosscheck.recorder.row_blocks import Row, RowBlock
-from crosscheck.recorder.view import Chosen
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
 PART_STEPS = 128
@@ -20,48 +19,48 @@ _HELD_TWICE = PART_BYTES // 2  # what may wait in memory while as much is writte
 
 
 @dataclass(slots=True)
-class Attempt:
-    """One attempt to step; its numbers may still be on the device."""
+class StepRecord:
+    """What is recorded of one attempt to step besides tensors; its numbers may still be on the device."""
 
     step: int
     norm: Tensor | None
     backward_norm: Tensor | None
-    scale: Tensor | None
+    loss_scale: Tensor | None
     options: tuple[dict[str, Option], ...]
     overflow_elsewhere: bool = False
     applied: bool = True  # this and the next are known when the step is over
-    loaded: bool = False
+    state_loaded: bool = False
 
 
 class Pending:
-    """Attempts, and the rows that belong to them."""
+    """Step records, and the rows that belong to them."""
 
     def __init__(self) -> None:
-        self.attempts: list[Attempt] = []
+        self.records: list[StepRecord] = []
         self._blocks: list[RowBlock] = []
         self._nbytes = 0
         self._committed_at = time.monotonic()
 
-    def add(self, attempt: Attempt, rows: Iterable[tuple[Chosen, Row]]) -> None:
-        """Take in an attempt with what was seen of it; rows of the same chosen elements go to one block."""
-        for chosen, row in rows:
-            block = next((block for block in self._blocks if block.chosen is chosen), None)
+    def add(self, record: StepRecord, rows: Iterable[Row]) -> None:
+        """Take in a step's record and its rows; rows of the same sample go to one block."""
+        for row in rows:
+            block = next((block for block in self._blocks if block.sample is row.sample), None)
             if block is None:
-                block = RowBlock(chosen)
+                block = RowBlock(row.sample)
                 self._blocks.append(block)
             block.rows.append(row)
             self._nbytes += row.nbytes
-        self.attempts.append(attempt)  # last: rows without an attempt are left out, an attempt needs its rows
+        self.records.append(record)  # last: rows without a record are left out, a record needs its rows
 
     def drop_last(self) -> None:
         """Forget the last step."""
-        self.attempts.pop()
+        self.records.pop()
 
     @property
     def due(self) -> bool:
         """Return whether it is time to commit."""
         return (
-            len(self.attempts) >= PART_STEPS
+            len(self.records) >= PART_STEPS
             or self._nbytes >= PART_BYTES
             or time.monotonic() - self._committed_at >= _PART_SECONDS
         )
@@ -73,48 +72,48 @@ class Pending:
 
     def take(self, tensors: tuple[TensorInfo, ...]) -> tuple[Part, dict[str, Tensor]] | None:
         """Return the part that waits with its arrays, and start anew; None if nothing waits. Raises UnsupportedOptimizer."""
-        attempts, blocks = self.attempts, self._blocks
-        self.attempts, self._blocks, self._nbytes, self._committed_at = [], [], 0, time.monotonic()
-        if not attempts:
+        records, blocks = self.records, self._blocks
+        self.records, self._blocks, self._nbytes, self._committed_at = [], [], 0, time.monotonic()
+        if not records:
             return None
-        listed = {attempt.step for attempt in attempts}
-        for block in blocks:  # Ctrl-C can come between the rows of a step and its attempt
+        listed = {record.step for record in records}
+        for block in blocks:  # Ctrl-C can come between the rows of a step and its record
             block.rows = [row for row in block.rows if row.step in listed]
         blocks = [block for block in blocks if block.rows]
         arrays: dict[str, Tensor] = {}
         laid_out = tuple(block.lay_out(number, arrays) for number, block in enumerate(blocks))
-        return Part(tensors=tensors, steps=_described(attempts), blocks=laid_out), arrays
+        return Part(tensors=tensors, steps=_steps_of(records), blocks=laid_out), arrays
 
 
-def _described(attempts: list[Attempt]) -> tuple[Step, ...]:
-    """Describe the attempts; options that did not change since the step before are left out."""
-    described: list[Step] = []
+def _steps_of(records: list[StepRecord]) -> tuple[Step, ...]:
+    """Return the steps as the trace describes them; options that did not change since the step before are left out."""
+    steps: list[Step] = []
     last: tuple[dict[str, Option], ...] = ()
-    norms = _fetched([attempt.norm for attempt in attempts])
-    backward_norms = _fetched([attempt.backward_norm for attempt in attempts])
-    scales = _fetched([attempt.scale for attempt in attempts])
-    for attempt, norm, backward_norm, scale in zip(attempts, norms, backward_norms, scales, strict=True):
+    norms = _fetched([record.norm for record in records])
+    backward_norms = _fetched([record.backward_norm for record in records])
+    scales = _fetched([record.loss_scale for record in records])
+    for record, norm, backward_norm, scale in zip(records, norms, backward_norms, scales, strict=True):
         changed: list[dict[str, Option]] = []
-        for number, group in enumerate(attempt.options):
+        for number, group in enumerate(record.options):
             known = last[number] if number < len(last) else {}
             if group is known:  # as it is until an option changes
                 changed.append({})
                 continue
             changed.append({name: value for name, value in group.items() if known.get(name, ...) != value})
-        last = attempt.options
-        described.append(
+        last = record.options
+        steps.append(
             Step(
-                step=attempt.step,
-                applied=attempt.applied,
+                step=record.step,
+                applied=record.applied,
                 loss_scale=scale,
                 grad_norm=norm,
                 backward_norm=backward_norm,
                 options=tuple(changed),
-                state_loaded=attempt.loaded,
-                overflow_elsewhere=attempt.overflow_elsewhere,
+                state_loaded=record.state_loaded,
+                overflow_elsewhere=record.overflow_elsewhere,
             )
         )
-    return tuple(described)
+    return tuple(steps)
 
 
 def _fetched(numbers: Sequence[Tensor | None]) -> list[float | None]:

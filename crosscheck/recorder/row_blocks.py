@@ -1,224 +1,182 @@
-"""Rows of the same chosen elements, gathered step by step and laid out tensor by tensor as the trace wants them."""
+"""Rows of one sample, gathered step by step and laid out tensor by tensor as the trace wants them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.recorder.columns import Columns
-from crosscheck.recorder.digests import Named, Sight
-from crosscheck.recorder.view import Chosen, Moment, Picked
-from crosscheck.trace.format import DIGEST, PARAM, Block, SlotRows, TensorRows, key
+from crosscheck.recorder.digests import Digests, Quantity
+from crosscheck.recorder.series import EMPTY, Series, by_tensor, unequal
+from crosscheck.recorder.snapshot import Sample, Snapshot, Values
+from crosscheck.trace.format import AVERAGE, DIGEST, PARAM, Block, SlotRows, TensorRows, key
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """What was seen of one step."""
+    """What is recorded of one step in the elements of one sample. It is filled in while the step goes on."""
 
     step: int
-    grad: Picked  # as consumed
-    backward: Picked | None  # as backward left it, where that was seen
-    before: Moment
-    after: Moment
-    sights: tuple[Sight | None, Sight | None] = (None, None)  # before and after the step
+    sample: Sample
+    average_before: Values | None = None  # the moving average, where there is one
+    backward: Values | None = None  # the gradient as backward left it, where that was recorded
+    grad: Values = field(init=False)  # as the optimizer consumed it
+    before: Snapshot = field(init=False)
+    after: Snapshot = field(init=False)
+    average_after: Values | None = None
 
     @property
     def nbytes(self) -> int:
-        gradients = sum(picked.nbytes for picked in (self.grad, self.backward) if picked is not None)
-        return gradients + self.before.nbytes + self.after.nbytes
+        gathered = (self.average_before, self.backward, self.grad, self.average_after)
+        return sum(values.nbytes for values in gathered if values is not None) + self.before.nbytes + self.after.nbytes
 
 
-class _Series(NamedTuple):
-    """One quantity of one tensor, in the rows where it is there."""
+class _Slot(NamedTuple):
+    """The parameters, or a slot of the state, before and after the steps of a block, by number of the tensor."""
 
-    rows: list[int]
-    values: Tensor  # (rows, columns)
-
-
-_NEVER = _Series([], torch.zeros(0, 0, device="cpu"))
+    name: str
+    scalar: bool
+    before: dict[int, Series]
+    after: dict[int, Series]
 
 
 @dataclass(slots=True)
 class RowBlock:
-    """A block in the making."""
+    """The rows of one sample that a part of the trace gets."""
 
-    chosen: Chosen
+    sample: Sample
     rows: list[Row] = field(default_factory=list[Row])
 
     def lay_out(self, number: int, arrays: dict[str, Tensor]) -> Block:
         """Put the block's arrays into `arrays` and return its description; `number` is its position in the part.
 
-        Raises UnsupportedOptimizer for a quantity that changes its format.
+        Raises UnsupportedOptimizer for a quantity that changes its dtype.
         """
-        columns = self.chosen.columns
-        grads = _by_tensor(columns, [row.grad for row in self.rows])
-        backwards = _by_tensor(columns, [row.backward for row in self.rows])
-        befores, afters = [row.before.apart() for row in self.rows], [row.after.apart() for row in self.rows]
-        of_shape, scalars = (dict.fromkeys(n for m in (*befores, *afters) for n in m[kind]) for kind in (0, 1))
-        before, after = (
-            {name: _by_tensor(columns, [slots.get(name) for slots, _ in moments]) for name in of_shape}
-            for moments in (befores, afters)
-        )
-        one_before, one_after = (
-            {name: _by_tensor(None, [ones.get(name) for _, ones in moments]) for name in scalars}
-            for moments in (befores, afters)
-        )
-        boundaries = self._boundaries()
-        digests = self._digests(boundaries)
-        ranges = {} if self.chosen.windows is None else self.chosen.windows.ranges
+        layout = _Layout(self.sample, self.rows)
         tensors: list[TensorRows] = []
-        for tensor, its in columns.items():
-
-            def put(quantity: str, values: Tensor, tensor: int = tensor) -> None:
-                arrays[key(number, tensor, quantity)] = values
-
-            def store(
-                prefix: str, old: Mapping[int, _Series], new: Mapping[int, _Series], tensor: int = tensor
-            ) -> SlotRows:
-                name = prefix.rstrip(".") or PARAM
-                its_before, its_after = old.get(tensor, _NEVER), new.get(tensor, _NEVER)
-                stored = _unlike(its_before, its_after)
-                if stored:
-                    arrays[key(number, tensor, f"{prefix}before")] = its_before.values[stored].contiguous()
-                if its_after.rows:
-                    arrays[key(number, tensor, f"{prefix}after")] = its_after.values
-                if (tensor, name) in digests:
-                    arrays[key(number, tensor, f"{prefix}{DIGEST}")] = digests[tensor, name]
-                return SlotRows(
-                    before=tuple(its_before.rows[k] for k in stored),
-                    absent_before=self._others(its_before.rows),
-                    absent_after=self._others(its_after.rows),
-                    held=(ranges[tensor, name],) if (tensor, name) in digests else (),
-                )
-
-            grad = grads.get(tensor, _NEVER)
-            if grad.rows:
-                put("grad", grad.values)
-            backward = _different(backwards.get(tensor, _NEVER), grad)
-            if backward.rows:
-                put("backward", backward.values)
-            if not (its.whole or self.chosen.full):
-                put("coordinates", its.ascending.reshape(1, -1))
-            parameter = store("", before[PARAM], after[PARAM])
-            slots = {
-                name: store(f"{name}.", before[name], after[name])
-                for name in of_shape
-                if name != PARAM and (tensor in before[name] or tensor in after[name])
-            }
-            slots |= {
-                name: store(f"{name}.", one_before[name], one_after[name]).model_copy(update={"scalar": True})
-                for name in scalars
-                if tensor in one_before[name] or tensor in one_after[name]
-            }
-            tensors.append(
-                TensorRows(
-                    tensor=tensor,
-                    range=None if its.whole or not self.chosen.full else its.bounds,
-                    no_grad=self._others(grad.rows),
-                    backward=tuple(backward.rows),
-                    before=parameter.before,
-                    slots=slots,
-                    held=parameter.held or (),
-                )
-            )
+        for tensor in self.sample.columns:
+            described, quantities = layout.tensor(tensor)
+            tensors.append(described)
+            arrays.update({key(number, tensor, quantity): values for quantity, values in quantities.items()})
+        everywhere = len(layout.boundaries) in (0, len(self.rows) + 1)
         return Block(
-            full=self.chosen.full,
+            full=self.sample.full,
             steps=tuple(row.step for row in self.rows),
             tensors=tuple(tensors),
-            held_at=None if len(boundaries) in (0, len(self.rows) + 1) else boundaries,
+            held_at=None if everywhere else layout.boundaries,
         )
 
-    def _others(self, rows: Iterable[int]) -> tuple[int, ...]:
-        """Return the rows that are not among these."""
-        there = set(rows)
-        return tuple(row for row in range(len(self.rows)) if row not in there)
 
-    def _boundaries(self) -> tuple[int, ...]:
-        """Return between which rows digests were taken, on both sides where there is a row on both."""
-        rows = len(self.rows)
-        left = [True, *(row.sights[1] is not None for row in self.rows)]
-        found = [*(row.sights[0] is not None for row in self.rows), True]
-        return tuple(k for k in range(rows + 1) if left[k] and found[k])
+class _Layout:
+    """The values of a block's rows, put together by quantity and tensor."""
 
-    def _digests(self, boundaries: Sequence[int]) -> dict[Named, Tensor]:
-        """Return the digests before and after each row by what they are of; they are fetched from the device at once."""
-        groups: dict[int, list[tuple[int, int, Sight]]] = {}  # of sights of the same quantities
-        for k in boundaries:
-            for row, moment in ((k - 1, 1), (k, 0)):
-                sight = self.rows[row].sights[moment] if 0 <= row < len(self.rows) else None
-                if sight is not None:
-                    groups.setdefault(id(sight.names), []).append((row, moment, sight))
-        tables: dict[Named, Tensor] = {}
-        for members in groups.values():
-            fetched = torch.stack([sight.digests for *_, sight in members]).cpu()
-            places = torch.tensor([(row, moment) for row, moment, _ in members], device="cpu").unbind(1)
-            for name, column in zip(members[0][2].names, fetched.unbind(1), strict=True):
-                table = tables.setdefault(name, torch.zeros(len(self.rows), 2, dtype=torch.int64, device="cpu"))
-                table[places] = column
-        return tables
+    def __init__(self, sample: Sample, rows: Sequence[Row]) -> None:
+        """Fetch from the device what is still there. Raises UnsupportedOptimizer for a quantity that changes its dtype."""
+        self._sample, self._rows = sample, rows
+        self._grads = by_tensor(sample.columns, [row.grad for row in rows])
+        self._backwards = by_tensor(sample.columns, [row.backward for row in rows])
+        self._slots = _slots(sample, rows)
+        self.boundaries = _boundaries(rows)
+        """Between which rows digests were taken: k is before row k."""
+        self._digests = _digest_tables(rows, self.boundaries)
 
+    def tensor(self, tensor: int) -> tuple[TensorRows, dict[str, Tensor]]:
+        """Return the description of one tensor's rows, and its arrays by quantity."""
+        columns, full = self._sample.columns[tensor], self._sample.full
+        arrays: dict[str, Tensor] = {}
+        grad, backward = self._grads.get(tensor, EMPTY), self._backwards.get(tensor, EMPTY)
+        backward = backward.at(unequal(backward, grad))
+        if grad.rows:
+            arrays["grad"] = grad.values
+        if backward.rows:
+            arrays["backward"] = backward.values
+        if not (columns.whole or full):
+            arrays["coordinates"] = columns.ascending.reshape(1, -1)
+        slots = {
+            slot.name: self._slot_rows(slot, tensor, arrays)
+            for slot in self._slots
+            if tensor in slot.before or tensor in slot.after
+        }
+        parameter = slots.pop(PARAM)
+        described = TensorRows(
+            tensor=tensor,
+            range=None if columns.whole or not full else columns.bounds,
+            no_grad=self._rows_without(grad),
+            backward=tuple(backward.rows),
+            before=parameter.before,
+            slots=slots,
+            held=parameter.held or (),
+        )
+        return described, arrays
 
-def _by_tensor(columns: Mapping[int, Columns] | None, picked: Sequence[Picked | None]) -> dict[int, _Series]:
-    """Return what was picked in each row, tensor by tensor. Without columns each tensor has one number, as a float64."""
-    chunks: dict[tuple[tuple[int, ...], torch.dtype], tuple[list[int], list[Tensor]]] = {}
-    for row, each in enumerate(picked):
-        for numbers, vector in each.chunks if each is not None else ():
-            rows, vectors = chunks.setdefault((numbers, vector.dtype), ([], []))
-            rows.append(row)
-            vectors.append(vector)
-    pieces: dict[int, list[_Series]] = {}
-    for (numbers, _), (rows, vectors) in chunks.items():
-        table = torch.stack(vectors).cpu()
-        table = table.to(torch.float64) if columns is None else table
-        widths = [1 if columns is None else columns[number].count for number in numbers]
-        for number, values in zip(numbers, torch.split(table, widths, dim=1), strict=True):
-            ordered = values if columns is None else columns[number].sort(values)
-            pieces.setdefault(number, []).append(_Series(rows, ordered))
-    return {number: _joined(each) for number, each in pieces.items()}
+    def _slot_rows(self, slot: _Slot, tensor: int, arrays: dict[str, Tensor]) -> SlotRows:
+        """Put one tensor's arrays of a slot into `arrays` and return their description.
 
+        What a step found is stored only where it is not what the step before left.
+        """
+        prefix = "" if slot.name == PARAM else f"{slot.name}."
+        before, after = slot.before.get(tensor, EMPTY), slot.after.get(tensor, EMPTY)
+        stored = before.at(unequal(before, after, shift=-1))
+        digests, ranges = self._digests.get((tensor, slot.name)), self._sample.digest_ranges
+        if stored.rows:
+            arrays[f"{prefix}before"] = stored.values
+        if after.rows:
+            arrays[f"{prefix}after"] = after.values
+        if digests is not None:
+            arrays[f"{prefix}{DIGEST}"] = digests
+        return SlotRows(
+            scalar=slot.scalar,
+            before=tuple(stored.rows),
+            absent_before=self._rows_without(before),
+            absent_after=self._rows_without(after),
+            held=() if digests is None or ranges is None else (ranges.ranges[tensor, slot.name],),
+        )
 
-def _joined(pieces: Sequence[_Series]) -> _Series:
-    formats = sorted({str(piece.values.dtype).removeprefix("torch.") for piece in pieces})
-    if len(formats) > 1:
-        raise UnsupportedOptimizer(f"a tensor of the state changed its format, from {' to '.join(formats)} or back")
-    if len(pieces) == 1:
-        return _Series(pieces[0].rows, pieces[0].values.contiguous())
-    rows = [row for piece in pieces for row in piece.rows]
-    order = sorted(range(len(rows)), key=lambda k: rows[k])
-    return _Series([rows[k] for k in order], torch.cat([piece.values for piece in pieces])[order].contiguous())
-
-
-def _unlike(before: _Series, after: _Series) -> list[int]:
-    """Return which of the values before a step are not, bit for bit, what the row before left."""
-    position = {row: k for k, row in enumerate(after.rows)}
-    carried = [k for k, row in enumerate(before.rows) if row - 1 in position]
-    changed = set(range(len(before.rows))) - set(carried)
-    if carried:
-        left = after.values[[position[before.rows[k] - 1] for k in carried]]
-        same = _bitwise_equal(before.values[carried], left)
-        changed |= {k for k, alike in zip(carried, same, strict=True) if not alike}
-    return sorted(changed)
+    def _rows_without(self, series: Series) -> tuple[int, ...]:
+        return tuple(sorted(set(range(len(self._rows))).difference(series.rows)))
 
 
-def _different(backward: _Series, grad: _Series) -> _Series:
-    """Return the rows of gradients as backward left them that are not, bit for bit, the ones consumed."""
-    position = {row: k for k, row in enumerate(grad.rows)}
-    both = [k for k, row in enumerate(backward.rows) if row in position]
-    unlike = set(range(len(backward.rows))) - set(both)
-    if both:
-        same = _bitwise_equal(backward.values[both], grad.values[[position[backward.rows[k]] for k in both]])
-        unlike |= {k for k, alike in zip(both, same, strict=True) if not alike}
-    kept = sorted(unlike)
-    return _Series([backward.rows[k] for k in kept], backward.values[kept].contiguous()) if kept else _NEVER
+def _slots(sample: Sample, rows: Sequence[Row]) -> list[_Slot]:
+    """Return the parameters, the state and the moving average of all rows; state of one number a tensor comes last."""
+    befores = [_by_slot(row.before, row.average_before) for row in rows]
+    afters = [_by_slot(row.after, row.average_after) for row in rows]
+    slots: list[_Slot] = []
+    for kind, scalar in enumerate((False, True)):
+        columns = None if scalar else sample.columns
+        names = dict.fromkeys(name for found in (*befores, *afters) for name in found[kind])
+        for name in names:
+            before, after = (
+                by_tensor(columns, [found[kind].get(name) for found in side]) for side in (befores, afters)
+            )
+            slots.append(_Slot(name, scalar, before, after))
+    return slots
 
 
-def _bitwise_equal(a: Tensor, b: Tensor) -> list[bool]:
-    """Compare row by row and bit for bit: NaN equals itself, and 0 differs from -0."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return [False] * len(a)
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    same = (a.contiguous().view(integers) == b.contiguous().view(integers)).all(dim=1)
-    return cast(list[bool], same.tolist())
+def _by_slot(snapshot: Snapshot, average: Values | None) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
+    elementwise, scalars = snapshot.by_slot()
+    return (elementwise if average is None else elementwise | {AVERAGE: average}), scalars
+
+
+def _boundaries(rows: Sequence[Row]) -> tuple[int, ...]:
+    """Return between which rows digests were taken, on both sides where there is a row on both."""
+    left = [True, *(row.after.digests is not None for row in rows)]
+    found = [*(row.before.digests is not None for row in rows), True]
+    return tuple(k for k in range(len(rows) + 1) if left[k] and found[k])
+
+
+def _digest_tables(rows: Sequence[Row], boundaries: Sequence[int]) -> dict[Quantity, Tensor]:
+    """Return the digests before and after each row, (rows, 2) of each quantity; they are fetched from the device at once."""
+    groups: dict[int, list[tuple[int, int, Digests]]] = {}  # digests of the same quantities, with row and column
+    for k, row in enumerate(rows):
+        for column, digests in enumerate((row.before.digests, row.after.digests)):
+            if digests is not None and k + column in boundaries:
+                groups.setdefault(id(digests.quantities), []).append((k, column, digests))
+    tables: dict[Quantity, Tensor] = {}
+    for members in groups.values():
+        fetched = torch.stack([each.values for *_, each in members]).cpu()
+        places = torch.tensor([(row, column) for row, column, _ in members], device="cpu").unbind(1)
+        for quantity, values in zip(members[0][2].quantities, fetched.unbind(1), strict=True):
+            table = tables.setdefault(quantity, torch.zeros(len(rows), 2, dtype=torch.int64, device="cpu"))
+            table[places] = values
+    return tables

@@ -1,4 +1,4 @@
-"""Loss scalers, seen while they work: which steps they skip, and whose gradients overflowed."""
+"""Watches loss scalers: which steps they skip, and whether gradients of another optimizer overflowed."""
 
 import functools
 import weakref
@@ -35,7 +35,7 @@ class ScalerWatch:
         self._elsewhere = False
         _watches.add(self)
         _replace_methods(GradScaler if scaler is None else type(scaler))
-        weakref.finalize(self, _give_back).atexit = False
+        weakref.finalize(self, _restore_methods).atexit = False
 
     def overflowed_elsewhere(self) -> bool:
         """Return whether an update since the last call counted an overflow in the gradients of another optimizer."""
@@ -45,7 +45,7 @@ class ScalerWatch:
     def end(self) -> None:
         """See nothing more. With the last watch the class gets its methods back."""
         _watches.discard(self)
-        _give_back()
+        _restore_methods()
 
     def is_about(self, scaler: GradScaler, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether the step that a scaler is asked for is one to watch."""
@@ -116,7 +116,7 @@ def _replace_methods(kind: type[GradScaler]) -> None:
             setattr(owner, name, method)
 
 
-def _give_back() -> None:
+def _restore_methods() -> None:
     """Give the classes their methods back if nobody watches any more, except where somebody else has replaced them since."""
     if any(True for _ in _watches):
         return

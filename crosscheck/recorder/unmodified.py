@@ -1,4 +1,4 @@
-"""Recording the optimizers of a script that knows nothing of it: what it would have handed over is looked for."""
+"""Records the optimizers of a script that does not call the recorder. Names, ranks and loss scaler are searched for."""
 
 import gc
 import itertools

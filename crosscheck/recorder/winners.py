@@ -23,7 +23,7 @@ class Winners:
 
     def __enter__(self) -> Self:
         for number, pooling in enumerate(self._poolings):
-            self._hooks.append(pooling.register_forward_hook(partial(self._look, number)))
+            self._hooks.append(pooling.register_forward_hook(partial(self._record, number)))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -31,7 +31,7 @@ class Winners:
             hook.remove()
 
     @torch.no_grad()
-    def _look(self, number: int, _module: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
+    def _record(self, number: int, _module: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
         (x,) = inputs
         _, position = functional.max_pool2d_with_indices(x, (2, 2))  # of the plane: row * width + column
         row, column = position // x.shape[-1], position % x.shape[-1]

@@ -274,7 +274,7 @@ def test_gradient_changed_where_no_coordinate_is_sampled(tmp_path: Path) -> None
 
     trainer = Trainer(tmp_path, clip=touch)
     with Recorder(trainer.optimizer, tmp_path / "other", coordinates=40) as recorder:
-        positions = recorder._selection.sampled(1).chosen.columns[0].positions  # pyright: ignore[reportPrivateUsage]
+        positions = recorder._sampler.reader(1).sample.columns[0].positions  # pyright: ignore[reportPrivateUsage]
         sampled = set(positions.numpy().tolist())
     hidden = next(position for position in range(600) if position not in sampled)
     report = trainer.run(steps=8)

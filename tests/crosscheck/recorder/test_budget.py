@@ -184,7 +184,7 @@ def test_a_whole_tensor_in_another_order_of_memory() -> None:
 
 @pytest.mark.parametrize("budget", ["light", "default", "full"])
 def test_the_estimate_is_kept(budget: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosscheck.recorder.selection._FULL_EVERY", 5)
+    monkeypatch.setattr("crosscheck.recorder.sampler._FULL_EVERY", 5)
     parameters = make_parameters((300, 90), (40,))
     optimizer = Adam(parameters, lr=0.01)
     with Recorder(optimizer, tmp_path, budget=budget) as recorder:

@@ -18,7 +18,7 @@ from torch.optim import SGD, AdamW
 
 from crosscheck import Recorder, UnsupportedOptimizer, Verdict, replay
 from crosscheck.recorder.pending import Pending
-from crosscheck.recorder.view import View
+from crosscheck.recorder.sample_reader import SampleReader
 from crosscheck.trace.writer import SegmentWriter
 from tests.crosscheck.recording import feed, make_parameters, take_steps
 
@@ -33,11 +33,11 @@ def full_disk(patch: pytest.MonkeyPatch, _: AdamW) -> None:
 
 
 def own_mistake(patch: pytest.MonkeyPatch, _: AdamW) -> None:
-    def look(_: View, step: int, *, before: bool) -> None:
+    def snapshot(_: SampleReader, step: int, *, before: bool) -> None:
         del step, before
         raise ZeroDivisionError("an exception of the recorder itself")
 
-    patch.setattr(View, "look", look)
+    patch.setattr(SampleReader, "snapshot", snapshot)
 
 
 def state_in_another_format(_: pytest.MonkeyPatch, optimizer: AdamW) -> None:
@@ -145,16 +145,16 @@ def test_a_step_that_was_seen_in_part_is_left_out(tmp_path: Path, monkeypatch: p
     """The samples of step 5 are there, and there is no memory for the whole tensors."""
     parameters = make_parameters((20, 30))
     optimizer = AdamW(parameters, lr=0.01)
-    look = View.look
+    snapshot = SampleReader.snapshot
 
-    def look_unless_whole(view: View, step: int, *, before: bool) -> Any:
-        if view.chosen.full and not before:
+    def snapshot_unless_full(reader: SampleReader, step: int, *, before: bool) -> Any:
+        if reader.sample.full and not before:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return look(view, step, before=before)
+        return snapshot(reader, step, before=before)
 
     with Recorder(optimizer, tmp_path, steps=[5]):
         take_steps(optimizer, parameters, range(1, 5))
-        monkeypatch.setattr(View, "look", look_unless_whole)
+        monkeypatch.setattr(SampleReader, "snapshot", snapshot_unless_full)
         with pytest.warns(UserWarning, match="the record ends with step 4: OutOfMemoryError: CUDA out of memory"):
             take_steps(optimizer, parameters, [5])
         take_steps(optimizer, parameters, [6])

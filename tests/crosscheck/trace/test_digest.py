@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from crosscheck.recorder.digests import Digester, Range, Windows, words
+from crosscheck.recorder.digests import Digester, DigestRanges, Range, as_integers
 from crosscheck.trace.digest import digest
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,36 +35,38 @@ def by_the_book(data: bytes, size: int) -> int:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("held", [(0, 3500), (1024, 2048), (2048, 3500), (0, 1), (5, 2053)])
-def test_as_specified(dtype: str, held: tuple[int, int]) -> None:
+@pytest.mark.parametrize("covered", [(0, 3500), (1024, 2048), (2048, 3500), (0, 1), (5, 2053)])
+def test_as_specified(dtype: str, covered: tuple[int, int]) -> None:
     tensor = torch.randn(700, 5).to(DTYPES[dtype])
     other = torch.randn(5, 700).to(DTYPES[dtype]).t()  # it is dense, and read as it lies in memory
     gaps = torch.randn(700, 10).to(DTYPES[dtype])[:, ::2]
     parts = [tensor, other, gaps]
     in_memory = [tensor, other.t(), gaps.contiguous()]
     bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
-    arrays = [part.view(bits).numpy().reshape(-1)[slice(*held)] for part in in_memory]
+    arrays = [part.view(bits).numpy().reshape(-1)[slice(*covered)] for part in in_memory]
     expected = [by_the_book(array.tobytes(), array.itemsize) for array in arrays]
-    sight = Digester([((number, "param"), words(part, held)[0]) for number, part in enumerate(parts)]).look()
-    assert sight.digests.tolist() == expected
+    digests = Digester(
+        [((number, "param"), as_integers(part, covered)[0]) for number, part in enumerate(parts)]
+    ).compute()
+    assert digests.values.tolist() == expected
     named = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     assert digest(arrays[0].view(named)) == expected[0]
 
 
-def test_small_models_are_held_whole_and_large_ones_in_turn() -> None:
+def test_small_models_are_covered_whole_and_large_ones_in_turn() -> None:
     """Parameters come first; what they leave of the bytes is for the state."""
 
-    def held(turn: int, *sizes: int) -> list[Range]:
-        windows = Windows(held_bytes=2**20, turn=turn)
-        windows.include(
+    def covered(turn: int, *sizes: int) -> list[Range]:
+        chosen = DigestRanges(digest_bytes=2**20, turn=turn)
+        chosen.include(
             [((number, slot), torch.empty(size)) for slot in ("param", "m") for number, size in enumerate(sizes)]
         )
-        return list(windows.ranges.values())
+        return list(chosen.ranges.values())
 
-    assert held(7, 60_000, 40_000) == [(0, 60_000), (0, 40_000)] * 2
-    large = [held(turn, 100_000, 300_000) for turn in range(4)]
+    assert covered(7, 60_000, 40_000) == [(0, 60_000), (0, 40_000)] * 2
+    large = [covered(turn, 100_000, 300_000) for turn in range(4)]
     assert large[0] == [(0, 98_304), (0, 98_304), (0, 32_768), (0, 32_768)]
     assert large[1] == [(98_304, 100_000), (98_304, 196_608), (32_768, 65_536), (32_768, 65_536)]
     assert [ranges[1] for ranges in large[2:]] == [(196_608, 294_912), (294_912, 300_000)]
-    assert held(3, 5) == [(0, 5), (0, 5)]
-    assert held(3) == []
+    assert covered(3, 5) == [(0, 5), (0, 5)]
+    assert covered(3) == []

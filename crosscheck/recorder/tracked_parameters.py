@@ -1,4 +1,4 @@
-"""The tensors that an optimizer steps, followed while parameters join, leave, or are replaced by others."""
+"""The parameters that an optimizer steps, tracked while some of them join, leave, or are replaced by others."""
 
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
@@ -11,10 +11,10 @@ from crosscheck.recorder import optimizer_info
 from crosscheck.trace.format import TensorInfo
 
 
-class Followed:
-    """Tensors keep their numbers: one that leaves is not recorded any more, and one that joins goes to the end.
+class TrackedParameters:
+    """Numbers the parameters, which keep their numbers: one that leaves is not recorded any more, and one that joins goes to the end.
 
-    A parameter whose place another one takes, or that is changed in shape or format, goes on under a new number. One that the
+    A parameter that another one replaces in its group, or that is changed in shape or format, goes on under a new number. One that the
     optimizer does not step any more is not kept alive.
     """
 
@@ -34,21 +34,23 @@ class Followed:
         """The sizes of those in sum."""
         self._optimizer, self._names, self._averages = optimizer, names, averages
         self._numbers: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
-        self._places: dict[tuple[int, int], int] = {}  # by number of the group and position in it
-        self._seen: list[object] = []
+        self._positions: dict[tuple[int, int], int] = {}  # the number, by group and position in it
+        self._last_listing: list[object] = []
         # By number: what a parameter is; it goes on under another number if that changes.
         self._formats: dict[int, object] = {}
-        self.follow()
+        self.update()
 
-    def changed(self, numbers: Iterable[int]) -> bool:
-        """Return whether the optimizer has other parameters than at the last look, or one of the numbered ones changed."""
-        return self._look() != self._seen or any(_format(self.tensors[n]) != self._formats[n] for n in numbers)
+    def have_changed(self, numbers: Iterable[int]) -> bool:
+        """Return whether the optimizer has other parameters than at the last update, or one of the numbered ones changed."""
+        return self._listing() != self._last_listing or any(
+            _format(self.tensors[n]) != self._formats[n] for n in numbers
+        )
 
-    def follow(self) -> list[str]:
+    def update(self) -> list[str]:
         """Take in what changed and return it, a sentence for each parameter that was replaced. Raises UnsupportedOptimizer."""
         replaced: list[str] = []
         found = optimizer_info.tensors_of(self._optimizer, self._names)
-        places = [
+        positions = [
             (number, k)
             for number, group in enumerate(self._optimizer.param_groups)
             for k in range(len(group["params"]))
@@ -56,21 +58,21 @@ class Followed:
         present = {id(parameter) for parameter, _ in found}
         active: dict[tuple[int, int], int] = {}
         tensors: dict[int, Tensor] = {}
-        for place, (parameter, info) in zip(places, found, strict=True):
+        for position, (parameter, info) in zip(positions, found, strict=True):
             number = self._numbers.get(parameter)
             if number is not None and (info.shape, info.dtype) == (self.infos[number].shape, self.infos[number].dtype):
                 kept = self.infos[number]
                 self.infos[number] = info.model_copy(update={"name": kept.name, "replaces": kept.replaces})
             else:
-                last = number if number is not None else self._places.get(place)
+                last = number if number is not None else self._positions.get(position)
                 if last is not None and number is None and id(self.tensors[last]) in present:
-                    last = None  # that one is at another place now
+                    last = None  # that one is at another position now
                 number = self._add(parameter, info, last)
                 if last is not None:
                     replaced.append(_replacement(self.infos[last], self.infos[number]))
-            active[place] = number
+            active[position] = number
             tensors[number] = parameter
-        self.active, self._places, self._seen = list(active.values()), active, self._look()
+        self.active, self._positions, self._last_listing = list(active.values()), active, self._listing()
         self.tensors = tensors
         averages = {number: self._averages.get(tensor) for number, tensor in tensors.items()}
         self.averages = {number: average for number, average in averages.items() if average is not None}
@@ -86,10 +88,11 @@ class Followed:
         return replaced
 
     def release(self) -> None:
-        """Let go of all tensors: nothing is followed any more."""
+        """Let go of all tensors: nothing is tracked any more."""
         self.active, self.tensors, self.averages = [], {}, {}
 
-    def _look(self) -> list[object]:
+    def _listing(self) -> list[object]:
+        """Return what shows that a parameter joined, left, was replaced or frozen, or that a group is stepped by another kernel."""
         return [  # load_state_dict may bring other kernels: fused and foreach are options of a group
             (*_kernels(group), *((id(p), p.requires_grad) for p in group["params"]))
             for group in self._optimizer.param_groups
