@@ -169,11 +169,8 @@ class StepCapture:
         recorded = self._tracked.active if full or self._reader is None else self._reader.numbers
         if self._tracked.have_changed(recorded):
             self._commit()  # under the old list of tensors
-            self._rows, self._backward_norm, self._reader = (
-                [],
-                None,
-                None,
-            )  # what was taken of other tensors is of no use
+            # What was taken of other tensors is of no use.
+            self._rows, self._backward_norm, self._reader = [], None, None
             replaced = self._tracked.update()
             if replaced:
                 more = f"; so it is with {len(replaced) - 1} more" if len(replaced) > 1 else ""
