@@ -16,7 +16,7 @@ from crosscheck.checks.left_behind import Coordinates, LastRows, Left, left_by
 from crosscheck.checks.share_held import ShareHeld
 from crosscheck.checks.unsampled import moved_between, moved_within, unseen
 from crosscheck.report.coverage import spans
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.trace.format import AVERAGE, Option, Part
 from crosscheck.trace.tensors import Quantity, TensorBlock, all_quantities
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crosscheck.checks.bits import differ, finding
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Rule
 from crosscheck.trace.format import AVERAGE
 from crosscheck.trace.tensors import Quantity, TensorBlock

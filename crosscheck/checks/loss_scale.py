@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crosscheck.checks.check import Check
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.tolerance import roundoffs
 from crosscheck.trace.format import Option, Part, Scaler
 

@@ -10,7 +10,7 @@ from crosscheck.checks.eta_map import EtaMap
 from crosscheck.checks.power import Groups
 from crosscheck.criterion.batches import WIDTH, Batch
 from crosscheck.criterion.elementwise import Judged
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Rule
 from crosscheck.tolerance import FAIL, WARN
 

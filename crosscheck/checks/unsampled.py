@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.checks.bits import CONTINUITY, Values, differ
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
 
