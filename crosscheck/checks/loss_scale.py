@@ -17,7 +17,7 @@ class ScaleUsed(NamedTuple):
     """The loss scale of one attempt to step."""
 
     step: int  # counted from 1, skipped ones included
-    applied: bool  # nor did the gradients of another optimizer under the same scaler overflow
+    applied: bool  # also false if the gradients of another optimizer under the same scaler overflowed
     loss_scale: float
 
 

@@ -30,7 +30,7 @@ class ShareHeld:
         if self._in_turns:
             boundaries = len(part.steps) - (not self._follows)
             recorded = {entry.tensor for block in part.blocks for entry in block.tensors}
-            # One that asks for no gradient may be given one all the same, and is then stepped.
+            # A tensor that requires no gradient may be given one nevertheless, and is then stepped.
             there = (info for number, info in enumerate(part.tensors) if info.stepped or number in recorded)
             self._there += boundaries * sum(info.numel for info in there)
         self._follows = True

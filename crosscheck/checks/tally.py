@@ -119,6 +119,6 @@ def _describe(batch: Batch, judged: Judged, row: int, output: int) -> str:
     """Return a line about the worst element of a row."""
     worst = _finding(batch, judged, row, output)
     return (
-        f"eta {worst.eta:.3g} at step {worst.step}, {worst.tensor}{list(worst.index or ())}, {worst.slot}: "
+        f"eta {worst.eta:.3g} at step {worst.step}, {worst.place}, {worst.slot}: "
         f"recorded {worst.recorded:.9g}, expected {worst.expected:.9g}"
     )

@@ -15,7 +15,7 @@ from crosscheck.trace.tensors import Quantity, TensorBlock
 class Held:
     """What a row left of the elements that are held by digests."""
 
-    # By quantity: of which elements; those that were absent are left out.
+    # By quantity: from which element up to which there is a digest, and the digest. Absent quantities are left out.
     digests: dict[str, tuple[tuple[int, int], int]]
     coordinates: NDArray[np.int64]
     sampled: dict[str, Values]

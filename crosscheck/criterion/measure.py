@@ -60,7 +60,7 @@ def measure(
         unusual: Elements of which something that goes in is not finite.
         lost_with: Elements computed from state that its format could not represent.
     """
-    # What a format cannot hold overflows in its own direction.
+    # A number that the format cannot hold is to be the infinity of its own sign.
     beyond = jnp.isfinite(exact) & (jnp.abs(exact) > largest) & (recorded == jnp.copysign(jnp.inf, exact))
     out_of_range = there & (beyond | lost_with)
     there = there & ~out_of_range

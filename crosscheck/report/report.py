@@ -103,7 +103,7 @@ class Report:
     )
     """By group of parameters and option: its value at the first step on record and at the last. Of the first groups only."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
-    """With what was recorded; of a run that went on under others all of them."""
+    """The versions of what recorded the run; if it went on under other versions, all of them."""
     replayed_with: dict[str, str] = field(default_factory=dict[str, str])
     """The versions of JAX, Optax and NumPy that the formulas were computed with."""
 
