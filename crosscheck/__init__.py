@@ -14,7 +14,9 @@ from crosscheck.errors import MathMismatch, TraceError, UnsupportedOptimizer
 if TYPE_CHECKING:
     from crosscheck.recorder import Recorder
     from crosscheck.replayer import replay
-    from crosscheck.report.report import Finding, Report, Verdict
+    from crosscheck.report.finding import Finding
+    from crosscheck.report.report import Report
+    from crosscheck.report.verdict import Verdict
     from crosscheck.testing import check_optimizer
     from crosscheck.trace.format import Claims
 
@@ -36,9 +38,9 @@ _HOMES = {
     "Recorder": "crosscheck.recorder",
     "replay": "crosscheck.replayer",
     "check_optimizer": "crosscheck.testing",
-    "Finding": "crosscheck.report.report",
+    "Finding": "crosscheck.report.finding",
     "Report": "crosscheck.report.report",
-    "Verdict": "crosscheck.report.report",
+    "Verdict": "crosscheck.report.verdict",
 }
 
 

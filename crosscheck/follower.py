@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from crosscheck.errors import TraceError
 from crosscheck.replayer import Replaying, judging
-from crosscheck.report.report import Report, Verdict
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import Verdict
 from crosscheck.trace.reader import Segment, may_begin, open_ranks, segment_folders
 
 T = TypeVar("T")

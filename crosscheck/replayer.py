@@ -15,12 +15,11 @@ from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.float64 import float64
 from crosscheck.report.findings import Findings
 from crosscheck.report.ranks import of_all_ranks
-from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, Report
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import CheckResult
 from crosscheck.rules import RULES
 from crosscheck.trace.reader import LoadedPart, PartReader, Segment, open_ranks
 from crosscheck.trace.tensors import complete_options, tensor_blocks
-
-_UNANSWERED = (NOT_RECORDED, NOT_TESTED)
 
 
 def replay(path: str | Path, *others: str | Path, require: Iterable[str] = ()) -> Report:
@@ -44,9 +43,9 @@ def replay(path: str | Path, *others: str | Path, require: Iterable[str] = ()) -
         replaying.end()
         report = replaying.report()
     for check in require:
-        result = report.checks.get(check, NOT_RECORDED)
-        if result in _UNANSWERED:
-            recorded = [name for name, result in report.checks.items() if result not in _UNANSWERED]
+        result = report.checks.get(check, CheckResult.NOT_RECORDED)
+        if not result.is_answer:
+            recorded = [name for name, result in report.checks.items() if result.is_answer]
             raise TraceError(f"{path}: {check} was {result}; what was recorded: {', '.join(recorded)}")
     return report
 

@@ -6,7 +6,7 @@ from typing import Any
 from crosscheck.atlas.table import Atlas, Row
 from crosscheck.atlas.text import options_of, shown, worst
 from crosscheck.page.template import fill
-from crosscheck.report.report import Verdict
+from crosscheck.report.verdict import Verdict
 from crosscheck.testing import REGIMES
 from crosscheck.tolerance import FAIL
 

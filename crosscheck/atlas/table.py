@@ -9,7 +9,7 @@ import optax
 import torch
 
 from crosscheck.json_text import strict_json
-from crosscheck.report.report import Verdict
+from crosscheck.report.verdict import Verdict
 from crosscheck.tolerance import WARN
 
 Options = Mapping[str, Any]

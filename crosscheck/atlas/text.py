@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from crosscheck.atlas.table import Atlas, Cell, Row
-from crosscheck.report.report import Verdict
+from crosscheck.report.verdict import Verdict
 from crosscheck.testing import REGIMES
 
 _COLUMNS = ("momentum", "dampening", "nesterov", "betas", "eps", "weight_decay", "amsgrad", "maximize")

@@ -15,6 +15,7 @@ _KINDS = (
     ("options", "crosscheck.checks.options", "GroupOptions"),
     ("backward", "crosscheck.checks.backward", "Backward"),
     ("continuity", "crosscheck.checks.continuity", "Continuity"),
+    ("continuity", "crosscheck.checks.replaced_tensors", "ReplacedTensors"),
     ("continuity", "crosscheck.checks.starts", "Starts"),
     ("continuity", "crosscheck.checks.finite", "Finite"),
     ("replicas", "crosscheck.checks.replicas", "Replicas"),

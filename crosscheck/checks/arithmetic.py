@@ -9,8 +9,8 @@ import numpy as np
 from crosscheck.diagnosis.cause import Cause
 from crosscheck.diagnosis.failing import Failing, First
 from crosscheck.diagnosis.trial import Candidate, exact
+from crosscheck.report.finding import Arithmetic
 from crosscheck.report.findings import Place
-from crosscheck.report.report import Arithmetic
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.format import GRAD, PARAM

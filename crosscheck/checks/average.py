@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from crosscheck.checks.check import Check
 from crosscheck.criterion.profile import Profile
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import AVERAGE, Option, Part

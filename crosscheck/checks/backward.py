@@ -10,7 +10,7 @@ from crosscheck.checks.check import Check
 from crosscheck.checks.passes import inputs_of
 from crosscheck.criterion.stochastic import GradientComparison, compare_gradients
 from crosscheck.errors import TraceError
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.trace.format import GRAD, Pass
 from crosscheck.trace.reader import LoadedPass
 from crosscheck.twin.network_inputs import NetworkInputs

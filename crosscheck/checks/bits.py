@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.trace.format import AVERAGE
 from crosscheck.trace.tensors import Quantity, TensorBlock
 

@@ -10,7 +10,9 @@ import optax
 from crosscheck.checks import CHECKS
 from crosscheck.checks.check import Context
 from crosscheck.report.coverage import spans
-from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, OPTIMIZER, REPLICAS, Finding, Power, Report, Verdict
+from crosscheck.report.finding import OPTIMIZER, REPLICAS, Finding
+from crosscheck.report.report import Power, Report
+from crosscheck.report.verdict import CheckResult, Verdict
 from crosscheck.text import listed
 from crosscheck.trace.format import Option
 
@@ -135,9 +137,11 @@ def _warnings(context: Context) -> Iterator[str]:
         )
 
 
-def _came_to(check: str, answered: Collection[str], findings: Iterable[Finding], claimed: Collection[str]) -> str:
+def _came_to(
+    check: str, answered: Collection[str], findings: Iterable[Finding], claimed: Collection[str]
+) -> CheckResult:
     if any(finding.check == check for finding in findings):
-        return str(Verdict.MISMATCH)
+        return CheckResult.MISMATCH
     if check in answered:
-        return str(Verdict.MATCH)
-    return NOT_TESTED if check in claimed else NOT_RECORDED
+        return CheckResult.MATCH
+    return CheckResult.NOT_TESTED if check in claimed else CheckResult.NOT_RECORDED

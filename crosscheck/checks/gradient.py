@@ -8,7 +8,7 @@ import numpy as np
 
 from crosscheck.checks.check import Check
 from crosscheck.criterion.profile import Profile
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.rules.gradient import GRADIENT, norm_error
 from crosscheck.rules.rule import number
 from crosscheck.tolerance import FAIL, FORMATS

@@ -16,8 +16,9 @@ from crosscheck.diagnosis.diagnose import diagnose
 from crosscheck.diagnosis.failing import Failing
 from crosscheck.diagnosis.shape import unexplained
 from crosscheck.float64 import float64
+from crosscheck.report.finding import Arithmetic, Finding
 from crosscheck.report.findings import Explanation, Findings, Place
-from crosscheck.report.report import Arithmetic, Finding, Power
+from crosscheck.report.report import Power
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.tensors import TensorBlock
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from crosscheck.checks.check import Check
 from crosscheck.checks.rates import RateUsed, check_learning_rates, claimed_by_group, counts_of
 from crosscheck.errors import TraceError
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
 from crosscheck.trace.reserved_options import CLAIMED_RATE
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule

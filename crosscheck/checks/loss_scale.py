@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crosscheck.checks.check import Check
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.tolerance import roundoffs
 from crosscheck.trace.format import Option, Part, Scaler
 
@@ -17,7 +17,7 @@ class ScaleUsed(NamedTuple):
     """The loss scale of one attempt to step."""
 
     step: int  # counted from 1, skipped ones included
-    applied: bool  # nor did the gradients of another optimizer under the same scaler overflow
+    applied: bool  # also false if the gradients of another optimizer under the same scaler overflowed
     loss_scale: float
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from crosscheck.checks.check import Check
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.trace.format import Option, Part
 
 

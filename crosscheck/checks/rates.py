@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.checks.claimed_rates import Claimed, Formula, Table, claimed_of_group
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.tolerance import roundoffs
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
 

@@ -86,7 +86,7 @@ def _levels(gamma: float) -> Schedule:
 def _cosine(warmup: int, total: int, start_factor: float, end_factor: float) -> Schedule:
     """Go from start_factor to 1 in a line of `warmup` updates, then in half a cosine to end_factor, and stay there.
 
-    LinearLR, then CosineAnnealingLR; only that one rises again after its T_max.
+    This is LinearLR and then CosineAnnealingLR, which however rises again after its T_max.
     """
     down = optax.cosine_decay_schedule(1.0, total - warmup, alpha=end_factor)
     return optax.join_schedules([optax.linear_schedule(start_factor, 1.0, warmup), down], [warmup]) if warmup else down

@@ -9,7 +9,7 @@ from typing import Any
 
 from crosscheck.checks.bits import CONTINUITY, all_of, finding, values_before
 from crosscheck.checks.check import Check
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Absent, Rule, one_count
 from crosscheck.trace.format import Option, Part
 from crosscheck.trace.tensors import TensorBlock, all_quantities

@@ -10,7 +10,7 @@ from crosscheck.checks.eta_map import EtaMap
 from crosscheck.checks.power import Groups
 from crosscheck.criterion.batches import WIDTH, Batch
 from crosscheck.criterion.elementwise import Judged
-from crosscheck.report.report import Finding
+from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Rule
 from crosscheck.tolerance import FAIL, WARN
 
@@ -119,6 +119,6 @@ def _describe(batch: Batch, judged: Judged, row: int, output: int) -> str:
     """Return a line about the worst element of a row."""
     worst = _finding(batch, judged, row, output)
     return (
-        f"eta {worst.eta:.3g} at step {worst.step}, {worst.tensor}{list(worst.index or ())}, {worst.slot}: "
+        f"eta {worst.eta:.3g} at step {worst.step}, {worst.place}, {worst.slot}: "
         f"recorded {worst.recorded:.9g}, expected {worst.expected:.9g}"
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.bits import Values, differ
+from crosscheck.checks.bits import CONTINUITY, Values, differ
+from crosscheck.report.finding import Finding
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
 
@@ -14,7 +15,7 @@ from crosscheck.trace.tensors import Quantity, TensorBlock
 class Held:
     """What a row left of the elements that are held by digests."""
 
-    # By quantity: of which elements; those that were absent are left out.
+    # By quantity: from which element up to which there is a digest, and the digest. Absent quantities are left out.
     digests: dict[str, tuple[tuple[int, int], int]]
     coordinates: NDArray[np.int64]
     sampled: dict[str, Values]
@@ -69,6 +70,17 @@ def moved_within(block: TensorBlock, quantity: Quantity) -> Iterator[int]:
     for row in np.flatnonzero(idle & alike & (digests[:, 0] != digests[:, 1])):
         if not _shown(quantity.before[row], quantity.after[row]):
             yield int(row)
+
+
+def unseen(block: TensorBlock, row: int, name: str, what: str) -> Finding:
+    """Return a finding about elements of which only the digest is on record. `what`: a sentence that begins after the name."""
+    return Finding(
+        step=block.steps[row].step,
+        tensor=block.info.name,
+        slot=name,
+        cause=f"{name} {what}, in elements that are not sampled: their digest is another",
+        check=CONTINUITY,
+    )
 
 
 def count_held(block: TensorBlock, row: int) -> int:

@@ -27,13 +27,13 @@ from crosscheck.commands.output import EXIT_BAD_INPUT, refuse, tell, write
 from crosscheck.commands.replay import add_require
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.json_text import strict_json
-from crosscheck.report.report import EXIT_CODES, Report, Verdict
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import EXIT_CODES, Verdict
 from crosscheck.startup.sitecustomize import FOLDER, LIST, RULE
 
 HELP = "record the optimizers of a script as it is, and replay: record [options] -- python train.py ..."
 _PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _OF_TERMINALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-_SEVERITY = (Verdict.MISMATCH, Verdict.VACUOUS, Verdict.MATCH)  # the worst first
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     if failed:
         return EXIT_BAD_INPUT
     verdicts = [report.verdict for report in reports.values()]
-    return next((EXIT_CODES[verdict] for verdict in _SEVERITY if verdict in verdicts), EXIT_BAD_INPUT)
+    return EXIT_CODES[Verdict.worst(verdicts)] if verdicts else EXIT_BAD_INPUT
 
 
 def _new_folder(wanted: Path | None) -> Path:

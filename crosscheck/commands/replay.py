@@ -7,7 +7,7 @@ from crosscheck.checks import CHECKS
 from crosscheck.commands.files import add_files, expect_files, write_files
 from crosscheck.commands.jax_modules import import_jax
 from crosscheck.commands.output import say_report
-from crosscheck.report.report import EXIT_CODES
+from crosscheck.report.verdict import EXIT_CODES
 
 HELP = "replay a recorded run through Optax; exit 0 match, 1 mismatch, 2 bad input, 3 vacuous, 70 fault"
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from crosscheck.commands.files import add_files, expect_files, write_files
 from crosscheck.commands.jax_modules import import_jax
 from crosscheck.commands.output import EXIT_INTERRUPTED, say_report, tell
-from crosscheck.report.report import EXIT_CODES, Report
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import EXIT_CODES
 
 HELP = "replay a trace while it grows; exit 1 at the first mismatch, 0 when it is closed and matches, 4 timed out"
 EXIT_TIMED_OUT = 4

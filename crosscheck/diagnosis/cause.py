@@ -28,8 +28,8 @@ class Cause(NamedTuple):
 def ranked(causes: Iterable[Cause]) -> list[Cause]:
     """Return the causes of one kind, each sentence once, those that fit best first.
 
-    Below a roundoff no cause fits better than another, so they stay in the order of the catalogue. A fitted number fits by its
-    making, so it must fit better by a roundoff to come before what has none.
+    Below a roundoff no cause fits better than another, so they stay in the order of the catalogue. A fitted number
+    was chosen to fit, so a cause must be better by a roundoff for each to come before one that has none.
     """
     best: dict[str, Cause] = {}
     for cause in sorted(causes, key=lambda cause: max(1.0, cause.eta) + cause.fitted):

@@ -34,7 +34,7 @@ def diagnose(rule: Rule[Any], flags: Flags, inputs: Inputs) -> list[Cause]:
         for kind in _KINDS:
             new = kind(trial)
             if any(cause.fits_well for cause in new):
-                # What barely fits is rather the shadow of what fits well.
+                # A mistake that barely fits often does so because it resembles one that fits well, so it comes after that one.
                 return [*ranked(new), *found, *(_as_good(trial) if kind is _inputs else ())]
             found += new
         return found

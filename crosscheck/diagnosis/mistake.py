@@ -35,7 +35,7 @@ class Mistakes(NamedTuple):
     formulas: Callable[[Any], Iterable[WrongFormula]] = lambda _: ()
     """From flags: what is taken for the formula, if there is something."""
     decays: Callable[[Any], Iterable[tuple[str, Any]]] = lambda _: ()
-    """From flags of a step without weight decay: the kinds that there may be all the same, in a word each, and their flags."""
+    """From flags of a step without weight decay: each kind that may have been used nevertheless, as a word, and its flags."""
     pairs: Callable[[Any], Iterable[WrongFormula]] = lambda _: ()
     """From flags: two such mistakes at once, where one formula can hold both."""
 

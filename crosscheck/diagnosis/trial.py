@@ -24,9 +24,12 @@ from crosscheck.tolerance import FAIL, FORMATS
 from crosscheck.trace.format import PARAM
 
 Outputs = dict[str, NDArray[np.float64]]  # by output: (rows, width)
-_REDUCED = 0.9  # of the elements of a row that disagree, so many must come closer to what was recorded
-_ROWS = 0.95  # and that in so many of the rows; a row of one element that storing moved a long way may not
-_BY_HALF = -0.5  # and this is the least that half of them must come closer by, as a logarithm
+_REDUCED = 0.9
+"""A mistake brings a row closer if this share of its elements that disagree come closer to what was recorded."""
+_ROWS = 0.95
+"""A mistake must bring this share of the rows closer. Not all: rounding may have moved the one element of a row too far."""
+_BY_HALF = -0.5
+"""The logarithm of the factor by which a mistake must reduce the residuals, in the median of the elements that disagree."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from crosscheck.page import charts
 from crosscheck.page.scale import CLASSES
 from crosscheck.page.template import fill
 from crosscheck.report.advice import RECORD, TEST
-from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, Report
+from crosscheck.report.report import Report
 from crosscheck.tolerance import FAIL, WARN
 
 _WRITTEN_OUT = 6  # findings
@@ -30,7 +30,7 @@ def render(report: Report, title: str) -> str:
         options=_options(report),
         advice=RECORD,
         how_to_test=TEST,
-        unanswered=[name for name, result in report.checks.items() if result in (NOT_RECORDED, NOT_TESTED)],
+        unanswered=[name for name, result in report.checks.items() if not result.is_answer],
         classes=CLASSES,
         warn=WARN,
         fail=FAIL,

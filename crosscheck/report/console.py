@@ -1,6 +1,7 @@
 """A report on a terminal: what a person looks at first stands out, and what there is much of is cut."""
 
-from crosscheck.report.report import Report, Verdict
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import Verdict
 
 _COLORS = {Verdict.MATCH: "32", Verdict.MISMATCH: "31", Verdict.VACUOUS: "33"}
 _BOLD, _FAINT, _WARNING = "1", "2", "33"

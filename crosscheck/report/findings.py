@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from crosscheck.report.report import Arithmetic, Finding
+from crosscheck.report.finding import Arithmetic, Finding
 from crosscheck.trace.format import PARAM
 
 Place = tuple[str, int, str, tuple[int, ...] | None]

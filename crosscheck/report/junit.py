@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from xml.etree import ElementTree
 
 from crosscheck.report.advice import RECORD
-from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, OPTIMIZER, Finding, Report, Verdict
+from crosscheck.report.finding import OPTIMIZER, Finding
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import CheckResult, Verdict
 from crosscheck.text import shown
 from crosscheck.tolerance import FAIL
 
@@ -59,11 +61,11 @@ def _cases_of_slots(report: Report) -> Iterator[ElementTree.Element]:
 def _cases_of_checks(report: Report) -> Iterator[ElementTree.Element]:
     """Yield a test for each check; that of the optimizer itself only where its tensors do not say it all."""
     for name, result in report.checks.items():
-        if name == OPTIMIZER and result == Verdict.MATCH:
+        if name == OPTIMIZER and result is CheckResult.MATCH:
             continue
         findings = [finding for finding in report.findings if finding.check == name]
         how = f"; to record it, {RECORD[name]}" if name in RECORD else ""
-        kind = {NOT_RECORDED: "skipped", NOT_TESTED: "skipped", str(Verdict.MISMATCH): "failure"}.get(result, "")
+        kind = "failure" if result is CheckResult.MISMATCH else "" if result.is_answer else "skipped"
         said = "\n".join(map(_in_words, findings)) if kind == "failure" else f"{result}{how}"
         yield _case(f"{_class(report)}.checks", name, kind, said)
 
@@ -85,13 +87,12 @@ def _case(of: str, name: str, kind: str, said: str) -> ElementTree.Element:
 
 
 def _in_words(finding: Finding) -> str:
-    where = "" if finding.index is None else str(list(finding.index))
     numbers = (
         ""
         if finding.recorded is None
         else f" (recorded {finding.recorded:.9g}, expected {finding.expected}, eta {finding.eta:.4g})"
     )
-    return shown(f"step {finding.step}, {finding.tensor}{where}, {finding.slot}: {finding.cause}{numbers}")
+    return shown(f"step {finding.step}, {finding.place}, {finding.slot}: {finding.cause}{numbers}")
 
 
 def _clean(text: str) -> str:

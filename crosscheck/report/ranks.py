@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from crosscheck.report.report import NOT_RECORDED, NOT_TESTED, REPLICAS, Finding, Report, Verdict
-from crosscheck.report.survey import joined
-
-_VERDICTS = (Verdict.MISMATCH, Verdict.VACUOUS, Verdict.MATCH)  # the worst first, as in the next
-_RESULTS = (str(Verdict.MISMATCH), NOT_RECORDED, NOT_TESTED, str(Verdict.MATCH))
+from crosscheck.report.finding import REPLICAS, Finding
+from crosscheck.report.merging import merged, union
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import CheckResult, Verdict
 
 
 def of_all_ranks(
@@ -26,34 +25,25 @@ def of_all_ranks(
     def said(lines: Callable[[Report], Iterable[str]]) -> tuple[str, ...]:
         return tuple(_said({rank: lines(report) for rank, report in reports.items()}))
 
-    worst = max(each, key=lambda report: report.max_eta)
-    verdict = next(verdict for verdict in _VERDICTS if verdict in {report.verdict for report in each})
-    replicas = NOT_RECORDED if not compared else str(Verdict.MATCH if differs is None else Verdict.MISMATCH)
+    same = CheckResult.MATCH if differs is None else CheckResult.MISMATCH
+    checks = {name: CheckResult.worst(report.checks[name] for report in each) for name in each[0].checks}
     findings = [*_found(reports), *([] if differs is None else [differs])]
-    return replace(
-        each[0],
-        verdict=verdict if differs is None else Verdict.MISMATCH,
+    return merged(
+        each,
+        verdict=Verdict.worst(report.verdict for report in each) if differs is None else Verdict.MISMATCH,
         reason="; ".join(said(lambda report: [report.reason] if report.reason else [])),
-        profiles=_union(report.profiles for report in each),
-        own=_union(report.own for report in each),
-        max_eta=worst.max_eta,
-        worst=worst.worst,
         findings=tuple(sorted(findings, key=lambda finding: finding.step)),
         warnings=said(lambda report: report.warnings),
         notes=(*said(lambda report: report.notes), *notes),
-        not_tested=_union(report.not_tested for report in each),
-        checks={name: _worst(report.checks[name] for report in each) for name in each[0].checks} | {REPLICAS: replicas},
+        not_tested=union(report.not_tested for report in each),
+        checks=checks | {REPLICAS: same if compared else CheckResult.NOT_RECORDED},
         claims_not_tested=said(lambda report: report.claims_not_tested),
-        eta={slot: max(report.eta.get(slot, 0.0) for report in each) for slot in _union(report.eta for report in each)},
+        situations={},
         steps=max(report.steps for report in each),
         skipped=max(report.skipped for report in each),
         ranks=len(each),
         tensors=max(report.tensors for report in each),
         tensors_not_tested=max(report.tensors_not_tested for report in each),
-        elements=sum(report.elements for report in each),
-        out_of_range=sum(report.out_of_range for report in each),
-        undetermined=sum(report.undetermined for report in each),
-        survey=joined(report.survey for report in each),
     )
 
 
@@ -76,12 +66,3 @@ def _said(lines: Mapping[int, Iterable[str]]) -> Iterator[str]:
             who.setdefault(line, []).append(rank)
     for line, saying in who.items():
         yield line if len(saying) == len(lines) else f"rank {', '.join(map(str, saying))}: {line}"
-
-
-def _union(names: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for each in names for name in each))
-
-
-def _worst(results: Iterable[str]) -> str:
-    found = set(results)
-    return next(result for result in _RESULTS if result in found)

@@ -1,33 +1,16 @@
 """The verdict and everything that stands behind it."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 
 from crosscheck.json_text import strict_json
+from crosscheck.report.finding import OPTIMIZER, REPLICAS, Finding, lines_of
 from crosscheck.report.survey import Survey
-from crosscheck.text import count, listed, shown
+from crosscheck.report.verdict import CheckResult, Verdict
+from crosscheck.text import count, shown
 from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import Option
 
-
-class Verdict(StrEnum):
-    """What a replay ends with."""
-
-    MATCH = "match"
-    MISMATCH = "mismatch"
-    VACUOUS = "vacuous"  # nothing moved, nothing recorded, or nothing that could have failed
-
-
-NOT_RECORDED = "not recorded"
-NOT_TESTED = "not tested"
-
-EXIT_CODES = {Verdict.MATCH: 0, Verdict.MISMATCH: 1, Verdict.VACUOUS: 3}
-
-REPLICAS = "replicas"
-"""The check whether the ranks of a run hold the same; a run of one rank has none."""
-OPTIMIZER = "optimizer"  # the check whose findings say that the optimizer is wrong
 _BLAMED: Mapping[str, str] = {
     "gradient": "the gradient does not reach the optimizer as claimed",
     "continuity": "values do not carry over from step to step",
@@ -39,66 +22,6 @@ _BLAMED: Mapping[str, str] = {
     REPLICAS: "the ranks are not replicas of each other",
 }
 """What a headline says of a check around the optimizer that found something; others "do not" match by their name."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arithmetic:
-    """One element of a step, written out: numbers by the names `param`, `grad`, those of slots and hyperparameters, and t, the count."""
-
-    formula: tuple[str, ...]
-    """The formula, line by line, in these names; a name on the left has its new value in the lines below."""
-    read: dict[str, float]
-    """What goes into the formula besides what it changes: the gradient, hyperparameters, t."""
-    before: dict[str, float]
-    """What it changes, before the step."""
-    recorded: dict[str, float]
-    """After the step, as the optimizer made it."""
-    expected: dict[str, float]
-    """After the step, as the formula makes it in float64."""
-    cause: str = ""
-    """The mistake that is named first; empty where none is, or where it has no formula of its own."""
-    under_cause: dict[str, float] = field(default_factory=dict[str, float])
-    """After the step, as the formula with that mistake makes it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One kind of disagreement: where it showed first, its worst element there, and how far it spread."""
-
-    step: int
-    """The first step that shows it."""
-    tensor: str
-    """Name of the parameter tensor (or `group N` for an option of a parameter group)."""
-    slot: str
-    """`param`, a slot of the optimizer's state in torch's name, or an option such as `lr`."""
-    index: tuple[int, ...] | None = None
-    """Position of the element in the tensor; None where the finding is not about one element."""
-    recorded: float | None = None
-    """What the optimizer made of it."""
-    expected: float | None = None
-    """What the formula makes of the recorded inputs, in float64."""
-    eta: float = math.inf
-    """Distance in roundoffs; infinite where no rounding leads from one to the other."""
-    cause: str
-    """One sentence that names the slot and what is wrong with it."""
-    elements: int = 1
-    """Recorded elements of this slot that disagree, over all steps and tensors."""
-    steps: int = 1
-    """Steps at which the slot disagrees."""
-    last_step: int = 0
-    """The last step that shows it; by default the first."""
-    tensors: tuple[str, ...] = ()
-    """All tensors that show it; left out, the one of `tensor`."""
-    check: str = OPTIMIZER
-    """Which of `crosscheck.checks.CHECKS` found it."""
-    ranks: tuple[int, ...] = ()
-    """The ranks whose record shows it; empty where one rank recorded, and for what ranks differ in."""
-    arithmetic: Arithmetic | None = None
-    """The element's step, written out; None where the finding is not about an element that a formula makes."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "last_step", self.last_step or self.step)
-        object.__setattr__(self, "tensors", self.tensors or (self.tensor,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,8 +70,8 @@ class Report:
     """What the record is: where it ends, how it was joined."""
     not_tested: tuple[str, ...]
     """Hyperparameters in use, and tensors, of which even an error of 100 % would not have shown in this record."""
-    checks: dict[str, str] = field(default_factory=dict[str, str])
-    """What each of `CHECKS` came to: match or mismatch; not recorded; or not tested, if something was claimed all the same."""
+    checks: dict[str, CheckResult] = field(default_factory=dict[str, CheckResult])
+    """What each of `CHECKS` came to."""
     claims_not_tested: tuple[str, ...] = ()
     """Claims that this record could not have contradicted, such as a clip that never clipped, each with the reason."""
     situations: dict[str, str] = field(default_factory=dict[str, str])
@@ -180,7 +103,7 @@ class Report:
     )
     """By group of parameters and option: its value at the first step on record and at the last. Of the first groups only."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
-    """With what was recorded; of a run that went on under others all of them."""
+    """The versions of what recorded the run; if it went on under other versions, all of them."""
     replayed_with: dict[str, str] = field(default_factory=dict[str, str])
     """The versions of JAX, Optax and NumPy that the formulas were computed with."""
 
@@ -195,7 +118,7 @@ class Report:
         on_ranks = f" on {self.ranks} ranks" if self.ranks > 1 else ""
         seen = f"{count(self.steps, 'step')}, {count(self.elements, 'element')} of {count(self.tensors, 'tensor')}{on_ranks}"
         if self.verdict is Verdict.MATCH:
-            also = [name for name, result in self.checks.items() if result == Verdict.MATCH and name != OPTIMIZER]
+            also = [name for name, result in self.checks.items() if result is CheckResult.MATCH and name != OPTIMIZER]
             more = f"; also checked: {', '.join(also)}" if also else ""
             more += f"; {count(self.tensors_not_tested, 'tensor')} not tested" if self.tensors_not_tested else ""
             more += f"; {count(len(self.claims_not_tested), 'claim')} not tested" if self.claims_not_tested else ""
@@ -220,7 +143,7 @@ class Report:
         lines = [self.headline()]
         lines += _lines_of_situations(self.situations)
         for finding in self.findings:
-            lines += _lines_of(finding)
+            lines += lines_of(finding)
         lines += [f"warning: {line}" for line in self.warnings]
         if self.elements:
             lines.append(f"worst: {self.worst}")
@@ -230,7 +153,7 @@ class Report:
         if self.not_tested:
             lines.append(f"not tested by this record: {', '.join(self.not_tested)}")
         lines += [f"claim not tested by this record: {line}" for line in self.claims_not_tested]
-        missing = [name for name, result in self.checks.items() if result == NOT_RECORDED]
+        missing = [name for name, result in self.checks.items() if result is CheckResult.NOT_RECORDED]
         if missing:
             lines.append(f"not recorded: {', '.join(missing)}")
         if self.own:
@@ -243,27 +166,6 @@ class Report:
             )
         lines += [f"note: {line}" for line in self.notes]
         return "\n".join(map(shown, lines))  # names of a trace may hold anything, line breaks too
-
-
-def _lines_of(finding: Finding) -> list[str]:
-    where = "" if finding.index is None else str(list(finding.index))
-    where += (
-        f" on rank{'s' * (len(finding.ranks) > 1)} {listed(list(map(str, finding.ranks)))}" if finding.ranks else ""
-    )
-    lines = [f"- step {finding.step}, {finding.tensor}{where}, {finding.slot}: {finding.cause}"]
-    if finding.recorded is not None and finding.expected is not None:
-        recorded, expected = f"{finding.recorded:.9g}", f"{finding.expected:.9g}"
-        lines.append(
-            f"    {recorded} here, {expected} on the lowest rank"
-            if finding.check == REPLICAS
-            else f"    recorded {recorded}, expected {expected}, eta {finding.eta:.4g}"
-        )
-    if finding.elements > 1 or finding.steps > 1:
-        tensors = f" of {len(finding.tensors):,} tensors" if len(finding.tensors) > 1 else ""
-        lines.append(
-            f"    {count(finding.elements, 'element')}{tensors} at {count(finding.steps, 'step')}, {finding.step} to {finding.last_step}"
-        )
-    return lines
 
 
 def _lines_of_situations(situations: Mapping[str, str]) -> list[str]:

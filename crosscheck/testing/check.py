@@ -1,18 +1,18 @@
 """`check_optimizer`: an optimizer is tried in many small situations, and each of its steps is replayed through Optax."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 
 from crosscheck.errors import MathMismatch
 from crosscheck.recorder.optimizer_info import DTYPES
 from crosscheck.replayer import replay
-from crosscheck.report.report import Finding, Report, Verdict
-from crosscheck.report.survey import joined
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import Verdict
+from crosscheck.testing.answers import Answer, merged_answers
 from crosscheck.testing.gradients import REGIMES
 from crosscheck.testing.situations import SITUATIONS, AllAtOnce, Make, Situation, Vectors
 
@@ -64,7 +64,7 @@ def check_optimizer(
     kinds = _known(situations)
     recording: dict[str, Any] = {**_ALL, "rule": rule, "slots": slots, "seed": seed}
     regimes = _known_regimes(regimes)
-    answers: list[_Answer] = []
+    answers: list[Answer] = []
     for of in _dtypes(dtype):
 
         def each(of: torch.dtype = of) -> dict[str, Situation]:
@@ -72,8 +72,8 @@ def check_optimizer(
             return {"vectors": vectors, **{name: kind(of, steps=steps, seed=seed) for name, kind in kinds.items()}}
 
         label = str(of).removeprefix("torch.")
-        answers += (_Answer(f"{name} in {label}", *answer) for name, answer in _tried(make, each, recording).items())
-    report = _joined(answers)
+        answers += (Answer(f"{name} in {label}", *answer) for name, answer in _tried(make, each, recording).items())
+    report = merged_answers(answers)
     if report.verdict is not Verdict.MATCH:
         raise MathMismatch(str(report), report)
     return report
@@ -153,79 +153,3 @@ def _dtypes(dtype: torch.dtype | Iterable[torch.dtype] | Literal["all"]) -> list
             f"dtype={dtypes or dtype!r}: accepted are 'all' and dtypes of torch: {', '.join(DTYPES.values())}"
         )
     return dtypes
-
-
-class _Answer(NamedTuple):
-    """What became of one situation."""
-
-    label: str
-    situation: Situation
-    report: Report | str  # or what was raised
-
-    @property
-    def came_to(self) -> str:
-        """Return the verdict; of a mismatch which tensors and from which step, of a vacuous one why."""
-        if isinstance(self.report, str):
-            return f"not tried, for the optimizer raised {self.report}"
-        if self.report.verdict is Verdict.VACUOUS:
-            return f"vacuous: {self.report.reason}"
-        if self.report.verdict is Verdict.MATCH:
-            return str(Verdict.MATCH)
-        wrong = dict.fromkeys(tensor for finding in self.report.findings for tensor in finding.tensors)
-        right = [name for name in self.situation.parameters if name not in wrong]
-        rest = f"; {', '.join(right)} match" if right else ""
-        return f"mismatch of {', '.join(wrong)}, from step {self.report.findings[0].step}{rest}"
-
-
-def _joined(answers: Sequence[_Answer]) -> Report:
-    """Return one report of all. What it says of hyperparameters is what the first of the reports says."""
-    reports = list({id(it): it for answer in answers if isinstance(it := answer.report, Report)}.values())
-    vectors = [it for a in answers if isinstance(it := a.report, Report) and isinstance(a.situation, Vectors)]
-    proves_nothing = vectors[0].reason if all(report.verdict is Verdict.VACUOUS for report in vectors) else ""
-    findings = _first_of_each(finding for report in reports for finding in report.findings)
-    worst = max(reports, key=lambda report: report.max_eta)
-    slots = dict.fromkeys(slot for report in reports for slot in report.eta)
-    return replace(
-        reports[0],
-        verdict=Verdict.MISMATCH if findings else Verdict.VACUOUS if proves_nothing else Verdict.MATCH,
-        reason=proves_nothing,
-        profiles=tuple(dict.fromkeys(profile for report in reports for profile in report.profiles)),
-        own=tuple(dict.fromkeys(piece for report in reports for piece in report.own)),
-        max_eta=worst.max_eta,
-        worst=worst.worst,
-        eta={slot: max(report.eta.get(slot, 0.0) for report in reports) for slot in slots},
-        findings=findings,
-        warnings=tuple(dict.fromkeys(line for report in reports for line in report.warnings)),
-        notes=(),
-        checks={
-            check: str(Verdict.MISMATCH) if any(finding.check == check for finding in findings) else result
-            for check, result in reports[0].checks.items()
-        },
-        situations={answer.label: answer.came_to for answer in answers},
-        steps=sum(report.steps for report in reports),
-        skipped=sum(report.skipped for report in reports),
-        tensors=sum(report.tensors for report in reports),
-        elements=sum(report.elements for report in reports),
-        out_of_range=sum(report.out_of_range for report in reports),
-        undetermined=sum(report.undetermined for report in reports),
-        survey=joined(report.survey for report in reports),
-    )
-
-
-def _first_of_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return one finding for each slot and cause, the first, with the tensors and elements of all."""
-    found: dict[tuple[str, str, str], Finding] = {}
-    for finding in findings:
-        key = (finding.check, finding.slot, finding.cause)
-        first = found.get(key)
-        if first is None:
-            found[key] = finding
-        else:
-            found[key] = replace(
-                first,
-                elements=first.elements + finding.elements,
-                tensors=tuple(dict.fromkeys((*first.tensors, *finding.tensors))),
-                steps=max(first.steps, finding.steps),
-                last_step=max(first.last_step, finding.last_step),
-            )
-    return tuple(found.values())

@@ -13,7 +13,8 @@ import pytest
 
 from crosscheck.errors import TraceError
 from crosscheck.follower import Follower, NothingCame
-from crosscheck.report.report import Report, Verdict
+from crosscheck.report.report import Report
+from crosscheck.report.verdict import Verdict
 from tests.crosscheck.trace.trace_files import Arrays, Meta, part_file, record, rewrite, run, segment, sgd
 from tests.support import ROOT, wait_for
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crosscheck.criterion import elementwise
 from crosscheck.criterion.elementwise import compare, judge
+from crosscheck.criterion.exact_step import exact_step
+from crosscheck.criterion.measure import measure
 from crosscheck.criterion.profile import Rounding
 from crosscheck.diagnosis import trial
 from crosscheck.diagnosis.catalogue import CATALOGUE
@@ -73,8 +74,9 @@ def drawn(rule: Rule[Any], flags: Flags) -> Inputs:
 
 def compiled() -> int:
     """Return how many programs were compiled for the criterion and the diagnosis."""
-    programs = (elementwise, ("_step", "_measure")), (trial, ("_one_step_of_all", "_along", "_along_slot"))
-    return sum(getattr(module, name)._cache_size() for module, names in programs for name in names)
+    of_diagnosis: list[Any] = [getattr(trial, name) for name in ("_one_step_of_all", "_along", "_along_slot")]
+    programs: list[Any] = [exact_step, measure, *of_diagnosis]
+    return sum(program._cache_size() for program in programs)
 
 
 @pytest.mark.parametrize(

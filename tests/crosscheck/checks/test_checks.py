@@ -25,20 +25,23 @@ def test_every_check_is_in_the_list() -> None:
     helpers = {
         f"crosscheck.checks.{name}"
         for name in (
+            "allowed_changes",
             "arithmetic",
             "bits",
             "check",
             "claimed_rates",
             "comparison",
             "conclusion",
-            "continuity_notes",
             "differences",
             "eta_map",
+            "idle",
             "judge",
+            "left_behind",
             "passes",
             "power",
             "rates",
             "schedules",
+            "share_held",
             "tally",
             "unsampled",
         )

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crosscheck import Recorder, Report, Verdict, replay
-from crosscheck.criterion import elementwise
 from crosscheck.criterion.aggregate import Sums
 from crosscheck.criterion.elementwise import Judged, compare, judge
+from crosscheck.criterion.exact_step import exact_step
+from crosscheck.criterion.measure import measure
 from crosscheck.float64 import float64
 from crosscheck.rules import RULES
 from crosscheck.rules.adam import AdamFlags
@@ -416,7 +417,8 @@ def test_one_compilation_serves_all_batches(tmp_path: Path, monkeypatch: pytest.
     """If batches are many, each rule is compiled once for each set of flags, whatever the number of rows and tensors, the dtype and the options."""
 
     def compiled() -> int:
-        return sum(getattr(elementwise, name)._cache_size() for name in ("_step", "_measure"))
+        programs: list[Any] = [exact_step, measure]
+        return sum(program._cache_size() for program in programs)
 
     def record(name: str, dtype: torch.dtype, sizes: tuple[int, ...], steps: int, **options: Any) -> Report:
         parameters = [torch.nn.Parameter(torch.ones(size, dtype=dtype)) for size in sizes]

@@ -7,8 +7,10 @@ import numpy as np
 
 from crosscheck import Finding, Report, Verdict
 from crosscheck.checks.eta_map import EtaMap
-from crosscheck.report.report import Arithmetic, Power
+from crosscheck.report.finding import Arithmetic
+from crosscheck.report.report import Power
 from crosscheck.report.survey import COLUMNS, TENSORS_DRAWN, TENSORS_LISTED, Survey
+from crosscheck.report.verdict import CheckResult
 from crosscheck.tolerance import OCTAVES
 
 MARKUP = "<script>alert(1)</script>"
@@ -23,12 +25,12 @@ HOSTILE = (
 )
 """Markup, attributes, templates, marks of direction, control characters, what XML cannot hold and half a surrogate pair."""
 CHECKS = {
-    "optimizer": "match",
-    "gradient": "not recorded",
-    "average": "match",
-    "learning rate": "not tested",
-    "options": "match",
-    "continuity": "match",
+    "optimizer": CheckResult.MATCH,
+    "gradient": CheckResult.NOT_RECORDED,
+    "average": CheckResult.MATCH,
+    "learning rate": CheckResult.NOT_TESTED,
+    "options": CheckResult.MATCH,
+    "continuity": CheckResult.MATCH,
 }
 
 
@@ -113,7 +115,7 @@ def mismatching(eta: float = math.inf) -> Report:
         verdict=Verdict.MISMATCH,
         max_eta=eta,
         findings=(finding, elsewhere),
-        checks=CHECKS | {"optimizer": "mismatch", "learning rate": "mismatch"},
+        checks=CHECKS | dict.fromkeys(("optimizer", "learning rate"), CheckResult.MISMATCH),
         survey=survey(worst=eta),
     )
 
@@ -127,7 +129,7 @@ def vacuous() -> Report:
         profiles=(),
         max_eta=0.0,
         worst="no element",
-        checks=dict.fromkeys(CHECKS, "not recorded"),
+        checks=dict.fromkeys(CHECKS, CheckResult.NOT_RECORDED),
         power={},
         eta={},
         steps=0,
@@ -164,7 +166,7 @@ def hostile() -> Report:
         notes=HOSTILE,
         not_tested=HOSTILE,
         claims_not_tested=HOSTILE,
-        checks={**report.checks, HOSTILE[1]: HOSTILE[0]},
+        checks={**report.checks, HOSTILE[0]: CheckResult.MATCH, HOSTILE[1]: CheckResult.NOT_TESTED},
         power={HOSTILE[0]: {HOSTILE[1]: Power(element=math.nan, aggregate=math.inf)}},
         survey=replace(
             its,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crosscheck import Claims, Finding, Recorder, Report, Verdict, replay
+from crosscheck.report.verdict import CheckResult
 from tests.crosscheck.recording import make_parameters, take_steps
 
 
@@ -91,7 +92,7 @@ def test_a_match_says_in_its_first_line_how_many_claims_were_not_tested() -> Non
     matching = replace(
         report(),
         verdict=Verdict.MATCH,
-        checks={"optimizer": "match", "gradient": "match"},
+        checks=dict.fromkeys(("optimizer", "gradient"), CheckResult.MATCH),
         claims_not_tested=("clip_norm = 1: nothing was clipped",),
     )
     assert headline(matching).endswith("; also checked: gradient; 1 claim not tested")

@@ -1,0 +1,106 @@
+"""What the last rows of each tensor left behind, over the parts of a segment and into the segment that goes on from it."""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscheck.checks.bits import Values
+from crosscheck.checks.unsampled import Held, held_after
+from crosscheck.trace.format import Part
+from crosscheck.trace.reader import Segment
+from crosscheck.trace.tensors import Quantity, TensorBlock
+
+Coordinates = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a row of a tensor left behind."""
+
+    step: int
+    full: bool
+    values: dict[str, Values | None]  # None: the slot was absent
+    unwritten: dict[str, int]  # slots that a skipped step allocated, and which step
+    name: str  # of the tensor
+    coordinates: Coordinates
+    held: Held | None  # by digests, of a sampled row
+
+    def narrowed(self, coordinates: Coordinates) -> "Left":
+        """Return what was left of some of the elements; a slot of one number a tensor stays."""
+        columns = np.isin(self.coordinates, coordinates)
+        values = {k: v if v is None or len(v) != len(columns) else v[columns] for k, v in self.values.items()}
+        return replace(self, values=values, coordinates=self.coordinates[columns])
+
+
+def left_by(block: TensorBlock, row: int, quantities: dict[str, Quantity], unwritten: dict[str, int]) -> Left:
+    """Return what a row left. `unwritten`: the slots that a skipped step allocated up to here, and which step."""
+    values = {name: q.after[row] if q.there_after[row] else None for name, q in quantities.items()}
+    held = held_after(block, quantities) if row == len(block.steps) - 1 and not block.full else None
+    return Left(block.steps[row].step, block.full, values, unwritten, block.info.name, block.coordinates, held)
+
+
+class LastRows:
+    """Remembers of each tensor what its last sampled row left, and its last row of all elements."""
+
+    def __init__(self, segments: Sequence[Segment], segment: Segment, earlier: Sequence["LastRows"]) -> None:
+        """`segments`: all those of the run; `earlier`: what was remembered in those before this one."""
+        self.first_step = segment.header.first_step
+        self.last_step = self.first_step - 1
+        """The last step of the parts so far."""
+        self._in_turns = segment.header.coordinates is None  # other tensors and elements in each part
+        self._left: dict[int, list[Left]] = {}  # by number of the tensor; at first what an earlier segment left
+        for before in earlier:
+            self._left = dict(before._ends.get(self.last_step, self._left))
+        self._joins = {later.header.first_step - 1 for later in segments[1:]}  # steps before a segment
+        self._ends: dict[int, dict[int, list[Left]]] = {}  # by such a step: what it left of each tensor
+        self._steps: dict[int, list[int]] = {}  # by tensor: its steps in this part, and the last one before the part
+        self._full: set[tuple[int, int]] = set()  # the tensors and steps of this part that are in a full block
+        self._whole: set[tuple[int, int]] = set()  # those of which all elements are there
+
+    def add_part(self, part: Part) -> None:
+        """Take in which rows the next part has."""
+        self.end_part()
+        last, self.last_step = self.last_step, part.steps[-1].step
+        full = [(entry, block.steps[0]) for block in part.blocks if block.full for entry in block.tensors]
+        self._full = {(entry.tensor, step) for entry, step in full}
+        self._whole = {(entry.tensor, step) for entry, step in full if entry.range is None}
+        steps: dict[int, set[int]] = defaultdict(set)
+        for block in part.blocks:
+            for entry in block.tensors:
+                steps[entry.tensor].update(block.steps)
+        for number, its in steps.items():
+            before = self._steps.get(number, [self.first_step - 1])[-1]
+            self._steps[number] = [before, *sorted(its)]
+            if self._in_turns:  # a tensor that is not here may have moved all the same
+                self._steps[number] = [last, *(step.step for step in part.steps)]
+
+    def end_part(self) -> None:
+        """Keep what the part left if a segment begins after it."""
+        if self.last_step in self._joins:
+            self._ends[self.last_step] = dict(self._left)
+
+    def previous(self, block: TensorBlock, row: int) -> int:
+        """Return the step of the row before, in whichever block it is."""
+        steps = self._steps[block.number]
+        return steps[bisect_left(steps, block.steps[row].step) - 1]
+
+    def is_whole(self, block: TensorBlock, step: int) -> bool:
+        """Return whether this part has all elements of the tensor at a step."""
+        return (block.number, step) in self._whole
+
+    def before(self, block: TensorBlock) -> list[Left]:
+        """Return all that is on record of what the step before the first row left of the tensor."""
+        previous, name = self.previous(block, 0), block.info.name
+        return [left for left in self._left.get(block.number, ()) if left.step == previous and left.name == name]
+
+    def keep(self, block: TensorBlock, left: Left) -> None:
+        """Remember what the last row left. All elements of a tensor are kept only for a row that can be held against them."""
+        steps = self._steps[block.number]
+        others = [other for other in self._left.get(block.number, ()) if other.full != block.full]
+        after = bisect_left(steps, left.step) + 1
+        needed = not block.full or after == len(steps) or (block.number, steps[after]) in self._full
+        self._left[block.number] = [left, *others] if needed else others

@@ -1,0 +1,95 @@
+"""One kind of disagreement that a replay found, and how a report puts it into words."""
+
+import math
+from dataclasses import dataclass, field
+
+from crosscheck.text import count, listed
+
+OPTIMIZER = "optimizer"
+"""The check whose findings say that the optimizer is wrong."""
+REPLICAS = "replicas"
+"""The check whether the ranks of a run hold the same; a run of one rank has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arithmetic:
+    """One element of a step, written out: numbers by the names `param`, `grad`, those of slots and hyperparameters, and t, the count."""
+
+    formula: tuple[str, ...]
+    """The formula, line by line, in these names; a name on the left has its new value in the lines below."""
+    read: dict[str, float]
+    """What goes into the formula besides what it changes: the gradient, hyperparameters, t."""
+    before: dict[str, float]
+    """What it changes, before the step."""
+    recorded: dict[str, float]
+    """After the step, as the optimizer made it."""
+    expected: dict[str, float]
+    """After the step, as the formula makes it in float64."""
+    cause: str = ""
+    """The mistake that is named first; empty where none is, or where it has no formula of its own."""
+    under_cause: dict[str, float] = field(default_factory=dict[str, float])
+    """After the step, as the formula with that mistake makes it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One kind of disagreement: where it showed first, its worst element there, and how far it spread."""
+
+    step: int
+    """The first step that shows it."""
+    tensor: str
+    """Name of the parameter tensor (or `group N` for an option of a parameter group)."""
+    slot: str
+    """`param`, a slot of the optimizer's state in torch's name, or an option such as `lr`."""
+    index: tuple[int, ...] | None = None
+    """Position of the element in the tensor; None where the finding is not about one element."""
+    recorded: float | None = None
+    """What the optimizer made of it."""
+    expected: float | None = None
+    """What the formula makes of the recorded inputs, in float64."""
+    eta: float = math.inf
+    """Distance in roundoffs; infinite where no rounding leads from one to the other."""
+    cause: str
+    """One sentence that names the slot and what is wrong with it."""
+    elements: int = 1
+    """Recorded elements of this slot that disagree, over all steps and tensors."""
+    steps: int = 1
+    """Steps at which the slot disagrees."""
+    last_step: int = 0
+    """The last step that shows it; by default the first."""
+    tensors: tuple[str, ...] = ()
+    """All tensors that show it; left out, the one of `tensor`."""
+    check: str = OPTIMIZER
+    """Which of `crosscheck.checks.CHECKS` found it."""
+    ranks: tuple[int, ...] = ()
+    """The ranks whose record shows it; empty where one rank recorded, and for what ranks differ in."""
+    arithmetic: Arithmetic | None = None
+    """The element's step, written out; None where the finding is not about an element that a formula makes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "last_step", self.last_step or self.step)
+        object.__setattr__(self, "tensors", self.tensors or (self.tensor,))
+
+    @property
+    def place(self) -> str:
+        """Return the tensor, with the position of the element if there is one."""
+        return self.tensor if self.index is None else f"{self.tensor}{list(self.index)}"
+
+
+def lines_of(finding: Finding) -> list[str]:
+    """Return what a report for people says of a finding, line by line."""
+    ranks = f" on rank{'s' * (len(finding.ranks) > 1)} {listed(list(map(str, finding.ranks)))}" if finding.ranks else ""
+    lines = [f"- step {finding.step}, {finding.place}{ranks}, {finding.slot}: {finding.cause}"]
+    if finding.recorded is not None and finding.expected is not None:
+        recorded, expected = f"{finding.recorded:.9g}", f"{finding.expected:.9g}"
+        lines.append(
+            f"    {recorded} here, {expected} on the lowest rank"
+            if finding.check == REPLICAS
+            else f"    recorded {recorded}, expected {expected}, eta {finding.eta:.4g}"
+        )
+    if finding.elements > 1 or finding.steps > 1:
+        tensors = f" of {len(finding.tensors):,} tensors" if len(finding.tensors) > 1 else ""
+        lines.append(
+            f"    {count(finding.elements, 'element')}{tensors} at {count(finding.steps, 'step')}, {finding.step} to {finding.last_step}"
+        )
+    return lines
