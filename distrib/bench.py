@@ -25,11 +25,12 @@ from torch.nn import functional
 
 from crosscheck.recorder import Recorder
 from distrib.config.load import resolve
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import EXIT_DONE
 from distrib.exits import run_command
 from distrib.launch_files import find_recipe
 from distrib.ranks import world
+from distrib.text import count
 from distrib.training import loop
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.observers import Observers

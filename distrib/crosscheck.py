@@ -12,13 +12,14 @@ from typing import IO, Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from distrib.config.section import Positive, Section
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import BadInput, RunFault
 from distrib.files import read_json
 from distrib.job.stop import Stopped, StopRequest
 from distrib.page import CROSSCHECK_PAGE
 from distrib.page.live import available
 from distrib.system import kill_with_parent
+from distrib.text import count
 
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
 """The replay's exit codes that are verdicts."""

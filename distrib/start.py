@@ -14,7 +14,7 @@ from distrib.checkpoint import resume
 from distrib.config.load import Resolved
 from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import EXIT_DONE, BadInput, PeerLost, RunFault
 from distrib.files import NEEDS_USER, patiently, write_atomically
 from distrib.job import lock
@@ -28,6 +28,7 @@ from distrib.page.live import LivePage, available
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 from distrib.ranks.same_start import require_same
+from distrib.text import count
 from distrib.training import facts, loop, summary
 from distrib.training.recipe import RunConfig
 from distrib.training.run import Run, build

@@ -11,12 +11,13 @@ from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference, Saved, checked
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.job.run_folder import files_in_the_way
 from distrib.job.status import is_of_a_run
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
+from distrib.text import count
 
 # Another value of these, by their keys in the recipe, is another run: step s would mean other images.
 _MUST_MATCH = {

@@ -9,9 +9,9 @@ from distrib.data.config import DataConfig
 from distrib.data.decoding import resized
 from distrib.data.images import SIZE, Dataset, Sizes, Split
 from distrib.data.selection import Selection
-from distrib.display import count
 from distrib.errors import BadInput
 from distrib.files import expand_path
+from distrib.text import count
 
 
 def choose(config: DataConfig) -> tuple[str, str]:

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from distrib.display import harmless
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.page import PAGE
 from distrib.page.live import available
+from distrib.text import harmless
 
 USAGE = "usage: twinstep page RUN      (the folder of a run; writes RUN/index.html)"
 

@@ -4,12 +4,12 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from distrib.display import harmless
 from distrib.files import write_atomically
 from distrib.page import PAGE, charts, timeline
 from distrib.page.figures import figures
 from distrib.page.run_files import RunFiles, read_run
 from distrib.page.template import fill
+from distrib.text import harmless
 
 
 def write(folder: Path) -> None:

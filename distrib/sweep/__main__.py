@@ -15,12 +15,12 @@ from typing import Any
 from distrib.arguments import Parser
 from distrib.compare.read import read_run
 from distrib.compare.text import row, row_heading
-from distrib.display import harmless, print_error
 from distrib.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
 from distrib.exits import run_command
 from distrib.files import Unfit, read_json
 from distrib.sweep.lines import read
 from distrib.sweep.queue import Queue, Run, plan
+from distrib.text import harmless, print_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

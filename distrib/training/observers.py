@@ -5,9 +5,9 @@ from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.crosscheck import LiveReplay
-from distrib.display import count
 from distrib.page.live import LivePage
 from distrib.ranks.collectives import on_every_rank
+from distrib.text import count
 from distrib.training.clock import Clock
 from distrib.training.evaluate import Score
 from distrib.training.figures import peak_memory

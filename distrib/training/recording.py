@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners, passes_on_record
-from distrib.display import count
 from distrib.errors import BadInput
 from distrib.files import NEEDS_USER
 from distrib.optim.optimizer import options_by_name
 from distrib.optim.schedule import RunLength
 from distrib.ranks.collectives import gather
+from distrib.text import count
 from distrib.training.run import Run
 
 _TWIN = "article"  # the network that crosscheck/twin has in JAX

@@ -21,7 +21,7 @@ from distrib.data.batches import Batches, Part, Plan
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset, Split
 from distrib.data.mixing import Mixing
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.networks.buffers import unchanged_buffers
 from distrib.networks.cuda_graph import capture, expect_capturable
 from distrib.networks.factory import Code
@@ -37,6 +37,7 @@ from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
 from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
+from distrib.text import count
 from distrib.training.device_peak import peak_flop_per_second
 from distrib.training.evaluate import Score, evaluate
 from distrib.training.figures import Compute

@@ -11,13 +11,14 @@ from torch import nn
 
 from distrib.checkpoint.progress import Progress
 from distrib.data.images import as_bytes
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import RunFault
 from distrib.files import read_json, write_json
 from distrib.optim.optimizer import implementation
 from distrib.page import PAGE
 from distrib.page.live import available
 from distrib.ranks.world import device_name
+from distrib.text import count
 from distrib.training.evaluate import Score
 from distrib.training.figures import peak_memory
 from distrib.training.run import Run
