@@ -1,6 +1,6 @@
 """Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,18 @@ def continue_from(
     display: Display,
     update: Update,
     *,
+    non_default: Collection[str],
     steps_per_epoch: int,
     total_steps: int,
     is_enough: Callable[[Progress], bool],
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
-    `keys` are the run's dotted configuration keys: what changed in them since is said. A checkpoint after `total_steps` steps,
-    or one of a run that had come far enough, leaves nothing to train, so nothing that matters may have changed, or old results
-    would pass for those of the new values.
+    `keys` are the run's dotted configuration keys: what changed in them since is said. One that the checkpoint does not know is newer
+    than it, and is said if its value is another than the default, as those among `non_default` are.
+
+    A checkpoint after `total_steps` steps, or one of a run that had come far enough, leaves nothing to train, so nothing that
+    matters may have changed, or old results would pass for those of the new values.
     """
     found = on_main(accelerator, lambda: _find(config, folder, display))
     if found is None:
@@ -80,10 +83,12 @@ def continue_from(
         if checkpoint.step == total_steps or is_enough(progress):
             remedy = to_train_on(early=checkpoint.step < total_steps)
             _refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
-        for line in _differences(checkpoint.path, saved, keys, identity):
+        for line in _differences(checkpoint.path, saved, keys, identity, non_default):
             display.say(line)
         same_optimizer = all(saved.config.get(key) == keys[key] for key in keys if key.startswith("optimizer."))
         state.restore(checkpoint, saved, update, same_optimizer=same_optimizer)
+        if not update.is_finite():
+            raise BadInput(_not_finite(checkpoint, update))
         return Resumed(checkpoint.step, checkpoint.path, progress)
 
     return on_every_rank(accelerator, load)
@@ -166,6 +171,30 @@ def _open(path: Path) -> store.Checkpoint:
         ) from None
 
 
+def _not_finite(checkpoint: store.Checkpoint, update: Update) -> str:
+    """Return what refuses a checkpoint of which not all weights are finite: where to go on instead.
+
+    Older checkpoints are put into `update` until one of them is finite.
+    """
+    remedy = "none of the older ones beside it can be continued either: start a new run (another output.dir)"
+    for path in store.candidates(checkpoint.path.parent):
+        if store.step_of(path) >= checkpoint.step:
+            continue
+        try:
+            older = store.open_checkpoint(path)
+            saved = checked(older.path, older.step, older.values)
+            state.restore(older, saved, update, same_optimizer=False)
+        except (store.Damaged, BadInput):
+            continue
+        if update.is_finite():
+            remedy = f"go on from {path} in a folder of its own (--checkpoint.resume {path}, and another output.dir)"
+            break
+    return (
+        f"checkpoint {checkpoint.path} holds weights, or a moving average of them, that are not finite, and no update makes them "
+        f"finite again: {remedy}"
+    )
+
+
 def _refuse_beyond(path: Path, step: int, total_steps: int, keys: Mapping[str, Any]) -> None:
     """Raise BadInput for a checkpoint beyond the run's last step."""
     if step > total_steps:
@@ -216,7 +245,9 @@ def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
     return progress
 
 
-def _differences(path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity) -> list[str]:
+def _differences(
+    path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity, non_default: Collection[str]
+) -> list[str]:
     """Return a line for each harmless difference. Raises BadInput for those that make it another run."""
     there, here = saved.identity.model_dump(), identity.model_dump()
     for fact, key in _MUST_MATCH.items():
@@ -243,7 +274,7 @@ def _differences(path: Path, saved: Saved, keys: Mapping[str, Any], identity: Id
     other = [
         f"{key} {then.get(key)} -> {value}"
         for key, value in keys.items()
-        if key.partition(".")[0] not in _NO_EFFECT and then.get(key) != value
+        if key.partition(".")[0] not in _NO_EFFECT and (then[key] != value if key in then else key in non_default)
     ]
     if other:
         lines.append(f"note: changed since then: {', '.join(other)}")

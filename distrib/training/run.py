@@ -293,6 +293,7 @@ def _resume(run: Run) -> None:
         run.accelerator,
         run.display,
         run.update,
+        non_default=run.config.non_default_keys(),
         steps_per_epoch=run.plan.steps_per_epoch,
         total_steps=run.total_steps,
         is_enough=lambda progress: run.enough(progress) is not None,
