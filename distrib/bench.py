@@ -29,6 +29,7 @@ from distrib.display import Display
 from distrib.errors import EXIT_DONE
 from distrib.exits import run_command
 from distrib.launch_files import find_recipe
+from distrib.layout import TRACE
 from distrib.ranks import world
 from distrib.text import count
 from distrib.training import loop
@@ -116,7 +117,7 @@ def measure(run: Run, rounds: int = _ROUNDS, part: int = _PART) -> tuple[dict[st
             with _unchanged(run) if name == _BARE else nullcontext():
                 timings[name].append(_time(step, first, count, device, observers.recorder))
     observers.close()
-    trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
+    trace_bytes = sum(file.stat().st_size for file in (run.folder / TRACE).rglob("part-*"))
     # The first round warms up.
     return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (part * (rounds + 1))
 

@@ -22,8 +22,8 @@ from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import find_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
+from distrib.layout import CONFIG, FACTS, MISTAKES
 from distrib.optim.optimizer import implementation
-from distrib.page import FACTS, MISTAKES
 from distrib.page.live import LivePage, available
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
@@ -142,8 +142,8 @@ class Start:
         else:
             self.status.works = True
             if reports:
-                write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-                again = self.arguments or [str(folder / "config.toml")]
+                write_atomically(folder / CONFIG, config.to_toml())  # only now: it replaces an earlier one
+                again = self.arguments or [str(folder / CONFIG)]
                 self.page.attempt(lambda: facts.write(ready, again, self.status.before), folder / FACTS)
             trackers = collectives.on_every_rank(accelerator, lambda: self._start_trackers(ready))
             self._expect_answers()

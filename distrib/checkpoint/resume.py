@@ -15,6 +15,7 @@ from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.job.run_folder import files_in_the_way
 from distrib.job.status import is_of_a_run
+from distrib.layout import CHECKPOINTS, STATUS, SUMMARY
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
 from distrib.text import count
@@ -109,7 +110,7 @@ def refuse_files_of_others(folder: Path) -> None:
 
     One of a run has a status.json, which a start writes before anything else, or checkpoints, which may have been copied there.
     """
-    if is_of_a_run(folder / "status.json") or store.candidates(folder / "checkpoints"):
+    if is_of_a_run(folder / STATUS) or store.candidates(folder / CHECKPOINTS):
         return
     if names := files_in_the_way(folder):
         raise BadInput(
@@ -123,7 +124,7 @@ def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
 
     `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint.
     """
-    there = store.candidates(folder / "checkpoints")
+    there = store.candidates(folder / CHECKPOINTS)
     if not there and config.resume in ("auto", "never"):
         _refuse_results(folder, "no checkpoint")
     if config.resume not in ("auto", "never") and there and there[0].resolve() != Path(config.resume).resolve():
@@ -143,7 +144,7 @@ def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | Non
         return None
     if config.resume != "auto":
         return config.resume
-    newest, passed = store.newest_valid(folder / "checkpoints")
+    newest, passed = store.newest_valid(folder / CHECKPOINTS)
     for line in passed:
         display.say(line)
     if newest is None:
@@ -153,7 +154,7 @@ def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | Non
 
 def _refuse_results(folder: Path, found: str) -> None:
     """Raise BadInput if the folder has the results of a complete run, which one from the first step would overwrite."""
-    if (folder / "summary.json").exists():
+    if (folder / SUMMARY).exists():
         raise BadInput(
             f"output.dir = {folder} holds the results of a complete run (summary.json) and {found}, so the run would begin "
             "anew and overwrite them: choose another output.dir, or continue a checkpoint of the run that is elsewhere "

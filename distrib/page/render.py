@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distrib.files import write_atomically
-from distrib.page import PAGE, charts, timeline
+from distrib.layout import CONFIG, PAGE
+from distrib.page import charts, timeline
 from distrib.page.figures import figures
 from distrib.page.run_files import RunFiles, read_run
 from distrib.page.template import fill
@@ -37,7 +38,7 @@ def render(run: RunFiles) -> str:
         figures=list(figures(run)),
         subject=list(_subject(run)),
         settings=settings(run),
-        repeat=shlex.quote(str(Path(run.facts.folder or run.name) / "config.toml")),
+        repeat=shlex.quote(str(Path(run.facts.folder or run.name) / CONFIG)),
     )
 
 

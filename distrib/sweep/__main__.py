@@ -17,7 +17,8 @@ from distrib.compare.read import read_run
 from distrib.compare.text import row, row_heading
 from distrib.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
 from distrib.exits import run_command
-from distrib.files import Unfit, read_json
+from distrib.job.status import read_status
+from distrib.layout import STATUS
 from distrib.sweep.lines import read
 from distrib.sweep.queue import Queue, Run, plan
 from distrib.text import harmless, print_error
@@ -109,11 +110,8 @@ def _why(run: Run, code: int | None) -> str:
         return "not begun"
     if run.line.problem:
         return run.line.problem
-    try:
-        said = read_json(run.folder / "status.json")
-    except (OSError, Unfit, ValueError):
-        said = {}
-    reason = said.get("reason") if isinstance(said, dict) and said.get("exit_code") == code else ""  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    said = read_status(run.folder / STATUS)
+    reason = said.get("reason") if said.get("exit_code") == code else ""
     return f"exit code {code}{f', {reason}' if reason else ''}"
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from distrib.config.section import Section
 from distrib.files import Unfit, open_regular, patiently, read_json, write_json
-from distrib.page import FACTS, IMAGES, MISTAKES
+from distrib.layout import FACTS, IMAGES, METRICS, MISTAKES
 from distrib.ranks.world import device_name
 from distrib.training.recipe import RunConfig
 from distrib.training.run import Run
@@ -42,7 +42,7 @@ def write(run: Run, arguments: Sequence[str], before: Mapping[str, Any]) -> None
     path = run.folder / FACTS
     start: dict[str, Any] = {"time": time.time(), "step": run.resumed.step, "world_size": run.plan.world_size}
     if before:
-        reached = last_step(run.folder / "metrics.jsonl")
+        reached = last_step(run.folder / METRICS)
         start["before"] = {key: before.get(key) for key in ("state", "exit_code", "reason")} | {"reached": reached}
     patiently(path, lambda: path.parent.mkdir(exist_ok=True))
     facts = _facts(run, arguments)

@@ -5,6 +5,7 @@ from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.crosscheck import LiveReplay
+from distrib.layout import METRICS
 from distrib.page.live import LivePage
 from distrib.ranks.collectives import on_every_rank
 from distrib.text import count
@@ -32,11 +33,7 @@ class Observers:
         pending = self.progress.evaluation_pending
         self.metrics: Metrics | None = on_every_rank(
             run.accelerator,
-            lambda: (
-                Metrics(run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=pending)
-                if self.main
-                else None
-            ),
+            lambda: Metrics(run.folder / METRICS, run.resumed.step, evaluation_pending=pending) if self.main else None,
         )
         # A step's line, and the norm that it still lacks.
         self._waiting: tuple[dict[str, Any], LateNumber] | None = None

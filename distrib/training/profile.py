@@ -13,7 +13,7 @@ from distrib.data.batches import Plan
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.files import replacing, write_atomically
-from distrib.page import PROFILE_TABLE, PROFILE_TRACE
+from distrib.layout import PROFILE_TABLE, PROFILE_TRACE
 from distrib.ranks.world import device_name
 from distrib.text import count
 
