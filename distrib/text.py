@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Sequence
 
 
 def open_streams() -> None:
@@ -38,6 +39,12 @@ def count(number: int, thing: str) -> str:
     """Return how many there are of the thing, such as `1 epoch`, `2 epochs` and `2 processes`."""
     plural = thing if number == 1 else f"{thing}es" if thing.endswith("s") else f"{thing}s"
     return f"{number} {plural}"
+
+
+def listed(names: Sequence[object], most: int) -> str:
+    """Return the first `most` of the names with commas between them, and how many more there are, if there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def print_error(text: str) -> None:

@@ -37,7 +37,7 @@ from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
 from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
-from distrib.text import count
+from distrib.text import count, listed
 from distrib.training.device_peak import peak_flop_per_second
 from distrib.training.evaluate import Score, evaluate
 from distrib.training.figures import Compute
@@ -218,9 +218,7 @@ def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) ->
     if why:
         display.say(why)
     dataset = collectives.main_first(accelerator, lambda: sources.load(config.data, source))
-    names = ", ".join(dataset.classes[:_CLASSES_TOLD])
-    more = f" and {len(dataset.classes) - _CLASSES_TOLD} more" if len(dataset.classes) > _CLASSES_TOLD else ""
-    display.line(f"data: {count(len(dataset.classes), 'class')}: {names}{more}")
+    display.line(f"data: {count(len(dataset.classes), 'class')}: {listed(dataset.classes, _CLASSES_TOLD)}")
     for note in dataset.notes:
         display.say(f"data: {note}")
     return dataset
