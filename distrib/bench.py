@@ -33,11 +33,12 @@ from distrib.layout import TRACE
 from distrib.ranks import world
 from distrib.text import count
 from distrib.training import loop
+from distrib.training.build import build
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
-from distrib.training.run import Run, build
+from distrib.training.run import Run
 
 _BLOCK = 10  # steps that are timed together
 _PART = 128  # recorded steps that are timed together, one part of the trace
@@ -105,7 +106,7 @@ def measure(run: Run, rounds: int = _ROUNDS, part: int = _PART) -> tuple[dict[st
         run.replica_check.after_step(number, saves=True)  # every time, not only when it is due
 
     def save(number: int) -> None:
-        checkpointer.save(number % run.total_steps + 1, observers.progress)
+        checkpointer.save(number % run.total_steps + 1, run.resumed.progress)
 
     steps = {"whole loop": whole, _RECORDED: whole, _BARE: bare, _COMPARISON: compare, _CHECKPOINT: save}
     timings: dict[str, list[float]] = {name: [] for name in steps}

@@ -22,7 +22,7 @@ from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import find_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
-from distrib.layout import CONFIG, FACTS, MISTAKES
+from distrib.layout import CONFIG, FACTS
 from distrib.optim.optimizer import implementation
 from distrib.page.live import LivePage, available
 from distrib.ranks import collectives, world
@@ -30,8 +30,9 @@ from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 from distrib.ranks.same_start import require_same
 from distrib.text import count
 from distrib.training import facts, loop, summary
+from distrib.training.build import build
 from distrib.training.recipe import RunConfig
-from distrib.training.run import Run, build
+from distrib.training.run import Run
 from distrib.training.trackers import Trackers, expect_installed
 
 
@@ -149,8 +150,6 @@ class Start:
             self._expect_answers()
             _say_what_runs(display, ready)
             result = loop.train(ready, self.request, self.page if reports else None, trackers)
-            if reports:
-                self.page.attempt(lambda: facts.write_mistakes(ready), folder / MISTAKES)
             summary.print_closing_lines(display, result, folder)
             step = result["steps"]
         to_replay = folder if reports and _replay_pending(config, folder) else None
