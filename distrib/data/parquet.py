@@ -24,7 +24,7 @@ from distrib.data.decoding import LARGEST_FILE, Decoder
 from distrib.data.image_cache import Decoded
 from distrib.data.images import Dataset, Split
 from distrib.data.labels import classes_of
-from distrib.data.parquet_columns import ANY, Chosen, Columns, choose_columns
+from distrib.data.parquet_columns import ANY, ChosenColumns, WantedColumns, choose_columns
 from distrib.data.parquet_files import split_files
 from distrib.data.selection import ALL, Selection
 from distrib.errors import BadInput
@@ -59,7 +59,7 @@ def load(
     path: Path,
     cache: Path,
     selection: Selection = ALL,
-    columns: Columns = ANY,
+    columns: WantedColumns = ANY,
     source: str | None = None,
 ) -> Dataset:
     """`source` is what the user called the folder.
@@ -140,7 +140,7 @@ def _table(said: str, file: Path) -> _Table:
         return _Table(said, file, table.schema_arrow, [group.num_rows for group in groups])
 
 
-def _expect_columns(table: _Table, chosen: Chosen, schema: Any) -> None:
+def _expect_columns(table: _Table, chosen: ChosenColumns, schema: Any) -> None:
     """Raise BadInput if a file has the columns of images and labels not, or as something else than the first file has."""
     for name in (chosen.image, chosen.label):
         if table.schema.get_field_index(name) < 0 or table.schema.field(name).type != schema.field(name).type:

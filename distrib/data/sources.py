@@ -76,7 +76,7 @@ def _expect_no_columns(config: DataConfig, source: str) -> None:
 def _load_files(config: DataConfig, kind: str, place: str) -> Dataset:
     """Return the images of KIND:PLACE, of which only those that are asked for were decoded."""
     selection = Selection(config.train_images, config.test_images, config.image_size)
-    columns = parquet.Columns(config.image_column, config.label_column)
+    columns = parquet.WantedColumns(config.image_column, config.label_column)
     if kind == "hf":
         return hub.load(place, config.cache, selection, columns, download=config.download)
     path = expand_path(place, f"data.source = {kind}:PATH, where PATH")

@@ -26,7 +26,7 @@ class Ended(BaseModel):
     reached: int | None = None  # the last step on record
 
 
-class Start(BaseModel):
+class StartFacts(BaseModel):
     """A start of the run."""
 
     time: float = Field(ge=0, lt=2**37)  # seconds since 1970, of years that a calendar has
@@ -52,7 +52,7 @@ class Facts(BaseModel):
     steps_per_epoch: int | None = None
     images_per_epoch: int | None = None
     defaults: dict[str, Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]] = {}
-    starts: list[Start] = []
+    starts: list[StartFacts] = []
 
 
 class Status(BaseModel):
