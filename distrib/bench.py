@@ -25,17 +25,20 @@ from torch.nn import functional
 
 from crosscheck.recorder import Recorder
 from distrib.config.load import resolve
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import EXIT_DONE
 from distrib.exits import run_command
 from distrib.launch_files import find_recipe
+from distrib.layout import TRACE
 from distrib.ranks import world
+from distrib.text import count
 from distrib.training import loop
+from distrib.training.build import build
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
-from distrib.training.run import Run, build
+from distrib.training.run import Run
 
 _BLOCK = 10  # steps that are timed together
 _PART = 128  # recorded steps that are timed together, one part of the trace
@@ -103,7 +106,7 @@ def measure(run: Run, rounds: int = _ROUNDS, part: int = _PART) -> tuple[dict[st
         run.replica_check.after_step(number, saves=True)  # every time, not only when it is due
 
     def save(number: int) -> None:
-        checkpointer.save(number % run.total_steps + 1, observers.progress)
+        checkpointer.save(number % run.total_steps + 1, run.resumed.progress)
 
     steps = {"whole loop": whole, _RECORDED: whole, _BARE: bare, _COMPARISON: compare, _CHECKPOINT: save}
     timings: dict[str, list[float]] = {name: [] for name in steps}
@@ -115,7 +118,7 @@ def measure(run: Run, rounds: int = _ROUNDS, part: int = _PART) -> tuple[dict[st
             with _unchanged(run) if name == _BARE else nullcontext():
                 timings[name].append(_time(step, first, count, device, observers.recorder))
     observers.close()
-    trace_bytes = sum(file.stat().st_size for file in (run.folder / "trace").rglob("part-*"))
+    trace_bytes = sum(file.stat().st_size for file in (run.folder / TRACE).rglob("part-*"))
     # The first round warms up.
     return {name: seconds[1:] for name, seconds in timings.items()}, trace_bytes // (part * (rounds + 1))
 

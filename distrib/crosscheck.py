@@ -12,13 +12,14 @@ from typing import IO, Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from distrib.config.section import Positive, Section
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import BadInput, RunFault
 from distrib.files import read_json
 from distrib.job.stop import Stopped, StopRequest
-from distrib.page import CROSSCHECK_PAGE
+from distrib.layout import CROSSCHECK, CROSSCHECK_PAGE, TRACE
 from distrib.page.live import available
 from distrib.system import kill_with_parent
+from distrib.text import count
 
 _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
 """The replay's exit codes that are verdicts."""
@@ -77,10 +78,10 @@ def replay(
     if missing:
         display.say(
             f"cross-check: recorded but not replayed, because {' and '.join(missing)} is not installed here; "
-            f"where it is: python -m crosscheck replay {folder / 'trace'}"
+            f"where it is: python -m crosscheck replay {folder / TRACE}"
         )
         return None
-    to = folder / "crosscheck.json"
+    to = folder / CROSSCHECK
     code, out, err = _replay(folder, request, display)
     if code < 0:
         request.wait(1.0)  # a signal to all of the launcher's processes may have reached the replay first
@@ -104,7 +105,7 @@ def _replay(folder: Path, request: StopRequest, display: Display) -> tuple[int, 
     replayer = subprocess.Popen(
         [
             *kill_with_parent(),
-            *(sys.executable, "-m", "crosscheck", "replay", folder / "trace", "--json", folder / "crosscheck.json"),
+            *(sys.executable, "-m", "crosscheck", "replay", folder / TRACE, "--json", folder / CROSSCHECK),
             *_page(folder, display),
         ],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
@@ -167,7 +168,7 @@ class LiveReplay:
                 f"crosscheck.live = {mode} replays with {' and '.join(missing)}, not installed here: "
                 "pip install '.[replay]' in a clone of Twinstep, or set crosscheck.live = off"
             )
-        self._stops, self._display, self._to = mode == "stop", display, folder / "crosscheck.json"
+        self._stops, self._display, self._to = mode == "stop", display, folder / CROSSCHECK
         self.mismatch: str | None = None
         """In one line what was found, if it is a reason to stop."""
         # A pipe that nobody empties would stop it. `close` closes the files.
@@ -178,7 +179,7 @@ class LiveReplay:
             [
                 *kill_with_parent(),
                 *nice,
-                *(sys.executable, "-m", "crosscheck", "watch", folder / "trace", "--json", self._to),
+                *(sys.executable, "-m", "crosscheck", "watch", folder / TRACE, "--json", self._to),
                 *_page(folder, display),
             ],
             env={**os.environ, "JAX_PLATFORMS": "cpu", **one_thread},

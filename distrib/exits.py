@@ -1,10 +1,12 @@
-"""How a small command ends: one exit code for each kind of error, and one line that says it."""
+"""How a command ends: one exit code for each kind of error, and one line that says it."""
 
 from collections.abc import Callable
 
-from distrib.display import open_streams, print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_FAULT, BadInput, RunFault
 from distrib.files import NEEDS_USER
+from distrib.text import open_streams, print_error
+
+_OURS = ("twinstep", "distrib", "crosscheck")
 
 
 def run_command(work: Callable[[], int]) -> int:
@@ -26,3 +28,14 @@ def run_command(work: Callable[[], int]) -> int:
         kind = "bad input" if needs_user else "fault"
         print_error(f"{kind}: {error.filename or 'standard output'}: {error.strerror or error}")
         return EXIT_BAD_INPUT if needs_user else EXIT_FAULT
+
+
+def lacking(what: str, extra: str, error: ModuleNotFoundError) -> BadInput:
+    """Return what refuses a command that needs a package which is not installed, and which this extra of the project brings.
+
+    Raises the error itself if it is of a module of the project: no extra brings that.
+    """
+    package = (error.name or "").partition(".")[0]
+    if package in ("", *_OURS):
+        raise error
+    return BadInput(f"{what} needs {package}, which is not installed: pip install '.[{extra}]' in a clone of Twinstep")

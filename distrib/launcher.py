@@ -5,7 +5,6 @@ starts the same ranks in the same way, lets them have the last word, and exits w
 input, 75 stopped on request, and 128 and the number of the signal where one killed a rank that nobody could speak for.
 """
 
-import json
 import logging
 import os
 import signal
@@ -19,8 +18,9 @@ from typing import Any
 
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
 from distrib.exits import run_command
-from distrib.job.status import PATH
+from distrib.job.status import PATH, read_status
 from distrib.launch_files import find_launch_file
+from distrib.layout import STATUS
 
 _SIGNALLED = 128  # and the number of the signal, as shells have it
 _NUMBER, _TEXT = (int, "a whole number"), (str, "text (in quotes)")
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The launcher's default, which it would announce; the trainer takes all cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="twinstep-") as place:
-        os.environ.setdefault(PATH, str(Path(place) / "status.json"))
+        os.environ.setdefault(PATH, str(Path(place) / STATUS))
         code = run_command(lambda: _launch(given))
         return _of_the_run(Path(os.environ[PATH]), code)
 
@@ -122,10 +122,7 @@ def _of_the_run(status: Path, code: int) -> int:
     """Return the exit code that rank 0 wrote, if the launch ended badly: a request to stop looks like a failure to a launcher."""
     if code == EXIT_DONE:
         return code
-    try:
-        said = json.loads(status.read_bytes())["exit_code"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return code
+    said = read_status(status).get("exit_code")
     return said if isinstance(said, int) and 0 < said < 256 else code
 
 

@@ -14,11 +14,11 @@ import torch
 
 from distrib.arguments import Parser
 from distrib.data.folder import image_files
-from distrib.display import harmless
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.files import to_json
 from distrib.inference.network import load
+from distrib.text import harmless
 
 _BATCH = 512 * 32 * 32  # pixels of the images that the network is given at once
 

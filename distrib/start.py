@@ -14,7 +14,7 @@ from distrib.checkpoint import resume
 from distrib.config.load import Resolved
 from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import EXIT_DONE, BadInput, PeerLost, RunFault
 from distrib.files import NEEDS_USER, patiently, write_atomically
 from distrib.job import lock
@@ -22,15 +22,17 @@ from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import find_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
+from distrib.layout import CONFIG, FACTS
 from distrib.optim.optimizer import implementation
-from distrib.page import FACTS, MISTAKES
 from distrib.page.live import LivePage, available
 from distrib.ranks import collectives, world
 from distrib.ranks.heartbeat import Heartbeat, is_collective_failure
 from distrib.ranks.same_start import require_same
+from distrib.text import count
 from distrib.training import facts, loop, summary
+from distrib.training.build import build
 from distrib.training.recipe import RunConfig
-from distrib.training.run import Run, build
+from distrib.training.run import Run
 from distrib.training.trackers import Trackers, expect_installed
 
 
@@ -141,15 +143,13 @@ class Start:
         else:
             self.status.works = True
             if reports:
-                write_atomically(folder / "config.toml", config.to_toml())  # only now: it replaces an earlier one
-                again = self.arguments or [str(folder / "config.toml")]
+                write_atomically(folder / CONFIG, config.to_toml())  # only now: it replaces an earlier one
+                again = self.arguments or [str(folder / CONFIG)]
                 self.page.attempt(lambda: facts.write(ready, again, self.status.before), folder / FACTS)
             trackers = collectives.on_every_rank(accelerator, lambda: self._start_trackers(ready))
             self._expect_answers()
             _say_what_runs(display, ready)
             result = loop.train(ready, self.request, self.page if reports else None, trackers)
-            if reports:
-                self.page.attempt(lambda: facts.write_mistakes(ready), folder / MISTAKES)
             summary.print_closing_lines(display, result, folder)
             step = result["steps"]
         to_replay = folder if reports and _replay_pending(config, folder) else None

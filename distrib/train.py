@@ -13,11 +13,12 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from distrib.display import open_streams, print_error
 from distrib.errors import EXIT_INSISTED
+from distrib.exits import lacking
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.status import Status
 from distrib.job.stop import Stopped, StopRequest
+from distrib.text import open_streams, print_error
 
 if TYPE_CHECKING:
     from distrib.inference.saved_run import SavedRun
@@ -44,7 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os._exit(code)
 
     with StopRequest(leave) as request:
-        command = _import_command()  # here, because a request may come in the seconds that torch takes
+        try:
+            command = _import_command()  # here, because a request may come in the seconds that torch takes
+        except ModuleNotFoundError as error:
+            typed = "python -m distrib.train" if __name__ == "__main__" else "twinstep train"
+            outcome = outcome_of(lacking(typed, "train", error), status, reports=status.reports)
+            outcome.write(status)
+            outcome.show()
+            return outcome.code
         return command.main(sys.argv[1:] if arguments is None else arguments, status, request)
 
 

@@ -6,7 +6,7 @@ python docs/make_configuration.py
 from pathlib import Path
 
 from distrib.config.fields import Schema, accepted, tables
-from distrib.config.help import shown
+from distrib.config.messages import as_text
 from distrib.training.recipe import RunConfig
 
 _HEAD = """\
@@ -36,7 +36,7 @@ def page() -> str:
 
 
 def _row(key: str, schema: Schema) -> str:
-    default = shown(schema["default"]) if "default" in schema else "required"
+    default = as_text(schema["default"]) if "default" in schema else "required"
     cells = (f"`{key}`", f"`{default}`" if default else "", accepted(schema), schema["description"])
     return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
 

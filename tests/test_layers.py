@@ -26,7 +26,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"data", "networks", "optim", "job", "page"},
         {"config", "exits"},
         {"arguments", "display", "files", "launch_files"},
-        {"errors", "system", "counter_rng"},
+        {"errors", "layout", "system", "counter_rng", "text"},
     ),
     "crosscheck": (
         {"__init__"},  # it imports its public names, when they are asked for

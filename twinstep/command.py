@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from importlib import import_module, metadata
 from io import StringIO
 
-_OURS = ("twinstep", "distrib", "crosscheck")
 _EXIT_BAD_INPUT = 2
 
 
@@ -110,14 +109,10 @@ def _import(name: str) -> Callable[[list[str]], int]:
 
 
 def _lacking(what: str, extra: str, error: ModuleNotFoundError) -> int:
-    """Say what to install. Raises the error again if a module of ours is missing: no extra brings that."""
-    package = (error.name or "").partition(".")[0]
-    if package in ("", *_OURS):
-        raise error
-    print(
-        f"bad input: {what} needs {package}, which is not installed: pip install '.[{extra}]' in a clone of Twinstep",
-        file=sys.stderr,
-    )
+    """Say what to install. Raises the error again if a module of ours is missing."""
+    from distrib.exits import lacking
+
+    print(f"bad input: {lacking(what, extra, error)}", file=sys.stderr)
     return _EXIT_BAD_INPUT
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from distrib.data.batches import Plan
+
 
 @dataclass(slots=True)
 class Progress:
@@ -14,6 +16,12 @@ class Progress:
     best_accuracy: float | None = None  # on the test images, 0..1
     best_step: int | None = None  # the step after which it was measured, the first one of equals
     epochs_without_gain: int = 0  # evaluated since then
+
+    def after_step(self, step: int, loss: float, plan: Plan) -> None:
+        """Count the loss of a step, which is the mean over its batch. The last step of an epoch ends it."""
+        self.epoch_loss += loss * (plan.images_of(step) / plan.batch_size)
+        if step % plan.steps_per_epoch == 0:
+            self.end_epoch(plan.images(plan.steps_per_epoch) / plan.batch_size)
 
     def end_epoch(self, batches: float) -> None:
         """Note that the epoch's last step is taken, and its evaluation is to come. It had so many batches, the last one perhaps in part."""

@@ -1,6 +1,6 @@
 """Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference, Saved, checked
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.job.run_folder import files_in_the_way
 from distrib.job.status import is_of_a_run
+from distrib.layout import CHECKPOINTS, STATUS, SUMMARY
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
+from distrib.text import count
 
 # Another value of these, by their keys in the recipe, is another run: step s would mean other images.
 _MUST_MATCH = {
@@ -57,15 +59,18 @@ def continue_from(
     display: Display,
     update: Update,
     *,
+    non_default: Collection[str],
     steps_per_epoch: int,
     total_steps: int,
     is_enough: Callable[[Progress], bool],
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
-    `keys` are the run's dotted configuration keys: what changed in them since is said. A checkpoint after `total_steps` steps,
-    or one of a run that had come far enough, leaves nothing to train, so nothing that matters may have changed, or old results
-    would pass for those of the new values.
+    `keys` are the run's dotted configuration keys: what changed in them since is said. One that the checkpoint does not know is newer
+    than it, and is said if its value is another than the default, as those among `non_default` are.
+
+    A checkpoint after `total_steps` steps, or one of a run that had come far enough, leaves nothing to train, so nothing that
+    matters may have changed, or old results would pass for those of the new values.
     """
     found = on_main(accelerator, lambda: _find(config, folder, display))
     if found is None:
@@ -79,10 +84,12 @@ def continue_from(
         if checkpoint.step == total_steps or is_enough(progress):
             remedy = to_train_on(early=checkpoint.step < total_steps)
             _refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
-        for line in _differences(checkpoint.path, saved, keys, identity):
+        for line in _differences(checkpoint.path, saved, keys, identity, non_default):
             display.say(line)
         same_optimizer = all(saved.config.get(key) == keys[key] for key in keys if key.startswith("optimizer."))
         state.restore(checkpoint, saved, update, same_optimizer=same_optimizer)
+        if not update.is_finite():
+            raise BadInput(_not_finite(checkpoint, update))
         return Resumed(checkpoint.step, checkpoint.path, progress)
 
     return on_every_rank(accelerator, load)
@@ -103,7 +110,7 @@ def refuse_files_of_others(folder: Path) -> None:
 
     One of a run has a status.json, which a start writes before anything else, or checkpoints, which may have been copied there.
     """
-    if is_of_a_run(folder / "status.json") or store.candidates(folder / "checkpoints"):
+    if is_of_a_run(folder / STATUS) or store.candidates(folder / CHECKPOINTS):
         return
     if names := files_in_the_way(folder):
         raise BadInput(
@@ -117,7 +124,7 @@ def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
 
     `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint.
     """
-    there = store.candidates(folder / "checkpoints")
+    there = store.candidates(folder / CHECKPOINTS)
     if not there and config.resume in ("auto", "never"):
         _refuse_results(folder, "no checkpoint")
     if config.resume not in ("auto", "never") and there and there[0].resolve() != Path(config.resume).resolve():
@@ -137,7 +144,7 @@ def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | Non
         return None
     if config.resume != "auto":
         return config.resume
-    newest, passed = store.newest_valid(folder / "checkpoints")
+    newest, passed = store.newest_valid(folder / CHECKPOINTS)
     for line in passed:
         display.say(line)
     if newest is None:
@@ -147,7 +154,7 @@ def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | Non
 
 def _refuse_results(folder: Path, found: str) -> None:
     """Raise BadInput if the folder has the results of a complete run, which one from the first step would overwrite."""
-    if (folder / "summary.json").exists():
+    if (folder / SUMMARY).exists():
         raise BadInput(
             f"output.dir = {folder} holds the results of a complete run (summary.json) and {found}, so the run would begin "
             "anew and overwrite them: choose another output.dir, or continue a checkpoint of the run that is elsewhere "
@@ -163,6 +170,30 @@ def _open(path: Path) -> store.Checkpoint:
             f"checkpoint.resume = {path}: {error}; give the path of a checkpoint folder (…/checkpoints/step-00000390) "
             "that every rank can read, or auto for the newest valid one"
         ) from None
+
+
+def _not_finite(checkpoint: store.Checkpoint, update: Update) -> str:
+    """Return what refuses a checkpoint of which not all weights are finite: where to go on instead.
+
+    Older checkpoints are put into `update` until one of them is finite.
+    """
+    remedy = "none of the older ones beside it can be continued either: start a new run (another output.dir)"
+    for path in store.candidates(checkpoint.path.parent):
+        if store.step_of(path) >= checkpoint.step:
+            continue
+        try:
+            older = store.open_checkpoint(path)
+            saved = checked(older.path, older.step, older.values)
+            state.restore(older, saved, update, same_optimizer=False)
+        except (store.Damaged, BadInput):
+            continue
+        if update.is_finite():
+            remedy = f"go on from {path} in a folder of its own (--checkpoint.resume {path}, and another output.dir)"
+            break
+    return (
+        f"checkpoint {checkpoint.path} holds weights, or a moving average of them, that are not finite, and no update makes them "
+        f"finite again: {remedy}"
+    )
 
 
 def _refuse_beyond(path: Path, step: int, total_steps: int, keys: Mapping[str, Any]) -> None:
@@ -215,7 +246,9 @@ def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
     return progress
 
 
-def _differences(path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity) -> list[str]:
+def _differences(
+    path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity, non_default: Collection[str]
+) -> list[str]:
     """Return a line for each harmless difference. Raises BadInput for those that make it another run."""
     there, here = saved.identity.model_dump(), identity.model_dump()
     for fact, key in _MUST_MATCH.items():
@@ -242,7 +275,7 @@ def _differences(path: Path, saved: Saved, keys: Mapping[str, Any], identity: Id
     other = [
         f"{key} {then.get(key)} -> {value}"
         for key, value in keys.items()
-        if key.partition(".")[0] not in _NO_EFFECT and then.get(key) != value
+        if key.partition(".")[0] not in _NO_EFFECT and (then[key] != value if key in then else key in non_default)
     ]
     if other:
         lines.append(f"note: changed since then: {', '.join(other)}")

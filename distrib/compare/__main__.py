@@ -14,12 +14,12 @@ from distrib.arguments import Parser
 from distrib.compare.parting import common_steps, differing_keys, first_beyond_rounding, first_difference
 from distrib.compare.read import read_run
 from distrib.compare.text import text
-from distrib.display import harmless
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.files import to_json, write_atomically
 from distrib.page.live import available
 from distrib.page.run_files import RunFiles
+from distrib.text import harmless
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from distrib.compare.parting import Parting, common_steps, differing_keys, first_beyond_rounding, first_difference
+from distrib.config.messages import as_text
 from distrib.page.run_files import RunFiles, Summary
 
 _NAME, _VALUE = 20, 20  # columns
@@ -88,7 +89,7 @@ def differing(runs: Sequence[RunFiles]) -> list[tuple[str, ...]]:
 
 def _value(value: object) -> str:
     """Return a value as a recipe spells it, and a dash for a key that a run does not have."""
-    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "-" if value is None else as_text(value)
 
 
 def _cut(shown: str, width: int) -> str:

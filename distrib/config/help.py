@@ -2,11 +2,11 @@
 
 import textwrap
 from difflib import get_close_matches
-from typing import Any
 
 from pydantic import BaseModel
 
 from distrib.config.fields import Schema, accepted, tables
+from distrib.config.messages import as_text
 from distrib.errors import BadInput
 
 _WIDTH = 80
@@ -72,15 +72,9 @@ def _filled(line: str, indent: int) -> str:
 def _entry(key: str, schema: Schema) -> list[str]:
     """Return the lines on one key: its default, what it takes, and its meaning."""
     dashes = "" if key.count(".") > 1 else "--"  # keys of an array of tables have no flag of their own
-    default = shown(schema["default"]) if "default" in schema else "required"
+    default = as_text(schema["default"]) if "default" in schema else "required"
     first, takes = f"  {dashes}{key} = {default}", f"({accepted(schema)})"
     head = [f"{first}   {takes}"]
     if len(head[0]) > _WIDTH:
         head = [first, f"      {takes}"]
     return [*head, textwrap.indent(textwrap.fill(schema["description"], _WIDTH - 6), " " * 6)]
-
-
-def shown(default: Any) -> str:
-    if default is None:
-        return "none"
-    return str(default).lower() if isinstance(default, bool) else str(default)

@@ -15,7 +15,7 @@ from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, read
 
 Model = TypeVar("Model", bound=BaseModel)
-Table = dict[str, Any]
+TomlTable = dict[str, Any]
 
 _LARGEST = 2**17  # bytes of a recipe; those of the project have less than a thousand
 _DEEPEST = 6  # tables and arrays within each other; optimizer.groups has three
@@ -40,7 +40,7 @@ def resolve(model: type[Model], recipe: Path, overrides: Sequence[str] = ()) -> 
 
     Raises BadInput, with every problem found, in words that name the key and the fix; OSError for a disk that breaks.
     """
-    given: Table = {}
+    given: TomlTable = {}
     for key, text in split_overrides(model, overrides):
         given[key] = parse_value(model, key, text)
         _expect_shallow({key: given[key]}, f"--{_cut(key)}")
@@ -67,7 +67,7 @@ def resolve_values(
         raise BadInput(explain(error.errors(include_url=False), model, origin, str(recipe))) from None
 
 
-def read_toml(path: Path) -> Table:
+def read_toml(path: Path) -> TomlTable:
     """Return what a TOML file holds. Raises BadInput, or OSError for a disk that breaks."""
     try:
         table = tomllib.loads(read(path, _LARGEST).decode("utf-8"))
@@ -138,14 +138,14 @@ def parse_value(model: type[BaseModel], key: str, text: str) -> Any:
         return text
 
 
-def _expect_shallow(table: Table, what: str) -> None:
+def _expect_shallow(table: TomlTable, what: str) -> None:
     """Raise BadInput for tables and arrays within each other beyond any recipe's: what walks through them has a limited depth."""
     level: list[Any] = [table]
     for _ in range(_DEEPEST):
         level = [
             inner
             for outer in level
-            for inner in (cast(Table, outer).values() if isinstance(outer, dict) else cast(list[Any], outer))
+            for inner in (cast(TomlTable, outer).values() if isinstance(outer, dict) else cast(list[Any], outer))
             if isinstance(inner, (dict, list))
         ]
         if not level:
@@ -153,7 +153,7 @@ def _expect_shallow(table: Table, what: str) -> None:
     raise BadInput(f"{what}: tables and arrays are nested more than {_DEEPEST} levels deep, and no key is (see --help)")
 
 
-def _expect_known_keys(model: type[BaseModel], table: Table, recipe: str) -> None:
+def _expect_known_keys(model: type[BaseModel], table: TomlTable, recipe: str) -> None:
     """Raise BadInput for keys of the recipe that do not exist, or do not belong to the variant that it names itself."""
     try:
         model.model_validate(table)
@@ -167,13 +167,13 @@ def _cut(key: str) -> str:
     return key if len(key) <= 100 else key[:100] + "…"
 
 
-def _put(table: Table, key: str, value: Any, source: str) -> None:
+def _put(table: TomlTable, key: str, value: Any, source: str) -> None:
     *parents, last = key.split(".")
     for name in parents:
         below = table.setdefault(name, {})
         if not isinstance(below, dict):
             raise BadInput(f"{key} from {source}: {name} is not a table in this recipe")
-        table = cast(Table, below)
+        table = cast(TomlTable, below)
     table[last] = value
 
 

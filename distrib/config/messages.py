@@ -55,6 +55,13 @@ def telling_origins(origin: Mapping[str, str], defaults: Collection[str]) -> Gen
         raise BadInput(with_origins(str(error), origin, defaults)) from error
 
 
+def as_text(value: object) -> str:
+    """Return a value as `--help` and pages show it: as TOML writes it, but text without quotes, and none where there is none."""
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def as_toml(value: Any) -> str:
     """Return a value about as TOML writes it, cut if it is long."""
     if value is None:

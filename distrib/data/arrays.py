@@ -1,9 +1,5 @@
 """Images in NumPy arrays, `data.source = npz:PATH`: uint8 images and whole numbers as labels, under the names of `NAMES`."""
 
-import hashlib
-import json
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +12,7 @@ from distrib.data import image_cache
 from distrib.data.array_files import ArrayFile, opened
 from distrib.data.decoding import MOST_PIXELS, resized
 from distrib.data.image_cache import Decoded
-from distrib.data.images import SIZE, Dataset, Sizes, Split
+from distrib.data.images import Dataset, Sizes, Split
 from distrib.data.labels import MOST_CLASSES, Labels, classes_of
 from distrib.data.selection import ALL, Selection
 from distrib.errors import BadInput
@@ -62,27 +58,20 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
         classes = classes_of(labels, places, _names(file) if _CLASSES in file.names else None)
 
         def decode() -> Decoded:
-            by_area = sorted((its.size for its in images.values()), key=lambda size: (size[0] * size[1], size))
             pixels = {split: _decoded(file, images[split], chosen[split].numpy(), size) for split in SPLITS}
-            return Decoded(pixels, Sizes(by_area[0], by_area[-1]))
+            return Decoded(pixels, Sizes.of(its.size for its in images.values()))
 
         if all(its.size == (size, size) for its in images.values()):
             decoded = decode()  # that is only to read them: a cache would save nothing
         else:
             counts = {split: len(positions) for split, positions in chosen.items()}
-            key = _key(path, file, counts, size)
-            decoded = image_cache.through(cache / f"images-{key}.safetensors", counts, size, decode)
+            key = image_cache.key(_FORMAT, path, file.facts, counts, size)
+            decoded = image_cache.through(cache, key, counts, size, decode)
         splits = {
             split: Split(decoded.images[split], torch.from_numpy(labels[split].astype(numpy.int64))[chosen[split]])
             for split in SPLITS
         }
         return Dataset(f"arrays {path}", classes, **splits, notes=decoded.sizes.notes(size))
-
-
-def _key(path: Path, file: ArrayFile, counts: Mapping[str, int], size: int) -> str:
-    """Return a name for the cache of these images."""
-    words = [_FORMAT, os.fsencode(path.resolve()).hex(), *file.facts, counts, *([size] if size != SIZE else [])]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
 
 
 def _find(file: ArrayFile, split: str, kind: str) -> str:

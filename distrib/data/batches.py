@@ -17,8 +17,8 @@ from distrib import counter_rng
 from distrib.data.augment import Augmentation, Normalize
 from distrib.data.images import Split
 from distrib.data.mixing import Cutmix, Mixed, Mixing, Mixup
-from distrib.display import count
 from distrib.errors import BadInput
+from distrib.text import count
 
 _ORDER = 0  # stream; see augment.py for the others
 _order = lru_cache(maxsize=2)(counter_rng.permutation)  # of this epoch and the next

@@ -93,8 +93,7 @@ class Decoder:
     def finish(self, place: str) -> tuple[Tensor, Sizes]:
         """Return all images and which sizes they had. Raises BadInput that names those that are to be taken out of `place`."""
         _refuse(self.problems, place)
-        by_area = sorted(self._sizes, key=lambda size: (size[0] * size[1], size))
-        return torch.from_numpy(self._images), Sizes(by_area[0], by_area[-1])
+        return torch.from_numpy(self._images), Sizes.of(self._sizes)
 
 
 def _refuse(problems: Sequence[str], place: str) -> None:

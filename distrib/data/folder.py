@@ -20,6 +20,7 @@ from distrib.data.images import SIZE, Dataset, Split
 from distrib.data.selection import ALL, Selection
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit
+from distrib.text import listed
 
 _FORMAT = "twinstep-images-3"
 Taken = Mapping[str, Sequence[tuple[int, Path]]]
@@ -47,8 +48,8 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
     chosen = selection.of(f"folder:{path}", {split: len(members) for split, members in ordered.items()})
     taken = {split: [ordered[split][position] for position in positions] for split, positions in chosen.items()}
     counts, size = {split: len(members) for split, members in taken.items()}, selection.image_size
-    file = cache / f"images-{_key(path, classes, taken, size)}.safetensors"
-    decoded = image_cache.through(file, counts, size, lambda: _decode(path, taken, size))
+    key = _key(path, classes, taken, size)
+    decoded = image_cache.through(cache, key, counts, size, lambda: _decode(path, taken, size))
     splits = {
         split: Split(decoded.images[split], torch.tensor([label for label, _ in members]))
         for split, members in taken.items()
@@ -59,8 +60,7 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
 def _decode(path: Path, taken: Taken, size: int) -> Decoded:
     files = [image for members in taken.values() for _, image in members]
     images, sizes = decode(files, size=size, place=f"the folder (data.source = folder:{path})")
-    trained_on = len(taken["train"])
-    return Decoded({"train": images[:trained_on], "test": images[trained_on:]}, sizes)
+    return Decoded.cut(images, {split: len(members) for split, members in taken.items()}, sizes)
 
 
 def _left_out(paths: Sequence[Path]) -> list[str]:
@@ -68,8 +68,7 @@ def _left_out(paths: Sequence[Path]) -> list[str]:
     if not paths:
         return []
     why = "it is no image" if len(paths) == 1 else "they are no images"
-    more = f" and {len(paths) - _TOLD} more" if len(paths) > _TOLD else ""
-    return [f"left out, because {why} in the folder of a class: {', '.join(map(str, paths[:_TOLD]))}{more}"]
+    return [f"left out, because {why} in the folder of a class: {listed(paths, _TOLD)}"]
 
 
 def _listing(path: Path, splits: tuple[str, ...], left_out: list[Path]) -> dict[str, list[Path]]:

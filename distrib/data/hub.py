@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from distrib.data import parquet
 from distrib.data.images import Dataset
-from distrib.data.parquet_columns import Columns
+from distrib.data.parquet_columns import WantedColumns
 from distrib.data.parquet_files import split_files
 from distrib.data.selection import Selection
 from distrib.errors import BadInput
@@ -20,7 +20,7 @@ from distrib.files import DISK_BROKEN
 _REVISIONS = ("main", "refs/convert/parquet")
 
 
-def load(name: str, cache: Path, selection: Selection, columns: Columns, *, download: bool) -> Dataset:
+def load(name: str, cache: Path, selection: Selection, columns: WantedColumns, *, download: bool) -> Dataset:
     """`name` is OWNER/NAME, or OWNER/NAME/FOLDER for one variant of a set that has several.
 
     Raises BadInput for a set that is not there, cannot be fetched, or is none of images; OSError.

@@ -1,20 +1,22 @@
 """Decoded images in one safetensors file, which is used only if every byte of it is right."""
 
 import hashlib
+import json
 import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType] (typed with a bare PathLike)
 from torch import Tensor
 
-from distrib.data.images import Sizes, as_bytes
+from distrib.data.images import SIZE, Sizes, as_bytes
 from distrib.files import open_regular, replacing
 
 _LARGEST_HEADER = 2**20  # bytes
@@ -29,9 +31,21 @@ class Decoded:
     sizes: Sizes
     """Of their files."""
 
+    @classmethod
+    def cut(cls, images: Tensor, counts: Mapping[str, int], sizes: Sizes) -> "Decoded":
+        """Return the images of all splits, one behind the other, as those of each, which are so many."""
+        return cls(dict(zip(counts, torch.split(images, list(counts.values())), strict=True)), sizes)
 
-def through(file: Path, counts: Mapping[str, int], size: int, decode: Callable[[], Decoded]) -> Decoded:
+
+def key(format_: str, path: Path, facts: Sequence[Any], counts: Mapping[str, int], size: int) -> str:
+    """Return a name for the images of a source: `facts` are others where its files are, so that these images are not taken for those."""
+    words = [format_, os.fsencode(path.resolve()).hex(), *facts, counts, *([size] if size != SIZE else [])]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
+
+
+def through(cache: Path, key: str, counts: Mapping[str, int], size: int, decode: Callable[[], Decoded]) -> Decoded:
     """Return the images of each split, of which there must be so many, from the cache, or decoded and then kept there."""
+    file = cache / f"images-{key}.safetensors"
     decoded = read(file, counts, size)
     if decoded is None:
         decoded = decode()

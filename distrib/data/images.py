@@ -1,6 +1,7 @@
 """What every source of images ends up as."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,12 @@ class Sizes(NamedTuple):
 
     smallest: tuple[int, int]
     largest: tuple[int, int]
+
+    @classmethod
+    def of(cls, sizes: Iterable[tuple[int, int]]) -> "Sizes":
+        """Return those of images with these widths and heights; there must be one at least."""
+        by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+        return cls(by_area[0], by_area[-1])
 
     def __str__(self) -> str:
         small, large = (f"{width} x {height}" for width, height in self)

@@ -4,9 +4,7 @@ It takes pyarrow alone, which reads such files without running anything that cam
 folder are, a few rows at a time.
 """
 
-import hashlib
 import io
-import json
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,14 +22,15 @@ from torch import Tensor
 from distrib.data import image_cache
 from distrib.data.decoding import LARGEST_FILE, Decoder
 from distrib.data.image_cache import Decoded
-from distrib.data.images import SIZE, Dataset, Split
+from distrib.data.images import Dataset, Split
 from distrib.data.labels import classes_of
-from distrib.data.parquet_columns import ANY, Chosen, Columns, choose_columns
+from distrib.data.parquet_columns import ANY, ChosenColumns, WantedColumns, choose_columns
 from distrib.data.parquet_files import split_files
 from distrib.data.selection import ALL, Selection
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, open_regular
 from distrib.system import memory
+from distrib.text import listed
 
 _FORMAT = "twinstep-parquet-1"
 _LARGEST_FILE = 2**42  # bytes: it is read a row group at a time
@@ -60,7 +59,7 @@ def load(
     path: Path,
     cache: Path,
     selection: Selection = ALL,
-    columns: Columns = ANY,
+    columns: WantedColumns = ANY,
     source: str | None = None,
 ) -> Dataset:
     """`source` is what the user called the folder.
@@ -85,9 +84,7 @@ def load(
     classes = classes_of(labels, places, chosen.classes)
     counts, size = {split: len(positions) for split, positions in taken.items()}, selection.image_size
     key = _key(path, [table.file for its in tables.values() for table in its], chosen.image, counts, size)
-    decoded = image_cache.through(
-        cache / f"images-{key}.safetensors", counts, size, lambda: _decode(tables, taken, chosen.image, size)
-    )
+    decoded = image_cache.through(cache, key, counts, size, lambda: _decode(tables, taken, chosen.image, size))
     splits = {split: Split(decoded.images[split], torch.from_numpy(labels[split])[taken[split]]) for split in tables}
     return Dataset(source, classes, **splits, notes=(*decoded.sizes.notes(size), *_left_out(others)))
 
@@ -143,7 +140,7 @@ def _table(said: str, file: Path) -> _Table:
         return _Table(said, file, table.schema_arrow, [group.num_rows for group in groups])
 
 
-def _expect_columns(table: _Table, chosen: Chosen, schema: Any) -> None:
+def _expect_columns(table: _Table, chosen: ChosenColumns, schema: Any) -> None:
     """Raise BadInput if a file has the columns of images and labels not, or as something else than the first file has."""
     for name in (chosen.image, chosen.label):
         if table.schema.get_field_index(name) < 0 or table.schema.field(name).type != schema.field(name).type:
@@ -173,8 +170,7 @@ def _decode(tables: Mapping[str, Sequence[_Table]], taken: Mapping[str, Tensor],
         for images in _images(its, split, taken[split].numpy(), column):
             decoder.add(images)
     images, sizes = decoder.finish("the set")
-    trained_on = len(taken["train"])
-    return Decoded({"train": images[:trained_on], "test": images[trained_on:]}, sizes)
+    return Decoded.cut(images, {split: len(rows) for split, rows in taken.items()}, sizes)
 
 
 def _images(
@@ -215,13 +211,11 @@ def _key(path: Path, files: Sequence[Path], column: str, counts: Mapping[str, in
     facts = [
         (os.fsencode(file.relative_to(path)).hex(), file.stat().st_size, file.stat().st_mtime_ns) for file in files
     ]
-    words = [_FORMAT, os.fsencode(path.resolve()).hex(), facts, column, counts, *([size] if size != SIZE else [])]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
+    return image_cache.key(_FORMAT, path, [facts, column], counts, size)
 
 
 def _left_out(others: Sequence[Any]) -> list[str]:
     """Say which parquet files are not used: they may be meant to be."""
     if not others:
         return []
-    more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
-    return [f"left out, being of neither the training nor the test split: {', '.join(map(str, others[:_TOLD]))}{more}"]
+    return [f"left out, being of neither the training nor the test split: {listed(others, _TOLD)}"]

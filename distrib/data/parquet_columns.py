@@ -10,25 +10,27 @@ from distrib.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """Of images and labels; None is the only column that can be one."""
+class WantedColumns:
+    """The columns of images and labels that the recipe names; None takes the only one that can be."""
 
     image: str | None = None
     label: str | None = None
 
 
-ANY = Columns()
+ANY = WantedColumns()
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenColumns:
+    """The columns of images and labels that are read."""
+
     image: str
     label: str
     classes: Sequence[str] | None
     """The names of the labels, where the table has them."""
 
 
-def choose_columns(said: str, schema: Any, columns: Columns) -> Chosen:
+def choose_columns(said: str, schema: Any, columns: WantedColumns) -> ChosenColumns:
     """Return the columns of a pyarrow schema. Raises BadInput, naming the columns, where none can be one or several can."""
     types = {field.name: field.type for field in schema}
     features = _features(schema)
@@ -41,7 +43,7 @@ def choose_columns(said: str, schema: Any, columns: Columns) -> Chosen:
     image = _choose(said, "image", columns.image, declared("Image"), images, list(types))
     label = _choose(said, "label", columns.label, declared("ClassLabel"), numbers, list(types))
     names = features.get(label, {}).get("names")
-    return Chosen(image, label, _texts(names))
+    return ChosenColumns(image, label, _texts(names))
 
 
 def _choose(

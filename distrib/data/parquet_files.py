@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from distrib.errors import BadInput
+from distrib.text import listed
 
 _SPLITS = {"train": "train", "test": "test", "validation": "val", "valid": "val", "val": "val", "dev": "val"}
 _FOLDER = re.compile("|".join(_SPLITS))
@@ -40,12 +41,12 @@ def split_files(said: str, names: Sequence[PurePath]) -> tuple[Files, list[PureP
     }
     if not whole:
         raise BadInput(
-            f"{said} holds no parquet files of a training and a test split, only {_some(names) or 'nothing'}: expected are names "
+            f"{said} holds no parquet files of a training and a test split, only {listed(names, _TOLD) or 'nothing'}: expected are names "
             "like train-00000-of-00001.parquet and test-00000-of-00001.parquet (or validation), or folders train/ and test/"
         )
     if len(whole) > 1:
         raise BadInput(
-            f"{said} holds {len(whole)} variants of the set, {_some(list(whole))}: name the folder of one, such as "
+            f"{said} holds {len(whole)} variants of the set, {listed(list(whole), _TOLD)}: name the folder of one, such as "
             f"{said}/{next(iter(whole))}"
         )
     (files,) = whole.values()
@@ -67,8 +68,3 @@ def _expect_all(said: str, names: Sequence[PurePath]) -> None:
                 f"{said}: {len(there)} of {int(found[2])} files are there of those like {found.string}.parquet; the first that is "
                 f"missing is number {absent}: copy or download all"
             )
-
-
-def _some(names: Sequence[PurePath]) -> str:
-    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return ", ".join(map(str, names[:_TOLD])) + more

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from distrib.data.images import SIZE, evenly_spaced
-from distrib.display import count
 from distrib.errors import BadInput
 from distrib.system import memory
+from distrib.text import count
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from distrib.data.config import DataConfig
 from distrib.data.decoding import resized
 from distrib.data.images import SIZE, Dataset, Sizes, Split
 from distrib.data.selection import Selection
-from distrib.display import count
 from distrib.errors import BadInput
 from distrib.files import expand_path
+from distrib.text import count
 
 
 def choose(config: DataConfig) -> tuple[str, str]:
@@ -76,7 +76,7 @@ def _expect_no_columns(config: DataConfig, source: str) -> None:
 def _load_files(config: DataConfig, kind: str, place: str) -> Dataset:
     """Return the images of KIND:PLACE, of which only those that are asked for were decoded."""
     selection = Selection(config.train_images, config.test_images, config.image_size)
-    columns = parquet.Columns(config.image_column, config.label_column)
+    columns = parquet.WantedColumns(config.image_column, config.label_column)
     if kind == "hf":
         return hub.load(place, config.cache, selection, columns, download=config.download)
     path = expand_path(place, f"data.source = {kind}:PATH, where PATH")

@@ -12,11 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from distrib.arguments import Parser
-from distrib.display import harmless
 from distrib.doctor import software
 from distrib.doctor.finding import Finding, fails, table
 from distrib.errors import EXIT_DONE, EXIT_FAULT, BadInput, PeerLost
 from distrib.exits import run_command
+from distrib.text import harmless
 
 _MEETING = 60  # seconds
 

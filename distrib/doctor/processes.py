@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from distrib.display import count
 from distrib.doctor.finding import Finding, fails, note, ok
+from distrib.text import count
 
 _ELEMENTS = 2**18  # about the gradient of the article's network, in float32
 _TIMES = 20

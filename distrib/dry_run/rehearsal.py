@@ -15,7 +15,7 @@ from torch import Tensor
 from distrib.checkpoint import resume, state
 from distrib.config.load import Resolved
 from distrib.data.images import Split
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.dry_run import text
 from distrib.errors import EXIT_DONE
 from distrib.job.outcome import Outcome
@@ -24,12 +24,14 @@ from distrib.job.stop import StopRequest
 from distrib.optim.optimizer import implementation
 from distrib.ranks import collectives, world
 from distrib.ranks.same_start import require_same
+from distrib.text import count
 from distrib.training import loop
+from distrib.training.build import build
 from distrib.training.figures import peak_memory
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
-from distrib.training.run import Run, build
+from distrib.training.run import Run
 from distrib.training.trackers import expect_installed
 
 MEASURED = 3

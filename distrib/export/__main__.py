@@ -12,13 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from distrib.arguments import Parser
-from distrib.display import harmless
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.export import card
 from distrib.files import patiently, replacing
 from distrib.inference.saved_run import SavedRun
 from distrib.page.run_files import read_run
+from distrib.text import harmless
 
 _CARD = "card.md"
 

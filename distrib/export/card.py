@@ -4,11 +4,11 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 
-from distrib.display import count, harmless
 from distrib.export.program import TOLERANCE, Exported
 from distrib.inference.network import Classifier
 from distrib.page.charts import shown
 from distrib.page.run_files import RunFiles
+from distrib.text import count, harmless
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#!|~&$])")
 _MOST_CLASSES = 1000

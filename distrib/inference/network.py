@@ -13,6 +13,7 @@ from distrib.checkpoint.values import Inference, Saved, checked
 from distrib.data.augment import Normalize
 from distrib.data.decoding import decode
 from distrib.errors import BadInput
+from distrib.layout import CHECKPOINTS
 from distrib.networks.build import build_network, takes_size
 from distrib.networks.config import ModelConfig
 from distrib.networks.factory import is_foreign
@@ -91,7 +92,7 @@ def load(path: Path, device: torch.device, *, network: str | None = None, best: 
 
 def _checkpoint(path: Path) -> store.Checkpoint:
     """Raises BadInput."""
-    folder = path / "checkpoints"
+    folder = path / CHECKPOINTS
     if folder.is_dir():
         newest, passed = store.newest_valid(folder)
         if newest is None:

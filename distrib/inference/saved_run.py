@@ -13,6 +13,7 @@ from distrib.config.load import load as load_config
 from distrib.errors import BadInput
 from distrib.files import read_json
 from distrib.inference.network import Classifier, load
+from distrib.layout import CONFIG, METRICS, SUMMARY
 from distrib.page import curves
 from distrib.page.curves import Column, Lines
 from distrib.training.recipe import RunConfig
@@ -25,18 +26,18 @@ class SavedRun:
     folder: Path
 
     def __post_init__(self) -> None:
-        if not (self.folder / "config.toml").is_file():
+        if not (self.folder / CONFIG).is_file():
             raise BadInput(f"{self.folder} is not the folder of a run: it holds no config.toml")
 
     @cached_property
     def config(self) -> RunConfig:
         """The resolved configuration."""
-        return load_config(RunConfig, self.folder / "config.toml")
+        return load_config(RunConfig, self.folder / CONFIG)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """What summary.json says: accuracy, losses, counts, the sha256 of the weights, the verdict."""
-        path = self.folder / "summary.json"
+        path = self.folder / SUMMARY
         try:
             found = read_json(path)
         except FileNotFoundError:
@@ -66,7 +67,7 @@ class SavedRun:
 
     @cached_property
     def _lines(self) -> tuple[Lines, Lines]:
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS
         try:
             return curves.read(path)
         except ValueError as error:

@@ -16,8 +16,8 @@ from typing import Any
 
 from distrib.errors import BadInput
 from distrib.files import patiently, refuse_special
+from distrib.layout import LOCK
 
-_NAME = ".lock"
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What a disk without locks answers."""
 _WAIT_SECONDS = 120.0  # for a node that was cut off, until its file server gives its locks up (NFS: 90 s)
@@ -35,7 +35,7 @@ def acquire(
     Raises BadInput if another run holds the folder, OSError if the folder cannot be written.
     """
     job = environment.get("SLURM_JOB_ID")
-    path = folder / _NAME
+    path = folder / LOCK
     file = patiently(path, lambda: _open(path))
     give_up, waited = time.monotonic() + wait, False
     while not patiently(path, lambda: _taken(file, folder, say)):

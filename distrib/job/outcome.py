@@ -4,11 +4,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distrib.display import print_error
 from distrib.errors import EXIT_BAD_INPUT, EXIT_FAULT, BadInput, PeerLost, RunFault
 from distrib.files import DISK_BROKEN, NEEDS_USER
 from distrib.job.status import Status
 from distrib.job.stop import Stopped
+from distrib.text import print_error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

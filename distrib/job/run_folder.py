@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from distrib.config.section import Positive, Section
 from distrib.errors import BadInput
 from distrib.files import expand_path, patiently
+from distrib.layout import STATUS, WRITTEN
 
 
 class OutputConfig(Section):
@@ -39,14 +40,6 @@ _NFS_SECONDS = 35.0  # until another machine sees a new folder, at the usual set
 
 RUN_ID = "TWINSTEP_RUN_ID"
 """Environment: names the default folder in place of the time, so that a job started again finds it again."""
-
-
-WRITTEN = (
-    *("config.toml", "status.json", "summary.json", "metrics.jsonl", "trackers.json", "trace"),
-    *("index.html", "page/facts.json", "page/images.json", "page/mistakes.json", "profile.txt", "profile.json"),
-    *("crosscheck.json", "crosscheck.html"),
-)
-"""What a run may replace in its folder. It only adds to checkpoints/, and so do trackers to folders of theirs."""
 
 
 def find_folder(given: str | None, name: str) -> Path:
@@ -94,7 +87,7 @@ def wait_until_visible(folder: Path) -> str | None:
     A folder that some nodes do not see would hold the checkpoints for the others only.
     """
     give_up = time.monotonic() + _NFS_SECONDS
-    status = folder / "status.json"
+    status = folder / STATUS
     while not patiently(status, status.exists):
         if time.monotonic() > give_up:
             return (

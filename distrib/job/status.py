@@ -9,6 +9,7 @@ from typing import Any
 
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
 from distrib.files import read_json, refuse_special, write_json
+from distrib.layout import STATUS
 
 PATH = "TWINSTEP_STATUS"
 """Environment: where the status of this one start is written as well, even if its folder is unknown or another's."""
@@ -47,12 +48,12 @@ class Status:
         """Write that the run is running: its folder is held. Raises OSError."""
         if self._also is not None:
             self._also.unlink(missing_ok=True)  # of an earlier start of this launcher
-        self.before = _read(folder / "status.json")
-        write_json(folder / "status.json", self._entry(None))
+        self.before = read_status(folder / STATUS)
+        write_json(folder / STATUS, self._entry(None))
 
     def is_written(self) -> bool:
         """Return whether a rank has written how this start ends."""
-        return any(_read(path).get("exit_code") is not None for path in self._paths())
+        return any(read_status(path).get("exit_code") is not None for path in self._paths())
 
     def write(self, code: int, reason: str = "", step: int | None = None, *, retry: bool = False) -> None:
         """Write how the start ends. `retry` says that the same command may well succeed.
@@ -70,8 +71,8 @@ class Status:
 
         A launcher with --max_restarts starts again whatever the exit code was; after a final one there is nothing to do.
         """
-        for path in (folder / "status.json", self._also):  # the folder may belong to a complete run, and say so
-            said = {} if path is None else _read(path)
+        for path in (folder / STATUS, self._also):  # the folder may belong to a complete run, and say so
+            said = {} if path is None else read_status(path)
             ours = self._restarted and said.get("launcher") == self._launcher  # or it is of an earlier day
             if ours and said.get("exit_code") in (EXIT_BAD_INPUT, EXIT_STOPPED):
                 return said
@@ -91,7 +92,7 @@ class Status:
         }
 
     def _paths(self) -> list[Path]:
-        own = self.folder and self.folder / "status.json"
+        own = self.folder and self.folder / STATUS
         return [path for path in (own, self._also) if path is not None]
 
 
@@ -106,7 +107,7 @@ def is_of_a_run(path: Path) -> bool:
     return isinstance(said, dict) and "exit_code" in said
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_status(path: Path) -> dict[str, Any]:
     """Return what a status says, and nothing where there is none that can be read."""
     try:
         return dict(read_json(path))

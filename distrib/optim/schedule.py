@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from distrib.config.section import Positive, PositiveNumber, Section
-from distrib.display import count
 from distrib.errors import BadInput
+from distrib.text import count
 
 Factor = Callable[[int], float]
 

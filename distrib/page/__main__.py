@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from distrib.display import harmless
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
-from distrib.page import PAGE
+from distrib.layout import PAGE, STATUS
 from distrib.page.live import available
+from distrib.text import harmless
 
 USAGE = "usage: twinstep page RUN      (the folder of a run; writes RUN/index.html)"
 
@@ -24,7 +24,7 @@ def _main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         raise BadInput(f"expected the folder of one run, not {len(arguments)} arguments; {USAGE}")
     folder = Path(arguments[0])
-    if not (folder / "status.json").is_file():
+    if not (folder / STATUS).is_file():
         raise BadInput(
             f"{folder} is not the folder of a run: it holds no status.json; give one such as runs/quickstart-…"
         )

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from distrib.display import Display
-from distrib.page import PAGE
+from distrib.layout import PAGE
 
 EVERY = 30.0  # seconds between two pages, but at the end of an epoch
 SHARE = 0.01  # of the time since training began

@@ -4,12 +4,14 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from distrib.display import harmless
+from distrib.config.messages import as_text
 from distrib.files import write_atomically
-from distrib.page import PAGE, charts, timeline
+from distrib.layout import CONFIG, PAGE
+from distrib.page import charts, timeline
 from distrib.page.figures import figures
 from distrib.page.run_files import RunFiles, read_run
 from distrib.page.template import fill
+from distrib.text import harmless
 
 
 def write(folder: Path) -> None:
@@ -37,7 +39,7 @@ def render(run: RunFiles) -> str:
         figures=list(figures(run)),
         subject=list(_subject(run)),
         settings=settings(run),
-        repeat=shlex.quote(str(Path(run.facts.folder or run.name) / "config.toml")),
+        repeat=shlex.quote(str(Path(run.facts.folder or run.name) / CONFIG)),
     )
 
 
@@ -64,7 +66,7 @@ def settings(run: RunFiles) -> list[tuple[str, str, str, bool]]:
     """Return key, value, default and whether they differ, for each key of the configuration; those that differ first."""
     defaults = run.facts.defaults
     rows = [
-        (key, _value(run.config.get(key)), _value(defaults[key]) if key in defaults else "", _differs(run, key))
+        (key, as_text(run.config.get(key)), as_text(defaults[key]) if key in defaults else "", _differs(run, key))
         for key in sorted({*run.config, *defaults})
     ]
     return sorted(rows, key=lambda row: not row[3])
@@ -72,9 +74,3 @@ def settings(run: RunFiles) -> list[tuple[str, str, str, bool]]:
 
 def _differs(run: RunFiles, key: str) -> bool:
     return key not in run.facts.defaults or run.config.get(key) != run.facts.defaults[key]
-
-
-def _value(value: object) -> str:
-    if value is None:
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)

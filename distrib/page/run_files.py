@@ -7,10 +7,11 @@ from typing import Any, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from distrib import layout
 from distrib.config.load import read_toml
 from distrib.errors import BadInput
 from distrib.files import read_json
-from distrib.page import CROSSCHECK_PAGE, FACTS, IMAGES, MISTAKES, PROFILE_TABLE, PROFILE_TRACE, curves
+from distrib.page import curves
 from distrib.page.curves import Lines
 
 Scalar = str | bool | int | float | None
@@ -25,7 +26,7 @@ class Ended(BaseModel):
     reached: int | None = None  # the last step on record
 
 
-class Start(BaseModel):
+class StartFacts(BaseModel):
     """A start of the run."""
 
     time: float = Field(ge=0, lt=2**37)  # seconds since 1970, of years that a calendar has
@@ -51,7 +52,7 @@ class Facts(BaseModel):
     steps_per_epoch: int | None = None
     images_per_epoch: int | None = None
     defaults: dict[str, Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]] = {}
-    starts: list[Start] = []
+    starts: list[StartFacts] = []
 
 
 class Status(BaseModel):
@@ -190,29 +191,29 @@ def read_run(folder: Path) -> RunFiles:
     """Read a run's folder. Raises OSError where metrics.jsonl cannot be read, and ValueError where it is no regular file."""
     damaged: list[str] = []
 
-    def part(path: Path, model: type[Model]) -> Model | None:
+    def part(name: str, model: type[Model]) -> Model | None:
         try:
-            return model.model_validate(read_json(folder / path))
+            return model.model_validate(read_json(folder / name))
         except FileNotFoundError:
             return None
         except (OSError, ValueError):  # pydantic's error is a ValueError
-            damaged.append(str(path))
+            damaged.append(name)
             return None
 
-    steps, epochs = curves.read(folder / "metrics.jsonl")
+    steps, epochs = curves.read(folder / layout.METRICS)
     return RunFiles(
         name=folder.resolve().name,
         steps=steps,
         epochs=epochs,
-        facts=part(FACTS, Facts) or Facts(),
-        status=part(Path("status.json"), Status) or Status(),
-        summary=part(Path("summary.json"), Summary),
-        crosscheck=part(Path("crosscheck.json"), Crosscheck),
-        images=part(IMAGES, Images),
-        mistakes=part(MISTAKES, Mistakes),
-        config=_config(folder / "config.toml", damaged),
-        has_crosscheck_page=(folder / CROSSCHECK_PAGE).is_file(),
-        has_profile=(folder / PROFILE_TABLE).is_file() and (folder / PROFILE_TRACE).is_file(),
+        facts=part(layout.FACTS, Facts) or Facts(),
+        status=part(layout.STATUS, Status) or Status(),
+        summary=part(layout.SUMMARY, Summary),
+        crosscheck=part(layout.CROSSCHECK, Crosscheck),
+        images=part(layout.IMAGES, Images),
+        mistakes=part(layout.MISTAKES, Mistakes),
+        config=_config(folder / layout.CONFIG, damaged),
+        has_crosscheck_page=(folder / layout.CROSSCHECK_PAGE).is_file(),
+        has_profile=(folder / layout.PROFILE_TABLE).is_file() and (folder / layout.PROFILE_TRACE).is_file(),
         damaged=damaged,
     )
 

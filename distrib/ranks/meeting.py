@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distrib.display import print_error
 from distrib.errors import PeerLost
+from distrib.text import print_error
 
 _meetings = itertools.count()
 """The number of the next meeting of this process: a program may train several times."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from distrib.errors import RunFault
 from distrib.ranks.collectives import all_gather_json
 from distrib.ranks.digests import digests
+from distrib.text import listed
 
 Captured = tuple[Mapping[str, Mapping[str, Tensor]], Mapping[str, Any]]
 """What a checkpoint would hold: tensors by part, such as optimizer, and by name; and the values beside them."""
@@ -69,7 +70,7 @@ def report(step: int, held: Sequence[Mapping[str, str]], agreed_at: int | None) 
         if len(set(here)) > 1:
             absent = [rank for rank, value in enumerate(here) if value is None]
             differences[_who(here)].append(f"{name} (absent on {_ranks(absent)})" if absent else name)
-    found = "; ".join(f"{who} in {_some(names)}" for who, names in differences.items())
+    found = "; ".join(f"{who} in {listed(names, _SHOWN)}" for who, names in differences.items())
     since = "no earlier step of this run was compared" if agreed_at is None else f"at step {agreed_at} all agreed"
     return (
         f"step {step}: {found}, where all ranks must hold the same bytes; {since}. All ranks stopped and "
@@ -112,8 +113,3 @@ def _who(here: Sequence[str | None]) -> str:
 
 def _ranks(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from distrib.display import count
 from distrib.errors import BadInput
 from distrib.ranks.meeting import meet
+from distrib.text import count
 
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
 START_SECONDS = 600

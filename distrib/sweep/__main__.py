@@ -15,12 +15,13 @@ from typing import Any
 from distrib.arguments import Parser
 from distrib.compare.read import read_run
 from distrib.compare.text import row, row_heading
-from distrib.display import harmless, print_error
 from distrib.errors import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, BadInput
 from distrib.exits import run_command
-from distrib.files import Unfit, read_json
+from distrib.job.status import read_status
+from distrib.layout import STATUS
 from distrib.sweep.lines import read
-from distrib.sweep.queue import Queue, Run, plan
+from distrib.sweep.queue import PlannedRun, Queue, plan
+from distrib.text import harmless, print_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,11 +58,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     return EXIT_DONE if all(code == EXIT_DONE for code in codes.values()) else EXIT_STOPPED
 
 
-def _train(runs: Sequence[Run], jobs: int) -> dict[int, int | None]:
+def _train(runs: Sequence[PlannedRun], jobs: int) -> dict[int, int | None]:
     """Return the exit code of each run by the number of its line; None for one that was not begun."""
     codes: dict[int, int | None] = {run.line.number: None for run in runs}
 
-    def tell(run: Run, code: int | None) -> None:
+    def tell(run: PlannedRun, code: int | None) -> None:
         if code is None:
             number = list(codes).index(run.line.number) + 1
             print(
@@ -86,7 +87,7 @@ def _train(runs: Sequence[Run], jobs: int) -> dict[int, int | None]:
     return codes
 
 
-def _table(runs: Sequence[Run], codes: dict[int, int | None]) -> str:
+def _table(runs: Sequence[PlannedRun], codes: dict[int, int | None]) -> str:
     lines = ["", row_heading()]
     for run in runs:
         code = codes[run.line.number]
@@ -95,7 +96,7 @@ def _table(runs: Sequence[Run], codes: dict[int, int | None]) -> str:
     return "\n".join([*lines, "", f"{done} of {len(runs)} runs done"])
 
 
-def _result(run: Run) -> str:
+def _result(run: PlannedRun) -> str:
     """Return what a run came to that is done."""
     try:
         return row(read_run(run.folder))
@@ -103,17 +104,14 @@ def _result(run: Run) -> str:
         return f"{run.folder}: done, but {error}"
 
 
-def _why(run: Run, code: int | None) -> str:
+def _why(run: PlannedRun, code: int | None) -> str:
     """Return in a few words why a run is not done."""
     if code is None:
         return "not begun"
     if run.line.problem:
         return run.line.problem
-    try:
-        said = read_json(run.folder / "status.json")
-    except (OSError, Unfit, ValueError):
-        said = {}
-    reason = said.get("reason") if isinstance(said, dict) and said.get("exit_code") == code else ""  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    said = read_status(run.folder / STATUS)
+    reason = said.get("reason") if said.get("exit_code") == code else ""
     return f"exit code {code}{f', {reason}' if reason else ''}"
 
 

@@ -18,7 +18,7 @@ _LONGEST_NAME = 60  # characters of the words in a folder's name
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PlannedRun:
     """A run of a sweep."""
 
     line: Line
@@ -31,7 +31,7 @@ class Run:
         return [sys.executable, "-m", "distrib.train", *self.arguments]
 
 
-def plan(lines: Sequence[Line], folder: Path, overrides: Sequence[str]) -> list[Run]:
+def plan(lines: Sequence[Line], folder: Path, overrides: Sequence[str]) -> list[PlannedRun]:
     """Return the runs of these lines, with overrides that hold for all of them, before their own.
 
     A run that does not say its folder has one below `folder`, named for the words of its line: the same words find it again,
@@ -42,19 +42,19 @@ def plan(lines: Sequence[Line], folder: Path, overrides: Sequence[str]) -> list[
     return runs
 
 
-def _run(line: Line, folder: Path, overrides: Sequence[str]) -> Run:
+def _run(line: Line, folder: Path, overrides: Sequence[str]) -> PlannedRun:
     words, earlier = with_overrides(line, overrides), folder / f"line-{line.number:03}"
     if line.problem:
-        return Run(line, earlier, words)
+        return PlannedRun(line, earlier, words)
     if (given := given_folder(words)) is not None:
-        return Run(line, given, words)
+        return PlannedRun(line, given, words)
     own = folder / _name(line.words)
     if earlier.exists() and not own.exists():
         raise BadInput(
             f"{earlier} is of a sweep that named its folders for the numbers of their lines, and line {line.number} may be "
             f"another one by now: rename it to {own.name} to continue it as line {line.number}, or choose another --dir"
         )
-    return Run(line, own, (*words, OUTPUT_DIR, str(own)))
+    return PlannedRun(line, own, (*words, OUTPUT_DIR, str(own)))
 
 
 def _name(words: Sequence[str]) -> str:
@@ -67,7 +67,7 @@ def _name(words: Sequence[str]) -> str:
 class Queue:
     """Takes runs to their end, `jobs` at a time, until it is asked to stop."""
 
-    def __init__(self, runs: Sequence[Run], jobs: int, tell: Callable[[Run, int | None], None]) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], jobs: int, tell: Callable[[PlannedRun, int | None], None]) -> None:
         """`tell` hears of each run that begins, with None, and that has ended, with its exit code."""
         self._left, self._jobs, self._tell = list(runs), jobs, tell
         self._running: dict[int, subprocess.Popen[bytes]] = {}
@@ -99,7 +99,7 @@ class Queue:
             self._tell(run, None)
             self._tell(run, self._to_its_end(run, worker))
 
-    def _to_its_end(self, run: Run, worker: int) -> int:
+    def _to_its_end(self, run: PlannedRun, worker: int) -> int:
         if run.line.problem:
             return EXIT_BAD_INPUT
         with subprocess.Popen(run.command, env=_environment(worker, self._jobs)) as process:

@@ -6,6 +6,7 @@ from pathlib import Path
 from distrib.checkpoint import resume, state, store
 from distrib.checkpoint.progress import Progress
 from distrib.errors import RunFault
+from distrib.layout import CHECKPOINTS
 from distrib.ranks.collectives import all_gather_json, on_every_rank
 from distrib.training.run import Run
 
@@ -48,7 +49,7 @@ class Checkpointer:
 
     def save(self, step: int, progress: Progress) -> Path:
         """Save a checkpoint after `step` and return its path. Raises BadInput on every rank if rank 0's disk refuses."""
-        run, folder, config = self.run, self.run.folder / "checkpoints", self.run.config.checkpoint
+        run, folder, config = self.run, self.run.folder / CHECKPOINTS, self.run.config.checkpoint
 
         def save() -> None:
             if self.main:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ class Score:
     accuracy: float  # fraction, 0..1
     loss: float  # mean cross-entropy, no label smoothing
     images: int
+    mistakes: Mistakes | None = field(default=None, compare=False)
 
 
 def evaluate(
@@ -40,7 +41,7 @@ def evaluate(
     """Return the score of `model`, which is not wrapped in DDP, on the whole of `split`.
 
     Every rank takes a consecutive share, and the counts are summed as integers. Returns None, on every rank alike, if one
-    of them was asked to stop before it was through. `mistakes` are counted meanwhile.
+    of them was asked to stop before it was through. `mistakes` are counted meanwhile, and are part of the score.
     """
     first, last = len(split) * rank // world_size, len(split) * (rank + 1) // world_size
     largest_share = -(-len(split) // world_size)
@@ -71,7 +72,7 @@ def evaluate(
             mistakes.sum_up(lambda mine: _sum_over_ranks(mine, world_size), rank, world_size)
     model.train(training)
     correct, seen = (int(count) for count in _sum_over_ranks(counts, world_size))
-    return Score(correct / seen, float(_sum_over_ranks(loss, world_size)) / seen, seen)
+    return Score(correct / seen, float(_sum_over_ranks(loss, world_size)) / seen, seen, mistakes)
 
 
 def _sum_over_ranks(mine: Tensor, world_size: int) -> Tensor:

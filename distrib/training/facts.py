@@ -23,8 +23,9 @@ from PIL import Image
 
 from distrib.config.section import Section
 from distrib.files import Unfit, open_regular, patiently, read_json, write_json
-from distrib.page import FACTS, IMAGES, MISTAKES
+from distrib.layout import FACTS, IMAGES, METRICS, MISTAKES
 from distrib.ranks.world import device_name
+from distrib.training.evaluate import Score
 from distrib.training.recipe import RunConfig
 from distrib.training.run import Run
 
@@ -42,7 +43,7 @@ def write(run: Run, arguments: Sequence[str], before: Mapping[str, Any]) -> None
     path = run.folder / FACTS
     start: dict[str, Any] = {"time": time.time(), "step": run.resumed.step, "world_size": run.plan.world_size}
     if before:
-        reached = last_step(run.folder / "metrics.jsonl")
+        reached = last_step(run.folder / METRICS)
         start["before"] = {key: before.get(key) for key in ("state", "exit_code", "reason")} | {"reached": reached}
     patiently(path, lambda: path.parent.mkdir(exist_ok=True))
     facts = _facts(run, arguments)
@@ -51,10 +52,10 @@ def write(run: Run, arguments: Sequence[str], before: Mapping[str, Any]) -> None
         write_json(run.folder / IMAGES, _images(run, run.resumed.step + 1))
 
 
-def write_mistakes(run: Run) -> None:
-    """Write what the last evaluation got wrong, on rank 0. Raises OSError."""
-    if run.mistakes is not None:
-        write_json(run.folder / MISTAKES, run.mistakes.to_json(run.test, run.classes, _png))
+def write_mistakes(run: Run, score: Score) -> None:
+    """Write what an evaluation got wrong, on rank 0. Raises OSError."""
+    if score.mistakes is not None:
+        write_json(run.folder / MISTAKES, score.mistakes.to_json(run.test, run.classes, _png))
 
 
 def _facts(run: Run, arguments: Sequence[str]) -> dict[str, Any]:

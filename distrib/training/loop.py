@@ -1,16 +1,21 @@
 """The training loop."""
 
 from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distrib.checkpoint.progress import Progress
 from distrib.errors import RunFault
 from distrib.job.stop import Stopped, StopRequest
+from distrib.layout import MISTAKES
 from distrib.page.live import LivePage
 from distrib.ranks.collectives import all_gather_json, reason_to_stop
 from distrib.ranks.step_sync import StepResult
-from distrib.training import summary
+from distrib.training import facts, summary
 from distrib.training.checkpointer import Checkpointer
+from distrib.training.evaluate import Score
 from distrib.training.observers import Observers
 from distrib.training.run import Run
 from distrib.training.trackers import Trackers
@@ -23,50 +28,58 @@ def train(
 
     `page` is refreshed and `trackers` are told meanwhile.
     """
+    progress, last = replace(run.resumed.progress), run.resumed.step
+    score: Score | None = None  # of the last evaluation
     with closing(Observers(run, page, trackers)) as observers:
         checkpointer = Checkpointer(run)
         run.model.train()
-        last = run.resumed.step
-        if observers.progress.evaluation_pending:
-            if not _evaluate(run, last, observers, request):
+        if progress.evaluation_pending:
+            score = _evaluate(run, last, progress, observers, request)
+            if score is None:
                 raise _stopped(run, request, last, run.resumed.path)
-            _save(checkpointer, observers, last)  # again, with what the evaluation found
+            _save(checkpointer, observers, last, progress)  # again, with what the evaluation found
         for step in run.remaining_steps():
-            if (step - 1) % run.plan.steps_per_epoch == 0 and run.enough(observers.progress):
+            if (step - 1) % run.plan.steps_per_epoch == 0 and run.enough(progress):
                 break
             epoch_ends = step % run.plan.steps_per_epoch == 0
             stop = request.asked() or observers.asks_to_stop()
             result = take_step(run, step, observers, stop=stop, checkpoint=checkpointer.due(step))
+            progress.after_step(step, result.loss, run.plan)
             saves = result.checkpoint or result.stop or epoch_ends
             run.replica_check.after_step(step, saves=saves)  # raises before anything is saved if ranks differ
             if saves:
                 checkpointer.expect_finite(step)
-            evaluated = not epoch_ends or _evaluate(run, step, observers, request)
+            if epoch_ends:
+                score = _evaluate(run, step, progress, observers, request)
             if saves:
-                path = _save(checkpointer, observers, step)
-                if result.stop or not evaluated:
+                path = _save(checkpointer, observers, step, progress)
+                if result.stop or (epoch_ends and score is None):
                     _raise_mismatch(run, observers, step, path)
                     raise _stopped(run, request, step, path)
             last = step
-    # A run that was complete when it resumed has no score yet.
-    score = observers.score or run.evaluate(request.asked)
+    if score is None:  # the run was complete when it resumed
+        score = run.evaluate(request.asked)
     if score is None:
         raise _stopped(run, request, last, run.resumed.path)
-    return summary.write(run, last, score, observers.progress, observers.rates())
+    written = summary.write(run, last, score, progress, observers.rates())
+    if page is not None:
+        page.attempt(partial(facts.write_mistakes, run, score), run.folder / MISTAKES)
+    return written
 
 
-def _evaluate(run: Run, step: int, observers: Observers, request: StopRequest) -> bool:
-    """Evaluate the epoch that ended with `step`. Return False if some rank was asked to stop meanwhile."""
+def _evaluate(run: Run, step: int, progress: Progress, observers: Observers, request: StopRequest) -> Score | None:
+    """Evaluate the epoch that ended with `step`. Return None if some rank was asked to stop meanwhile."""
     score = run.evaluate(request.asked)
     if score is not None:
-        observers.after_evaluation(step, score)
-    return score is not None
+        progress.evaluated(step, score.accuracy)
+        observers.after_evaluation(step, score, progress.train_loss)
+    return score
 
 
-def _save(checkpointer: Checkpointer, observers: Observers, step: int) -> Path:
+def _save(checkpointer: Checkpointer, observers: Observers, step: int, progress: Progress) -> Path:
     """Save a checkpoint after `step`, and return its path."""
     observers.before_checkpoint()
-    path = checkpointer.save(step, observers.progress)
+    path = checkpointer.save(step, progress)
     observers.after_checkpoint(step)
     return path
 

@@ -30,7 +30,7 @@ class Metrics:
 
         Its line then goes, should an earlier start have written one. Raises BadInput for a file that is none, and OSError.
         """
-        self._path, self._old = path, path.with_name(f"{path.name}.old")
+        self._path, self._old = path, _old(path)
         until = (resumed_step, not evaluation_pending)
         reached, last = _reach(path, until)
         old_reached, old_last = _reach(self._old, until)
@@ -61,8 +61,15 @@ class Metrics:
 
 
 def last_place(path: Path) -> Place:
-    """Return the place of the last line of the file; one before all lines if there is none. Raises BadInput, and OSError."""
-    return _reach(path, _NOWHERE)[1]
+    """Return the place of the last line of the file and of what is kept beside it; one before all lines if there is none.
+
+    Raises BadInput, and OSError.
+    """
+    return max(_reach(each, _NOWHERE)[1] for each in (path, _old(path)))
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f"{path.name}.old")
 
 
 def _copy(source: Path, target: Path, until: Place) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 from crosscheck.recorder import Recorder
 from distrib.crosscheck import LiveReplay
-from distrib.display import count
+from distrib.layout import METRICS
 from distrib.page.live import LivePage
 from distrib.ranks.collectives import on_every_rank
+from distrib.text import count
 from distrib.training.clock import Clock
 from distrib.training.evaluate import Score
 from distrib.training.figures import peak_memory
@@ -20,23 +21,17 @@ from distrib.training.trackers import Trackers
 
 
 class Observers:
-    """Tells of the run while it trains, and counts the losses of its epochs; all writing is rank 0's."""
+    """Tells of the run while it trains; all writing is rank 0's."""
 
     def __init__(self, run: Run, page: LivePage | None = None, trackers: Trackers | None = None) -> None:
         """`page` is refreshed as training goes on, and `trackers` are told; rank 0 may have them."""
         self.run, self.page, self.trackers = run, page, trackers
         self.main = run.accelerator.is_main_process
-        self.progress = replace(run.resumed.progress)
-        self.score: Score | None = None  # of the last evaluation
         self.clock, self.epoch_start = Clock(), Clock()
-        pending = self.progress.evaluation_pending
+        pending = run.resumed.progress.evaluation_pending
         self.metrics: Metrics | None = on_every_rank(
             run.accelerator,
-            lambda: (
-                Metrics(run.folder / "metrics.jsonl", run.resumed.step, evaluation_pending=pending)
-                if self.main
-                else None
-            ),
+            lambda: Metrics(run.folder / METRICS, run.resumed.step, evaluation_pending=pending) if self.main else None,
         )
         # A step's line, and the norm that it still lacks.
         self._waiting: tuple[dict[str, Any], LateNumber] | None = None
@@ -63,12 +58,8 @@ class Observers:
             self.recorder.after_backward()
 
     def after_step(self, step: int, loss: float, *, applied: bool) -> None:
-        update, plan, progress = self.run.update, self.run.plan, self.progress
-        images = plan.images_of(step)
+        update, images = self.run.update, self.run.plan.images_of(step)
         seconds, data_seconds = self.clock.lap(images)
-        progress.epoch_loss += loss * (images / plan.batch_size)
-        if step % plan.steps_per_epoch == 0:
-            progress.end_epoch(plan.images(plan.steps_per_epoch) / plan.batch_size)
         if self.recorder is not None and self.recorder.step < step:
             self.recorder.skipped(loss_scale=update.loss_scale)  # the loss scaler did not call the optimizer
         values = {"loss": loss, "lr": update.lr, "applied": applied, "applied_updates": update.applied}
@@ -83,14 +74,12 @@ class Observers:
         if self.profiler is not None and self.profiler.after_step(step):
             self.clock.start()
 
-    def after_evaluation(self, step: int, score: Score) -> None:
+    def after_evaluation(self, step: int, score: Score, train_loss: float | None) -> None:
         """Report the epoch that ended with `step` and was evaluated."""
-        run, progress = self.run, self.progress
-        self.score = score
-        progress.evaluated(step, score.accuracy)
+        run = self.run
         rates = self.rates(since=self.epoch_start)
         values = {
-            "train_loss": progress.train_loss,
+            "train_loss": train_loss,
             "test_loss": score.loss,
             "test_accuracy": score.accuracy,
             "lr": run.update.lr,
@@ -102,7 +91,7 @@ class Observers:
         self._write_waiting()
         self._write("epoch", step, values)
         run.display.line(
-            f"{self._epoch(step)}  loss {progress.train_loss:.4f}  "
+            f"{self._epoch(step)}  loss {train_loss:.4f}  "
             f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rates['images_per_second'] or 0:,.0f} images/s"
             + (f"  skipped steps {run.update.skipped}" if run.precision.scaler.is_enabled() else "")
         )

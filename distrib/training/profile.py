@@ -10,11 +10,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from distrib.data.batches import Plan
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.files import replacing, write_atomically
-from distrib.page import PROFILE_TABLE, PROFILE_TRACE
+from distrib.layout import PROFILE_TABLE, PROFILE_TRACE
 from distrib.ranks.world import device_name
+from distrib.text import count
 
 WARM_UP = 3
 """Steps of a start before the first one that is profiled: they allocate memory and choose kernels."""

@@ -70,6 +70,11 @@ class RunConfig(Section):
         table = self.model_dump(mode="json")
         return {f"{section}.{name}": value for section, values in table.items() for name, value in values.items()}
 
+    def non_default_keys(self) -> set[str]:
+        """Return the dotted keys whose values are not their defaults, for the kinds of optimizer and schedule that the run has."""
+        table = self.model_dump(exclude_defaults=True)
+        return {f"{section}.{name}" for section, values in table.items() for name in values}
+
     def keys_of_all_ranks(self) -> dict[str, Any]:
         """Return the value of each dotted key that must be the same on all ranks."""
         return {key: value for key, value in self.keys().items() if key not in _OF_ONE_MACHINE}

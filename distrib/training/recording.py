@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from crosscheck.recorder import Claims, Pass, Recorder, TraceError, Winners, passes_on_record
-from distrib.display import count
 from distrib.errors import BadInput
 from distrib.files import NEEDS_USER
+from distrib.layout import TRACE
 from distrib.optim.optimizer import options_by_name
 from distrib.optim.schedule import RunLength
 from distrib.ranks.collectives import gather
+from distrib.text import count
 from distrib.training.run import Run
 
 _TWIN = "article"  # the network that crosscheck/twin has in JAX
@@ -34,7 +35,7 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
     try:
         return Recorder(
             run.optimizer,
-            run.folder / "trace",
+            run.folder / TRACE,
             steps=config.steps,
             budget=config.budget,
             coordinates=config.coordinates,
@@ -50,7 +51,7 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
     except TraceError as error:
         cause = error.__context__
         if isinstance(cause, OSError) and cause.errno not in NEEDS_USER:
-            raise OSError(cause.errno, cause.strerror, str(run.folder / "trace")) from None
+            raise OSError(cause.errno, cause.strerror, str(run.folder / TRACE)) from None
         raise BadInput(f"crosscheck.record = true: {error}") from None
 
 
@@ -130,7 +131,7 @@ class PassRecorder:
 
 def _say_what_is_missing(run: Run, steps: tuple[int, ...]) -> None:
     """Print a note of those of the steps that an earlier start took and did not record. Raises OSError."""
-    done, there = run.resumed.step, passes_on_record(run.folder / "trace")
+    done, there = run.resumed.step, passes_on_record(run.folder / TRACE)
     # In float16 a later step stands for one that overflowed.
     latest = max(there, default=0) if run.precision.scaler.is_enabled() else 0
     missing = [step for step in steps if latest < step <= done and step not in there]

@@ -1,56 +1,36 @@
-"""A run assembled from its configuration: data, network, optimizer, checkpoint, outputs."""
+"""A run: data, network, optimizer and all else that the loop needs, put together by `build.py`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from distrib import counter_rng
-from distrib.checkpoint import resume, state
 from distrib.checkpoint.progress import Progress
+from distrib.checkpoint.resume import Resumed
 from distrib.checkpoint.values import Identity, Inference
-from distrib.data import sources
-from distrib.data.augment import Augmentation, Normalize
 from distrib.data.batches import Batches, Part, Plan
-from distrib.data.config import DataConfig
-from distrib.data.images import Dataset, Split
-from distrib.data.mixing import Mixing
-from distrib.display import Display, count
-from distrib.networks.buffers import unchanged_buffers
-from distrib.networks.cuda_graph import capture, expect_capturable
+from distrib.data.images import Split
+from distrib.display import Display
 from distrib.networks.factory import Code
-from distrib.networks.views import Tta
-from distrib.optim.optimizer import build_optimizer
 from distrib.optim.precision import Precision
-from distrib.optim.schedule import RunLength
 from distrib.optim.update import Update
-from distrib.ranks import collectives
 from distrib.ranks.replica_check import ReplicaCheck
 from distrib.ranks.running_statistics import RunningStatistics
-from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
-from distrib.ranks.world import hardware
-from distrib.system import keep_freed_memory
-from distrib.training.device_peak import peak_flop_per_second
 from distrib.training.evaluate import Score, evaluate
 from distrib.training.figures import Compute
 from distrib.training.mistakes import Mistakes
-from distrib.training.network import Network, make_network
-from distrib.training.profile import expect_room
 from distrib.training.recipe import RunConfig
 
-_CLASSES_TOLD = 20  # classes that are named at the start
 
-
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Everything the loop needs. `build` makes a fresh one, and then puts back the checkpoint that it continues from."""
+    """Everything the loop needs, as it stands after the checkpoint that the run continues from."""
 
     config: RunConfig
     accelerator: Accelerator
@@ -58,24 +38,33 @@ class Run:
     folder: Path
     dataset_name: str
     classes: tuple[str, ...]
-    plan: Plan
     moments: tuple[Tensor, Tensor]  # mean and std of each channel, as the trace claims them, whatever normalises
     batches: Batches
     test: Split
-    module: nn.Module  # the bare network: evaluation and checkpoints
     model: nn.Module  # what the loop calls: the network, in DDP when there are several ranks
     code: Code | None  # the file that the network is written in, if it is not the project's
     compute: Compute
     statistics: RunningStatistics
-    optimizer: torch.optim.Optimizer
     precision: Precision
     update: Update
     step_sync: StepSync
     replica_check: ReplicaCheck
     identity: Identity
     inference: Inference
-    resumed: resume.Resumed = field(default_factory=resume.Resumed)
-    mistakes: Mistakes | None = None  # of the last evaluation
+    resumed: Resumed
+
+    @property
+    def plan(self) -> Plan:
+        return self.batches.plan
+
+    @property
+    def module(self) -> nn.Module:
+        """The bare network, for evaluation and checkpoints."""
+        return self.update.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.update.optimizer
 
     @property
     def total_steps(self) -> int:
@@ -114,7 +103,6 @@ class Run:
 
     def evaluate(self, asked_to_stop: Callable[[], bool]) -> Score | None:
         """Evaluate the moving average of the weights, or the weights where there is none. None if a request to stop came."""
-        self.mistakes = Mistakes(len(self.classes), self.accelerator.device)
         return evaluate(
             self.module if self.update.average is None else self.update.average,
             self.test,
@@ -125,207 +113,5 @@ class Run:
             world_size=self.accelerator.num_processes,
             tta=self.config.training.tta,
             asked_to_stop=asked_to_stop,
-            mistakes=self.mistakes,
+            mistakes=Mistakes(len(self.classes), self.accelerator.device),
         )
-
-
-def build(
-    config: RunConfig,
-    accelerator: Accelerator,
-    display: Display,
-    folder: Path,
-    raise_if_stop_requested: Callable[[int], None],
-) -> Run:
-    """Assemble, resume, warm up. Raises BadInput, on every rank alike.
-
-    Calls `raise_if_stop_requested` with the step that the run stands at, on every rank alike: each stage may take minutes.
-    """
-    device = accelerator.device
-    if config.training.cuda_graph:
-        collectives.on_every_rank(accelerator, lambda: expect_capturable(device))
-    precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
-    peak = sum(collectives.all_gather_json(accelerator, peak_flop_per_second(device, precision)))
-    dataset = _load_data(config, accelerator, display)
-    fingerprint = dataset.fingerprint()
-    require_same(accelerator, {"precision.mode": precision.mode, "fingerprint of the images": fingerprint})
-    raise_if_stop_requested(0)
-    moments = dataset.moments()
-    plan = _plan(config, len(dataset.train), accelerator)
-    expect_room(config.output.profile_steps, plan)
-    config.crosscheck.expect_steps(plan.steps(config.training.epochs))
-    if device.type == "cpu":
-        keep_freed_memory()  # only now: what loading the data freed should go back
-    network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, moments, plan, device))
-    require_same(accelerator, {"the code of model.name": None if network.code is None else network.code.sha256})
-    if network.note:
-        display.say(network.note)
-    update = _initial_update(config, network.module, device, plan, precision)
-    run = Run(
-        config=config,
-        accelerator=accelerator,
-        display=display,
-        folder=folder,
-        dataset_name=dataset.name,
-        classes=dataset.classes,
-        plan=plan,
-        moments=moments,
-        batches=Batches(
-            dataset.train.to(device),
-            plan,
-            Normalize(*moments, device, channels_last=config.model.channels_last),
-            _augmentation(config.data, moments[0]),
-            _mixing(config.data),
-        ),
-        test=dataset.test.to(device),
-        module=update.model,
-        model=update.model,
-        code=network.code,
-        compute=Compute(network.flop_per_image, peak),
-        statistics=RunningStatistics(update.model, accelerator.num_processes),
-        optimizer=update.optimizer,
-        precision=precision,
-        update=update,
-        step_sync=StepSync(device, accelerator.num_processes),
-        replica_check=ReplicaCheck(
-            accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
-        ),
-        identity=_identity(fingerprint, plan, device, precision, network),
-        inference=_inference(dataset.classes, *moments, config.data.image_size, config.training.tta),
-    )
-    _resume(run)
-    raise_if_stop_requested(run.resumed.step)
-    _distribute(run)
-    _warm_up(run)
-    return run
-
-
-def _augmentation(config: DataConfig, mean: Tensor) -> Augmentation | None:
-    if not config.augment:
-        return None
-    paint = tuple(round(255 * value.item()) for value in mean)
-    return Augmentation(
-        shift=config.shift, crop_scale=config.crop_scale, flip=config.flip, cutout=config.cutout, paint=paint
-    )
-
-
-def _mixing(config: DataConfig) -> Mixing | None:
-    return Mixing(mixup=config.mixup, cutmix=config.cutmix) if config.mixup or config.cutmix else None
-
-
-def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) -> Dataset:
-    source, why = collectives.on_main(accelerator, lambda: sources.choose(config.data))
-    if why:
-        display.say(why)
-    dataset = collectives.main_first(accelerator, lambda: sources.load(config.data, source))
-    names = ", ".join(dataset.classes[:_CLASSES_TOLD])
-    more = f" and {len(dataset.classes) - _CLASSES_TOLD} more" if len(dataset.classes) > _CLASSES_TOLD else ""
-    display.line(f"data: {count(len(dataset.classes), 'class')}: {names}{more}")
-    for note in dataset.notes:
-        display.say(f"data: {note}")
-    return dataset
-
-
-def _plan(config: RunConfig, num_images: int, accelerator: Accelerator) -> Plan:
-    """Return which images belong to which step. Raises BadInput where a batch is too large or too small."""
-    return Plan(
-        num_images=num_images,
-        batch_size=config.training.batch_size,
-        last_batch=config.training.last_batch,
-        accumulate=config.training.accumulate,
-        seed=config.training.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-
-
-def _initial_update(
-    config: RunConfig, module: nn.Module, device: torch.device, plan: Plan, precision: Precision
-) -> Update:
-    """Return a fresh optimizer of the network's trained parameters, with schedule and moving average. Raises BadInput."""
-    training = config.training
-    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    length = RunLength(total_updates=plan.steps(training.epochs), updates_per_epoch=plan.steps_per_epoch)
-    return Update(
-        module,
-        build_optimizer(config.optimizer, trained, device),
-        config.schedule.factor(length),
-        precision.scaler,
-        clip_norm=training.clip_norm,
-        clip_value=training.clip_value,
-        ema=training.ema,
-    )
-
-
-def _identity(fingerprint: str, plan: Plan, device: torch.device, precision: Precision, network: Network) -> Identity:
-    return Identity(
-        dataset=fingerprint,
-        num_images=plan.num_images,
-        batch_size=plan.batch_size,
-        last_batch=plan.last_batch,
-        seed=plan.seed,
-        world_size=plan.world_size,
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        hardware=hardware(device),
-        precision=precision.mode,
-        code=None if network.code is None else network.code.sha256,
-    )
-
-
-def _inference(classes: Sequence[str], mean: Tensor, std: Tensor, image_size: int, tta: Tta) -> Inference:
-    return Inference(
-        classes=[name.encode(errors="backslashreplace").decode() for name in classes],
-        mean=[value.item() for value in mean],
-        std=[value.item() for value in std],
-        image_size=image_size,
-        tta=tta,
-    )
-
-
-def _resume(run: Run) -> None:
-    """Put back the checkpoint to continue from, if there is one. Raises BadInput."""
-    run.resumed = resume.continue_from(
-        run.config.checkpoint,
-        run.config.keys(),
-        run.folder,
-        run.identity,
-        run.accelerator,
-        run.display,
-        run.update,
-        steps_per_epoch=run.plan.steps_per_epoch,
-        total_steps=run.total_steps,
-        is_enough=lambda progress: run.enough(progress) is not None,
-    )
-
-
-def _distribute(run: Run) -> None:
-    """Compile or capture the network if the recipe asks for it, and wrap it in DDP where there are several ranks."""
-    training = run.config.training
-    if training.compile:
-        run.module.compile()
-    if training.cuda_graph:
-        images, autocast = next(run.batches.at(1)).images, run.precision.autocast(cache_enabled=False)
-        collectives.on_every_rank(run.accelerator, lambda: capture(run.module, images, autocast))
-    run.model = cast(nn.Module, run.accelerator.prepare(run.module))
-    if isinstance(run.model, DistributedDataParallel):
-        # Else DDP gives every rank, before each forward pass, the running statistics of rank 0's images. Its argument of this
-        # name is deprecated from torch 2.14 on, and the attribute is not.
-        run.model.broadcast_buffers = False
-
-
-def _warm_up(run: Run) -> None:
-    """Go forward and backward once, and drop the gradients.
-
-    DDP rebuilds its buckets after its first backward, which changes the order of later sums: without
-    this the first step of a fresh run and that of a resumed one would differ in the last bits.
-    Compilation happens here too, under the long time-out. Running statistics stay what they were.
-    """
-    if run.accelerator.num_processes == 1 and not run.config.training.compile:
-        return
-    part = next(run.batches.at(1))
-    weightless = replace(part, weights=torch.zeros_like(part.weights))
-    with unchanged_buffers(run.module):
-        with run.precision.autocast():
-            loss = run.criterion(run.model(part.images), weightless)
-        run.accelerator.backward(loss)
-    run.optimizer.zero_grad()

@@ -11,13 +11,14 @@ from torch import nn
 
 from distrib.checkpoint.progress import Progress
 from distrib.data.images import as_bytes
-from distrib.display import Display, count
+from distrib.display import Display
 from distrib.errors import RunFault
 from distrib.files import read_json, write_json
+from distrib.layout import PAGE, SUMMARY
 from distrib.optim.optimizer import implementation
-from distrib.page import PAGE
 from distrib.page.live import available
 from distrib.ranks.world import device_name
+from distrib.text import count
 from distrib.training.evaluate import Score
 from distrib.training.figures import peak_memory
 from distrib.training.run import Run
@@ -69,7 +70,7 @@ def write(run: Run, step: int, score: Score, progress: Progress, rates: Mapping[
         },
     }
     if run.accelerator.is_main_process:
-        write_json(_path(run.folder), result)
+        write_json(run.folder / SUMMARY, result)
     return result
 
 
@@ -109,20 +110,20 @@ def add_verdict(folder: Path, report: dict[str, Any]) -> None:
     """Add to the summary what a replay found; `report` is what `crosscheck.read_report` returns. Raises OSError, and RunFault if it is damaged."""
     found = _read(folder)
     if found is None:
-        raise RunFault(f"{_path(folder)} is no summary any more: somebody changed it while its trace was replayed")
+        raise RunFault(f"{folder / SUMMARY} is no summary any more: somebody changed it while its trace was replayed")
     result, _ = found
     result["crosscheck"] |= {
         "verdict": report["verdict"],
         "max_eta": report["max_eta"],
         "steps_checked": report["steps"] - report["skipped"],
     }
-    write_json(_path(folder), result)
+    write_json(folder / SUMMARY, result)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], _Summary] | None:
     """Return the summary, whole and as far as it is read. Raises OSError, but not for one that is missing."""
     try:
-        found = read_json(_path(folder))
+        found = read_json(folder / SUMMARY)
         return found, _Summary.model_validate(found, strict=True)
     except (FileNotFoundError, ValueError):  # pydantic's error is a ValueError
         return None
@@ -144,7 +145,3 @@ def print_closing_lines(display: Display, result: dict[str, Any], folder: Path) 
     trace = "" if result["crosscheck"]["verdict"] == NOT_RECORDED else ", trace/"
     page = f"{PAGE}, " if available() else ""
     display.say(f"outputs: {folder}/ ({page}summary.json, metrics.jsonl, checkpoints/{trace})")
-
-
-def _path(folder: Path) -> Path:
-    return folder / "summary.json"

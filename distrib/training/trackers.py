@@ -13,6 +13,7 @@ from accelerate.utils import LoggerType
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.files import read_json, write_json
+from distrib.layout import METRICS, TRACKERS
 from distrib.training.metrics import Place, last_place
 
 _tracking: Any = tracking  # typed in part
@@ -21,7 +22,6 @@ MOST_POINTS = 2000
 """Steps that a tracker is told of one by one; of a longer run it gets as many windows of steps."""
 _CLOSE_SECONDS = 20.0
 _PACKAGES = {"comet_ml": "comet-ml"}  # the others are called as Accelerate calls them
-_STARTS = "trackers.json"
 _LONGEST = 200  # characters of what names a run
 _OF_EPOCHS = ("epoch", "train_loss", "test_loss", "test_accuracy", "flop", "flop_per_second", "share_of_peak")
 _KEEPS_ALL = ("wandb", "mlflow", "trackio")
@@ -129,7 +129,7 @@ class Trackers:
             self._attempt(tracker, tracker.finish)
 
     def _start(self, names: list[str], config: dict[str, Any], resumed_step: int) -> None:
-        accelerator, file = self._accelerator, self._folder / _STARTS
+        accelerator, file = self._accelerator, self._folder / TRACKERS
         before = read_identities(file)
         again = all(name in before for name in names)
         accelerator.project_configuration.set_directories(str(self._folder))
@@ -140,8 +140,7 @@ class Trackers:
             init_kwargs=_options(self._folder, before, resumed_step),
         )
         self._trackers = self._take_over()
-        metrics = self._folder / "metrics.jsonl"
-        reached = max(last_place(metrics), last_place(metrics.with_name("metrics.jsonl.old")))
+        reached = last_place(self._folder / METRICS)
         self._told_until = {name: reached for name in names if name in before and name in _KEEPS_ALL}
         write_json(file, before | {tracker.name: _identity(tracker) for tracker in self._trackers})
 

@@ -11,8 +11,9 @@ from distrib import bench
 from distrib.config.load import load
 from distrib.display import Display
 from distrib.ranks import world
+from distrib.training.build import build
 from distrib.training.recipe import RunConfig
-from distrib.training.run import Run, build
+from distrib.training.run import Run
 from tests.support import QUICKSTART, SMALL
 
 WILD = ("--schedule.name=constant", "--optimizer.lr=1e4", "--optimizer.weight_decay=0", "--training.clip_norm=1e-7")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from distrib.display import Display, count, print_error
+from distrib.display import Display
+from distrib.text import count, print_error
 from tests.support import ROOT
 
 
@@ -95,7 +96,8 @@ def test_quiet_and_other_ranks_get_no_bar(main: bool, quiet: bool) -> None:
 
 BROKEN = """
 import os
-from distrib.display import Display, print_error
+from distrib.display import Display
+from distrib.text import print_error
 from tests.support import ROOT
 read, write = os.pipe()
 os.close(read)
@@ -125,7 +127,7 @@ def test_what_a_terminal_obeys_is_shown_instead(capsys: pytest.CaptureFixture[st
 def test_a_closed_stream_is_not_given_to_a_file(closed: int, tmp_path: Path) -> None:
     """Whatever is printed would end in the first file that was opened."""
     script = (
-        "import sys; from distrib.display import Display, open_streams, print_error; open_streams(); "
+        "import sys; from distrib.display import Display; from distrib.text import open_streams, print_error; open_streams(); "
         "file = open(sys.argv[1], 'w'); Display(main=True, quiet=False).say('said ü'); print_error('told'); file.close()"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "a")]

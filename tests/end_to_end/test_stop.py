@@ -21,9 +21,9 @@ NOTHING_SAVED = {"loading data", "resuming", "building"}
 
 MOMENTS: dict[str, tuple[str, str]] = {
     "loading data": ("distrib.data.sources", "load"),
-    "building": ("distrib.training.run", "build_optimizer"),
+    "building": ("distrib.training.build", "build_optimizer"),
     "resuming": ("distrib.checkpoint.resume", "continue_from"),
-    "warming up": ("distrib.training.run", "StepSync"),
+    "warming up": ("distrib.training.build", "StepSync"),
     "evaluation": ("distrib.training.run", "evaluate"),
     "checkpoint": ("distrib.checkpoint.store", "save"),
     "replay": ("distrib.crosscheck", "_until_asked"),

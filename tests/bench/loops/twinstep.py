@@ -9,9 +9,9 @@ from distrib.config.load import load
 from distrib.display import Display
 from distrib.ranks import world
 from distrib.training import loop
+from distrib.training.build import build
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
-from distrib.training.run import build
 from tests.bench import job
 from tests.bench.pace import Pace
 from tests.support import RECIPES

@@ -86,16 +86,19 @@ class Caller:
         wish: str | Path = "auto",
         *,
         keys: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None,
         **identity: Any,
     ) -> Resumed:
+        """`keys` are those that somebody has set since, and `defaults` those that nobody has."""
         return resume.continue_from(
             CheckpointConfig(resume=str(wish)),
-            KEYS | (keys or {}),
+            KEYS | (keys or {}) | (defaults or {}),
             folder,
             IDENTITY.model_copy(update=identity),
             self.accelerator,
             Display(main=True, quiet=True),
             self.fresh.update,
+            non_default={*KEYS, *(keys or ())},
             steps_per_epoch=STEPS_PER_EPOCH,
             total_steps=TOTAL_STEPS,
             is_enough=lambda progress: progress.epochs_without_gain >= 2,
@@ -364,6 +367,38 @@ def test_keys_without_effect_on_the_weights_are_not_said(
     path = Trainer().save(tmp_path, 1)
     go(tmp_path, keys={"checkpoint.keep": 9, "output.dir": "b"})
     assert capsys.readouterr().out == f"continuing from {path}\n"
+
+
+def test_a_key_that_is_newer_than_the_checkpoint_is_said_if_somebody_set_it(
+    go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Trainer().save(tmp_path, 1)
+    go(tmp_path, keys={"data.mixup": 0.5}, defaults={"data.cutmix": 0.0, "training.tta": "none"})
+    assert capsys.readouterr().out == f"continuing from {path}\nnote: changed since then: data.mixup None -> 0.5\n"
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(go: Caller, tmp_path: Path) -> None:
+    """The trainer does not write such checkpoints any more."""
+    trainer = Trainer()
+    trainer.save(tmp_path, 2)
+    finite, damaged = trainer.save(tmp_path, 3), trainer.save(tmp_path, 4)
+    (damaged / "model.safetensors").unlink()
+    trainer.net.weight.data[0, 0] = float("nan")
+    newest = [trainer.save(tmp_path, step) for step in (5, 6)][-1]
+    said = refusal(go, tmp_path)
+    for words in (
+        f"checkpoint {newest} holds weights",
+        "not finite",
+        f"--checkpoint.resume {finite}, and another output.dir",
+    ):
+        assert words in said
+
+
+def test_where_no_older_checkpoint_is_finite_a_new_run_is_the_way_out(go: Caller, tmp_path: Path) -> None:
+    trainer = Trainer()
+    trainer.net.weight.data.fill_(float("inf"))
+    trainer.save(tmp_path, 1)
+    assert "start a new run" in refusal(go, tmp_path, trainer.save(tmp_path, 2))
 
 
 # A complete run

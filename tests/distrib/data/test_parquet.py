@@ -18,7 +18,7 @@ from distrib.data import folder, hub, parquet, selection, sources
 from distrib.data.config import DataConfig
 from distrib.data.decoding import decode
 from distrib.data.images import Dataset
-from distrib.data.parquet_columns import ANY, Columns
+from distrib.data.parquet_columns import ANY, WantedColumns
 from distrib.data.selection import ALL, Selection
 from distrib.errors import BadInput
 
@@ -72,7 +72,7 @@ def birds(tmp_path: Path) -> Path:
     return root
 
 
-def refused(path: Path, chosen: Selection = ALL, columns: Columns = ANY) -> str:
+def refused(path: Path, chosen: Selection = ALL, columns: WantedColumns = ANY) -> str:
     with pytest.raises(BadInput) as caught:
         parquet.load(path, path.parent / "cache", chosen, columns)
     return str(caught.value)
@@ -167,11 +167,11 @@ def test_labels_in_several_columns(birds: Path, tmp_path: Path) -> None:
     assert (
         "several columns that may be the labels, label, coarse_label: say which with --data.label_column label" in said
     )
-    data = parquet.load(birds, tmp_path / "cache", columns=Columns(label="coarse_label"))
+    data = parquet.load(birds, tmp_path / "cache", columns=WantedColumns(label="coarse_label"))
     assert data.classes == ("0", "1")
-    assert "data.label_column = age" in (said := refused(birds, columns=Columns(label="age")))
+    assert "data.label_column = age" in (said := refused(birds, columns=WantedColumns(label="age")))
     assert "is not there; accepted are label, coarse_label" in said
-    assert "data.image_column = label" in refused(birds, columns=Columns(image="label"))
+    assert "data.image_column = label" in refused(birds, columns=WantedColumns(image="label"))
 
 
 def test_labels_that_are_words_are_refused_by_what_is_accepted(birds: Path) -> None:

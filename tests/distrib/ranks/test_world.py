@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from distrib.display import count
 from distrib.errors import BadInput
 from distrib.ranks import world
+from distrib.text import count
 from tests.support import ROOT
 
 cores = len(os.sched_getaffinity(0))

@@ -13,7 +13,7 @@ import pytest
 from distrib.errors import BadInput
 from distrib.sweep.__main__ import main
 from distrib.sweep.lines import Line, read
-from distrib.sweep.queue import Queue, Run, plan
+from distrib.sweep.queue import PlannedRun, Queue, plan
 from tests.support import QUICKSTART, SMALL, read_json, wait_until
 
 
@@ -104,7 +104,7 @@ class Script:
 def queue(*programs: str, jobs: int = 1) -> tuple[Queue, list[tuple[int, int | None]]]:
     told: list[tuple[int, int | None]] = []
     runs = [Script(Line(number, ("a",)), program) for number, program in enumerate(programs)]
-    return Queue(cast(list[Run], runs), jobs, lambda run, code: told.append((run.line.number, code))), told
+    return Queue(cast(list[PlannedRun], runs), jobs, lambda run, code: told.append((run.line.number, code))), told
 
 
 def test_one_after_the_other() -> None:

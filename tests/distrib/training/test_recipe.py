@@ -258,6 +258,12 @@ def test_a_written_configuration_spells_out_the_defaults() -> None:
     assert set(written) == set(RunConfig.model_fields)
 
 
+def test_the_keys_that_do_not_have_their_defaults() -> None:
+    config = RunConfig(optimizer=SGD(lr=0.3), schedule=OneCycle(), training=TrainingConfig(epochs=3, ema=0.9))
+    assert config.training.epochs == TrainingConfig().epochs, "a default that is spelled out is one as well"
+    assert config.non_default_keys() == {"optimizer.lr", "training.ema"}
+
+
 def test_a_path_that_is_not_utf_8(load: Load) -> None:
     """Python hands such an argument over with surrogates; to refuse it is right, to write it is too."""
     try:

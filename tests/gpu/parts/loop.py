@@ -12,9 +12,10 @@ from distrib.config.load import load
 from distrib.display import Display
 from distrib.ranks import world
 from distrib.training import loop
+from distrib.training.build import build
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
-from distrib.training.run import Run, build
+from distrib.training.run import Run
 from tests.gpu import profile, training
 from tests.gpu.part import Case, Cases, Setting, Skipped
 from tests.gpu.report import Column, Figures
