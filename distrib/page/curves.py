@@ -21,7 +21,7 @@ _LONGEST_LINE = 2**16
 _OF_STEPS = ("loss", "lr", "applied", "seconds", "data_seconds", "gradient_norm", "loss_scale")
 _OF_EPOCHS = (
     *("epoch", "train_loss", "test_loss", "test_accuracy", "lr", "skipped_steps"),
-    *("images_per_second", "flop_per_second", "share_of_peak", "data_share", "flop", "peak_memory"),
+    *("images_per_second", "flop_per_second", "data_share", "flop", "peak_memory"),
 )
 
 
