@@ -1,7 +1,6 @@
 """`python -m crosscheck COMMAND`: replay, report, record, watch, atlas. `--help` says what each of them takes and exits with."""
 
 import argparse
-import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from crosscheck.commands.output import (
     EXIT_INTERRUPTED,
     Unwritable,
     expect_writable,
+    open_streams,
     refuse,
     tell,
 )
@@ -22,9 +22,7 @@ COMMANDS = {"replay": replay, "report": report, "watch": watch, "record": record
 
 def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> int:
     """Run a command and return the exit code. `prog` is how the help calls the program."""
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fall over
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    open_streams()
     parser = argparse.ArgumentParser(prog=prog, description="Hold torch.optim against Optax.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():

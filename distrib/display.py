@@ -1,12 +1,11 @@
 """What a person sees: a progress bar, one line an epoch, a closing line. Rank 0 only."""
 
-import os
 import sys
 from typing import Any
 
 from tqdm import tqdm
 
-from distrib.text import harmless
+from distrib.text import discard_output, harmless
 
 
 class Display:
@@ -26,7 +25,7 @@ class Display:
             sys.stdout.flush()
         except OSError:  # the terminal, the reader of a pipe or the log's disk is gone: no reason to end a run
             self._main = self._lines = False
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would try again
+            discard_output()
 
     def line(self, text: str) -> None:
         if self._lines:

@@ -1,10 +1,11 @@
 """How a command ends: one exit code for each kind of error, and one line that says it."""
 
+import sys
 from collections.abc import Callable
 
 from distrib.errors import EXIT_BAD_INPUT, EXIT_FAULT, BadInput, RunFault
 from distrib.files import NEEDS_USER
-from distrib.text import open_streams, print_error
+from distrib.text import discard_output, open_streams, print_error
 
 _OURS = ("twinstep", "distrib", "crosscheck")
 
@@ -16,7 +17,9 @@ def run_command(work: Callable[[], int]) -> int:
     """
     open_streams()
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()  # a reader that has gone or a full disk shows here, where it still has an exit code
+        return code
     except BadInput as error:
         print_error(f"bad input: {error}")
         return EXIT_BAD_INPUT
@@ -24,6 +27,8 @@ def run_command(work: Callable[[], int]) -> int:
         print_error(f"fault: {error}")
         return EXIT_FAULT
     except OSError as error:
+        if error.filename is None:
+            discard_output()
         needs_user = error.errno in NEEDS_USER
         kind = "bad input" if needs_user else "fault"
         print_error(f"{kind}: {error.filename or 'standard output'}: {error.strerror or error}")

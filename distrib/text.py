@@ -25,6 +25,12 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def discard_output() -> None:
+    """Drop what standard output did not take, and what is still printed, or Python would try again when it ends."""
+    with contextlib.suppress(io.UnsupportedOperation):  # a stream that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def harmless(text: str) -> str:
     """Return the text with everything escaped, as Python would, that a terminal obeys instead of showing it, but for line ends.
 

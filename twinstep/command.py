@@ -68,15 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no command {given[0]!r}: {hint}")
     options = parser.parse_args(given)
     if options.version:
-        print(versions())
-    elif options.path is not None:
-        return _show_path(options.path)
-    elif options.completion is not None:
+        return _show(versions)
+    if options.path is not None:
+        from distrib.launch_files import find
+
+        return _show(lambda: str(find(options.path)))
+    if options.completion is not None:
         return _show_completion(options.completion)
-    else:
-        parser.print_help(sys.stderr)
-        return _EXIT_BAD_INPUT
-    return 0
+    parser.print_help(sys.stderr)
+    return _EXIT_BAD_INPUT
 
 
 def versions() -> str:
@@ -116,26 +116,25 @@ def _lacking(what: str, extra: str, error: ModuleNotFoundError) -> int:
     return _EXIT_BAD_INPUT
 
 
-def _show_path(name: str) -> int:
-    from distrib.errors import BadInput
-    from distrib.launch_files import find
+def _show(text: Callable[[], str]) -> int:
+    """Print a text and return the exit code, also where nobody reads it."""
+    from distrib.exits import run_command
 
-    try:
-        print(find(name))
-    except BadInput as error:
-        print(f"bad input: {error}", file=sys.stderr)
-        return _EXIT_BAD_INPUT
-    return 0
+    def work() -> int:
+        print(text())
+        return 0
+
+    return run_command(work)
 
 
 def _show_completion(shell: str) -> int:
     try:
         from twinstep.completion import script
 
-        print(script(shell, {name: _help_of(name) for name in COMMANDS}), end="")
+        text = script(shell, {name: _help_of(name) for name in COMMANDS})
     except ModuleNotFoundError as error:
         return _lacking("twinstep --completion", "train", error)
-    return 0
+    return _show(text.rstrip)
 
 
 def _help_of(name: str) -> str:

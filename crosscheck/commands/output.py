@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Generator
@@ -20,6 +21,25 @@ EXIT_INTERRUPTED = 130  # as shells number it
 
 class Unwritable(Exception):
     """A file that an option names, or standard output; the message says why."""
+
+
+def open_streams() -> None:
+    """Open standard input, output and error where they are closed, and let the last two take any text.
+
+    The verdict is in the exit code too, so that nothing printed may end the program. Without this a file that is opened would
+    get the number of a closed stream, and what is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(result: object) -> None:

@@ -7,6 +7,7 @@ run that is started again is followed into its next segment.
 """
 
 import argparse
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -64,8 +65,8 @@ def _show(report: Report, options: argparse.Namespace) -> None:
 
 
 def _seconds(text: str) -> float:
-    """Read a number of seconds. Raises ValueError, which argparse turns into a message."""
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise ValueError
-    return value
+    """Read a number of seconds. Raises ArgumentTypeError."""
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < 1e9:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, which is 0 or more")

@@ -9,8 +9,8 @@ from crosscheck.report.report import Report
 from crosscheck.report.survey import Line, Survey
 from crosscheck.tolerance import FAIL, OCTAVES, WARN
 
-WIDTH, HEIGHT = 520, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, WIDTH - 8, 12, HEIGHT - 28
+WIDTH, HEIGHT = 520, 278
+LEFT, RIGHT, TOP, BOTTOM = 52, WIDTH - 8, 12, HEIGHT - 46
 _LIMITS = ((WARN, "worth a look"), (FAIL, "wrong"))
 _DOTS = 60  # spans up to which each has a dot
 

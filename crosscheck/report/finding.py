@@ -75,18 +75,22 @@ class Finding:
         """Return the tensor, with the position of the element if there is one."""
         return self.tensor if self.index is None else f"{self.tensor}{list(self.index)}"
 
+    @property
+    def numbers(self) -> str:
+        """Return in words what was recorded and what it was held against; nothing where the finding has no such numbers."""
+        if self.recorded is None or self.expected is None:
+            return ""
+        if self.check == REPLICAS:  # no formula says which of the ranks is right
+            return f"{self.recorded:.9g} here, {self.expected:.9g} on the lowest rank"
+        return f"recorded {self.recorded:.9g}, expected {self.expected:.9g}, eta {self.eta:.4g}"
+
 
 def lines_of(finding: Finding) -> list[str]:
     """Return what a report for people says of a finding, line by line."""
     ranks = f" on rank{'s' * (len(finding.ranks) > 1)} {listed(list(map(str, finding.ranks)))}" if finding.ranks else ""
     lines = [f"- step {finding.step}, {finding.place}{ranks}, {finding.slot}: {finding.cause}"]
-    if finding.recorded is not None and finding.expected is not None:
-        recorded, expected = f"{finding.recorded:.9g}", f"{finding.expected:.9g}"
-        lines.append(
-            f"    {recorded} here, {expected} on the lowest rank"
-            if finding.check == REPLICAS
-            else f"    recorded {recorded}, expected {expected}, eta {finding.eta:.4g}"
-        )
+    if finding.numbers:
+        lines.append(f"    {finding.numbers}")
     if finding.elements > 1 or finding.steps > 1:
         tensors = f" of {len(finding.tensors):,} tensors" if len(finding.tensors) > 1 else ""
         lines.append(

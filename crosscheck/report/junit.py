@@ -87,11 +87,7 @@ def _case(of: str, name: str, kind: str, said: str) -> ElementTree.Element:
 
 
 def _in_words(finding: Finding) -> str:
-    numbers = (
-        ""
-        if finding.recorded is None
-        else f" (recorded {finding.recorded:.9g}, expected {finding.expected}, eta {finding.eta:.4g})"
-    )
+    numbers = f" ({finding.numbers})" if finding.numbers else ""
     return shown(f"step {finding.step}, {finding.place}, {finding.slot}: {finding.cause}{numbers}")
 
 

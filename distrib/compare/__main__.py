@@ -13,13 +13,13 @@ from typing import Any
 from distrib.arguments import Parser
 from distrib.compare.parting import common_steps, differing_keys, first_beyond_rounding, first_difference
 from distrib.compare.read import read_run
-from distrib.compare.text import text
+from distrib.compare.text import notes, text
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.files import to_json, write_atomically
 from distrib.page.live import available
 from distrib.page.run_files import RunFiles
-from distrib.text import harmless
+from distrib.text import harmless, print_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +42,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     runs = [read_run(folder) for folder in given.runs]
     if given.html is not None:
         _write_page(given.html, runs)
+    if given.json:
+        for note in notes(runs):
+            print_error(note)
     print(to_json(_as_json(runs), indent=2) if given.json else harmless(text(runs)))
     return EXIT_DONE
 

@@ -4,11 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from distrib.compare.text import COLUMNS, cells, differing, parting
+from distrib.compare.text import COLUMNS, cells, differing, notes, parting
 from distrib.page.charts import Chart, Format, Series, Table
-from distrib.page.curves import thinned
 from distrib.page.run_files import RunFiles
 from distrib.page.template import fill
 
@@ -39,6 +36,7 @@ def render(runs: Sequence[RunFiles]) -> str:
         averaged=max(-(-len(run.steps) // _POINTS) for run in runs[:MOST_DRAWN]),
         left_out=max(0, len(runs) - MOST_DRAWN),
         results=Table(("Run", *COLUMNS), tuple((run.name, *cells(run)) for run in runs)),
+        notes=notes(runs),
         partings=[(other.name, parting(first, other)) for other in others],
         configuration=Table(("Key", *names), tuple(differing(runs))),
         data={"charts": [chart.to_json() for chart in drawn], "marks": [], "steps_per_epoch": None},
@@ -55,18 +53,18 @@ def _short(names: Sequence[str]) -> tuple[str, list[str]]:
 
 def _charts(runs: Sequence[RunFiles]) -> Iterator[Chart]:
     for name, title, quantity, layout, of_epochs in _QUANTITIES:
-        series = [_series(run, quantity, of_epochs=of_epochs) for run in runs]
+        series = [_series(run, quantity, place, of_epochs=of_epochs) for place, run in enumerate(runs)]
         yield Chart(
             name,
             title,
-            tuple(each for each in series if np.isfinite(each.curve.mean).any()),
+            tuple(each for each in series if each.has_numbers),
             format=layout,
             logarithmic=name == "scale",
         )
 
 
-def _series(run: RunFiles, quantity: str, *, of_epochs: bool) -> Series:
+def _series(run: RunFiles, quantity: str, place: int, *, of_epochs: bool) -> Series:
+    """Return the curve of a run, which has the color of its place in every chart."""
     if of_epochs:
-        return Series(run.name, thinned(run.epochs.steps, run.epochs.values[quantity]), "linked")
-    means, nothing = thinned(run.steps.steps, run.steps.values[quantity], _POINTS), np.empty(0)
-    return Series(run.name, replace(means, low=nothing, high=nothing))
+        return Series(run.name, run.epochs.steps, run.epochs.values[quantity], "linked", place)
+    return Series(run.name, run.steps.steps, run.steps.values[quantity], color=place, most=_POINTS, band=False)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from distrib.compare.parting import Parting, common_steps, differing_keys, first_beyond_rounding, first_difference
 from distrib.config.messages import as_text
+from distrib.layout import SUMMARY
 from distrib.page.run_files import RunFiles, Summary
 
 _NAME, _VALUE = 20, 20  # columns
@@ -14,11 +15,20 @@ COLUMNS = {"accuracy": 9, "test loss": 10, "train loss": 11, "steps": 7, "images
 def text(runs: Sequence[RunFiles]) -> str:
     """Return what the runs came to, in what their configurations differ, and where each parts from the first."""
     first, *others = runs
-    lines = [row_heading(), *(row(run) for run in runs), ""]
+    lines = [row_heading(), *(row(run) for run in runs), *notes(runs), ""]
     lines += _configuration(runs)
     for other in others:
         lines += ["", f"{first.name} and {other.name}: {parting(first, other)}"]
     return "\n".join(lines)
+
+
+def notes(runs: Sequence[RunFiles]) -> list[str]:
+    """Return a line for each run whose summary is damaged."""
+    return [
+        f"note: {run.name}/{SUMMARY} cannot be read, so that the last epoch stands in for it in tables"
+        for run in runs
+        if SUMMARY in run.damaged
+    ]
 
 
 def _configuration(runs: Sequence[RunFiles]) -> list[str]:

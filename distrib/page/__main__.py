@@ -5,8 +5,10 @@ from pathlib import Path
 
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
-from distrib.layout import PAGE, STATUS
+from distrib.files import write_atomically
+from distrib.layout import METRICS, PAGE, STATUS
 from distrib.page.live import available
+from distrib.page.run_files import read_run
 from distrib.text import harmless
 
 USAGE = "usage: twinstep page RUN      (the folder of a run; writes RUN/index.html)"
@@ -30,12 +32,16 @@ def _main(arguments: list[str]) -> int:
         )
     if not available():
         raise BadInput("a page needs Jinja2, which is not installed here: pip install '.[page]' in a clone of Twinstep")
-    from distrib.page.render import write
+    from distrib.page.render import render
 
     try:
-        write(folder)
+        run = read_run(folder)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{folder / PAGE} cannot be written: {error}") from None
+        raise BadInput(f"{folder / METRICS} cannot be read ({getattr(error, 'strerror', error)})") from None
+    try:
+        write_atomically(folder / PAGE, render(run))
+    except OSError as error:
+        raise BadInput(f"{folder / PAGE} cannot be written ({error.strerror})") from None
     print(harmless(str(folder / PAGE)))
     return EXIT_DONE
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distrib.page.curves import Column, Curve, thinned
+from distrib.page.curves import MOST_POINTS, Column, thinned
 from distrib.page.run_files import RunFiles
 
 Format = Literal["number", "percent", "integer"]
 
-_DIGITS = 5  # of a number in the page
+_DIGITS = 5  # of a number in the page; those before the point are all there
 _TABLE_ROWS = 24
 
 
@@ -21,19 +21,30 @@ class Series:
     """One line or set of points."""
 
     label: str
-    curve: Curve
+    steps: Column
+    values: Column
     dots: Literal["none", "linked", "alone"] = "none"  # one an epoch, with a line; one an event, without
+    color: int = 0  # its number in the style of the page
+    most: int = MOST_POINTS
+    band: bool = True  # from the lowest to the highest value of each point that is a mean
 
     def to_json(self) -> dict[str, Any]:
-        curve = self.curve
+        curve = thinned(self.steps, self.values, self.most)
         return {
             "label": self.label,
             "dots": self.dots,
+            "color": self.color,
             "steps": [int(step) for step in curve.steps],
+            "until": [int(step) for step in curve.until],
             "mean": _numbers(curve.mean),
-            "low": _numbers(curve.low),
-            "high": _numbers(curve.high),
+            "low": _numbers(curve.low) if self.band else [],
+            "high": _numbers(curve.high) if self.band else [],
         }
+
+    @property
+    def has_numbers(self) -> bool:
+        """Return whether there is anything to draw."""
+        return bool(np.isfinite(self.values).any())
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,7 @@ class Chart:
     name: str  # in the page's addresses
     title: str
     series: tuple[Series, ...]
+    unit: str = ""  # of its values, or what they are shares of, where the title does not say it
     format: Format = "number"
     logarithmic: bool = False
     limit: float | None = None  # drawn as a level line
@@ -73,18 +85,24 @@ def _all(run: RunFiles) -> Iterator[Chart]:
 
     def line(label: str, name: str, values: Column | None = None) -> list[Series]:
         column = steps.values[name] if values is None else values
-        return [Series(label, thinned(steps.steps, column))] if np.isfinite(column).any() else []
+        series = Series(label, steps.steps, column)
+        return [series] if series.has_numbers else []
 
-    def dots(label: str, name: str) -> list[Series]:
-        column = epochs.values[name]
-        return [Series(label, thinned(epochs.steps, column), "linked")] if epochs.has(name) else []
+    def dots(label: str, name: str, color: int = 0) -> list[Series]:
+        series = Series(label, epochs.steps, epochs.values[name], "linked", color)
+        return [series] if series.has_numbers else []
 
-    yield Chart("loss", "Loss", (*line("training", "loss"), *dots("test", "test_loss")))
+    yield Chart("loss", "Loss", (*line("training", "loss"), *dots("test", "test_loss", color=1)))
     yield Chart("accuracy", "Test accuracy", (*dots("test accuracy", "test_accuracy"),), format="percent")
     yield Chart("rate", "Learning rate", (*line("learning rate", "lr"),))
-    yield Chart("speed", "Throughput", (*line("images a second", "seconds", _images_a_second(run)),), format="integer")
+    speed = line("images a second", "seconds", _images_a_second(run))
+    yield Chart("speed", "Throughput", tuple(speed), "images a second", format="integer")
     waited = line("share of the step's time", "data_seconds", _share_of_time(run))
-    yield Chart("data", "Waiting for the batch", tuple(waited), format="percent", note="By the host's clock.")
+    yield Chart(
+        *("data", "Waiting for the batch", tuple(waited), "share of the step's time"),
+        format="percent",
+        note="By the host's clock.",
+    )
     yield _gradient(run, line("gradient norm", "gradient_norm"))
     yield Chart(
         "scale",
@@ -130,11 +148,13 @@ def _skipped(run: RunFiles) -> list[Series]:
     chosen = (run.steps.values["applied"] == 0) & np.isfinite(scale)
     if not chosen.any():
         return []
-    return [Series("skipped steps", thinned(run.steps.steps[chosen], scale[chosen]), "alone")]
+    return [Series("skipped steps", run.steps.steps[chosen], scale[chosen], "alone", color=1)]
 
 
 def _skipped_note(run: RunFiles) -> str:
     skipped = int((run.steps.values["applied"] == 0).sum())
+    if not skipped:
+        return "No step was skipped."
     return f"{skipped:,} of {len(run.steps):,} steps were skipped: their gradients overflowed float16."
 
 
@@ -149,11 +169,20 @@ class Table:
 def table_of_steps(run: RunFiles) -> Table:
     """Return some steps spread over the run, the first and the last among them."""
     steps, total = run.steps, len(run.steps)
-    columns = {"Loss": "loss", "Learning rate": "lr", "Gradient norm": "gradient_norm", "Loss scale": "loss_scale"}
-    there = {head: steps.values[name] for head, name in columns.items() if steps.has(name)}
+    columns: dict[str, tuple[str, Format]] = {
+        "Loss": ("loss", "number"),
+        "Learning rate": ("lr", "number"),
+        "Gradient norm": ("gradient_norm", "number"),
+        "Loss scale": ("loss_scale", "integer"),
+    }
+    there = {head: column for head, column in columns.items() if steps.has(column[0])}
     chosen = sorted({round(float(i)) for i in np.linspace(0, total - 1, min(total, _TABLE_ROWS))})
     rows = (
-        (f"{int(steps.steps[i]):,}", *(shown(float(column[i]), "number") for column in there.values())) for i in chosen
+        (
+            f"{int(steps.steps[i]):,}",
+            *(shown(float(steps.values[name][i]), format_) for name, format_ in there.values()),
+        )
+        for i in chosen
     )
     return Table(("Step", *there), tuple(rows))
 
@@ -183,24 +212,30 @@ def shown(value: float, format_: Format) -> str:
     """Return a number as a person reads it, and a dash for none."""
     if not math.isfinite(value):
         return "–"
-    return {"percent": f"{value:.2%}", "integer": f"{value:,.0f}", "number": f"{value:.4g}"}[format_]
+    if format_ == "percent":
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if format_ == "integer" and abs(value) >= 1 else f"{value:.4g}"  # a loss scale may be 0.25
 
 
 def _in_words(series: Series, format_: Format) -> str:
-    curve = series.curve
-    there = np.flatnonzero(np.isfinite(curve.mean))
+    there = np.flatnonzero(np.isfinite(series.values))
     if not len(there):
         return ""
 
     def at(index: int) -> str:
-        return f"{shown(float(curve.mean[index]), format_)} at step {int(curve.steps[index]):,}"
+        return f"{shown(float(series.values[index]), format_)} at step {int(series.steps[index]):,}"
 
-    low, high = there[np.argmin(curve.mean[there])], there[np.argmax(curve.mean[there])]
+    low, high = there[np.argmin(series.values[there])], there[np.argmax(series.values[there])]
     return f"{series.label}: first {at(there[0])}, last {at(there[-1])}, lowest {at(low)}, highest {at(high)}."
 
 
 def _numbers(values: Iterable[float]) -> list[float | None]:
-    return [float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None for value in values]
+    return [_short(value) if math.isfinite(value) else None for value in values]
+
+
+def _short(value: float) -> float:
+    """Return the number with as many digits as a page shows. A loss scale is a power of two, and keeps all of them."""
+    return float(f"{value:.{_DIGITS}g}") if abs(value) < 10**_DIGITS else float(round(value))
 
 
 def _positive(value: object) -> float | None:

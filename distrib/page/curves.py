@@ -21,7 +21,7 @@ _LONGEST_LINE = 2**16
 _OF_STEPS = ("loss", "lr", "applied", "seconds", "data_seconds", "gradient_norm", "loss_scale")
 _OF_EPOCHS = (
     *("epoch", "train_loss", "test_loss", "test_accuracy", "lr", "skipped_steps"),
-    *("images_per_second", "flop_per_second", "share_of_peak", "data_share", "flop", "peak_memory"),
+    *("images_per_second", "flop_per_second", "data_share", "flop", "peak_memory"),
 )
 
 
@@ -42,15 +42,16 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What is drawn of one quantity: for each point the mean, the lowest and the highest value of its steps.
+    """What is drawn of one quantity: for each point its first and last step, and the mean, the lowest and the highest value of these.
 
-    Where a point is one step, `low` and `high` are empty.
+    Where a point is one step, `until`, `low` and `high` are empty.
     """
 
     steps: Column
     mean: Column
     low: Column
     high: Column
+    until: Column
 
 
 def read(path: Path) -> tuple[Lines, Lines]:
@@ -74,7 +75,7 @@ def thinned(steps: Column, values: Column, most: int = MOST_POINTS) -> Curve:
     width = -(-len(steps) // most)
     nothing = np.empty(0)
     if width <= 1:
-        return Curve(steps, values, nothing, nothing)
+        return Curve(steps, values, nothing, nothing, nothing)
     first = np.arange(0, len(steps), width)
     there = np.isfinite(values)
     counts = np.add.reduceat(there.astype(float), first)
@@ -83,7 +84,7 @@ def thinned(steps: Column, values: Column, most: int = MOST_POINTS) -> Curve:
     missing = counts == 0
     low = np.where(missing, math.nan, np.minimum.reduceat(np.where(there, values, math.inf), first))
     high = np.where(missing, math.nan, np.maximum.reduceat(np.where(there, values, -math.inf), first))
-    return Curve(steps[first], mean, low, high)
+    return Curve(steps[first], mean, low, high, steps[np.minimum(first + width, len(steps)) - 1])
 
 
 class _Columns:

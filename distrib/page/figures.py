@@ -17,20 +17,28 @@ def figures(run: RunFiles) -> Iterator[tuple[str, str]]:
         return float(column[-1]) if len(column) and math.isfinite(column[-1]) else None
 
     if (images := last("images_per_second")) is not None:
-        yield "images a second", f"{images:,.0f}"
+        yield "images a second, last epoch", f"{images:,.0f}"
     if (waited := last("data_share")) is not None:
-        yield "waiting for batches", f"{waited:.1%} of a step"
+        yield "waiting for batches, last epoch", f"{waited:.1%} of a step"
     if (flops := last("flop_per_second")) is not None:
-        yield "FLOP a second", scaled(flops, "FLOP/s")
+        yield "FLOP a second, last epoch", scaled(flops, "FLOP/s")
     if facts.peak_flop_per_second is not None:
-        used = "" if (share := last("share_of_peak")) is None else f", of which {share:.1%} is used"
-        yield "measured peak", scaled(facts.peak_flop_per_second, "FLOP/s") + used
+        yield "measured peak", scaled(facts.peak_flop_per_second, "FLOP/s") + _used(facts.peak_flop_per_second, flops)
     if facts.flop_per_image is not None:
         yield "FLOP of an image", scaled(facts.flop_per_image, "FLOP") + ", forward and backward"
     if (flop := last("flop")) is not None:
         yield "FLOP of training", scaled(flop, "FLOP")
     if (memory := last("peak_memory")) is not None:
         yield "peak memory of rank 0", f"{memory / 2**20:,.0f} MiB"
+
+
+def _used(peak: float, flops: float | None) -> str:
+    """Return in words how much of the measured peak the run reaches."""
+    if flops is None:
+        return ""
+    if flops > peak:
+        return ", which the run exceeds: the device was probably busy while it was measured"
+    return f", of which {flops / peak:.1%} is used"
 
 
 def scaled(value: float, unit: str) -> str:

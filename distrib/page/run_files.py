@@ -1,11 +1,12 @@
 """Reads the files of a run's folder that the page shows. A damaged file is noted, and only its part of the page is missing."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from distrib import layout
 from distrib.config.load import read_toml
@@ -87,15 +88,23 @@ class Summary(BaseModel):
 class Finding(BaseModel):
     """A disagreement that the cross-check found."""
 
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
     step: int
     tensor: str
     slot: str
     cause: str = ""
-    recorded: str | None = None
-    expected: str | None = None
-    eta: str | None = None
+    check: str = ""
+    recorded: float | None = None
+    expected: float | None = None
+    eta: float = math.inf
+
+    @property
+    def numbers(self) -> str:
+        """What was recorded and what it was held against, in the words of the cross-check's own report; empty without such numbers."""
+        if self.recorded is None or self.expected is None:
+            return ""
+        if self.check == "replicas":
+            return f"{self.recorded:.9g} here, {self.expected:.9g} on the lowest rank"
+        return f"recorded {self.recorded:.9g}, expected {self.expected:.9g}, eta {self.eta:.4g}"
 
 
 class Power(BaseModel):

@@ -45,7 +45,7 @@ def _environment() -> Environment:
         finalize=_harmless,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"number": _number, "percent": _percent, "thousands": _thousands}
+    environment.filters |= {"number": _number, "finite": _finite, "percent": _percent, "thousands": _thousands}
     return environment
 
 
@@ -63,6 +63,11 @@ def _number(value: float | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or "–"
     return f"{value:.3g}" if math.isfinite(value) else str(value)
+
+
+def _finite(value: float) -> str:
+    """Return a number of metrics.jsonl, which has null in place of infinity and NaN."""
+    return _number(value) if math.isfinite(value) else "not finite"
 
 
 def _thousands(value: int | None) -> str:

@@ -67,8 +67,8 @@ class StepSync:
         self._work = None
         if not math.isfinite(loss):
             raise RunFault(
-                f"step {step}: the global loss is {loss}; all ranks stopped before this update, and the last "
-                "checkpoint is kept. Likely causes: a learning rate that is too high (optimizer.lr, schedule), "
+                f"step {step}: the global loss is {loss}; all ranks stopped before this update, and any "
+                "earlier checkpoint is kept. Likely causes: a learning rate that is too high (optimizer.lr, schedule), "
                 "float16 without room (precision.mode), or bad images; training.clip_norm may help"
             )
         return StepResult(loss, stop > 0, checkpoint > 0)

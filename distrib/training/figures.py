@@ -18,14 +18,18 @@ class Compute:
         return None if self.flop_per_image is None else self.flop_per_image * images
 
     def rates(self, images_per_second: float | None) -> dict[str, float | None]:
-        """Return under their names in metrics.jsonl the speed in images and in FLOP, and the share of the measured peak, 1 for all of it."""
-        flops = None
+        """Return under their names in metrics.jsonl the speed in images and in FLOP, and the share of the measured peak, 1 for all of it.
+
+        There is no share where the run is faster than that peak: the device was busy when it was measured.
+        """
+        flops = share = None
         if self.flop_per_image is not None and images_per_second is not None:
             flops = self.flop_per_image * images_per_second
+            share = flops / self.peak if flops <= self.peak else None
         return {
             "images_per_second": images_per_second,
             "flop_per_second": flops,
-            "share_of_peak": None if flops is None else flops / self.peak,
+            "share_of_peak": share,
         }
 
 

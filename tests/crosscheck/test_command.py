@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from crosscheck import Recorder, replay
+from crosscheck.__main__ import main
 from tests.crosscheck.recording import parts_of
 from tests.crosscheck.trace.trace_files import adam, part_file, record, rewrite, run, segment, sgd
 from tests.support import JAX, ROOT, TORCH, largest_file, run_without, wait_until
@@ -431,6 +432,35 @@ def test_as_a_program_with_an_odd_terminal(trace: Path) -> None:
 
 
 # What is no verdict is never exit code 1
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("value", [None, 7.0], ids=["match", "mismatch"])
+def test_a_stream_that_python_found_closed_changes_no_verdict(
+    trace: Path, stream: str, value: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is not None:
+        harm(trace, value)
+    monkeypatch.setattr(sys, stream, None)
+    assert main(["replay", str(trace)]) == (value is not None)
+
+
+def test_a_program_without_output_and_error_has_an_exit_code_and_writes_its_report_only(
+    trace: Path, tmp_path: Path
+) -> None:
+    """What is printed must not end in the files that are opened in place of the streams."""
+    harm(trace)
+    command = [sys.executable, "-m", "crosscheck", "replay", trace, "--json", tmp_path / "report.json"]
+    shell = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command]
+    assert subprocess.run(shell, check=False, cwd=ROOT).returncode == 1
+    assert strict(tmp_path / "report.json")["verdict"] == "mismatch"
+
+
+@pytest.mark.parametrize("seconds", ["-1", "soon", "nan"])
+def test_seconds_that_are_none_are_refused_in_words(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["watch", "trace", "--timeout", seconds])
+    assert f"--timeout: {seconds!r} is no number of seconds, which is 0 or more" in capsys.readouterr().err
 
 
 def test_a_full_disk_under_standard_output_is_no_mismatch(trace: Path) -> None:

@@ -23,6 +23,6 @@ def test_without_its_packages_it_says_what_to_install(
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
     [line] = result.stderr.splitlines()
     assert line.startswith("bad input: python -m distrib.train needs ")
-    assert "pip install 'twinstep[train]'" in line
+    assert "pip install '.[train]' in a clone of Twinstep" in line
     said = read_json(status)
     assert (said["exit_code"], said["reason"], said["retry"]) == (2, line, False)

@@ -53,7 +53,8 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     assert summary["peak_device_memory"] is None, "a CPU has no memory of its own"
     assert summary["flop"] == 640 * 69_209_856
     assert summary["flop_per_second"] == pytest.approx(69_209_856 * summary["images_per_second"])
-    assert 0 < summary["share_of_peak"] < 10, "the machine may have been busier while its peak was measured"
+    share = summary["share_of_peak"]
+    assert share is None or 0 < share <= 1, "none if the machine was busier while its peak was measured"
     assert 0 < summary["data_share"] < 1
     assert summary["peak_memory"] > 2**26
     assert 0 <= summary["test_accuracy"] <= 1

@@ -1,5 +1,6 @@
 """The command `twinstep`: what it hands on to whom, and what it says itself."""
 
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -75,6 +76,17 @@ def test_versions_of_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_mistakes_name_the_way_out(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     assert words in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--path", "cpu-2"]])
+def test_a_reader_that_has_gone_is_told_in_a_line(arguments: list[str]) -> None:
+    """As in `twinstep --version | true`: Python itself would print a traceback, or an exception that it ignores."""
+    read, write = os.pipe()
+    os.close(read)
+    command, environment = [sys.executable, "-m", "twinstep", *arguments], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "fault: standard output: Broken pipe\n")
 
 
 def test_a_path_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,21 @@
 // Draws the charts of a run with uPlot. Without it the page's tables say the same.
 "use strict";
-const COLORS = 8; // that page.css names
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const color = (index) => style(`--c${index % COLORS}`);
+  const color = (number) => style(`--c${number}`);
   const markColors = { stop: "--warn", fault: "--bad", resume: "--c0" };
   const formats = {
     number: (v) => (v !== 0 && (Math.abs(v) < 1e-3 || Math.abs(v) >= 1e6) ? v.toExponential(2) : String(+v.toPrecision(4))),
-    integer: (v) => Math.round(v).toLocaleString("en"),
+    integer: (v) => (Math.abs(v) < 1 ? formats.number(v) : Math.round(v).toLocaleString("en")),
     percent: (v) => `${(100 * v).toFixed(2)} %`,
   };
-  const axisFormats = { ...formats, percent: (v) => `${+(100 * v).toFixed(1)} %` };
+  const axisFormats = {
+    ...formats,
+    integer: (v) => (Math.abs(v) < 1e9 ? formats.integer(v) : v.toExponential(1)),
+    percent: (v) => `${+(100 * v).toFixed(1)} %`,
+  };
+  const whole = (v) => v.toLocaleString("en");
   const plots = [];
 
   const everyStep = page.charts.flatMap((chart) => chart.series.flatMap((s) => s.steps));
@@ -26,16 +30,16 @@ const COLORS = 8; // that page.css names
 
   function plot(element, chart) {
     const series = [{}], bands = [], shown = [];
-    chart.series.forEach((s, number) => {
-      shown.push({ label: s.label, index: series.length, banded: s.low.length > 0, alone: s.dots === "alone" });
+    chart.series.forEach((s) => {
+      shown.push({ ...s, index: series.length });
       series.push({
-        stroke: () => color(number), width: 1.75, spanGaps: true,
+        stroke: () => color(s.color), width: 1.75, spanGaps: true,
         paths: s.dots === "alone" ? () => null : undefined,
-        points: s.dots !== "none" ? { show: true, size: 7, fill: () => color(number) } : undefined,
+        points: s.dots !== "none" ? { show: true, size: 7, fill: () => color(s.color) } : undefined,
       });
       if (s.low.length) {
         for (let i = 0; i < 2; i++) series.push({ stroke: "transparent", width: 0, spanGaps: true, points: { show: false } });
-        bands.push({ series: [series.length - 1, series.length - 2], fill: () => `color-mix(in srgb, ${color(number)} 22%, transparent)` });
+        bands.push({ series: [series.length - 1, series.length - 2], fill: () => `color-mix(in srgb, ${color(s.color)} 22%, transparent)` });
       }
     });
     series.push({ show: false });
@@ -46,9 +50,9 @@ const COLORS = 8; // that page.css names
       scales: { x: { time: false }, y: chart.logarithmic ? { distr: 3, log: 2 } : {} },
       legend: { show: false },
       axes: [
-        { ...axis, incrs: [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap((e) => [1, 2, 5].map((n) => n * 10 ** e)),
-          values: (_, ticks) => ticks.map((v) => v.toLocaleString("en")) },
-        { ...axis, size: 70, values: (_, ticks) => ticks.map((v) => (v === null ? "" : axisFormats[chart.format](v))) },
+        { ...axis, size: 32, label: "step", labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", incrs: [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap((e) => [1, 2, 5].map((n) => n * 10 ** e)),
+          values: (_, ticks) => ticks.map(whole) },
+        { ...axis, size: room, values: (_, ticks) => ticks.map((v) => (v === null ? "" : axisFormats[chart.format](v))) },
       ],
       cursor: { sync: { key: "steps", scales: ["x", null] }, drag: { x: true, y: false }, y: false, points: { size: 7 } },
       hooks: { draw: [(self) => drawMarks(self, chart)], setCursor: [(self) => { output.textContent = reading(self, chart, shown); }] },
@@ -57,6 +61,14 @@ const COLORS = 8; // that page.css names
     new ResizeObserver(() => u.setSize({ width: element.clientWidth, height: element.clientHeight })).observe(element);
     element.addEventListener("keydown", (event) => key(event, u, output));
     element.addEventListener("blur", () => output.removeAttribute("aria-live"));
+  }
+
+  // The width that the labels of an axis take. A later cycle of the layout keeps it, or it would never end.
+  function room(u, labels, number, cycle) {
+    const axis = u.axes[number];
+    if (cycle > 1) return axis._size;
+    u.ctx.font = axis.font[0];
+    return 20 + Math.max(30, ...(labels ?? []).map((label) => u.ctx.measureText(label).width / devicePixelRatio));
   }
 
   // Stops, resumes and faults as upright lines, and the limit of clipping as a level one.
@@ -78,21 +90,28 @@ const COLORS = 8; // that page.css names
     ctx.restore();
   }
 
-  // What stands at the cursor, in words: the last value of each series up to there.
+  // What stands at the cursor, in words: the last value of each series up to there, and what happened until its next point.
   function reading(u, chart, shown) {
     const at = u.cursor.idx;
     if (at === null || at === undefined || u.cursor.left < 0) return "";
     const step = u.data[0][at], format = formats[chart.format];
     const epoch = page.steps_per_epoch ? `, epoch ${Math.ceil(step / page.steps_per_epoch)}` : "";
-    const values = shown.map(({ label, index, banded, alone }) => {
+    const values = shown.map((s) => {
       let i = at;
-      while (i >= 0 && !alone && (u.data[index][i] === null || u.data[index][i] === undefined)) i--;
-      if (i < 0 || u.data[index][i] === null || u.data[index][i] === undefined) return null;
-      const range = banded && i === at ? ` (${format(u.data[index + 1][i])} to ${format(u.data[index + 2][i])})` : "";
-      return `${label} ${format(u.data[index][i])}${range}`;
+      while (i >= 0 && s.dots !== "alone" && (u.data[s.index][i] === null || u.data[s.index][i] === undefined)) i--;
+      if (i < 0 || u.data[s.index][i] === null || u.data[s.index][i] === undefined) return null;
+      return `${s.label} ${format(u.data[s.index][i])}${spread(s, s.steps.indexOf(u.data[0][i]), format)}`;
     });
-    const marks = page.marks.filter((m) => m.step === step).map((m) => m.text);
-    return [`step ${step.toLocaleString("en")}${epoch}`, ...values.filter((v) => v !== null), ...marks].join("; ");
+    const next = u.data[0][at + 1] ?? Infinity;
+    const marks = page.marks.filter((m) => m.step >= step && m.step < next).map((m) => (m.step === step ? m.text : `step ${whole(m.step)}: ${m.text}`));
+    return [`step ${whole(step)}${epoch}`, ...values.filter((v) => v !== null), ...marks].join("; ");
+  }
+
+  // Of a point that stands for several steps: from the lowest to the highest value, and which steps it is the mean of.
+  function spread(s, i, format) {
+    if (!s.until.length || s.until[i] === s.steps[i]) return "";
+    const range = s.low.length ? ` (${format(s.low[i])} to ${format(s.high[i])})` : "";
+    return `${range}, mean of steps ${whole(s.steps[i])} to ${whole(s.until[i])}`;
   }
 
   function zoom(factor, center) {

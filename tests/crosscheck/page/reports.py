@@ -7,7 +7,7 @@ import numpy as np
 
 from crosscheck import Finding, Report, Verdict
 from crosscheck.checks.eta_map import EtaMap
-from crosscheck.report.finding import Arithmetic
+from crosscheck.report.finding import REPLICAS, Arithmetic
 from crosscheck.report.report import Power
 from crosscheck.report.survey import COLUMNS, TENSORS_DRAWN, TENSORS_LISTED, Survey
 from crosscheck.report.verdict import CheckResult
@@ -120,6 +120,21 @@ def mismatching(eta: float = math.inf) -> Report:
     )
 
 
+def parted() -> Report:
+    """Return the report on two ranks that do not hold the same, which no formula tells which of them is right."""
+    finding = Finding(
+        step=5,
+        tensor="layer.0.weight",
+        slot="param",
+        index=(1, 2),
+        recorded=1.5599999427795410,
+        expected=1.0399999618530273,
+        cause="rank 1 holds another param than rank 0",
+        check=REPLICAS,
+    )
+    return replace(matching(), verdict=Verdict.MISMATCH, findings=(finding,), ranks=2)
+
+
 def vacuous() -> Report:
     """Return the report on a record without a step."""
     return replace(
@@ -190,5 +205,6 @@ ALL = {
     "ranks": lambda: replace(
         mismatching(9.0), ranks=2, findings=tuple(replace(f, ranks=(1,)) for f in mismatching(9.0).findings)
     ),
+    "parted": parted,
     "no survey": lambda: replace(matching(), survey=None),
 }

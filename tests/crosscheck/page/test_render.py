@@ -12,7 +12,18 @@ import pytest
 from crosscheck import Report
 from crosscheck.page.render import render
 from crosscheck.report.survey import COLUMNS, TENSORS_DRAWN, Survey
-from tests.crosscheck.page.reports import ALL, HOSTILE, MARKUP, hostile, large, matching, mismatching, survey, vacuous
+from tests.crosscheck.page.reports import (
+    ALL,
+    HOSTILE,
+    MARKUP,
+    hostile,
+    large,
+    matching,
+    mismatching,
+    parted,
+    survey,
+    vacuous,
+)
 from tests.markup import Elements
 
 
@@ -143,6 +154,13 @@ def test_ranks_are_named() -> None:
     read = text_of(render(ALL["ranks"](), ""))
     assert "steps, on 2 ranks" in read
     assert "on rank 1" in read
+
+
+def test_nothing_is_expected_of_ranks_that_differ() -> None:
+    read = text_of(render(parted(), ""))
+    assert "(1.55999994 here, 1.03999996 on the lowest rank)" in read
+    assert "expected 1.0" not in read
+    assert "eta inf" not in read
 
 
 @pytest.mark.parametrize("report", [matching(), hostile()], ids=["match", "hostile"])

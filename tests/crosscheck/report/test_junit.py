@@ -9,7 +9,7 @@ import pytest
 
 from crosscheck import Report
 from crosscheck.report.junit import to_junit
-from tests.crosscheck.page.reports import ALL, MARKUP, hostile, large, matching, mismatching, vacuous
+from tests.crosscheck.page.reports import ALL, MARKUP, hostile, large, matching, mismatching, parted, vacuous
 
 SCHEMA: dict[str, tuple[set[str], set[str]]] = {
     "testsuites": ({"name", "time", "tests", "failures", "disabled", "errors"}, {"testsuite"}),
@@ -94,6 +94,15 @@ def test_a_mismatch_fails_its_tensors_and_its_checks() -> None:
         "(recorded 1.5, expected 1.25, eta 1e+06)"
     )
     assert failed["learning rate"] == "step 6, group 0, lr: lr is that of the step before"
+
+
+def test_nothing_is_expected_of_ranks_that_differ() -> None:
+    [said] = [
+        said
+        for name, (_, said) in cases(replace(parted(), checks={"replicas": "mismatch"})).items()
+        if "replicas" in name
+    ]
+    assert said.endswith("(1.55999994 here, 1.03999996 on the lowest rank)")
 
 
 def test_every_tensor_of_a_finding_fails_also_one_that_nothing_else_is_known_of() -> None:

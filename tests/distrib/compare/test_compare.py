@@ -81,6 +81,16 @@ def test_what_they_came_to_and_what_differs(
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
+def test_a_summary_that_is_damaged_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = make_run(tmp_path / "one", losses=[2.0]), make_run(tmp_path / "other", losses=[2.0])
+    (other / "summary.json").write_text('{"test_accur')
+    note = f"note: {other}/summary.json cannot be read, so that the last epoch stands in for it in tables"
+    assert note in compare(capsys, one, other)[1].splitlines()
+    _, out, err = compare(capsys, one, other, "--json", "--html", tmp_path / "page.html")
+    assert (json.loads(out)["runs"][str(other)], err) == ({}, f"{note}\n")
+    assert "other/summary.json cannot be read" in (tmp_path / "page.html").read_text()
+
+
 def test_the_first_step_at_which_they_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = make_run(tmp_path / "one", losses=[2.0, 1.5, 1.25], lr=0.1)
     rounded = make_run(tmp_path / "rounded", losses=[2.0, 1.5000001, 1.25], lr=0.1)

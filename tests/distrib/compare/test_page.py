@@ -29,12 +29,25 @@ def test_every_run_is_a_line_of_each_chart(tmp_path: Path) -> None:
     assert "they part at step 2, loss: 1 and 2" in page
 
 
+def test_a_run_has_one_color_and_its_name_in_every_chart(tmp_path: Path) -> None:
+    bare, scaled = (
+        make_run(tmp_path / "bare", losses=[2.0]),
+        make_run(tmp_path / "scaled", losses=[2.0], loss_scale=8.0),
+    )
+    page = render([read_run(bare), read_run(scaled)])
+    charts = {chart["name"]: chart for chart in data(page)["charts"]}
+    assert [(series["label"], series["color"]) for series in charts["loss"]["series"]] == [("bare", 0), ("scaled", 1)]
+    assert [(series["label"], series["color"]) for series in charts["scale"]["series"]] == [("scaled", 1)]
+    assert page.count('<span class="key key-1">scaled</span>') == len(charts) == 4
+
+
 def test_a_long_run_is_drawn_as_means(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", losses=[float(number % 2) for number in range(1000)])
     page = render([read_run(run), read_run(make_run(tmp_path / "b", losses=[0.5]))])
     long, short = data(page)["charts"][0]["series"]
     assert set(long["mean"][:-1]) <= {0.4, 0.6}, "five steps each"
     assert len(long["mean"]) == 200
+    assert (long["steps"][1], long["until"][1]) == (6, 10)
     assert short["mean"] == [0.5]
     assert "the mean of up to 5 steps" in page
 

@@ -35,11 +35,13 @@ def test_a_loss_scale_brings_the_steps_that_it_skipped(run: Any) -> None:
         {"loss_scale": 4.0, "applied": True},
     ]
     [chart] = charts.charts(run(*lines))
-    assert [(series.label, list(series.curve.steps)) for series in chart.series] == [
+    assert [(series.label, list(series.steps)) for series in chart.series] == [
         ("loss scale", [1, 2, 3]),
         ("skipped steps", [1]),
     ]
     assert "1 of 3 steps were skipped" in chart.note
+    [calm] = charts.charts(run(*lines[1:]))
+    assert calm.note == "No step was skipped."
 
 
 def test_clipped_steps_are_counted(run: Any) -> None:
@@ -70,6 +72,35 @@ def test_words_say_what_the_chart_shows(run: Any) -> None:
     assert chart.in_words == (
         "training: first 2 at step 1, last 1 at step 4, lowest 0.5 at step 3, highest 3 at step 2."
     )
+
+
+def test_words_on_a_long_run_are_of_single_steps_and_not_of_means(run: Any) -> None:
+    losses = [1.0] * 4000
+    losses[0], losses[1234], losses[2345], losses[-1] = 2.0, 9.0, 0.25, 3.0
+    [chart] = charts.charts(run(*({"loss": loss} for loss in losses)))
+    assert chart.in_words == (
+        "training: first 2 at step 1, last 3 at step 4,000, lowest 0.25 at step 2,346, highest 9 at step 1,235."
+    )
+
+
+def test_a_point_of_several_steps_says_which(run: Any) -> None:
+    [chart] = charts.charts(run(*[{"loss": 1.0}] * 3001))
+    [series] = chart.to_json()["series"]
+    assert (series["steps"][:2], series["until"][:2]) == ([1, 4], [3, 6])
+    assert (series["steps"][-1], series["until"][-1]) == (3001, 3001)
+    [short] = charts.charts(run({"loss": 1.0}))
+    assert short.to_json()["series"][0]["until"] == []
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 131_072.0, 2.0**24])
+def test_a_loss_scale_keeps_all_of_its_digits(run: Any, scale: float) -> None:
+    found = run({"loss_scale": scale, "loss": 1 / 3})
+    loss, chart = charts.charts(found)
+    assert chart.to_json()["series"][0]["mean"] == [scale]
+    assert loss.to_json()["series"][0]["mean"] == [0.33333]
+    shown = {0.25: "0.25", 1.0: "1", 131_072.0: "131,072", 2.0**24: "16,777,216"}[scale]
+    assert charts.table_of_steps(found).rows == (("1", "0.3333", shown),)
+    assert f"first {shown} at step 1" in chart.in_words
 
 
 def test_the_table_holds_the_first_and_the_last_step(run: Any) -> None:

@@ -69,6 +69,8 @@ def test_many_steps_keep_their_extremes() -> None:
     gap = np.isnan(curve.mean)
     assert gap.any()
     assert (np.isnan(curve.low) == gap).all()
+    assert (curve.until[:-1] + 1 == curve.steps[1:]).all()
+    assert curve.until[-1] == 100_000
 
 
 def test_a_file_that_grows_is_read_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`python -m distrib.page RUN` makes a page again, without torch."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -42,4 +43,12 @@ def test_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (hostile_run(tmp_path, epochs=1) / "index.html").mkdir()
     assert main([str(tmp_path)]) == 2
-    assert "index.html cannot be written" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"bad input: {tmp_path}/index.html cannot be written (Is a directory)\n"
+
+
+def test_metrics_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = hostile_run(tmp_path, epochs=1) / "metrics.jsonl"
+    metrics.unlink()
+    os.mkfifo(metrics)
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"bad input: {metrics} cannot be read (it is a pipe, not a regular file)\n"

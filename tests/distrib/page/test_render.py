@@ -12,7 +12,7 @@ import pytest
 
 from distrib.page.render import render, settings
 from distrib.page.run_files import read_run
-from tests.distrib.page.folders import HOSTILE, HOSTILE_CLASSES, hostile_run, mistakes, write
+from tests.distrib.page.folders import CROSSCHECK, HOSTILE, HOSTILE_CLASSES, hostile_run, mistakes, write
 from tests.markup import Elements
 
 
@@ -99,6 +99,69 @@ def test_it_is_read_without_eyes_and_without_a_mouse(page: str) -> None:
     assert all(below - above <= 1 for above, below in pairwise(levels))
     assert all(a.get("alt") for a in elements.named("img"))
     assert elements.named("html") == [{"lang": "en"}]
+
+
+@pytest.mark.parametrize(
+    ("state", "summary", "words"),
+    [
+        ("running", None, "There is no verdict before training is over."),
+        ("done", None, "There is no summary.json that holds the verdict."),
+        ("done", "{}", "There is no summary.json that holds the verdict."),
+        ("done", '{"crossch', "The verdict is in summary.json, which cannot be read."),
+    ],
+)
+def test_a_verdict_that_is_missing_is_not_put_off_without_reason(
+    tmp_path: Path, state: str, summary: str | None, words: str
+) -> None:
+    run = hostile_run(tmp_path, epochs=1, steps_per_epoch=6)
+    write(run / "status.json", {"state": state})
+    (run / "summary.json").unlink()
+    if summary is not None:
+        (run / "summary.json").write_text(summary)
+    assert words in render(read_run(run))
+
+
+def test_findings_are_told_as_the_cross_check_tells_them(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path, epochs=1, steps_per_epoch=6)
+    parted = {"check": "replicas", "recorded": 1.5599999427795410, "expected": 1.0399999618530273, "eta": "inf"}
+    found = {"step": 2, "tensor": "weight", "slot": "param", "cause": "they differ"}
+    write(run / "crosscheck.json", CROSSCHECK | {"profiles": [], "findings": [found | parted]})
+    page = render(read_run(run))
+    assert "they differ (1.55999994 here, 1.03999996 on the lowest rank)" in page
+    assert "(no step) held against" in page, "a run of which every step was skipped"
+    write(run / "crosscheck.json", CROSSCHECK)
+    assert "(recorded 0.5, expected nan, eta inf)" in render(read_run(run))
+
+
+@pytest.mark.parametrize("loss", ["null", "Infinity", "NaN"])
+def test_a_loss_that_is_not_finite_is_called_so(tmp_path: Path, loss: str) -> None:
+    """metrics.jsonl has null for every number that JSON has not, so that nobody knows which one it was."""
+    (tmp_path / "metrics.jsonl").write_text(f'{{"kind": "step", "step": 1, "loss": {loss}}}\n')
+    assert "<b>not finite</b> training loss of the last step" in render(read_run(tmp_path))
+
+
+def test_every_shade_of_the_confusion_can_be_read(page: str) -> None:
+    """WCAG AA asks for a contrast of 4.5 between a text and what is behind it."""
+    shades = re.findall(r"shade-\d \{ background: color-mix\(in srgb, var\(--(c\d)\) (\d+)%, transparent\)", page)
+    assert len(shades) == 18
+    light_and_dark = {name: re.findall(rf"--{name}: (#\w+)", page) for name in ("paper", "ink", "c0", "c1")}
+    for theme in range(2):
+        colors = {name: rgb(found[theme]) for name, found in light_and_dark.items()}
+        for name, share in shades:
+            mixed = zip(colors["paper"], colors[name], strict=True)
+            behind = [paper + (color - paper) * int(share) / 100 for paper, color in mixed]
+            dim, bright = sorted((luminance(colors["ink"]), luminance(behind)))
+            assert (bright + 0.05) / (dim + 0.05) > 4.5, (name, share)
+
+
+def rgb(color: str) -> list[float]:
+    digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+    return [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+
+
+def luminance(color: list[float]) -> float:
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_what_differs_from_the_defaults_comes_first(tmp_path: Path) -> None:
