@@ -55,8 +55,8 @@ def build(
 
     Calls `raise_if_stop_requested` with the step that the run stands at, on every rank alike: each stage may take minutes.
     """
-    device = accelerator.device
-    if config.training.cuda_graph:
+    device, training = accelerator.device, config.training
+    if training.cuda_graph:
         collectives.on_every_rank(accelerator, lambda: expect_capturable(device))
     precision = collectives.on_every_rank(accelerator, lambda: Precision(config.precision, device))
     peak = sum(collectives.all_gather_json(accelerator, peak_flop_per_second(device, precision)))
@@ -67,7 +67,7 @@ def build(
     moments = dataset.moments()
     plan = _plan(config, len(dataset.train), accelerator)
     expect_room(config.output.profile_steps, plan)
-    config.crosscheck.expect_steps(plan.steps(config.training.epochs))
+    config.crosscheck.expect_steps(plan.steps(training.epochs))
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
     network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, moments, plan, device))
@@ -83,7 +83,21 @@ def build(
         _mixing(config.data),
     )
     identity = _identity(fingerprint, plan, device, precision, network)
-    resumed = _resume(config, folder, identity, accelerator, display, update, plan)
+    resumed = resume.continue_from(
+        config.checkpoint,
+        config.keys(),
+        folder,
+        identity,
+        accelerator,
+        display,
+        update,
+        non_default=config.non_default_keys(),
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.steps(training.epochs),
+        is_enough=lambda progress: (
+            progress.enough(stop_at_accuracy=training.stop_at_accuracy, patience=training.patience) is not None
+        ),
+    )
     raise_if_stop_requested(resumed.step)
     run = Run(
         config=config,
@@ -103,10 +117,10 @@ def build(
         update=update,
         step_sync=StepSync(device, accelerator.num_processes),
         replica_check=ReplicaCheck(
-            accelerator, capture=lambda: state.capture(update), every=config.training.check_ranks_every
+            accelerator, capture=lambda: state.capture(update), every=training.check_ranks_every
         ),
         identity=identity,
-        inference=_inference(dataset.classes, *moments, config.data.image_size, config.training.tta),
+        inference=_inference(dataset.classes, *moments, config.data.image_size, training.tta),
         resumed=resumed,
     )
     _warm_up(run)
@@ -191,34 +205,6 @@ def _inference(classes: Sequence[str], mean: Tensor, std: Tensor, image_size: in
         std=[value.item() for value in std],
         image_size=image_size,
         tta=tta,
-    )
-
-
-def _resume(
-    config: RunConfig,
-    folder: Path,
-    identity: Identity,
-    accelerator: Accelerator,
-    display: Display,
-    update: Update,
-    plan: Plan,
-) -> resume.Resumed:
-    """Put back the checkpoint to continue from, if there is one. Raises BadInput."""
-    training = config.training
-    return resume.continue_from(
-        config.checkpoint,
-        config.keys(),
-        folder,
-        identity,
-        accelerator,
-        display,
-        update,
-        non_default=config.non_default_keys(),
-        steps_per_epoch=plan.steps_per_epoch,
-        total_steps=plan.steps(training.epochs),
-        is_enough=lambda progress: (
-            progress.enough(stop_at_accuracy=training.stop_at_accuracy, patience=training.patience) is not None
-        ),
     )
 
 
