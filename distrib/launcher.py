@@ -3,24 +3,34 @@
 Accelerate's own command turns every exit code of a rank into 1, and shows twenty lines of its own after a Ctrl-C or bad input. This one
 starts the same ranks in the same way, lets them have the last word, and exits with the code of the run: 0 done, 1 fault, 2 bad
 input, 75 stopped on request, and 128 and the number of the signal where one killed a rank that nobody could speak for.
+
+A signal that asks to stop is passed on to the ranks, for whose end the launcher waits; before there are any it leaves at once.
 """
 
+import contextlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
 from distrib.exits import run_command
-from distrib.job.status import PATH, read_status
+from distrib.job.outcome import outcome_of
+from distrib.job.status import PATH, Status, read_status
+from distrib.job.stop import BEFORE_THE_RUN, Stopped, signals_heard
 from distrib.launch_files import find_launch_file
 from distrib.layout import STATUS
+from distrib.text import print_error
 
 _SIGNALLED = 128  # and the number of the signal, as shells have it
 _NUMBER, _TEXT = (int, "a whole number"), (str, "text (in quotes)")
@@ -60,10 +70,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     # The launcher's default, which it would announce; the trainer takes all cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with tempfile.TemporaryDirectory(prefix="twinstep-") as place:
+    # The agent of several ranks dies of SIGUSR1, and leaves them behind, unless it is told to pass it on.
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", ",".join(each.name for each in (*signals_heard(), signal.SIGQUIT)))
+    with tempfile.TemporaryDirectory(prefix="twinstep-") as place, _passing_on(place):
         os.environ.setdefault(PATH, str(Path(place) / STATUS))
-        code = run_command(lambda: _launch(given))
-        return _of_the_run(Path(os.environ[PATH]), code)
+        return run_command(lambda: _to_its_end(given, Path(os.environ[PATH])))
+
+
+def _to_its_end(arguments: Sequence[str], status: Path) -> int:
+    """Launch, and return the exit code of the run. Raises BadInput, and OSError where the status of an earlier launch cannot be removed."""
+    if status.is_file():
+        status.unlink()
+    return _of_the_run(status, _launch(arguments))
+
+
+@contextmanager
+def _passing_on(place: str) -> Generator[None]:
+    """Pass signals that ask to stop on to the rank. While there is none, leave at once, and remove the folder `place` before.
+
+    One rank is a child to which only a terminal would send them. Several have an agent, which puts a handler of its own in this one's place.
+    """
+
+    def pass_on(number: int, _frame: object) -> None:
+        ranks = psutil.Process().children()
+        for rank in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.send_signal(number)
+        if not ranks:
+            code = _stopped(number, BEFORE_THE_RUN)
+            shutil.rmtree(place, ignore_errors=True)
+            os._exit(code)  # an exception would become a traceback of whatever is being imported
+
+    earlier = {number: signal.signal(number, pass_on) for number in signals_heard()}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _stopped(number: int, where: str) -> int:
+    """Say, and write into the status, that this signal stopped the run, and `where` it stands. Return the exit code."""
+    status = Status()
+    outcome = outcome_of(Stopped(signal.Signals(number).name, where, None), status, reports=True)
+    outcome.write(status)
+    print_error(f"\n{outcome.message}")
+    return outcome.code
 
 
 def _launch(arguments: Sequence[str]) -> int:
@@ -77,8 +129,6 @@ def _launch(arguments: Sequence[str]) -> int:
         # It reports each rank that did not exit with 0, and each signal.
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    # One rank is a child that nobody passes a Ctrl-C on to: the terminal does. Several have an agent with a handler of its own.
-    signal.signal(signal.SIGINT, _leave_it_to_the_ranks)
     try:
         options = accelerates.launch_command_parser().parse_args(arguments)
         if options.config_file is not None:
@@ -114,16 +164,18 @@ def _check(path: str) -> None:
             raise BadInput(f"--config_file {path}: {key} = {value!r}: it must be {name}; {wanted}")
 
 
-def _leave_it_to_the_ranks(_number: int, _frame: object) -> None:
-    """Do nothing: the ranks hear the signal as well, save what they have, and end."""
-
-
 def _of_the_run(status: Path, code: int) -> int:
     """Return the exit code that rank 0 wrote, if the launch ended badly: a request to stop looks like a failure to a launcher."""
     if code == EXIT_DONE:
         return code
     said = read_status(status).get("exit_code")
-    return said if isinstance(said, int) and 0 < said < 256 else code
+    if isinstance(said, int) and 0 < said < 256:
+        return said
+    if (
+        code - _SIGNALLED in signals_heard()
+    ):  # it came while a rank was just starting, or the agent lost patience with the ranks
+        return _stopped(code - _SIGNALLED, "before a rank could say where it stands; the same command goes on")
+    return code
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from distrib.errors import EXIT_INSISTED
 from distrib.exits import lacking
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.status import Status
-from distrib.job.stop import Stopped, StopRequest
+from distrib.job.stop import BEFORE_THE_RUN, Stopped, StopRequest
 from distrib.text import open_streams, print_error
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = "left at once: earlier checkpoints are kept, and the same command continues from the newest one"
             outcome = Outcome(code=code, message=message, reports=status.reports)
         else:
-            stop = Stopped(reason, "before the run began; the same command starts it", None)
+            stop = Stopped(reason, BEFORE_THE_RUN, None)
             outcome = outcome_of(stop, status, reports=status.reports)
         try:
             outcome.write(status)

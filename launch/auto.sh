@@ -2,8 +2,9 @@
 # launch/auto.sh RECIPE.toml [--section.key VALUE …]
 # Trains with all GPUs of this machine, or with all cores of its CPU if it has no GPU.
 set -euo pipefail
+trap 'echo "stopped on request before the run began; the same command starts it" >&2; exit 75' TERM INT USR1 HUP
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+gpus=$(python -c 'import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); import torch; print(torch.cuda.device_count())')
 case $gpus in
     0) world=(--config_file "$here/cpu.yaml") ;;
     1) world=(--config_file "$here/gpu.yaml") ;;

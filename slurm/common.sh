@@ -25,6 +25,14 @@ for variable in SLURM_JOB_ID SLURM_JOB_NUM_NODES SLURM_GPUS_ON_NODE SLURM_CPUS_P
     number "$variable"
 done
 
+# sbatch hands on the environment in which it is called. Where that was another job's, these variables are that job's.
+if [[ -n ${SLURM_ARRAY_TASK_ID:-}${SLURM_RESTART_COUNT:-} ]]; then
+    this=$(scontrol --oneliner show job "$SLURM_JOB_ID" 2>/dev/null | grep "^JobId=$SLURM_JOB_ID ") # it also shows other tasks
+    # If SLURM does not answer, they are believed: a task that took itself for a job of its own would begin its run anew.
+    [[ -z $this || $this =~ ^JobId=[0-9]+\ ArrayJobId=[0-9]+\ ArrayTaskId=[0-9]+\  ]] || unset SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID
+    [[ ! $this =~ \ Requeue=[01]\ Restarts=([0-9]+)\  ]] || SLURM_RESTART_COUNT=${BASH_REMATCH[1]}
+fi
+
 # SETUP names a file to source, which sets the environment up. Without it the project's own .venv is used, if it is there.
 if [[ -n ${SETUP:-} ]]; then
     readable "$SETUP" || refuse "SETUP = ${SETUP@Q} cannot be read: it names a file to source, in ${PWD@Q} or with its whole path"
@@ -32,9 +40,9 @@ elif [[ -f .venv/bin/activate ]]; then
     SETUP=.venv/bin/activate
 fi
 set_up() { # a function, because the file would otherwise see the script's arguments
+    local -     # what the file does with `set` ends with the function
     set +u
     source "$(realpath "$SETUP")"
-    set -u
 }
 [[ -z ${SETUP:-} ]] || set_up
 

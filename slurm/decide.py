@@ -3,7 +3,7 @@
     python slurm/decide.py STATUS LOST SRUN STOP MAX_RESTARTS
 
 STATUS is the file in which the ranks said how the start ended, if they could. LOST is the file with the count of lost
-starts. SRUN is the exit code of srun. STOP is empty unless the job was asked to stop. The answer is three lines:
+starts. SRUN is the exit code of srun, and empty if the job was asked to stop before srun was started. STOP is empty unless the job was asked to stop. The answer is three lines:
 `finish`, the exit code of the job, and the reason; or `again`, the text that LOST must hold from now on, and the reason.
 
 Needs the standard library only. The batch script runs this file's text with `python -c`.
@@ -53,9 +53,9 @@ class QueueAgain(NamedTuple):
 
 
 def decide(
-    status: Status | None, srun: int, *, stop_requested: bool, lost: Lost, max_restarts: int
+    status: Status | None, srun: int | None, *, stop_requested: bool, lost: Lost, max_restarts: int
 ) -> Finish | QueueAgain:
-    """Return what happens to the job. `status` is None if the ranks could not say how the start ended."""
+    """Return what happens to the job. `status` is None if the ranks could not say how the start ended, `srun` if it was not started."""
 
     def again_after_a_loss(code: int, reason: str) -> Finish | QueueAgain:
         count = lost.starts + 1
@@ -82,6 +82,8 @@ def decide(
         if retry:
             return again_after_a_loss(FAULT, f"fault{at}")
         return Finish(FAULT, f"fault{at}, as said above; the same would happen again")
+    if srun is None:
+        return again_after_a_loss(STOPPED, "asked to stop before the ranks were started")
     if stop_requested:
         return again_after_a_loss(STOPPED, "asked to stop, but no answer; the newest checkpoint counts")
     return again_after_a_loss(FAULT, "all ranks were lost")
@@ -120,7 +122,7 @@ def main(status: str, lost: str, srun: str, stop: str, max_restarts: str) -> Non
     """Print the decision, in the three lines that the batch script reads."""
     decision = decide(
         read_status(Path(status)),
-        int(srun),
+        int(srun) if srun else None,
         stop_requested=bool(stop),
         lost=read_lost(Path(lost)),
         max_restarts=int(max_restarts),

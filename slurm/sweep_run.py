@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
-from distrib.sweep.lines import given_folder, read, refuse_shared, with_overrides
+from distrib.sweep.lines import OUTPUT_DIR, given_folder, read, refuse_shared, with_overrides
 
 
 def main(name: str, task: str, *overrides: str) -> int:
@@ -30,7 +30,9 @@ def _main(name: str, task: str, overrides: Sequence[str]) -> int:
     run = runs[int(task) - 1]
     if run.problem:
         raise BadInput(f"{name!r}, {run.problem}")
-    sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in words[run.number]))
+    # As in a sweep on one machine, a folder that a recipe names is not for each of the runs with this recipe.
+    own = words[run.number] if folders[run.number] is not None else (*words[run.number], OUTPUT_DIR, "none")
+    sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in own))
     return EXIT_DONE
 
 

@@ -149,3 +149,13 @@ def test_auto_picks_the_machine_and_passes_arguments_on(tmp_path: Path, gpus: in
     assert ("--num_processes" in said) == several
     if several:
         assert said[said.index("--num_processes") + 1] == str(gpus)
+
+
+def test_auto_is_stopped_while_it_looks_for_gpus(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text('#!/bin/sh\nkill -TERM "$PPID"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.defpath}"}
+    command = ["bash", LAUNCH / "auto.sh", "quickstart"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    said = "stopped on request before the run began; the same command starts it\n"
+    assert (result.returncode, result.stderr) == (75, said)

@@ -144,10 +144,12 @@ def save(
             if isinstance(error, Damaged)
             else f"could not be written ({error.strerror if isinstance(error, OSError) else error}): free space"
         )
-        raise BadInput(
-            f"checkpoint {target} {problem} or choose another output.dir; "
+        again = (
             "earlier checkpoints are untouched, so the same command continues from the newest one"
-        ) from None
+            if any(folder.glob("step-*"))
+            else "there is no earlier checkpoint, so the same command begins the run again"
+        )
+        raise BadInput(f"checkpoint {target} {problem} or choose another output.dir; {again}") from None
     _drop_old(folder, step, keep, also)
     return target
 

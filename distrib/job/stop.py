@@ -25,6 +25,8 @@ _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 LAUNCHER_DIED = "its launcher died"
 """The one reason that is no signal's name."""
+BEFORE_THE_RUN = "before the run began; the same command starts it"
+"""Where a run stands that was stopped while there was nothing to save."""
 
 
 class Stopped(Exception):
@@ -39,6 +41,11 @@ class Stopped(Exception):
 def code_for(reason: str) -> int:
     """Return the exit code of a stop. A launcher that died is a fault, although the run is saved, for a batch system to count."""
     return EXIT_FAULT if reason == LAUNCHER_DIED else EXIT_STOPPED
+
+
+def signals_heard() -> list[signal.Signals]:
+    """Return the signals that ask a run to stop. SIGHUP does not where it is ignored, as nohup wishes."""
+    return [each for each in _SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
 class StopRequest:
@@ -76,9 +83,8 @@ class StopRequest:
     def _take_signals(self) -> None:
         os.set_blocking(self._write, False)
         self._previous_descriptor = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in _SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
-                self._previous[number] = signal.signal(number, self._in_main_thread)
+        for number in signals_heard():
+            self._previous[number] = signal.signal(number, self._in_main_thread)
 
     def __exit__(self, *_error: object) -> None:
         for number, handler in self._previous.items():

@@ -34,7 +34,7 @@ def meet(environment: Mapping[str, str], seconds: int) -> None:
     rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
     hosts = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = _Patience(environment, seconds)
-    everybodys = _store(environment, seconds, host=True) if hosts else _find_store(environment, patience)
+    everybodys = _open_store(environment, patience) if hosts else _find_store(environment, patience)
     everybodys.set_timeout(timedelta(seconds=seconds))
     corner = f"start-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}-{next(_meetings)}"
     store = dist.PrefixStore(corner, everybodys)  # pyright: ignore[reportPrivateImportUsage]
@@ -56,21 +56,33 @@ def meet(environment: Mapping[str, str], seconds: int) -> None:
     )
 
 
-def _store(environment: Mapping[str, str], seconds: float, *, host: bool) -> Any:
+def _store(environment: Mapping[str, str], patience: "_Patience", *, host: bool) -> Any:
     """Open the store at the address that the environment names, or connect to it. Raises DistError."""
     return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
         environment["MASTER_ADDR"],
         int(environment["MASTER_PORT"]),
         is_master=host,
         wait_for_workers=False,
-        timeout=timedelta(seconds=seconds),
+        timeout=timedelta(seconds=patience.until_told() / 2),  # torch tries twice
     )
+
+
+def _open_store(environment: Mapping[str, str], patience: "_Patience") -> Any:
+    """Open the store on rank 0. Raises PeerLost."""
+    try:
+        return _store(environment, patience, host=True)
+    except dist.DistError as error:
+        said = str(error).strip().splitlines()[0]
+        raise patience.end(
+            f"rank 0 cannot hold the store of all ranks there, because another program has the port, or MASTER_ADDR is not an "
+            f"address of rank 0's machine ({said})"
+        ) from None
 
 
 def _find_store(environment: Mapping[str, str], patience: "_Patience") -> Any:
     while True:
         try:
-            return _store(environment, patience.until_told(), host=False)
+            return _store(environment, patience, host=False)
         except dist.DistError:
             patience.spend(lambda: f"{_HOST} does not answer")
 

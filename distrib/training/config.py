@@ -53,7 +53,8 @@ class TrainingConfig(Section):
     """Steps between comparisons, bit for bit, of what the ranks hold (weights, optimizer, moving average); also before
     every checkpoint. A difference ends the run with 1, unsaved. none compares nothing."""
     start_timeout_seconds: Positive = 600
-    """How long a rank waits for its peers to come, and then in each stage of the start, such as decoding images."""
+    """How long a rank waits for its peers to come, and then in each stage of the start, such as decoding images.
+    Where the ranks do not meet, rank 0 reports it, and the others end up to ten seconds after it."""
     timeout_seconds: Positive = 60
     """How long a rank waits for its peers in a step, or for rank 0 to save, before it gives up.
     A rank whose process is dead or frozen is given up after three quarters of it, and sooner once the run was asked to stop."""

@@ -113,6 +113,65 @@ def test_after_a_ctrl_c_the_trainer_has_the_last_word(tmp_path: Path, launch: La
     assert out.rstrip().splitlines()[-1].startswith("stopped on request (SIGINT) after step ")
 
 
+@pytest.mark.parametrize(("world", "number"), [("cpu", signal.SIGINT), ("cpu-2", signal.SIGUSR1)])
+def test_a_signal_to_the_launcher_alone_stops_the_run(
+    tmp_path: Path, launch: Launch, world: str, number: signal.Signals
+) -> None:
+    command = ("--config_file", world, "-m", "distrib.train", QUICKSTART, *SMALL, "--training.epochs=500")
+    process = launch(*command, "--output.dir", tmp_path, by="distrib.launcher")
+    wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
+    ranks = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=400)
+    assert (process.returncode, err) == (75, "\n" if err else ""), err
+    assert out.rstrip().splitlines()[-1].startswith(f"stopped on request ({number.name}) after step ")
+    assert not any(rank.is_running() for rank in ranks)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_there_are_ranks(tmp_path: Path, number: signal.Signals) -> None:
+    """Importing the launcher, with all of torch behind it, takes seconds."""
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "__init__.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {number:d})\ntime.sleep(60)\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "TMPDIR": str(tmp_path),
+        "TWINSTEP_STATUS": str(tmp_path / "s.json"),
+    }
+    command = [sys.executable, "-m", "distrib.launcher", "-m", "distrib.train", "quickstart"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    said = f"\nstopped on request ({number.name}) before the run began; the same command starts it\n"
+    assert (result.returncode, result.stderr) == (75, said)
+    assert read_json(tmp_path / "s.json")["exit_code"] == 75
+    assert not list(tmp_path.glob("twinstep-*"))
+
+
+def test_a_rank_that_dies_of_the_request_was_stopped(tmp_path: Path, launch: Launch) -> None:
+    """So does one of the trainer's, if the signal comes before it hears any."""
+    (tmp_path / "deaf.py").write_text("import time\ntime.sleep(60)\n")
+    process = launch(
+        "--config_file", "cpu", tmp_path / "deaf.py", by="distrib.launcher", TWINSTEP_STATUS=str(tmp_path / "s.json")
+    )
+    assert wait_until(lambda: bool(psutil.Process(process.pid).children()), 300)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=400)
+    said = "stopped on request (SIGTERM) before a rank could say where it stands; the same command goes on"
+    assert (process.returncode, err.strip()) == (75, said)
+
+
+def test_the_status_of_an_earlier_launch_is_not_this_one_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = tmp_path / "s.json"
+    earlier.write_text('{"exit_code": 75}')
+    monkeypatch.setenv("TWINSTEP_STATUS", str(earlier))
+    assert main(["--config_file", "nosuch", "-m", "distrib.train", "quickstart"]) == 2
+    assert "nosuch" in capsys.readouterr().err
+    assert not earlier.exists()
+
+
 def test_a_rank_that_is_killed_is_a_fault_of_the_launch(tmp_path: Path, launch: Launch) -> None:
     command = ("--config_file", "launch/cpu.yaml", "-m", "distrib.train", QUICKSTART, *SMALL)
     process = launch(*command, "--training.epochs=500", "--output.dir", tmp_path, by="distrib.launcher")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tests.processes import expect_process, that_name
 from tests.slurm.training import LENGTH, RECIPE, Training
-from tests.support import read_json
+from tests.support import read_json, wait_until
 
 Scenario = Callable[[Training], None]
 MIDDLE = 30  # of a hundred steps
@@ -134,6 +134,33 @@ def _signal_as_it_starts(training: Training, program: str) -> None:
     assert said.count("; requeued") == 1
 
 
+def signal_in_set_up(training: Training) -> None:
+    """The signal comes while the file of SETUP runs."""
+    training.nodes = 1
+    began = training.folder.with_suffix(".began")
+    set_up = training.folder.with_suffix(".set up")
+    first = f"[[ -n ${{SLURM_RESTART_COUNT:-}} ]] || {{ : >{shlex.quote(str(began))}; sleep 5; }}"
+    set_up.write_text(f"source 'set up'\n{first}\n")
+    training.environment["SETUP"] = str(set_up)
+    job = training.submit()
+    assert wait_until(began.exists, 300)
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert "train.sbatch: asked to stop before the ranks were started; restart 1 of at most 10; requeued" in said
+
+
+def submitted_from_a_task(training: Training) -> None:
+    """The training is submitted from inside a task of an array, and sbatch passes on the variables of that task."""
+    training.nodes = 1
+    training.environment |= {"SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": "9"}
+    job = training.submit()
+    training.reach(MIDDLE)
+    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    said = training.expect_done(restarts=1)
+    assert "train.sbatch: stopped on request after step " in said
+    assert not list(training.cluster.project.glob("slurm-1_1.*"))
+
+
 def no_answer(training: Training) -> None:
     """A rank hangs when the time limit is near. The job is queued again and continues from its newest checkpoint."""
     training.nodes = 1
@@ -213,6 +240,7 @@ DEFAULT: tuple[Scenario, ...] = (
     signal_at_start_up,
     requeued_by_hand,
     fault,
+    submitted_from_a_task,
 )
 OTHER: tuple[Scenario, ...] = (
     node_killed,  # the longest comes first, and others run beside it
@@ -221,6 +249,7 @@ OTHER: tuple[Scenario, ...] = (
     rank_killed,
     no_answer,
     signal_before_the_ranks,
+    signal_in_set_up,
     cancelled,
     gives_up,
     time_limit,

@@ -100,7 +100,7 @@ def test_two_lines_of_a_sweep_with_one_folder(tmp_path: Path) -> None:
 def test_an_open_quote_on_one_line_fails_that_run_only(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.write_text("a.toml\nb.toml 'open\n\n# comment\nc.toml --output.dir d\n")
-    for task, words in (("1", b"a.toml\0"), ("3", b"c.toml\0--output.dir\0d\0")):
+    for task, words in (("1", b"a.toml\0--output.dir\0none\0"), ("3", b"c.toml\0--output.dir\0d\0")):
         command = [sys.executable, "-m", "slurm.sweep_run", str(runs), task]
         assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout == words
 

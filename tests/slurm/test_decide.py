@@ -28,7 +28,7 @@ def stopped(step: int | None) -> Status:
 
 
 def decided(
-    status: Status | None, srun: int = 1, *, stop: bool = False, lost: Lost = NONE_LOST, restarts: int = 2
+    status: Status | None, srun: int | None = 1, *, stop: bool = False, lost: Lost = NONE_LOST, restarts: int = 2
 ) -> Finish | QueueAgain:
     return decide(status, srun, stop_requested=stop, lost=lost, max_restarts=restarts)
 
@@ -59,10 +59,11 @@ def starts(*ends: Status | None, restarts: int = 2) -> list[Finish | QueueAgain]
         (NOT_SAID, 137, QueueAgain(Lost(1, 0), "all ranks were lost; restart 1 of at most 2")),
         (NOT_SAID, 0, Finish(0, "done")),
         (NOT_SAID, 2, Finish(2, "bad input, as said above")),  # the disk was too full for the ranks to write the status
+        (NOT_SAID, None, QueueAgain(Lost(1, 0), "asked to stop before the ranks were started; restart 1 of at most 2")),
         (Status(130, 4, retry=False), 1, QueueAgain(Lost(1, 0), "all ranks were lost; restart 1 of at most 2")),
     ],
 )
-def test_one_end(status: Status | None, srun: int, decision: Finish | QueueAgain) -> None:
+def test_one_end(status: Status | None, srun: int | None, decision: Finish | QueueAgain) -> None:
     assert decided(status, srun) == decision
 
 

@@ -3,6 +3,7 @@
 The batch script is the real one. Small scripts play srun, scontrol and python.
 """
 
+import itertools
 import json
 import os
 import shlex
@@ -25,12 +26,13 @@ exit "$(cat code)"
 """
 SCONTROL = """#!/bin/sh
 case $* in
-    *show*) echo "JobId=17 JobState=${STATE:-RUNNING}" ;;
-    requeue*) [ -z "$REFUSE" ] || { echo "$REFUSE" >&2 && exit 1; }; echo >>requeued ;;
+    *show*) echo "JobId=17 ${TASK}JobName=twinstep JobState=${STATE:-RUNNING} Requeue=1 Restarts=${RESTARTS:-0} BatchFlag=1" ;;
+    requeue*) [ -z "$REFUSE" ] || { echo "$REFUSE" >&2 && exit 1; }; echo "$2" >requeued ;;
 esac
 """
 PYTHON = f"""#!/bin/sh
 [ ! -e python-is-broken ] || exit 1
+case $* in *"${{SIGNAL_AT:-nothing}}"*) kill -USR1 "$BATCH" ;; esac
 exec {shlex.quote(sys.executable)} "$@"
 """
 
@@ -63,7 +65,8 @@ class Batch:
         """Start the job. Return its exit code, its last line, and whether it was queued again.
 
         The ranks write the status `says`, and srun exits with `code`. The variables can change more: srun runs the commands of
-        THEN, and scontrol reports the state STATE and fails with the message REFUSE.
+        THEN, scontrol reports the state STATE, the ids TASK of an array and the count RESTARTS, and fails with the message
+        REFUSE, and python sends USR1 to the process BATCH if its command holds SIGNAL_AT.
         """
         (self.root / "code").write_text(str(code))
         (self.root / "says").unlink(missing_ok=True)
@@ -95,6 +98,8 @@ def ended(code: int, step: int | None = None, *, retry: bool = False) -> dict[st
 
 
 LOST = None
+TASK = {"SLURM_ARRAY_JOB_ID": JOB, "SLURM_ARRAY_TASK_ID": "1", "TASK": f"ArrayJobId={JOB} ArrayTaskId=1 "}
+"""The variables of a task of an array, and what scontrol says of it."""
 BREAK_PYTHON = ": >python-is-broken"
 
 
@@ -128,6 +133,50 @@ def test_lost_starts_are_counted_until_a_stop_further_on(batch: Batch) -> None:
 def test_a_stop_without_an_answer(batch: Batch) -> None:
     line = "asked to stop, but no answer; the newest checkpoint counts; restart 1 of at most 2; requeued"
     assert batch.start(LOST, 1, THEN="kill -USR1 $PPID") == (0, line, True)
+
+
+def test_a_setup_file_that_ends_at_errors_does_not_make_the_script_do_so(batch: Batch) -> None:
+    (batch.root / "setup").write_text("set -e +o pipefail\n")
+    _, line, again = batch.start(LOST, 1, THEN="kill -USR1 $PPID", SETUP="setup")
+    assert (line.startswith("asked to stop, but no answer; "), again) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("script", "at"), [("train", "find_spec"), ("train", "setup"), ("sweep", "setup"), ("sweep", "sweep_run")]
+)
+def test_a_signal_before_the_ranks_are_started(batch: Batch, script: str, at: str) -> None:
+    (batch.root / "setup").write_text("export BATCH=$$\n[[ $SIGNAL_AT != setup ]] || kill -USR1 $$\n")
+    (batch.root / "runs").write_text("launch/recipes/quickstart.toml\n")
+    arguments = ["runs" if script == "sweep" else "launch/recipes/quickstart.toml"]
+    decided = batch.start(LOST, 1, script, arguments, **TASK, SETUP="setup", SIGNAL_AT=at, THEN=": >srun-was-started")
+    assert decided == (0, "asked to stop before the ranks were started; restart 1 of at most 2; requeued", True)
+    assert not (batch.root / "srun-was-started").exists()
+
+
+def test_a_job_submitted_from_inside_a_task_of_an_array_is_not_that_task(batch: Batch) -> None:
+    """sbatch hands on the variables of the job that it is called in."""
+    others = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": "9"}
+    assert batch.start(ended(75, 3), 1, THEN='echo "$TWINSTEP_RUN_ID" >run-id', **others)[2]
+    assert (batch.root / "run-id").read_text() == (batch.root / "requeued").read_text() == f"{JOB}\n"
+    assert batch.start(LOST, 1, THEN=BREAK_PYTHON, **others)[2], "this job was not restarted nine times"
+    (batch.root / "python-is-broken").unlink()
+    (batch.root / "runs").write_text("launch/recipes/quickstart.toml\n")
+    code, line, _ = batch.start(LOST, 1, "sweep", ["runs"], **others)
+    assert (code, line.startswith("bad input: no SLURM_ARRAY_TASK_ID; ")) == (2, True)
+
+
+def test_each_start_on_several_nodes_has_a_port_of_its_own(batch: Batch) -> None:
+    """A program that holds the first port would be met again and again."""
+    for restarts in ("0", "1"):
+        several = {
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "SLURM_RESTART_COUNT": restarts,
+            "RESTARTS": restarts,
+        }
+        batch.start(LOST, 1, THEN='for word; do echo "$word" >>words; done', **several)
+    words = (batch.root / "words").read_text().splitlines()
+    assert [after for word, after in itertools.pairwise(words) if word == "--main_process_port"] == ["20017", "20114"]
 
 
 @pytest.mark.parametrize(("says", "code"), [(LOST, 1), (ended(75, 3), 1)])
@@ -168,7 +217,7 @@ def test_without_python_slurm_s_own_count_is_the_limit(
     batch: Batch, code: int, restarted: str, exits: int, more: str
 ) -> None:
     line = f"no decision: python cannot run slurm/decide.py any more; srun ended with {code}{more}"
-    decided = batch.start(LOST, code, THEN=BREAK_PYTHON, SLURM_RESTART_COUNT=restarted)
+    decided = batch.start(LOST, code, THEN=BREAK_PYTHON, SLURM_RESTART_COUNT=restarted, RESTARTS=restarted)
     assert decided == (exits, line, more == "; requeued")
 
 
@@ -194,7 +243,7 @@ def test_a_requeue_that_is_refused(batch: Batch) -> None:
 def test_a_task_of_a_sweep_goes_on_with_the_run_that_it_began(batch: Batch) -> None:
     """A line that is inserted meanwhile is another run: it must not continue this one's checkpoint."""
     file = batch.root / "runs"
-    task = {"SLURM_ARRAY_JOB_ID": JOB, "SLURM_ARRAY_TASK_ID": "1", "THEN": 'for word; do echo "$word" >>trained; done'}
+    task = {**TASK, "THEN": 'for word; do echo "$word" >>trained; done'}
 
     def trained(says: dict[str, Any]) -> list[str]:
         (batch.root / "trained").unlink(missing_ok=True)
@@ -204,11 +253,15 @@ def test_a_task_of_a_sweep_goes_on_with_the_run_that_it_began(batch: Batch) -> N
     recipe = "launch/recipes/quickstart.toml"
     file.write_text(f"{recipe} --training.seed 5\n")
     first = trained(ended(75, 3))
-    assert first[-5:] == ["--training.world_size", "1", "--training.epochs", "6", "--training.seed", "5"][-5:]
+    assert first[-6:] == ["--training.epochs", "6", "--training.seed", "5", "--output.dir", "none"]
+    assert (batch.root / "requeued").read_text() == f"{JOB}_1\n"
     file.write_text(f"{recipe} --training.seed 4\n{recipe} --training.seed 5\n")
+    assert trained(ended(75, 6)) == first
+    file.unlink()
     assert trained(ended(0, 20)) == first
     assert not list(batch.root.glob("slurm-*"))
-    assert trained(ended(0, 20))[-1] == "4", "a new job takes the file as it is"
+    file.write_text(f"{recipe} --training.seed 4\n")
+    assert trained(ended(0, 20))[-3] == "4", "a new job takes the file as it is"
 
 
 def test_a_job_that_ends_leaves_nothing_behind(batch: Batch) -> None:

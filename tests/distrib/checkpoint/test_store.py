@@ -412,6 +412,12 @@ def test_failed_replacement_leaves_the_old_one(tmp_path: Path, monkeypatch: pyte
     assert_is(store.newest_valid(tmp_path)[0], 5)
 
 
+def test_a_first_checkpoint_that_finds_no_space_leaves_nothing_to_continue_from(tmp_path: Path) -> None:
+    with largest_file(100), pytest.raises(BadInput, match="there is no earlier checkpoint, so the same command begins"):
+        save(tmp_path / "checkpoints", 5)
+    assert names(tmp_path / "checkpoints") == []
+
+
 # Crashes: the process ends before its n-th call to the operating system, for every n.
 
 
