@@ -171,9 +171,8 @@ def _of_the_run(status: Path, code: int) -> int:
     said = read_status(status).get("exit_code")
     if isinstance(said, int) and 0 < said < 256:
         return said
-    if (
-        code - _SIGNALLED in signals_heard()
-    ):  # it came while a rank was just starting, or the agent lost patience with the ranks
+    # The signal came while a rank was just starting, or the agent lost patience with the ranks.
+    if code - _SIGNALLED in signals_heard():
         return _stopped(code - _SIGNALLED, "before a rank could say where it stands; the same command goes on")
     return code
 

@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 import pytest
 
 from crosscheck import Report
+from crosscheck.report.finding import REPLICAS
 from crosscheck.report.junit import to_junit
+from crosscheck.report.verdict import CheckResult
 from tests.crosscheck.page.reports import ALL, MARKUP, hostile, large, matching, mismatching, parted, vacuous
 
 SCHEMA: dict[str, tuple[set[str], set[str]]] = {
@@ -99,8 +101,8 @@ def test_a_mismatch_fails_its_tensors_and_its_checks() -> None:
 def test_nothing_is_expected_of_ranks_that_differ() -> None:
     [said] = [
         said
-        for name, (_, said) in cases(replace(parted(), checks={"replicas": "mismatch"})).items()
-        if "replicas" in name
+        for name, (_, said) in cases(replace(parted(), checks={REPLICAS: CheckResult.MISMATCH})).items()
+        if REPLICAS in name
     ]
     assert said.endswith("(1.55999994 here, 1.03999996 on the lowest rank)")
 
