@@ -33,8 +33,8 @@ FORMATS: dict[DType, Format] = {
 }
 
 
-def roundoffs(recorded: float, expected: float) -> float:
-    """Return how far a float64 number is from what it should be, in roundoffs of that; infinite if that is not a number."""
+def roundoffs(recorded: float, expected: float, unit_roundoff: float = FORMATS["float64"].unit_roundoff) -> float:
+    """Return how far a number is from what it should be, in roundoffs of that; infinite if that is not a number."""
     with np.errstate(all="ignore"):
-        eta = float(np.abs(np.float64(recorded) - expected) / np.abs(np.float64(expected))) * 2.0**53
+        eta = float(np.abs(np.float64(recorded) - expected) / np.abs(np.float64(expected))) / unit_roundoff
     return float("inf") if np.isnan(eta) else eta

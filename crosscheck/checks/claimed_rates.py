@@ -24,6 +24,11 @@ class Claimed(Protocol):
     def name(self) -> str: ...
 
     @property
+    def every(self) -> int:
+        """Return after how many updates the scheduler is stepped."""
+        ...
+
+    @property
     def total(self) -> float:
         """Return how many updates the claim covers; after them torch's scheduler goes on in a way that the claim does not describe."""
         ...
@@ -45,13 +50,22 @@ class Formula:
     claim: Mapping[str, Any]
 
     @property
+    def schedule(self) -> Mapping[str, Any]:
+        """Return the schedule that the scheduler's own steps go through."""
+        return self.claim["schedule"] if self.claim["name"] == "every" else self.claim
+
+    @property
     def name(self) -> str:
-        return str(self.claim["name"])
+        return str(self.schedule["name"])
+
+    @property
+    def every(self) -> int:
+        return int(self.claim["updates"]) if self.claim["name"] == "every" else 1
 
     @property
     def total(self) -> float:
         # When its run is over torch's CosineAnnealingLR goes up again.
-        return float(self.claim["total"]) if self.name == "cosine" else np.inf
+        return float(self.schedule["total"]) * self.every if self.name == "cosine" else np.inf
 
     @property
     def cancels(self) -> bool:
@@ -67,6 +81,7 @@ class Table:
 
     counts: _Counts  # that are known, ascending
     rates: _Floats
+    every: int = 1
     name: str = "scheduler's own"
     total: float = np.inf
     cancels: bool = True
@@ -89,7 +104,7 @@ def claimed_of_group(claim: Mapping[str, Any], group: int, counts: _Counts, reco
     """
     if claim["name"] == RECORDED:
         known, first = np.unique(counts[~np.isnan(recorded)], return_index=True)
-        return Table(known, recorded[~np.isnan(recorded)][first])
+        return Table(known, recorded[~np.isnan(recorded)][first], claim["every"])
     if claim["name"] == BY_GROUP:
         schedules = claim["schedules"]
         return Formula(schedules[min(group, len(schedules) - 1)])

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.checks.check import Check
+from crosscheck.checks.claimed_rates import Claimed, Table
+from crosscheck.checks.fractional_epochs import updates_of_an_epoch
 from crosscheck.checks.rates import RateUsed, check_learning_rates, claimed_by_group, counts_of
 from crosscheck.errors import TraceError
 from crosscheck.report.finding import Finding
@@ -28,6 +30,7 @@ class LearningRate(Check):
         self._initial: dict[int, float] = {}  # by group, where it is told
         self._rates: list[RateUsed] = []
         self._last: tuple[Step, list[dict[str, Option]]] | None = None
+        self._scheduled = False  # a scheduler of torch's keeps initial_lr in the groups that it has
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
         silent = self.claims.schedule is None
@@ -40,6 +43,7 @@ class LearningRate(Check):
             if silent and self._last is not None and not self._last[0].applied:
                 self.context.findings.add(_moved_on(*self._last, step, groups))
             self._last = step, groups
+            self._scheduled |= any("initial_lr" in group for group in groups)
             for number, group in enumerate(groups):
                 told = claimed.get(number, group.get("initial_lr"))
                 if number not in self._initial and _is_number(told):
@@ -57,17 +61,19 @@ class LearningRate(Check):
         counts = counts_of(self._rates, applied)
         each = claimed_by_group(schedule, self._rates, counts)
         right = [claimed.factors(counts) for claimed in each]
-        self.context.claimed("learning rate", f"schedule {_told(schedule)}", _untested(schedule, right))
-        initial = [
-            1.0 if schedule["name"] == RECORDED else self._initial_rate(number, right[number])
-            for number in range(len(right))
-        ]
+        initial = [self._initial_rate(number, claimed, right[number]) for number, claimed in enumerate(each)]
+        fractions = self._fractions(each, initial, counts)
+        self.context.claimed("learning rate", f"schedule {_told(schedule)}", fractions or _untested(schedule, right))
+        if fractions:
+            self.answered = False
+            return
         self.context.findings.add_complete(
             check_learning_rates(
                 schedule,
                 initial,
                 self._rates,
                 applied_before=applied,
+                claimed_before=self.claims.applied,
                 world_size=self.segment.header.world_size,
             )
         )
@@ -101,18 +107,41 @@ class LearningRate(Check):
     def _claimed(self, tensor: TensorInfo) -> Option:
         return (self.claims.options or {}).get(tensor.name, {}).get("lr")
 
-    def _initial_rate(self, group: int, right: _Floats) -> float:
+    def _fractions(self, each: Sequence[Claimed], initial: Sequence[float | None], counts: NDArray[np.int64]) -> str:
+        """Return why the rates test no schedule if the scheduler is given fractions of an epoch; nothing if it is not."""
+        for group, (claimed, rate) in enumerate(zip(each, initial, strict=True)):
+            used = [attempt.lr[group] for attempt in self._rates if group < len(attempt.lr)]
+            if rate is None or len(used) < len(counts):
+                continue
+            # The first update is followed by a step with a zero.
+            updates = updates_of_an_epoch(claimed, rate, np.array(used), np.maximum(counts - 1, 0))
+            if updates is not None:
+                return (
+                    f"the scheduler is stepped to fractions of an epoch, step(epoch + i / {updates}), and the claim counts whole "
+                    "steps; a period in updates, with step(), can be tested"
+                )
+        return ""
+
+    def _initial_rate(self, group: int, claimed: Claimed, right: _Floats) -> float | None:
         """Return what a group starts from: as claimed for a tensor of it, else as torch's schedulers keep it, else as an
-        earlier segment had it; for a group that is new in this segment what its first rate says.
+        earlier segment had it; for a group that is new in this segment what its first rate says. Return None for a group
+        that the scheduler does not have.
 
         Raises TraceError if a run goes on and nothing tells.
         """
+        first = next(k for k, used in enumerate(self._rates) if group < len(used.lr))
+        if isinstance(claimed, Table) and (first == 0 or len(claimed.counts)):
+            return 1.0  # the table has rates instead of factors
         if group in self._initial:
             return self._initial[group]
         for check in reversed(self.earlier):
             if group in check._initial:
                 return check._initial[group]
-        first = next(k for k, used in enumerate(self._rates) if group < len(used.lr))
+        if first > 0 and self._scheduled:
+            self.context.notes.append(
+                f"group {group} joined after the scheduler was made, which does not have it: its learning rate is held to nothing"
+            )
+            return None
         if first == 0 and (self.claims.applied or self.segment.header.first_step > 1):
             raise TraceError(
                 f"{self.segment.folder}: a schedule is claimed, and nothing tells from which learning rate group {group} "
@@ -157,6 +186,8 @@ def _told(claim: Mapping[str, Any]) -> str:
     """Return the name of a schedule; of several, all their names."""
     if claim["name"] == BY_GROUP:
         return ", ".join(dict.fromkeys(_told(inner) for inner in claim["schedules"]))
+    if claim["name"] == "every":
+        return f"{_told(claim['schedule'])}, stepped once in {claim['updates']} updates"
     return "of the scheduler's own code" if claim["name"] == RECORDED else str(claim["name"])
 
 

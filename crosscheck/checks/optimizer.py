@@ -15,11 +15,23 @@ class Optimizer(Check):
     def start(self) -> None:
         self._batcher = self.context.judge.batcher(self.context.rule)
         self._batcher.stochastic = self.claims.stochastic_rounding
+        self._applied: dict[int, bool] = {}  # by number of the step, whether a recorded parameter had a gradient
 
     def tensor(self, tensor: TensorBlock) -> None:
         self.context.findings.add(_step_counts(self.context.rule, tensor))
         self.context.judge.add(self.context.rule, tensor)
         self.answered = self._batcher.rows > 0
+        for step, has_grad in zip(tensor.steps, tensor.has_grad, strict=True):
+            if step.applied:
+                self._applied[step.step] = self._applied.get(step.step, False) or bool(has_grad)
+
+    def finish(self) -> None:
+        idle = [step for step, has_grad in self._applied.items() if not has_grad]
+        if idle:
+            self.context.notes.append(
+                f"in {len(idle):,} of {len(self._applied):,} applied steps, the first of them step {min(idle)}, no recorded parameter "
+                "had a gradient: either nothing was computed, or the optimizer steps parameters that the model does not use"
+            )
 
 
 def _step_counts(rule: Rule[Any], tensor: TensorBlock) -> Iterator[Finding]:

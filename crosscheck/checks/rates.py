@@ -1,14 +1,16 @@
-"""Holds the learning rates that were used against a claim, and names the usual ways to step a schedule wrongly."""
+"""Holds the learning rates that were used against a claim, and names the mistakes that explain the wrong ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.checks.claimed_rates import Claimed, Formula, Table, claimed_of_group
+from crosscheck.checks.fractional_epochs import updates_of_an_epoch
+from crosscheck.checks.mistaken_counts import Miscount, mistaken_counts, with_a_rest
 from crosscheck.report.finding import Finding
-from crosscheck.tolerance import roundoffs
+from crosscheck.tolerance import FORMATS, roundoffs
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
 
 _Floats = NDArray[np.float64]
@@ -16,9 +18,8 @@ _Counts = NDArray[np.int64]
 _Bits = NDArray[np.bool_]
 
 _RELATIVE = 1e-11  # torch's own schedulers multiply from step to step: 6e-14 of a rate in 30,000 steps
-_RELATIVE_IN_FLOAT32 = 2.0**-22
+_RELATIVE_IN_FLOAT32 = 2.0**-22  # a factor, its product with the initial rate, and that rate itself are rounded
 _NEAR_ZERO = 2.0**-50  # of the peak: a cosine near zero is a difference of numbers near one
-_TIMES = (2, 3, 4, 8, 16)  # how often a schedule is stepped by mistake: for each loss, each part of a batch, each rank
 _TINY = float(np.finfo(np.float64).tiny)  # below it XLA has zero
 
 
@@ -33,19 +34,21 @@ class RateUsed(NamedTuple):
 
 def check_learning_rates(
     claim: Mapping[str, Any],
-    initial_lr: Sequence[float],
+    initial_lr: Sequence[float | None],
     attempts: Sequence[RateUsed],
     *,
     applied_before: int = 0,
+    claimed_before: int | None = None,
     world_size: int = 1,
 ) -> list[Finding]:
     """Return a finding for each group whose learning rates are not its initial one times the schedule's factor.
 
     Args:
         claim: The schedule, as `crosscheck.checks.schedules.factors` takes it, or by group, or recorded.
-        initial_lr: By parameter group.
+        initial_lr: By parameter group; None for one that the schedule does not cover.
         attempts: Every attempt in its order. Where one lacks a group, that group is not judged.
         applied_before: Updates applied before the first of the attempts.
+        claimed_before: How many these are by the claim itself; left out, as many.
         world_size: Ranks of the run.
 
     Raises:
@@ -57,17 +60,30 @@ def check_learning_rates(
     mistakes: dict[int, list[_Mistake]] = {}  # by the schedule: groups may share one
     each = claimed_by_group(claim, attempts, counts)
     for group, (initial, claimed) in enumerate(zip(initial_lr, each, strict=False)):
+        if initial is None:
+            continue
         there = np.array([group < len(attempt.lr) for attempt in attempts], np.bool_)
         used = np.array([attempt.lr[group] for attempt in attempts if group < len(attempt.lr)], np.float64)
         rates = _Rates(claimed, initial, used, _times(initial, claimed.factors(counts)[there]))
         wrong = rates.told & ~rates.agree(rates.expected)
         if wrong.any():
             if id(claimed) not in mistakes:
-                tried = _mistaken_counts(counts, steps, used, applied_before, world_size)
-                mistakes[id(claimed)] = _mistakes(claimed, list(tried))
-            findings.append(
-                _finding(group, steps[there], rates, wrong, rates.causes(wrong, mistakes[id(claimed)], there))
+                tried = mistaken_counts(
+                    counts,
+                    steps,
+                    every=claimed.every,
+                    applied_before=applied_before,
+                    world_size=world_size,
+                    changes=(_first_change(rates.expected, counts[there]), _first_change(used, counts[there])),
+                )
+                mistakes[id(claimed)] = _mistakes(claimed, tried)
+            causes = (
+                rates.causes(wrong, mistakes[id(claimed)], there)
+                or rates.causes(wrong, _mistakes(claimed, rates.rests(mistakes[id(claimed)], counts, there)), there)
+                or list(rates.periods(counts[there]))
+                or list(_not_restored(claimed_before, applied_before))
             )
+            findings.append(_finding(group, steps[there], rates, wrong, causes))
     return findings
 
 
@@ -91,50 +107,34 @@ def counts_of(attempts: Sequence[RateUsed], applied_before: int) -> _Counts:
     return applied_before + np.cumsum(applied) - applied
 
 
-def _mistaken_counts(
-    counts: _Counts, steps: _Counts, used: _Floats, applied_before: int, world_size: int
-) -> Iterator[tuple[str, _Counts]]:
-    """Yield what a schedule may count instead of the applied updates: a sentence and the counts.
-
-    `used`: the rates of a group that are wrong.
-    """
-    attempted = steps - 1
-    once_a_rank = f"the schedule steps once per rank, {world_size} times an update"
-    if world_size > 1:
-        yield once_a_rank, counts * world_size
-    if (attempted != counts).any():
-        yield "the schedule counts skipped steps", attempted
-        yield "the schedule counts skipped steps", applied_before + np.arange(len(steps))  # those since a resume
-        if world_size > 1:
-            yield f"{once_a_rank}, and counts skipped steps", attempted * world_size
-    if applied_before:
-        yield f"the schedule started over at step {steps[0]}", counts - applied_before
-    yield "the schedule is one update ahead", counts + 1
-    yield "the schedule is one update behind", np.maximum(counts - 1, 0)
-    for times in _TIMES:
-        if times != world_size:
-            yield f"the schedule steps {times} times an update", counts * times
-    changed = np.flatnonzero(used != used[0])
-    if len(changed) and changed[0] > 1 and not applied_before:
-        every = int(changed[0])
+def _not_restored(claimed_before: int | None, applied_before: int) -> Iterator[str]:
+    """Yield that claim and record start from different counts, if they do."""
+    if claimed_before is not None and claimed_before != applied_before:
         yield (
-            f"the schedule steps once in {every} updates; if that is meant, as once an epoch, "
-            f"give the recorder scheduler_every={every}",
-            counts // every,
+            f"the claim goes on from {claimed_before} applied updates, and the record from {applied_before}: the scheduler's "
+            "state was probably not restored"
         )
+
+
+def _first_change(rates: _Floats, counts: _Counts) -> int | None:
+    """Return after how many updates a rate is first another than at the start; None if it never is."""
+    changed = np.flatnonzero(rates != rates[0])
+    return int(counts[changed[0]]) if len(changed) else None
 
 
 class _Mistake(NamedTuple):
     """A schedule that counts something else."""
 
-    sentence: str
-    counts: _Counts  # (attempts,)
+    counted: Miscount
     factors: _Floats  # (attempts,)
 
 
-def _mistakes(claimed: Claimed, tried: list[tuple[str, _Counts]]) -> list[_Mistake]:
-    found = claimed.factors(np.concatenate([mistaken for _, mistaken in tried]))  # at once: each call compiles
-    return [_Mistake(*one, part) for one, part in zip(tried, np.split(found, len(tried)), strict=True)]
+def _mistakes(claimed: Claimed, tried: Iterable[Miscount]) -> list[_Mistake]:
+    each = list(tried)
+    if not each:
+        return []
+    found = claimed.factors(np.concatenate([counted.counts for counted in each]))  # at once: each call compiles
+    return [_Mistake(*one) for one in zip(each, np.split(found, len(each)), strict=True)]
 
 
 class _Rates(NamedTuple):
@@ -150,13 +150,18 @@ class _Rates(NamedTuple):
         """Return where the claim says anything: a rate that is no number is one that nobody could compute."""
         return ~np.isnan(self.expected) if isinstance(self.claimed, Table) else np.ones(self.expected.shape, np.bool_)
 
+    @property
+    def in_float32(self) -> bool:
+        """Return whether the rates can be those of a float32 tensor, as capturable wants it."""
+        with np.errstate(all="ignore"):  # whatever was recorded may be beyond float32
+            return bool((self.used == self.used.astype(np.float32)).all())
+
     def agree(self, expected: _Floats) -> _Bits:
         with np.errstate(all="ignore"):  # whatever was recorded may be infinite
             peak = float(np.max(np.abs(self.expected), initial=0.0, where=np.isfinite(self.expected)))
             size = peak if isinstance(self.claimed, Table) else max(peak, abs(self.initial))
             floor = size * (_NEAR_ZERO if self.claimed.cancels else _TINY) + _TINY
-            in_float32 = (self.used == self.used.astype(np.float32)).all()  # a tensor, as capturable wants it
-            relative = _RELATIVE_IN_FLOAT32 if in_float32 else _RELATIVE
+            relative = _RELATIVE_IN_FLOAT32 if self.in_float32 else _RELATIVE
             close = np.abs(self.used - expected) <= relative * np.abs(expected) + floor
         same = (self.used == expected) | (np.isnan(self.used) & np.isnan(expected))
         return np.where(np.isfinite(expected), close, same)
@@ -166,15 +171,37 @@ class _Rates(NamedTuple):
         found: list[str] = []
         if np.all(self.used == self.used[0]) and not np.all(self.expected == self.expected[0]):
             found.append(f"it stays at {self.used[0]:.6g}, as if the schedule never stepped")
-        # What was counted wrong shows before the run that is claimed is over.
         for mistake in mistakes:
-            mistaken = _times(self.initial, mistake.factors[there])
-            as_if, in_time = self.agree(mistaken), mistake.counts[there] <= self.claimed.total
-            if isinstance(self.claimed, Table):
-                in_time &= ~np.isnan(mistaken)
+            as_if, in_time = self._as_if(mistake, there)
             if as_if[in_time].all() and (wrong & in_time).any():
-                found.append(mistake.sentence)
+                found.append(mistake.counted.sentence)
         return list(dict.fromkeys(found)) or list(self._multiple())
+
+    def rests(self, mistakes: list[_Mistake], counts: _Counts, there: _Bits) -> Iterator[Miscount]:
+        """Yield variants of those mistakes that explain the first rates and not all, where an epoch may have ended."""
+        for mistake in mistakes:
+            as_if, in_time = self._as_if(mistake, there)
+            other = np.flatnonzero(in_time & ~as_if)
+            if mistake.counted.micro_batches > 1 and len(other) and other[0] > 1:
+                yield from with_a_rest(mistake.counted, counts, self.claimed.every, int(counts[there][other[0]]))
+
+    def periods(self, counts: _Counts) -> Iterator[str]:
+        """Yield by how much longer the periods of warm restarts are than claimed, if that explains the rates."""
+        updates = updates_of_an_epoch(self.claimed, self.initial, self.used, counts)
+        if updates is not None:
+            yield (
+                f"its periods are {updates} times as long, as if the scheduler were stepped to fractions of an epoch, "
+                f"step(epoch + i / {updates})"
+            )
+
+    def _as_if(self, mistake: _Mistake, there: _Bits) -> tuple[_Bits, _Bits]:
+        """Return which rates are as a mistake makes them, and of which it says something."""
+        mistaken = _times(self.initial, mistake.factors[there])
+        # What was counted wrong shows before the run that is claimed is over.
+        in_time = mistake.counted.counts[there] <= self.claimed.total
+        if isinstance(self.claimed, Table):
+            in_time &= ~np.isnan(mistaken)
+        return self.agree(mistaken), in_time
 
     def _multiple(self) -> Iterator[str]:
         regular = np.isfinite(self.expected) & np.isfinite(self.used)
@@ -200,6 +227,8 @@ def _finding(group: int, steps: _Counts, rates: _Rates, wrong: _Bits, causes: li
     at, count = int(np.argmax(wrong)), int(wrong.sum())
     used, expected = float(rates.used[at]), float(rates.expected[at])
     why = " or ".join(causes) or "no mistake of the catalogue explains it"
+    often = f", stepped once in {rates.claimed.every} updates," if rates.claimed.every > 1 else ""
+    roundoff = FORMATS["float32" if rates.in_float32 else "float64"].unit_roundoff
     return Finding(
         step=int(steps[at]),
         last_step=int(steps[np.flatnonzero(wrong)[-1]]),
@@ -207,8 +236,8 @@ def _finding(group: int, steps: _Counts, rates: _Rates, wrong: _Bits, causes: li
         slot="lr",
         recorded=used,
         expected=expected,
-        eta=roundoffs(used, expected),
-        cause=f"lr is not what the {rates.claimed.name} schedule gives: {why}",
+        eta=roundoffs(used, expected, roundoff),
+        cause=f"lr is not what the {rates.claimed.name} schedule{often} gives: {why}",
         elements=count,
         steps=count,
         check="learning rate",

@@ -21,7 +21,7 @@ Schedule = Callable[[Any], Any]
 """From the number of applied updates to the factor, one number at a time."""
 
 
-def factors(claim: Claim, applied: NDArray[np.int64]) -> NDArray[np.float64]:
+def factors(claim: Claim, applied: NDArray[np.int64 | np.float64]) -> NDArray[np.float64]:
     """Return the factors of the updates that follow so many applied ones, in float64.
 
     In float32 Optax's schedules are inaccurate: a cosine over 5,000 updates is 2 % off at its end.
@@ -32,7 +32,7 @@ def factors(claim: Claim, applied: NDArray[np.int64]) -> NDArray[np.float64]:
             cosine: warmup, total, start_factor, end_factor; onecycle and linear onecycle: total, pct_start,
             div_factor, final_div_factor;
             and those of `crosscheck.trace.schedule_claims.SCHEDULES` that are read from a scheduler.
-        applied: Counts from 0 up, of any one-dimensional length.
+        applied: Counts from 0 up, of any one-dimensional length. Those of `warm restarts` may have fractions.
 
     Returns:
         As many factors; infinite where gamma's power is beyond float64, zero where it is below its normal numbers.

@@ -8,7 +8,7 @@ clips and when it steps the scheduler. A run that continues from a checkpoint co
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -19,6 +19,7 @@ from crosscheck.recorder.warning import warn
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 except ImportError as error:
     raise ImportError("crosscheck.integrations.lightning needs Lightning: pip install 'lightning>=2.6'") from error
 
@@ -71,7 +72,7 @@ class RecorderCallback(Callback):
             claims: Any = self._given.get("claims")
             by_hand = claims is not None and (claims.clip_norm, claims.clip_value) != (None, None)
             self._captures = clipped is not None or by_hand or bool({"clip_norm", "clip_value"} & set(self._given))
-            found |= _schedule(trainer, optimizer)
+            found |= _schedule(trainer, pl_module, optimizer)
         self.recording = Recording(
             attach(optimizer, self.path, found, self._given, applied=trainer.global_step if automatic else None)
         )
@@ -120,22 +121,38 @@ def _clipping(trainer: Trainer, module: LightningModule) -> dict[str, float] | N
     return {"clip_value" if by_value else "clip_norm": float(trainer.gradient_clip_val)}
 
 
-def _schedule(trainer: Trainer, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the scheduler of the optimizer and the updates to one of its steps, as arguments of the recorder."""
-    for config in trainer.lr_scheduler_configs:
-        scheduler: Any = config.scheduler
-        if getattr(scheduler, "optimizer", None) is not optimizer:
-            continue
-        each = trainer.accumulate_grad_batches
-        batches = float(trainer.num_training_batches)
-        if config.interval == "epoch" and math.isfinite(batches):
-            return {"scheduler": scheduler, "scheduler_every": math.ceil(batches / each) * config.frequency}
-        if config.interval == "step" and (
-            config.frequency == 1 or (each == 1 and math.isfinite(batches) and batches % config.frequency == 0)
-        ):
-            return {"scheduler": scheduler, "scheduler_every": config.frequency}
-        warn(
-            f"crosscheck: the learning rate is not checked: a scheduler with interval={config.interval!r} and "
-            f"frequency={config.frequency} is not stepped after a fixed number of updates here"
+def _schedule(trainer: Trainer, module: LightningModule, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the scheduler of the optimizer and the updates to one of its steps, as arguments of the recorder.
+
+    Where these do not say what Lightning does, warn and return nothing.
+    """
+    configs = [one for one in trainer.lr_scheduler_configs if getattr(one.scheduler, "optimizer", None) is optimizer]
+    if not configs:
+        return {}
+    config, each, batches = configs[0], trainer.accumulate_grad_batches, float(trainer.num_training_batches)
+    after_each_update = (config.interval, config.frequency) == ("step", 1)
+    if len(configs) > 1:
+        why = f"{len(configs)} schedulers step this optimizer"
+    elif type(module).lr_scheduler_step is not LightningModule.lr_scheduler_step:
+        why = f"{type(module).__name__} steps the scheduler in a way of its own, lr_scheduler_step"
+    elif _has(trainer, StochasticWeightAveraging):
+        why = "StochasticWeightAveraging replaces the scheduler during training"
+    elif _has(trainer, GradientAccumulationScheduler) and not after_each_update:
+        why = "GradientAccumulationScheduler changes how many updates an epoch has"
+    elif config.interval == "epoch" and math.isfinite(batches):
+        return {"scheduler": config.scheduler, "scheduler_every": math.ceil(batches / each) * config.frequency}
+    elif after_each_update or (
+        config.interval == "step" and each == 1 and math.isfinite(batches) and batches % config.frequency == 0
+    ):
+        return {"scheduler": config.scheduler, "scheduler_every": config.frequency}
+    else:
+        why = (
+            f"a scheduler with interval={config.interval!r} and frequency={config.frequency} is not stepped after a fixed number of "
+            "updates here"
         )
+    warn(f"crosscheck: the learning rate is not checked: {why}")
     return {}
+
+
+def _has(trainer: Trainer, kind: type[Callback]) -> bool:
+    return any(isinstance(callback, kind) for callback in cast(list[Callback], trainer.callbacks))  # pyright: ignore[reportAttributeAccessIssue]

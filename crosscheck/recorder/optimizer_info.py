@@ -102,15 +102,23 @@ def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[Tensor, str]) ->
     """Return all parameters in the order of the groups.
 
     They are called by the names `given`, otherwise by the group's own, otherwise by their position.
+
+    Raises UnsupportedOptimizer for one that no rule covers, and for one that is listed twice.
     """
     found: list[tuple[Tensor, TensorInfo]] = []
     names: dict[str, int] = {}
+    seen: set[int] = set()
     for number, group in enumerate(optimizer.param_groups):
         own: list[str] = group.get("param_names") or [f"group{number}.{k}" for k in range(len(group["params"]))]
         for name, parameter in zip(own, group["params"], strict=True):
             name = given.get(parameter, name)
             check_tensor(name, parameter)
             _check_betas(name, parameter, group)
+            if id(parameter) in seen:
+                raise UnsupportedOptimizer(
+                    f"{name} is twice in the optimizer, so each call of step() steps it twice; list every parameter once"
+                )
+            seen.add(id(parameter))
             names[name] = names.get(name, 0) + 1
             name = name if names[name] == 1 else f"{name} ({names[name]})"
             info = TensorInfo(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,7 +18,8 @@ Formula = dict[str, Any]
 def unwrap_scheduler(scheduler: Any, optimizer: Optimizer) -> LRScheduler:
     """Return torch's scheduler inside Accelerate's wrapper.
 
-    Raises TraceError for what is no function of the step, is no scheduler of torch, or schedules another optimizer.
+    Raises TraceError for what is no function of the step, is no scheduler of torch, or schedules another optimizer, and for one
+    that stands between two steps.
     """
     inner = without_accelerate(scheduler, "scheduler")
     for one in _all_of(inner):
@@ -32,6 +34,11 @@ def unwrap_scheduler(scheduler: Any, optimizer: Optimizer) -> LRScheduler:
                 f"scheduler: {kind} is not a torch.optim.lr_scheduler.LRScheduler; claim what it does, such as "
                 "claims=Claims(schedule={'name': 'constant'}), or leave scheduler= out"
             )
+    if not float(getattr(inner, "T_cur", 0)).is_integer():
+        raise TraceError(
+            f"scheduler: this {type(inner).__name__} was stepped to a fraction of an epoch, as by step(epoch + i / iters), which no "
+            "count of updates gives; leave scheduler= out, or give it a period in updates and call step()"
+        )
     scheduled: Any = without_accelerate(inner.optimizer, "optimizer")
     if scheduled is not optimizer:
         raise TraceError(
@@ -75,7 +82,10 @@ def _all_of(scheduler: Any) -> list[Any]:
 
 
 def _of_group(scheduler: LRScheduler, optimizer: Optimizer, group: int) -> Formula | None:
-    """Return the formula of one group; None for a class that has none, or for one of the user's own."""
+    """Return the formula of one group; None for a class that has none, or for one of the user's own.
+
+    None as well for a group that the scheduler was not made with.
+    """
     s: Any = scheduler
     if type(s) is schedulers.SequentialLR:
         return _sequential(s, optimizer, group)
@@ -84,10 +94,17 @@ def _of_group(scheduler: LRScheduler, optimizer: Optimizer, group: int) -> Formu
     if type(s) not in _FORMULAS:
         return None
     options = optimizer.param_groups[group]
+    if group >= len(s.base_lrs) or (type(s) in _RECURSIVE and _is_rounded(options["lr"])):
+        return None
     base = float(s.base_lrs[group])
     if base <= 0 or float(options.get("initial_lr", base)) != base:
         return None
     return _FORMULAS[type(s)](s, base, group, options)
+
+
+def _is_rounded(lr: Any) -> bool:
+    """Return whether a rate is a tensor in a format in which it drifts from the formula, by a roundoff in every step."""
+    return isinstance(lr, torch.Tensor) and lr.dtype != torch.float64
 
 
 def _sequential(s: Any, optimizer: Optimizer, group: int) -> Formula | None:
@@ -187,3 +204,5 @@ _MULTIPLYING = (
     schedulers.LinearLR,
     schedulers.PolynomialLR,
 )
+_RECURSIVE = (*_MULTIPLYING, schedulers.CosineAnnealingLR)
+"""Those that compute each rate from the one before."""

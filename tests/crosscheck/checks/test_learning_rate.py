@@ -1,6 +1,7 @@
 """Every way to step a schedule wrongly is planted in a real loop with torch's own schedulers."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch.optim import lr_scheduler as twin
 
 from crosscheck import Finding
+from crosscheck.checks.claimed_rates import Formula
+from crosscheck.checks.fractional_epochs import updates_of_an_epoch
 from crosscheck.checks.rates import RateUsed, check_learning_rates
 from crosscheck.errors import TraceError
 from distrib.optim.schedule import Cosine, Exponential, MultiStep, OneCycle, RunLength, ScheduleConfig, Step
@@ -207,6 +210,89 @@ def test_one_update_behind(config: ScheduleConfig) -> None:
     factor = config.factor(RunLength(total_updates=TOTAL, updates_per_epoch=PER_EPOCH))
     record = loop(lambda optimizer: twin.LambdaLR(optimizer, lambda count: factor(max(count - 1, 0))))
     assert_named(config, record, "the schedule is one update behind")
+
+
+EVERY = 10
+ONCE_AN_EPOCH: dict[str, Any] = {
+    "name": "every",
+    "updates": EVERY,
+    "schedule": {"name": "step", "size": 3, "gamma": 0.5},
+}
+
+
+def stepped(times: Callable[[int], int]) -> list[RateUsed]:
+    """Return the rates of a StepLR that was stepped so many times before each of 60 updates."""
+    return used(*(0.1 * 0.5 ** (times(update) // 3) for update in range(60)))
+
+
+STEPPED_OTHERWISE: list[tuple[Callable[[int], int], str]] = [
+    (lambda update: update, "the schedule steps once an update, not once in 10; if that is meant, give .*_every=1"),
+    (lambda update: update // 7, "the schedule steps once in 7 updates, not once in 10; .*, give .*_every=7"),
+    (lambda update: update // EVERY * 2, "the schedule steps 2 times in 10 updates"),
+    (lambda update: update // EVERY + 1, "the schedule is one of its steps ahead"),
+]
+
+
+@pytest.mark.parametrize(("times", "cause"), STEPPED_OTHERWISE)
+def test_a_schedule_of_epochs_that_is_stepped_at_other_times(times: Callable[[int], int], cause: str) -> None:
+    assert check_learning_rates(ONCE_AN_EPOCH, (0.1,), stepped(lambda update: update // EVERY)) == []
+    (found,) = check_learning_rates(ONCE_AN_EPOCH, (0.1,), stepped(times))
+    assert found.cause is not None
+    assert re.fullmatch(f"lr is not what the step schedule, stepped once in 10 updates, gives: {cause}", found.cause)
+
+
+def test_an_epoch_is_estimated_by_the_steps_that_a_change_takes() -> None:
+    claim = ONCE_AN_EPOCH["schedule"]
+    (found,) = check_learning_rates(claim, (0.1,), stepped(lambda update: update // 7))
+    assert found.cause is not None
+    assert "the schedule steps once in 7 updates; if that is meant, as once an epoch" in found.cause
+
+
+@pytest.mark.parametrize(("batches", "rest"), [(48, ""), (45, " (1 in the last update of an epoch)")])
+def test_stepping_after_each_micro_batch(batches: int, rest: str) -> None:
+    """Of the second epoch the first update has four micro-batches again."""
+    ends = [batch for batch in range(batches) if batch % 4 == 3 or batch == batches - 1]
+    claim = {"name": "exponential", "size": 1, "gamma": 0.99}
+    record = used(*(0.1 * 0.99 ** (epoch * batches + batch) for epoch in range(2) for batch in ends))
+    (found,) = check_learning_rates(claim, (0.1,), record)
+    assert found.cause == (
+        f"lr is not what the exponential schedule gives: the schedule steps after each of 4 micro-batches{rest}"
+    )
+
+
+def test_a_claim_that_starts_elsewhere_than_the_record_is_named_where_rates_are_wrong() -> None:
+    claim = {"name": "step", "size": 3, "gamma": 0.5}
+    going_on = used(*(0.1 * 0.5 ** (6 + row // 3) for row in range(9)))  # from the rate that the optimizer restored
+    (found,) = check_learning_rates(claim, (0.1,), going_on, applied_before=20, claimed_before=0)
+    assert found.cause is not None
+    assert "the claim goes on from 0 applied updates, and the record from 20" in found.cause
+    right = used(*(0.1 * 0.5 ** ((20 + row) // 3) for row in range(9)))
+    assert check_learning_rates(claim, (0.1,), right, applied_before=20, claimed_before=0) == []
+
+
+def test_eta_of_rates_in_float32_counts_roundoffs_of_float32() -> None:
+    (found,) = check_learning_rates({"name": "constant"}, (0.25,), used(0.25, 0.25 * (1 + 2**-20)))
+    assert found.eta == 2.0**4
+
+
+RESTARTS: dict[str, Any] = {"name": "warm restarts", "period": 3, "multiplier": 2, "end_factor": 0.01}
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_fractions_of_an_epoch_are_told_apart_from_counts(shift: int) -> None:
+    counts = np.maximum(np.arange(80) - shift, 0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.1)
+    scheduler: Any = twin.CosineAnnealingWarmRestarts(optimizer, 3, 2, eta_min=0.001)
+    rates: list[float] = []
+    for count in counts:
+        scheduler.step(int(count) // 7 + int(count) % 7 / 7)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert updates_of_an_epoch(Formula(RESTARTS), 0.1, np.array(rates), counts) == 7
+    assert updates_of_an_epoch(Formula(RESTARTS), 0.1, np.array(rates) * 0.9, counts) is None
+    assert updates_of_an_epoch(Formula(RESTARTS), 0.1, np.full(80, 0.1), counts) is None
+    (found,) = check_learning_rates(RESTARTS, (0.1,), used(*rates))
+    assert found.cause is not None
+    assert ("its periods are 7 times as long" in found.cause) == (shift == 0)
 
 
 @each_schedule

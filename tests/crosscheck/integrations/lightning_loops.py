@@ -38,6 +38,25 @@ class OwnClipping(Automatic):
             parameter.grad.clamp_(-0.01, 0.02)
 
 
+class OwnSchedulerStep(Automatic):
+    """A module that steps its scheduler when it wants to."""
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        del metric
+        if self.global_step % 2 == 0:
+            scheduler.step()
+
+
+class TwoSchedulers(Automatic):
+    """A module with two schedulers for one optimizer."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.inner.parameters(), lr=0.01)
+        of_steps = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+        of_epochs = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return [optimizer], [{"scheduler": of_steps, "interval": "step"}, of_epochs]
+
+
 class Overflowing(Automatic):
     """A module whose gradients overflow in the first and the fifth batch of an epoch."""
 

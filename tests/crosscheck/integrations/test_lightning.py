@@ -92,6 +92,27 @@ def test_a_module_that_clips_in_its_own_way_is_not_accused(loops: Any, tmp_path:
     assert matches(tmp_path / "trace", "learning rate", steps=4).checks["gradient"] == "not recorded"
 
 
+@pytest.mark.parametrize(
+    ("module", "callback", "why"),
+    [
+        ("Automatic", ("GradientAccumulationScheduler", {"scheduling": {0: 1, 1: 2}}), "how many updates an epoch has"),
+        ("Automatic", ("StochasticWeightAveraging", {"swa_lrs": 0.005}), "replaces the scheduler"),
+        ("TwoSchedulers", None, "2 schedulers step this optimizer"),
+        ("OwnSchedulerStep", None, "OwnSchedulerStep steps the scheduler in a way of its own"),
+    ],
+)
+def test_a_schedule_that_lightning_does_not_step_regularly_is_left_out(
+    loops: Any, module: str, callback: Any, why: str, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    others = [getattr(loops.pl.callbacks, callback[0])(**callback[1])] if callback else []
+    with pytest.warns(UserWarning, match=f"the learning rate is not checked: .*{why}"):
+        loops.fit(getattr(loops, module)({"interval": "epoch"}), tmp_path, loops.RecorderCallback(trace), *others)
+    (segment,) = open_trace(trace)
+    assert segment.header.claims is None or segment.header.claims.schedule is None
+    assert replay(trace).verdict is Verdict.MATCH
+
+
 @pytest.mark.parametrize(("fused", "how"), [(False, {}), (False, CLIPPED), (True, {})])
 def test_half_precision_with_a_run_that_is_resumed(loops: Any, fused: bool, how: Any, tmp_path: Path) -> None:
     """Skipped steps are noticed, whether the optimizer is called or not; Lightning clips no fused ones under a scaler."""

@@ -279,6 +279,13 @@ def test_refused_when_attaching(make: Callable[..., Any], dtype: torch.dtype, me
     assert not (tmp_path / "trace").exists()  # nothing was started
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+def test_a_parameter_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    (weight,) = make_parameters((3,))
+    with pytest.raises(UnsupportedOptimizer, match=r"group0.1 is twice in the optimizer"):
+        Recorder(SGD([weight, weight], lr=0.1), tmp_path / "trace")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

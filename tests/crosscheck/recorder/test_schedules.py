@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler as made
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import SWALR
 
-from crosscheck import Recorder, Report, Verdict, replay
+from crosscheck import Recorder, Report, TraceError, Verdict, replay
 from crosscheck.trace.reader import open_trace
 from crosscheck.trace.schedule_claims import RECORDED
 
@@ -21,11 +21,12 @@ Make = Callable[[Optimizer], LRScheduler]
 UPDATES = 14
 
 
-def groups() -> Adam:
+def groups(*, tensors: bool = False) -> Adam:
     """Return an optimizer with two groups of different rates."""
     generator = torch.Generator().manual_seed(0)
     first, second = (Parameter(torch.randn(4, generator=generator)) for _ in range(2))
-    return Adam([{"params": [first], "lr": 0.02}, {"params": [second], "lr": 0.005}])
+    rates: list[Any] = [torch.tensor(0.02), torch.tensor(0.005)] if tensors else [0.02, 0.005]
+    return Adam([{"params": [one], "lr": rate} for one, rate in zip((first, second), rates, strict=True)])
 
 
 def rightly(scheduler: LRScheduler, update: int) -> None:
@@ -50,10 +51,11 @@ def record(
     *,
     claimed: Make | None = None,
     updates: int = UPDATES,
+    tensors: bool = False,
     **recording: Any,
 ) -> Report:
     """Train, and return what the replay says. `claimed` makes the scheduler that the recorder is given, if it is another."""
-    optimizer = groups()
+    optimizer = groups(tensors=tensors)
     told = None if claimed is None else claimed(optimizer)
     if told is not None:
         reset(optimizer)
@@ -187,6 +189,71 @@ LENGTHS: dict[str, tuple[Make, Make]] = {
 def test_another_length_than_the_recorder_was_given(name: str, tmp_path: Path) -> None:
     claimed, used = LENGTHS[name]
     of_the_rate(record(tmp_path, used, claimed=claimed))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["ExponentialLR", "CosineAnnealingLR", "SequentialLR", "ChainedScheduler"])
+def test_rates_in_float32_tensors_drift_from_the_formula(name: str, tmp_path: Path) -> None:
+    """A scheduler that computes each rate from the one before rounds it each time."""
+    report = record(tmp_path / "right", FORMULAS[name], updates=100, tensors=True)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.checks["learning rate"] == "match"
+    of_the_rate(record(tmp_path / "wrong", FORMULAS[name], once_too_few, updates=100, tensors=True))
+
+
+def plain_loop(trace: Path, optimizer: Optimizer, scheduler: Any, each: Callable[[int], None], updates: int) -> Report:
+    with Recorder(optimizer, trace, scheduler=scheduler):
+        for update in range(updates):
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            each(update)
+    return replay(trace)
+
+
+def test_a_group_that_joins_is_held_to_no_scheduler_that_was_made_before(tmp_path: Path) -> None:
+    optimizer = Adam([Parameter(torch.ones(4))], lr=0.02)
+    scheduler = made.StepLR(optimizer, 5, 0.5)
+
+    def each(update: int) -> None:
+        scheduler.step()
+        if update == 3:
+            optimizer.add_param_group({"params": [Parameter(torch.ones(3))], "lr": 0.001})
+        if update == 7:
+            optimizer.param_groups[1]["lr"] = 0.003
+
+    report = plain_loop(tmp_path, optimizer, scheduler, each, 12)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert any(note.startswith("group 1 joined after the scheduler was made") for note in report.notes)
+
+
+def test_a_group_that_joined_before_the_recorder_is_followed_by_a_copy(tmp_path: Path) -> None:
+    optimizer = Adam([Parameter(torch.ones(4))], lr=0.02)
+    scheduler = made.StepLR(optimizer, 5, 0.5)
+    optimizer.add_param_group({"params": [Parameter(torch.ones(3))], "lr": 0.001})
+    report = plain_loop(tmp_path, optimizer, scheduler, lambda _: scheduler.step(), 12)
+    assert report.verdict is Verdict.MATCH, str(report)
+    (segment,) = open_trace(tmp_path)
+    assert segment.header.claims is not None
+    assert segment.header.claims.schedule == {"name": RECORDED, "stepped": 0, "every": 1}
+
+
+def test_warm_restarts_that_are_given_fractions_of_an_epoch_are_not_accused(tmp_path: Path) -> None:
+    """This is the example in the documentation of torch."""
+    optimizer = Adam([Parameter(torch.ones(4))], lr=0.02)
+    scheduler: Any = made.CosineAnnealingWarmRestarts(optimizer, 2)
+
+    def of_an_epoch(update: int) -> None:
+        scheduler.step(update // 5 + update % 5 / 5)
+
+    report = plain_loop(tmp_path / "first", optimizer, scheduler, of_an_epoch, 24)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert report.checks["learning rate"] == "not tested"
+    (untested,) = report.claims_not_tested
+    assert "step(epoch + i / 5)" in untested
+    with pytest.raises(TraceError, match="was stepped to a fraction of an epoch"):
+        Recorder(optimizer, tmp_path / "second", scheduler=scheduler, first_step=25)
 
 
 def of_the_rate(report: Report) -> str:
