@@ -40,6 +40,7 @@ def test_every_check_is_in_the_list() -> None:
             "passes",
             "power",
             "rates",
+            "scaler_rule",
             "schedules",
             "share_held",
             "tally",
