@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 
 from crosscheck.report.coverage import runs, spans
-from crosscheck.trace.format import AVERAGE, PARAM, Part, Step
+from crosscheck.trace.format import AVERAGE, LOSS_SCALE, PARAM, Part, Step
 
 
 class AllowedChanges:
@@ -11,7 +11,8 @@ class AllowedChanges:
 
     def __init__(self, claimed: Collection[str]) -> None:
         """`claimed`: the parameter or slots that may change between steps, as the trainer claims."""
-        self._claimed: dict[str, set[int]] = {name: set() for name in claimed}  # before which steps they changed
+        # Before which steps they changed.
+        self._claimed: dict[str, set[int]] = {name: set() for name in claimed if name != LOSS_SCALE}
         self._loaded: dict[int, set[str]] = {}  # by step before which state was loaded: the slots that changed
 
     def add_part(self, part: Part) -> None:

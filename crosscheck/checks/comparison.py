@@ -1,6 +1,7 @@
 """What the ranks of a run recorded, held against each other while it is read. NumPy only."""
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,8 @@ class _Spread:
 
     first: Difference
     place: Place
+    rank: int  # of `first`, beside the lowest one
+    ahead: int  # `Difference.ahead`, of any difference at that place
     ranks: set[int] = field(default_factory=set[int])
     steps: set[int] = field(default_factory=set[int])
     tensors: dict[str, None] = field(default_factory=dict[str, None])
@@ -46,6 +49,7 @@ class Comparison:
         self._attempts: dict[Place, dict[int, Attempt]] = {}
         self._tensors: defaultdict[int, set[str]] = defaultdict(set)  # by rank
         self._spreads: dict[tuple[Moment, str], _Spread] = {}
+        self._counts = Counter[tuple[int, int]]()  # of steps, by rank and segment
         self._began: dict[int, int] = {}  # by segment: the first step that was compared
 
     def __bool__(self) -> bool:
@@ -59,6 +63,7 @@ class Comparison:
             waiting[:] = [(whose, block) for whose, block in waiting if (key[0], block.steps[-1].step) > done]
         self._attempts = {place: by_rank for place, by_rank in self._attempts.items() if place > done}
         self._read[rank] = segment, part.steps[-1].step
+        self._counts[rank, segment] += len(part.steps)
         self._tensors[rank] |= {tensor.name for tensor in part.tensors}
         if segment >= self._fitting:
             return
@@ -97,9 +102,11 @@ class Comparison:
     def _add(self, segment: int, rank: int, differences: Iterable[Difference]) -> None:
         for found in differences:
             place = segment, found.step
-            spread = self._spreads.setdefault((found.moment, found.slot), _Spread(found, place))
+            spread = self._spreads.setdefault((found.moment, found.slot), _Spread(found, place, rank, found.ahead))
+            if place <= spread.place:
+                spread.ahead = found.ahead or (spread.ahead if place == spread.place else 0)
             if (place, found.number) < (spread.place, spread.first.number):
-                spread.first, spread.place = found, place
+                spread.first, spread.place, spread.rank = found, place, rank
             spread.ranks.add(rank)
             spread.steps |= found.elements.keys()
             spread.tensors.setdefault(found.tensor)
@@ -135,10 +142,8 @@ class Comparison:
     def _what(self, spread: _Spread) -> str:
         first = spread.first
         if first.moment is Moment.GRADIENT:
-            return (
-                "the gradients that the optimizers consumed are not the same, although the parameters were. They were not "
-                "averaged over the ranks: a no_sync that never ends, parameters that DDP does not know, no all-reduce"
-            )
+            differ = "the gradients that the optimizers consumed are not the same, although the parameters were"
+            return f"{differ}. {self._why_gradients_differ(spread)}"
         if first.moment is Moment.APPLIED:
             return "one skipped the step and the other did not"
         if first.moment is Moment.OPTIONS:
@@ -153,12 +158,41 @@ class Comparison:
             return f"{first.slot} was not the same before the first step on record{unseen}: they did not start alike"
         return f"{first.slot} was changed between two steps on some ranks and not on others{unseen}"
 
+    def _why_gradients_differ(self, spread: _Spread) -> str:
+        step, lowest, other = spread.first.step, self.ranks[0], spread.rank
+        if spread.ahead:
+            behind, ahead = (lowest, other) if spread.ahead > 0 else (other, lowest)
+            return (
+                f"That of step {step} on rank {ahead} is that of step {step + 1} on rank {behind}: rank {ahead} did not take a "
+                f"step that rank {behind} took"
+            )
+        unequal = self._unequal_counts(spread.place[0])
+        return (
+            "Either they were not averaged over the ranks (a no_sync that never ends, parameters that DDP does not know, no "
+            f"all-reduce), or they are of different iterations{unequal and f': {unequal}'}"
+        )
+
+    def _unequal_counts(self, segment: int) -> str:
+        """Return how many steps of a segment each rank has; empty if all have the same, or if there may be more to come."""
+        by_count: dict[int, list[str]] = {}
+        for rank in self.ranks:
+            if self._read[rank] < (segment, math.inf):
+                return ""
+            by_count.setdefault(self._counts[rank, segment], []).append(str(rank))
+        each = [(f"rank{'s' * (len(its) > 1)} {listed(its)}", f"{number:,}") for number, its in by_count.items()]
+        (first, steps), *others = each
+        said = [f"{first} recorded {steps} steps", *(f"{who} {number}" for who, number in others)]
+        return ", ".join(said) if others else ""
+
     def notes(self, world_size: int) -> Iterator[str]:
         """Say what could not be compared."""
         each = [self._tensors[rank] for rank in self.ranks]
         alone = sorted(set[str]().union(*each) - each[0].intersection(*each))
         if alone:
             yield f"{listed(alone)} {'is' if len(alone) == 1 else 'are'} not on every rank: nothing compares what ranks hold of that"
+        for segment in range(self._fitting):
+            if unequal := self._unequal_counts(segment):
+                yield f"{unequal} in segment-{segment + 1:04}: nothing compares those that not all of them have"
         if self._more:
             yield f"from segment-{self._fitting + 1:04} on, the ranks' segments do not begin alike and were not compared"
         if len(self.ranks) < world_size:

@@ -28,6 +28,7 @@ def conclude(context: Context, answered: Collection[str]) -> Report:
     innocent = not any(finding.check == OPTIMIZER for finding in findings)
     unseen = [name for name, error in tally.smallest_rate_error.items() if 1 < error < math.inf]
     reason = _vacuous(context, batcher.used, power) if innocent else ""
+    untested = context.checks_claimed | context.unclaimed
     return Report(
         verdict=Verdict.MISMATCH if findings else Verdict.VACUOUS if reason else Verdict.MATCH,
         reason=reason,
@@ -42,7 +43,7 @@ def conclude(context: Context, answered: Collection[str]) -> Report:
         warnings=tuple(_warnings(context)),
         notes=(*context.notes, *_held_still(batcher.used)),
         not_tested=(*_not_tested(power), *_steps_not_tested(unseen)),
-        checks={name: _came_to(name, answered, findings, context.checks_claimed) for name in _checks_of(context)},
+        checks={name: _came_to(name, answered, findings, untested) for name in _checks_of(context)},
         claims_not_tested=context.claims_not_tested,
         power=power,
         steps=context.steps,
@@ -138,10 +139,10 @@ def _warnings(context: Context) -> Iterator[str]:
 
 
 def _came_to(
-    check: str, answered: Collection[str], findings: Iterable[Finding], claimed: Collection[str]
+    check: str, answered: Collection[str], findings: Iterable[Finding], untested: Collection[str]
 ) -> CheckResult:
     if any(finding.check == check for finding in findings):
         return CheckResult.MISMATCH
     if check in answered:
         return CheckResult.MATCH
-    return CheckResult.NOT_TESTED if check in claimed else CheckResult.NOT_RECORDED
+    return CheckResult.NOT_TESTED if check in untested else CheckResult.NOT_RECORDED

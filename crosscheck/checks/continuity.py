@@ -46,7 +46,8 @@ class Continuity(Check):
 
     def tensor(self, tensor: TensorBlock) -> None:
         quantities = all_quantities(tensor)
-        self.context.findings.add(moved_while_idle(self.context.rule, tensor, quantities))
+        idle = {name: each for name, each in quantities.items() if name != AVERAGE or self.claims.average is None}
+        self.context.findings.add(moved_while_idle(self.context.rule, tensor, idle))
         if not tensor.full:
             self.context.findings.add(self._unsampled(tensor, quantities))
         self.context.findings.add(self._followed(tensor, quantities))

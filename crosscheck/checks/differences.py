@@ -1,7 +1,7 @@
 """Where two ranks, which should hold the same, recorded something else of the same steps. NumPy only."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -41,6 +41,8 @@ class Difference:
     """Of the element, on the first rank and on the other; None where no element shows it."""
     elements: Mapping[int, int]
     """By step."""
+    ahead: int = 0
+    """1 if what the other rank has at this step is, in all elements, what the first one has at the next; -1 the other way round."""
 
 
 class Attempt(NamedTuple):
@@ -80,7 +82,8 @@ def common_steps(first: TensorBlock, other: TensorBlock) -> tuple[_Rows, _Rows, 
 def of_blocks(first: TensorBlock, other: TensorBlock) -> Iterator[Difference]:
     """Yield in what two blocks of a tensor differ, in the rows and the elements that both have."""
     pair = _Pair(first, other)
-    yield from pair.compare(Moment.GRADIENT, GRAD, (first.grad, other.grad), (first.has_grad, other.has_grad))
+    for found in pair.compare(Moment.GRADIENT, GRAD, (first.grad, other.grad), (first.has_grad, other.has_grad)):
+        yield replace(found, ahead=pair.gradients_ahead(found.step))
     ours, theirs = all_quantities(first), all_quantities(other)
     for name in sorted(ours.keys() & theirs.keys()):  # one that is absent everywhere appears in a later row, or never
         a, b = ours[name], theirs[name]
@@ -106,6 +109,18 @@ class _Pair:
         ours, theirs = self._rows
         alike = np.all(a.held[ours + moment] == b.held[theirs + moment], axis=1)
         return alike & (a.digests[ours, moment] != b.digests[theirs, moment])
+
+    def gradients_ahead(self, step: int) -> int:
+        """Return whether the other rank has the gradient of a step later (1), earlier (-1), or neither (0): `Difference.ahead`."""
+        at = int(np.searchsorted(self._steps, step))
+        if at + 1 == len(self._steps) or self._steps[at + 1] != step + 1:
+            return 0
+        gradients = [block.grad[rows[[at, at + 1]]] for block, rows in zip(self._blocks, self._rows, strict=True)]
+        ours, theirs = (grads[:, columns] for grads, columns in zip(gradients, self._columns, strict=True))
+        for ahead, now, later in ((1, theirs[0], ours[1]), (-1, ours[0], theirs[1])):
+            if now.any() and not differ(now, later).any():
+                return ahead
+        return 0
 
     def compare(
         self,

@@ -17,14 +17,22 @@ from crosscheck.trace.reserved_options import CLIP_NORM, CLIP_VALUE
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
 _ROUNDOFF = FORMATS["float32"].unit_roundoff  # what `norm_error` counts in
+_ALIKE = 0.01  # norms that differ by less are of gradients with the same factor
+_UNCLAIMED = (
+    "gradients at the end of backward are on record, but nothing says how they are clipped, so they were not checked: "
+    "give the recorder clip_norm or clip_value"
+)
+_UNCLAIMED_AT_ALL = f"{_UNCLAIMED}, or claims=Claims() where nothing changes them"
 _NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
 
 
 class Gradient(Check):
-    """Judges the way from backward to the optimizer as if it were a step. Without claims nobody says what it should be."""
+    """Judges the way from backward to the optimizer as if it were a step.
+
+    Without claims nobody says whether the gradient is clipped, but a loss scale on record says what it is divided by.
+    """
 
     def start(self) -> None:
-        self._silent = self.segment.header.claims is None
         self._applied = self._with_backward = 0  # steps
         # Before clipping, over all segments so far; below zero: no gradient of backward is on record.
         self._largest_norm = max((check._largest_norm for check in self.earlier), default=-1.0)
@@ -41,25 +49,24 @@ class Gradient(Check):
         elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff, device)
         told = [groups[0] if groups else {} for groups in options]
         self._options = {
-            step.step: self._options_of(step, said, error) for step, said in zip(part.steps, told, strict=True)
+            step.step: self._options_of(step, said, error, unit_roundoff)
+            for step, said in zip(part.steps, told, strict=True)
         }
         for step in part.steps:
             self._applied += step.applied
             self._with_backward += step.applied and step.backward_norm is not None
             if step.applied and step.backward_norm is not None and math.isfinite(step.backward_norm):
                 self._largest_norm = max(self._largest_norm, step.backward_norm / (step.loss_scale or 1.0))
-            if not self._silent and not _unknown(self._options[step.step]):
+            if not _unknown(self._options[step.step]):
                 self.context.findings.add(_check_norm(step, self._options[step.step], unit_roundoff, elements))
 
     def tensor(self, tensor: TensorBlock) -> None:
-        if self._silent or not tensor.has_backward.any():
-            return
         zeros, options = np.zeros_like(tensor.grad), [self._options[step.step] for step in tensor.steps]
         there = tensor.has_backward & ~np.array([_unknown(each) for each in options])
         if not there.any():
             return
         # What nothing should happen to, and nothing happened to, is right without arithmetic.
-        untouched = np.array([_leaves_alone(each) for each in options])
+        untouched = np.array([not _unknown(each) and _leaves_alone(each) for each in options])
         if tensor.backward is not tensor.grad:
             untouched &= np.all(tensor.backward == tensor.grad, axis=1)
         as_step = replace(
@@ -80,8 +87,12 @@ class Gradient(Check):
         self.context.judge.add(GRADIENT, as_step)
 
     def finish(self) -> None:
-        """Note whether the gradients of some steps only are on record, and whether anything was clipped."""
-        if not self._silent and self._with_backward not in (0, self._applied):
+        """Note whether gradients are not on record or not checked, and whether anything was clipped."""
+        if self._with_backward and not self.answered:
+            self.context.unclaimed.add("gradient")
+            said = _UNCLAIMED if self.segment.header.claims is not None else _UNCLAIMED_AT_ALL
+            self.context.notes += [said] if said not in self.context.notes else []
+        elif self._with_backward not in (0, self._applied):
             self.context.notes.append(
                 f"gradients at the end of backward are on record for {self._with_backward} of {self._applied} applied steps"
             )
@@ -98,10 +109,11 @@ class Gradient(Check):
                 untested = "no gradient of backward is on record; the trainer is to call Recorder.after_backward"
             self.context.claimed("gradient", f"{claim} = {limit:g}", "" if largest[claim] > limit else untested)
 
-    def _options_of(self, step: Step, told: dict[str, Option], error: float) -> dict[str, Option]:
+    def _options_of(self, step: Step, told: dict[str, Option], error: float, unit_roundoff: float) -> dict[str, Option]:
         """Return what makes the consumed gradient of the one that backward left.
 
-        The bounds of clipping are those claimed; where none is, those that the loop's own call told.
+        The bounds of clipping are those claimed; where none is, those that the loop's own call told. Without any claim there
+        is clipping that nobody tells of, so that only the loss scale is held to.
         """
         scale = step.loss_scale or 1.0
         options: dict[str, Option] = {"loss_scale": scale, "world_size": float(self.segment.header.world_size)}
@@ -111,6 +123,8 @@ class Gradient(Check):
             self._told = {"clip_norm": clip_norm, "clip_value": clip_value}
         if clip_norm is not None and clip_value is not None:
             return options | {"clip_norm": math.nan}  # the norm between the two clippings is not on record
+        if self.segment.header.claims is None and clip_norm is None and clip_value is None:
+            return options if _shows_unscaling(step, unit_roundoff) else options | {"clip_norm": math.nan}
         if clip_norm is not None and step.backward_norm is not None:
             norm = step.backward_norm / scale
             options |= {"clip_norm": clip_norm, "norm": norm, "norm_eps": 1e-6, "norm_error": error}
@@ -126,6 +140,17 @@ def _number(value: Option) -> float | None:
 def _unknown(options: dict[str, Option]) -> bool:
     """Return whether nobody said how the gradient is clipped, or no claim can hold it."""
     return any(value != value for value in (options.get("clip_norm"), options.get("clip_value")))
+
+
+def _shows_unscaling(step: Step, unit_roundoff: float) -> bool:
+    """Return whether a step tells what it was divided by, though nobody says whether it was clipped.
+
+    Clipping makes a gradient smaller. One that is no smaller than it should be, or is smaller by the loss scale, was not clipped.
+    """
+    if step.loss_scale is None or not step.backward_norm or step.grad_norm is None:
+        return False
+    left = step.grad_norm / step.backward_norm * step.loss_scale
+    return left > 1 - 4 * unit_roundoff or abs(left * step.loss_scale - 1) < _ALIKE
 
 
 def _leaves_alone(options: dict[str, Option]) -> bool:

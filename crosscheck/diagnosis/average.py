@@ -23,7 +23,10 @@ def _wrong_inputs(flags: AverageFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield WrongInputs("decay and 1 - decay are swapped", flags, with_numbers(inputs, decay=1 - decay))
     if (seen == 0).any():
         started = with_numbers(inputs, seen=np.ones_like(seen))
-        sentence = "the first update averages with the initial parameters instead of copying"
+        sentence = (
+            "the first update averages with the initial parameters instead of copying (of an average that is meant to, "
+            "claim Claims(averaged=1))"
+        )
         yield WrongInputs(sentence, flags, started)
     else:
         yield WrongInputs("it is a copy of the parameters", flags, with_numbers(inputs, seen=np.zeros_like(seen)))

@@ -9,6 +9,7 @@ import numpy as np
 from crosscheck.diagnosis.catalogue import CATALOGUE
 from crosscheck.diagnosis.cause import Cause, ranked
 from crosscheck.diagnosis.corrections import float32_corrections
+from crosscheck.diagnosis.factor import multiplied_gradients
 from crosscheck.diagnosis.numbers import numbers, unrecorded_decays
 from crosscheck.diagnosis.pairs import pairs, wrong_formulas, wrong_inputs
 from crosscheck.diagnosis.rounding import rounding
@@ -57,7 +58,8 @@ def _formulas_and_numbers(trial: Trial) -> list[Cause]:
     """
     right = trial.right
     decays = unrecorded_decays(right, CATALOGUE[right.rule.name].decays(right.flags))
-    return trial.causes(trial.promising(chain(wrong_inputs(right), wrong_formulas(right), numbers(right), decays)))
+    numbered = chain(numbers(right), multiplied_gradients(right), decays)
+    return trial.causes(trial.promising(chain(wrong_inputs(right), wrong_formulas(right), numbered)))
 
 
 def _rounding(trial: Trial) -> list[Cause]:

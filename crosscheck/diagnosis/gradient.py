@@ -19,7 +19,9 @@ def _wrong_inputs(flags: ClipFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         twice = instead(loss_scale=scale**2, norm=norm / scale)
         never = instead(loss_scale=np.ones_like(scale), norm=norm * scale)
         yield WrongInputs("the gradient is divided by the loss scale twice", flags, twice)
-        yield WrongInputs("the gradient is not divided by the loss scale", flags, never)
+        yield WrongInputs(
+            "the gradient is not divided by the loss scale (or after_backward came after that)", flags, never
+        )
     if (world != 1).any():
         twice = instead(loss_scale=scale * world, norm=norm / world)
         never = instead(loss_scale=scale / world, norm=norm * world)

@@ -41,12 +41,13 @@ def names(base: Candidate) -> list[str]:
     return [name for name in base.rule.hyperparameters_read(base.flags) if base.inputs.hyperparameters[name].any()]
 
 
-def numbers(base: Candidate, together: int = 1) -> Iterator[Candidate]:
+def numbers(base: Candidate, together: int = 1, of: Sequence[str] | None = None) -> Iterator[Candidate]:
     """Yield what `base` becomes with hyperparameters as the numbers that they act as, so many `together`.
 
+    `of`: the hyperparameters that are fitted; left out, all that are not zero.
     A fit is left out if more than rounding remains, or if, beside another mistake, the fitted value is the recorded one.
     """
-    for some in _worthwhile(base, list(combinations(names(base), together))):
+    for some in _worthwhile(base, list(combinations(names(base) if of is None else of, together))):
         (fit,) = least_squares(base, [some])
         alone = len(some) == 1 and not base.sentence  # if it explains nothing, no row comes closer by it
         if fit is not None and (alone or np.all(np.abs(fit.factors - 1) > fit.errors)):

@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from crosscheck.diagnosis.catalogue import CATALOGUE
-from crosscheck.diagnosis.numbers import numbers
-from crosscheck.diagnosis.trial import Candidate
+from crosscheck.diagnosis.numbers import names, numbers
+from crosscheck.diagnosis.trial import Candidate, Outputs, exact
+from crosscheck.trace.format import PARAM
 
 
 def wrong_inputs(base: Candidate) -> Iterator[Candidate]:
@@ -33,9 +37,28 @@ def pairs(right: Candidate) -> Iterator[Candidate]:
                 yield candidate
     for sentence, chain in CATALOGUE[right.rule.name].pairs(right.flags):
         yield replace(right, sentence=sentence, rule=replace(right.rule, chain=chain))
+    made = exact(right)
     for first in (*inputs, *formulas):
-        yield from numbers(first)
+        if _changes(first, made):
+            yield from numbers(first, of=_untouched(first, right))
     yield from numbers(right, together=2)
+
+
+def _changes(mistake: Candidate, made: Outputs) -> bool:
+    """Return whether a mistake makes anything else of the rows than `made`, which the right formula makes of them."""
+    instead = exact(mistake)
+    columns, width = np.arange(int(made[PARAM].shape[1])), np.asarray(mistake.inputs.width)
+    real: NDArray[np.bool_] = np.less(columns, width[:, None])
+    return any(
+        name not in instead or not np.array_equal(made[name][real], instead[name][real], equal_nan=True)
+        for name in made
+    )
+
+
+def _untouched(mistake: Candidate, right: Candidate) -> list[str]:
+    """Return the hyperparameters that a mistake leaves as they were recorded."""
+    recorded, h = right.inputs.hyperparameters, mistake.inputs.hyperparameters
+    return [name for name in names(mistake) if name in recorded and np.array_equal(h[name], recorded[name])]
 
 
 def _both(first: str, second: str) -> str:

@@ -93,7 +93,7 @@ class Recorder:
             named_parameters: Names for the tensors, such as `model.named_parameters()`; otherwise those the
                 optimizer was built with, otherwise positions.
             scaler: The loss scaler, whose scale is then held to its rule. A `torch.amp.GradScaler` that is not given is found when
-                it first steps the optimizer: its skipped steps are noticed and its scale is recorded, but not held to anything.
+                it first steps the optimizer: its skipped steps are noticed and its scale is recorded, but not held to its rule.
                 Other optimizers may share it.
             average: The `torch.optim.swa_utils.AveragedModel`, or pairs of a parameter and its moving average, which is
                 then recorded as one more slot.
@@ -186,7 +186,7 @@ class Recorder:
     def after_backward(self) -> None:
         """Record the gradients as `backward` left them: averaged over ranks, times the loss scale, not yet clipped.
 
-        A second point of capture, to be called once a step, before anything touches the gradients. With it the
+        A second point of capture, to be called once a step, before anything touches the gradients, such as `unscale_`. With it the
         replay can check what happens between backward and the optimizer, by the `claims`. Of a large model this is
         recorded at some steps only, because the norm needs every gradient.
         """

@@ -17,6 +17,7 @@ VERSION = 1
 AVERAGE = "average"  # the slot that holds the moving average of a parameter
 GRAD = "grad"  # the gradient, where it stands beside the names of slots
 DIGEST = "digest"  # the array of digests of the parameter; those of a slot are SLOT.digest
+LOSS_SCALE = "loss_scale"  # what stands for the scale beside the names of slots
 PARAM = "param"  # what stands for the parameter itself beside the names of slots
 ROUNDOFF_OF = " roundoff"
 """What follows a hyperparameter's name in the name of the option that tells the unit roundoff of the tensor that held it."""
@@ -77,7 +78,8 @@ class Claims(_Strict):
     applied: Index = 0  # updates applied before this segment
     schedule: dict[str, Any] | None = None  # of the learning rate, by applied updates
     options: dict[str, dict[str, Option]] | None = None  # by tensor: its group's options; lr without its schedule
-    between: tuple[str, ...] = ()  # what it changes between steps: `param`, `average` or slots of the state
+    # What it changes between steps: `param`, `average`, `loss_scale` or slots of the state.
+    between: tuple[str, ...] = ()
 
     @field_validator("schedule")
     @classmethod

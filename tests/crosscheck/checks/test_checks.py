@@ -42,6 +42,7 @@ def test_every_check_is_in_the_list() -> None:
             "passes",
             "power",
             "rates",
+            "scaler_rule",
             "schedules",
             "share_held",
             "tally",

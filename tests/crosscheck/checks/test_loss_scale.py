@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscheck import Finding
-from crosscheck.checks.loss_scale import ScaleUsed, check_loss_scale
+from crosscheck import Claims, Finding, Recorder, Report, replay
+from crosscheck.checks.scaler_rule import ScaleUsed, check_loss_scale, left_by
 from crosscheck.trace.format import Scaler
 
 Skips = Sequence[int]
@@ -117,6 +119,19 @@ scalers = st.builds(
 @given(claimed=scalers, applied=st.lists(st.booleans(), max_size=30))
 def test_whatever_torchs_kernel_does_is_right(claimed: Scaler, applied: list[bool]) -> None:
     assert check_loss_scale(claimed, kernel(claimed, applied)) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    claimed=scalers, applied=st.lists(st.booleans(), min_size=1, max_size=30), more=st.lists(st.booleans(), max_size=9)
+)
+def test_what_a_scaler_is_left_at_goes_on_as_the_scaler_does(
+    claimed: Scaler, applied: list[bool], more: list[bool]
+) -> None:
+    whole = kernel(claimed, applied + more)
+    left = left_by(claimed, whole[: len(applied)])
+    assert left is not None
+    assert check_loss_scale(left, whole[len(applied) :]) == []
 
 
 @settings(max_examples=200, deadline=None)
@@ -282,3 +297,67 @@ def test_a_resumed_run_needs_the_tracker() -> None:
 
 def test_no_attempts_no_findings() -> None:
     assert check_loss_scale(CLAIMED, []) == []
+
+
+Restored = Callable[[torch.amp.GradScaler, torch.amp.GradScaler], object]
+"""Takes over the state of an earlier run's scaler, which comes second."""
+
+
+def lost(scaler: torch.amp.GradScaler, earlier: torch.amp.GradScaler) -> None:
+    del scaler, earlier
+
+
+def loaded(scaler: torch.amp.GradScaler, earlier: torch.amp.GradScaler) -> None:
+    scaler.load_state_dict(earlier.state_dict())
+
+
+def without_tracker(scaler: torch.amp.GradScaler, earlier: torch.amp.GradScaler) -> None:
+    scaler.load_state_dict(earlier.state_dict() | {"_growth_tracker": 0})
+
+
+def resumed(trace: Path, restore: Restored, *, skip: Skips = (), **claims: Any) -> Report:
+    """Record a run that goes on after step 10 with a scaler of its own."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([("weight", weight)], lr=0.1)
+    earlier: torch.amp.GradScaler | None = None
+    for first, last in ((1, 10), (11, 20)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=4)
+        if earlier is not None:
+            restore(scaler, earlier)
+        claimed = Claims(**claims) if earlier is not None and claims else None
+        with Recorder(optimizer, trace, scaler=scaler, append=first > 1, first_step=first, claims=claimed):
+            for step in range(first, last + 1):
+                optimizer.zero_grad()
+                slope = math.inf if step in skip else 1.0
+                scaler.scale((weight * slope).sum()).backward()  # pyright: ignore[reportUnknownMemberType]
+                scaler.step(optimizer)
+                scaler.update()
+        earlier = scaler
+    return replay(trace)
+
+
+@pytest.mark.parametrize("skip", [(), (10,), (8,)], ids=str)
+def test_a_scaler_that_was_restored_is_right(skip: Skips, tmp_path: Path) -> None:
+    assert resumed(tmp_path, loaded, skip=skip).checks["loss scale"] == "match"
+
+
+@pytest.mark.parametrize(
+    ("restore", "skip", "slot", "recorded", "expected", "cause"),
+    [
+        (lost, (), "loss_scale", 1024.0, 4096.0, "the loss scale was not restored: step 10 left 4096, and the resumed run"),
+        (lost, (10,), "loss_scale", 1024.0, 2048.0, "the loss scale was not restored: step 10 left 2048"),
+        (without_tracker, (), "growth_tracker", 0.0, 2.0, "the growth tracker of the loss scale was not restored: step 10"),
+    ],
+)  # fmt: skip
+def test_a_scaler_that_was_not_restored(
+    restore: Restored, skip: Skips, slot: str, recorded: float, expected: float, cause: str, tmp_path: Path
+) -> None:
+    [found] = [found for found in resumed(tmp_path, restore, skip=skip).findings if found.check == "loss scale"]
+    assert (found.step, found.slot, found.recorded, found.expected) == (11, slot, recorded, expected)
+    assert found.cause.startswith(cause)
+
+
+def test_a_scale_that_is_changed_on_purpose_can_be_claimed(tmp_path: Path) -> None:
+    report = resumed(tmp_path, lost, between=("loss_scale",))
+    assert (str(report.verdict), report.checks["loss scale"]) == ("match", "match")
+    assert any(note.startswith("loss_scale was changed before step 11, otherwise than") for note in report.notes)

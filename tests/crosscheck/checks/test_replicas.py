@@ -149,6 +149,33 @@ def test_a_step_that_one_rank_skips(tmp_path: Path) -> None:
     assert (finding.step, finding.slot) == (4, "grad")
 
 
+@pytest.mark.parametrize("forgetful", [0, 1])
+def test_a_step_that_only_one_rank_takes(forgetful: int, tmp_path: Path) -> None:
+    """Both see the same gradients, as under DDP; one takes no step at the third."""
+    for rank in (0, 1):
+        parameters = make_parameters((5, 20))
+        optimizer = torch.optim.SGD([("weight", parameters[0])], lr=0.1, momentum=0.9)
+        with Recorder(optimizer, tmp_path, rank=rank, world_size=2):
+            for iteration in range(1, 8):
+                feed(parameters, iteration)
+                if (rank, iteration) != (forgetful, 3):
+                    optimizer.step()
+    report = replay(tmp_path)
+    [finding] = report.findings
+    assert (finding.check, finding.step, finding.slot) == ("replicas", 3, "grad")
+    said = "That of step 3 on rank {0} is that of step 4 on rank {1}: rank {0} did not take a step that rank {1} took"
+    assert finding.cause.endswith(said.format(forgetful, 1 - forgetful))
+    counts = "rank 0 recorded 6 steps, rank 1 7" if forgetful == 0 else "rank 0 recorded 7 steps, rank 1 6"
+    assert f"{counts} in segment-0001: nothing compares those that not all of them have" in report.notes
+
+
+def test_other_gradients_and_another_number_of_steps(tmp_path: Path) -> None:
+    report = of_two(tmp_path, other_gradient, steps=5)
+    [finding] = [finding for finding in report.findings if finding.check == "replicas"]
+    assert "Either they were not averaged over the ranks" in finding.cause
+    assert finding.cause.endswith("or they are of different iterations: rank 0 recorded 6 steps, rank 1 5")
+
+
 def test_ranks_of_three_are_named(tmp_path: Path) -> None:
     """Ranks 1 and 2 of four differ, one from a later step on, and rank 3 did not record."""
     record_rank(0, tmp_path, world_size=4)

@@ -124,7 +124,7 @@ def test_a_loop_that_clips_by_other_means_is_not_accused(build: Build, tmp_path:
         torch.nn.utils.clip_grad_norm_(loop.model.parameters(), 0.1)
         loop.optimizer.step()
         recording.flush()
-    assert replay(tmp_path).checks["gradient"] == "not recorded"
+    assert replay(tmp_path).checks["gradient"] == "not tested"
 
 
 def test_a_wrong_bound_and_a_wrong_schedule(build: Build, tmp_path: Path) -> None:
