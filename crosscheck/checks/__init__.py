@@ -8,12 +8,12 @@ if TYPE_CHECKING:
 
 _KINDS = (
     ("optimizer", "crosscheck.checks.optimizer", "Optimizer"),
-    ("gradient", "crosscheck.checks.gradient", "Gradient"),
+    ("clipping", "crosscheck.checks.clipping", "Clipping"),
     ("average", "crosscheck.checks.average", "Average"),
     ("learning rate", "crosscheck.checks.learning_rate", "LearningRate"),
     ("loss scale", "crosscheck.checks.loss_scale", "LossScale"),
     ("options", "crosscheck.checks.options", "GroupOptions"),
-    ("backward", "crosscheck.checks.backward", "Backward"),
+    ("gradient", "crosscheck.checks.gradient", "Gradient"),
     ("continuity", "crosscheck.checks.continuity", "Continuity"),
     ("continuity", "crosscheck.checks.replaced_tensors", "ReplacedTensors"),
     ("continuity", "crosscheck.checks.starts", "Starts"),

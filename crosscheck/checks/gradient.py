@@ -1,189 +1,105 @@
-"""Is the gradient that the optimizer consumed the one that backward left, unscaled and clipped as claimed?"""
+"""Is the gradient that backward left that of the whole global batch, recomputed by the same network in JAX?"""
 
-import math
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from crosscheck.checks.check import Check
-from crosscheck.criterion.profile import Profile
+from crosscheck.checks.passes import inputs_of
+from crosscheck.criterion.stochastic import GradientComparison, compare_gradients
+from crosscheck.errors import TraceError
 from crosscheck.report.finding import Finding
-from crosscheck.rules.gradient import GRADIENT, norm_error
-from crosscheck.rules.rule import number
-from crosscheck.tolerance import FAIL, FORMATS
-from crosscheck.trace.format import GRAD, Option, Part, Step
-from crosscheck.trace.reserved_options import CLIP_NORM, CLIP_VALUE
-from crosscheck.trace.tensors import Quantity, TensorBlock
-
-_ROUNDOFF = FORMATS["float32"].unit_roundoff  # what `norm_error` counts in
-_ALIKE = 0.01  # norms that differ by less are of gradients with the same factor
-_UNCLAIMED = (
-    "gradients at the end of backward are on record, but nothing says how they are clipped, so they were not checked: "
-    "give the recorder clip_norm or clip_value"
-)
-_UNCLAIMED_AT_ALL = f"{_UNCLAIMED}, or claims=Claims() where nothing changes them"
-_NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
+from crosscheck.trace.format import GRAD, Pass
+from crosscheck.trace.reader import LoadedPass
+from crosscheck.twin.network_inputs import NetworkInputs
+from crosscheck.twin.pooling import WRONG
+from crosscheck.twin.recompute import Twin, recompute
 
 
 class Gradient(Check):
-    """Judges the way from backward to the optimizer as if it were a step.
-
-    Without claims nobody says whether the gradient is clipped, but a loss scale on record says what it is divided by.
-    """
+    """Recomputes the gradient of each recorded pass."""
 
     def start(self) -> None:
-        self._applied = self._with_backward = 0  # steps
-        # Before clipping, over all segments so far; below zero: no gradient of backward is on record.
-        self._largest_norm = max((check._largest_norm for check in self.earlier), default=-1.0)
-        self._largest_element = max((check._largest_element for check in self.earlier), default=-1.0)
-        self._options: dict[int, dict[str, Option]] = {}  # by step of the part
-        self._told: dict[str, float | None] = {}  # bounds of the last step, by the loop's own calls
-        self.context.judge.batcher(GRADIENT, _NORMED)
-
-    def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
-        """Hold the norms against each other, which covers the elements that were not sampled."""
-        largest = max((tensor.numel for tensor in part.tensors), default=0)
-        unit_roundoff = max((FORMATS[tensor.dtype].unit_roundoff for tensor in part.tensors), default=0.0)
-        device = part.tensors[0].device if part.tensors else "cpu"
-        elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff, device)
-        told = [groups[0] if groups else {} for groups in options]
-        self._options = {
-            step.step: self._options_of(step, said, error, unit_roundoff)
-            for step, said in zip(part.steps, told, strict=True)
-        }
-        for step in part.steps:
-            self._applied += step.applied
-            self._with_backward += step.applied and step.backward_norm is not None
-            if step.applied and step.backward_norm is not None and math.isfinite(step.backward_norm):
-                self._largest_norm = max(self._largest_norm, step.backward_norm / (step.loss_scale or 1.0))
-            if not _unknown(self._options[step.step]):
-                self.context.findings.add(_check_norm(step, self._options[step.step], unit_roundoff, elements))
-
-    def tensor(self, tensor: TensorBlock) -> None:
-        zeros, options = np.zeros_like(tensor.grad), [self._options[step.step] for step in tensor.steps]
-        there = tensor.has_backward & ~np.array([_unknown(each) for each in options])
-        if not there.any():
-            return
-        # What nothing should happen to, and nothing happened to, is right without arithmetic.
-        untouched = np.array([not _unknown(each) and _leaves_alone(each) for each in options])
-        if tensor.backward is not tensor.grad:
-            untouched &= np.all(tensor.backward == tensor.grad, axis=1)
-        as_step = replace(
-            tensor,
-            param=Quantity(zeros, tensor.grad, there, there, there),
-            grad=tensor.backward,
-            has_grad=there & ~untouched,
-            options=options,
-            context={},
-            slots={},
-        )
-        self.answered = True
-        if self.claims.clip_value is not None or self._told.get("clip_value") is not None:
-            scales = np.array([step.loss_scale or 1.0 for step in tensor.steps])
-            sizes = np.abs(tensor.backward.astype(np.float64)) / scales[:, None]
-            taken = there & np.array([step.applied for step in tensor.steps])
-            self._largest_element = max(self._largest_element, float(np.max(sizes[taken], initial=-1.0)))
-        self.context.judge.add(GRADIENT, as_step)
+        self._first: tuple[Path, dict[str, tuple[int, ...]]] | None = None  # a pass, and the shapes in it
 
     def finish(self) -> None:
-        """Note whether gradients are not on record or not checked, and whether anything was clipped."""
-        if self._with_backward and not self.answered:
-            self.context.unclaimed.add("gradient")
-            said = _UNCLAIMED if self.segment.header.claims is not None else _UNCLAIMED_AT_ALL
-            self.context.notes += [said] if said not in self.context.notes else []
-        elif self._with_backward not in (0, self._applied):
-            self.context.notes.append(
-                f"gradients at the end of backward are on record for {self._with_backward} of {self._applied} applied steps"
+        for loaded in self.segment.passes():
+            self.answered = True
+            self._check_pass(loaded)
+
+    def _check_pass(self, loaded: LoadedPass) -> None:
+        """Recompute the gradient of one pass. Raises TraceError for a pass that no twin can take."""
+        described = loaded.described
+        inputs, recorded = inputs_of(loaded)
+        self._expect_same_network(loaded, inputs)
+        with np.errstate(over="ignore", invalid="ignore"):
+            gradients = {name: value.astype(np.float64) / described.loss_scale for name, value in recorded.items()}
+        twin = recompute(inputs)
+        comparison = compare_gradients(twin.tensors, gradients)
+        flips = sum(pooling.flips for pooling in twin.poolings)
+        self.context.notes.append(
+            f"gradient of step {described.step}: {len(inputs.labels)} images, {flips} of "
+            f"{sum(pooling.windows for pooling in twin.poolings):,} pooling windows decided otherwise in float64 (near-ties); "
+            f"{comparison.power:.2g} of the gradient, missing or too much, would have shown"
+        )
+        self.context.findings.add(_findings(described, comparison, twin))
+
+    def _expect_same_network(self, loaded: LoadedPass, inputs: NetworkInputs) -> None:
+        """Raises TraceError for a pass of other shapes than the first: each would be compiled anew, which takes seconds."""
+        shapes = {name: value.shape for name, value in inputs.parameters.items()} | {"images": inputs.images.shape[1:]}
+        first = next((check._first for check in self.earlier if check._first is not None), self._first)
+        self._first = first or (loaded.path, shapes)
+        path, others = self._first
+        other = next((name for name, shape in shapes.items() if shape != others[name]), None)
+        if other is not None:
+            raise TraceError(
+                f"{loaded.path}: {other} is {shapes[other]} and was {others[other]} in {path.name}: a run has one network"
             )
 
-        bounds = {"clip_norm": self.claims.clip_norm, "clip_value": self.claims.clip_value}
-        bounds = self._told if bounds["clip_norm"] is None and bounds["clip_value"] is None else bounds
-        limits = {"clip_norm": (bounds.get("clip_norm"), "norm"), "clip_value": (bounds.get("clip_value"), "element")}
-        largest = {"clip_norm": self._largest_norm, "clip_value": self._largest_element}
-        for claim, (limit, what) in limits.items():
-            if limit is None or math.isnan(limit):
-                continue
-            untested = f"nothing was clipped; the largest {what} of a gradient on record is {largest[claim]:.3g}"
-            if largest[claim] < 0:
-                untested = "no gradient of backward is on record; the trainer is to call Recorder.after_backward"
-            self.context.claimed("gradient", f"{claim} = {limit:g}", "" if largest[claim] > limit else untested)
 
-    def _options_of(self, step: Step, told: dict[str, Option], error: float, unit_roundoff: float) -> dict[str, Option]:
-        """Return what makes the consumed gradient of the one that backward left.
-
-        The bounds of clipping are those claimed; where none is, those that the loop's own call told. Without any claim there
-        is clipping that nobody tells of, so that only the loss scale is held to.
-        """
-        scale = step.loss_scale or 1.0
-        options: dict[str, Option] = {"loss_scale": scale, "world_size": float(self.segment.header.world_size)}
-        clip_norm, clip_value = self.claims.clip_norm, self.claims.clip_value
-        if clip_norm is None and clip_value is None:
-            clip_norm, clip_value = _number(told.get(CLIP_NORM)), _number(told.get(CLIP_VALUE))
-            self._told = {"clip_norm": clip_norm, "clip_value": clip_value}
-        if clip_norm is not None and clip_value is not None:
-            return options | {"clip_norm": math.nan}  # the norm between the two clippings is not on record
-        if self.segment.header.claims is None and clip_norm is None and clip_value is None:
-            return options if _shows_unscaling(step, unit_roundoff) else options | {"clip_norm": math.nan}
-        if clip_norm is not None and step.backward_norm is not None:
-            norm = step.backward_norm / scale
-            options |= {"clip_norm": clip_norm, "norm": norm, "norm_eps": 1e-6, "norm_error": error}
-        if clip_value is not None:
-            options["clip_value"] = clip_value
-        return options
+def _findings(described: Pass, comparison: GradientComparison, twin: Twin) -> Iterator[Finding]:
+    finding = partial(Finding, step=described.step, slot=GRAD, check="gradient")
+    cause = _cause(described, comparison)
+    for name, found in comparison.tensors.items():
+        if found.wrong:
+            yield finding(
+                tensor=name,
+                index=found.index,
+                recorded=found.recorded,
+                expected=found.expected,
+                eta=found.eta,
+                cause=f"the gradient is not that of the global batch on record: {cause}",
+                elements=max(1, found.over),
+            )
+    for pooling in twin.poolings:
+        if pooling.wrong:
+            yield finding(
+                tensor=pooling.name,
+                cause=f"{pooling.wrong} winners of max-pooling {pooling.name} are no near-ties: they are not the largest of their windows (worst by {pooling.gap:.3g}, over {WRONG:g})",
+            )
+    if not described.training:
+        yield finding(tensor="the network", cause="the network was in evaluation mode while it was trained")
 
 
-def _number(value: Option) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _unknown(options: dict[str, Option]) -> bool:
-    """Return whether nobody said how the gradient is clipped, or no claim can hold it."""
-    return any(value != value for value in (options.get("clip_norm"), options.get("clip_value")))
-
-
-def _shows_unscaling(step: Step, unit_roundoff: float) -> bool:
-    """Return whether a step tells what it was divided by, though nobody says whether it was clipped.
-
-    Clipping makes a gradient smaller. One that is no smaller than it should be, or is smaller by the loss scale, was not clipped.
-    """
-    if step.loss_scale is None or not step.backward_norm or step.grad_norm is None:
-        return False
-    left = step.grad_norm / step.backward_norm * step.loss_scale
-    return left > 1 - 4 * unit_roundoff or abs(left * step.loss_scale - 1) < _ALIKE
-
-
-def _leaves_alone(options: dict[str, Option]) -> bool:
-    """Return whether neither a loss scale nor clipping is to change the gradient."""
-    if options["loss_scale"] != 1.0 or "clip_value" in options:
-        return False
-    if "clip_norm" not in options:
-        return True
-    h = {name: number(options, name) for name in ("norm", "norm_eps", "norm_error", "clip_norm")}
-    return (h["norm"] + h["norm_eps"]) * (1 + h["norm_error"] * _ROUNDOFF) < h["clip_norm"]
-
-
-def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, elements: int) -> Iterator[Finding]:
-    """Compare the norms over all elements, sampled or not. Clamping leaves no relation between them, so it is not checked."""
-    if step.backward_norm is None or step.grad_norm is None or not step.applied or "clip_value" in options:
-        return
-    h = {name: number(options, name) for name in options}
-    expected, error = step.backward_norm / h["loss_scale"], 4 * unit_roundoff
-    if "clip_norm" in h:
-        error += h["norm_error"] * _ROUNDOFF if expected > h["clip_norm"] else 0.0
-        expected *= min(1.0, h["clip_norm"] / (expected + h["norm_eps"]))
-    if not math.isfinite(expected) and not math.isfinite(step.grad_norm):
-        return
-    distance = abs(step.grad_norm - expected)
-    floor = math.sqrt(elements) * (2.0**-25 if unit_roundoff == FORMATS["float16"].unit_roundoff else 2.0**-126)
-    if not distance <= FAIL * (error * expected + floor):
-        yield Finding(
-            step=step.step,
-            tensor="all tensors",
-            slot=GRAD,
-            recorded=step.grad_norm,
-            expected=expected,
-            eta=distance / (error * expected + floor),
-            check="gradient",
-            cause="the norm of the gradients consumed is not that of the gradients at the end of backward, unscaled and clipped",
-        )
+def _cause(described: Pass, comparison: GradientComparison) -> str:
+    """Return what explains the difference: a factor if all tensors have the same one, otherwise another mixture of images."""
+    world, parts, scale = float(described.world_size), float(described.accumulate), described.loss_scale
+    known = [
+        (world, world, "summed over the ranks instead of averaged"),
+        (1 / world, world, "divided by the world size once too often"),
+        (parts, parts, "not divided by the number of accumulated parts"),
+        (1 / parts, parts, "divided by the number of accumulated parts once too often"),
+        (scale, scale, "not divided by the loss scale"),
+        (1 / scale, scale, "divided by the loss scale once too often"),
+        (-1.0, 0.0, "of the opposite sign"),
+    ]
+    names = [why for factor, of, why in known if of != 1 and abs(comparison.scale / factor - 1) < 1e-2]
+    if names:
+        return f"it is {comparison.scale:.4g} times that, {' or '.join(names)}"
+    worst = max(found.relative for found in comparison.tensors.values())
+    return (
+        f"it differs by up to {worst:.1%} of its size and is no multiple of it: other images or labels, other weights of "
+        "images (a mean of unequal means, a rank or part missing or twice), or another normalisation"
+    )

@@ -103,8 +103,7 @@ class Batcher:
     def flush(self) -> Iterator[Batch]:
         """Yield the batches that did not become full, and start anew."""
         for flags, filling in self._filling.items():
-            if filling.origins:
-                yield Batch(self.rule, flags, filling.inputs, filling.origins)
+            yield Batch(self.rule, flags, filling.inputs, filling.origins)
         self._filling = {}
 
     def _settings_of(self, block: TensorBlock, row: int) -> _Settings:

@@ -2,7 +2,7 @@
 
 from crosscheck.diagnosis.adam import OF_ADAM
 from crosscheck.diagnosis.average import OF_AVERAGES
-from crosscheck.diagnosis.gradient import OF_GRADIENTS
+from crosscheck.diagnosis.clipping import OF_CLIPPING
 from crosscheck.diagnosis.mistake import Mistakes
 from crosscheck.diagnosis.sgd import OF_SGD
 
@@ -10,6 +10,6 @@ CATALOGUE: dict[str, Mistakes] = {
     "sgd": OF_SGD,
     "adam": OF_ADAM,
     "adamw": OF_ADAM,
-    "gradient": OF_GRADIENTS,
+    "clipping": OF_CLIPPING,
     "average": OF_AVERAGES,
 }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from crosscheck.diagnosis.mistake import Chain, with_numbers
 from crosscheck.diagnosis.numbers import least_squares, with_error
 from crosscheck.diagnosis.trial import Candidate, exact
-from crosscheck.rules.gradient import GRADIENT, ClipFlags, gradient
+from crosscheck.rules.clipping import CLIPPING, ClipFlags, clipping
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Hyperparameters
 from crosscheck.trace.format import GRAD, PARAM
@@ -21,16 +21,16 @@ _FACTOR = "factor"
 def _before_clipping(flags: ClipFlags, h: Hyperparameters) -> optax.GradientTransformation:
     factor = h[_FACTOR]
     norm = {"norm": h["norm"] * abs(factor)} if "norm" in h else {}
-    return gradient(flags, {**h, **norm, "loss_scale": h["loss_scale"] / factor})
+    return clipping(flags, {**h, **norm, "loss_scale": h["loss_scale"] / factor})
 
 
 def _after_clipping(flags: ClipFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    return optax.chain(gradient(flags, h), optax.scale(h[_FACTOR]))
+    return optax.chain(clipping(flags, h), optax.scale(h[_FACTOR]))
 
 
 def multiplied_gradients(right: Candidate) -> Iterator[Candidate]:
     """Yield that the gradient was multiplied by a number, before it was clipped or after, by the one that fits the rows."""
-    if right.rule.name != GRADIENT.name:
+    if right.rule.name != CLIPPING.name:
         return
     scale = right.inputs.hyperparameters["loss_scale"][:, None]
     unscaled, clipped = np.asarray(right.inputs.values[GRAD] / scale), exact(right)[PARAM]

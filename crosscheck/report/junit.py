@@ -13,7 +13,7 @@ from crosscheck.tolerance import FAIL
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold, not even escaped."""
-_SLOT_CHECKS = (OPTIMIZER, "gradient", "average")
+_SLOT_CHECKS = (OPTIMIZER, "clipping", "average")
 """Checks whose findings are about a slot of a tensor."""
 
 

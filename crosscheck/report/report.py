@@ -12,13 +12,13 @@ from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import Option
 
 _BLAMED: Mapping[str, str] = {
-    "gradient": "the gradient does not reach the optimizer as claimed",
+    "clipping": "the gradient does not reach the optimizer as claimed",
     "continuity": "values do not carry over from step to step",
     "average": "the moving average does not follow the parameters as claimed",
     "learning rate": "the learning rate does not follow its schedule",
     "loss scale": "the loss scale does not move as its scaler would move it",
     "options": "the parameter groups do not have the options claimed",
-    "backward": "the gradient of backward is not that of the recorded batch",
+    "gradient": "the gradient of backward is not that of the recorded batch",
     REPLICAS: "the ranks are not replicas of each other",
 }
 """What a headline says of a check around the optimizer that found something; others "do not" match by their name."""

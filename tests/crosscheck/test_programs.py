@@ -22,7 +22,7 @@ from crosscheck.programs import call
 from crosscheck.rules import RULES
 from crosscheck.rules.adam import AdamFlags, Decay
 from crosscheck.rules.average import MOVING_AVERAGE, AverageFlags
-from crosscheck.rules.gradient import GRADIENT, ClipFlags
+from crosscheck.rules.clipping import CLIPPING, ClipFlags
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.rules.sgd import SGDFlags
@@ -31,13 +31,13 @@ ROWS, WIDTH = 3, 64
 SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-310, -1e300)
 H = {"lr": 0.01, "last_lr": 0.02, "weight_decay": 0.1, "sign": 1.0, "loss_scale": 1024.0, "beta1": 0.9, "beta2": 0.999}
 OTHERS = {"eps": 1e-8, "momentum": 0.9, "dampening": 0.1, "decay": 0.99, "seen": 2.0, "world_size": 2.0}
-CLIPPING = {"clip_norm": 1.0, "norm": 3.0, "norm_eps": 1e-6, "norm_error": 5.0, "clip_value": 0.5}
+BOUNDS = {"clip_norm": 1.0, "norm": 3.0, "norm_eps": 1e-6, "norm_error": 5.0, "clip_value": 0.5}
 SGD_FLAGS = [SGDFlags(*flags) for flags in product([False, True], repeat=3) if flags[0] or not flags[1]]
 ADAM_FLAGS = [AdamFlags(*flags) for flags in product([False, True], get_args(Decay))]
 FORMULAS: list[tuple[Rule[Any], Flags]] = [
     *((RULES["sgd"], flags) for flags in SGD_FLAGS),
     *((RULES["adamw"], flags) for flags in ADAM_FLAGS),
-    *((GRADIENT, ClipFlags(by)) for by in ("nothing", "norm", "value")),
+    *((CLIPPING, ClipFlags(by)) for by in ("nothing", "norm", "value")),
     *((MOVING_AVERAGE, AverageFlags(equal)) for equal in (False, True)),
 ]
 
@@ -61,7 +61,7 @@ def drawn(rule: Rule[Any], flags: Flags) -> Inputs:
         recorded={name: values[name] * 1.001 for name in ("param", *slots)},
         width=np.full(ROWS, WIDTH, np.int32),
         judged=np.ones((ROWS, outputs), np.bool_),
-        hyperparameters={name: np.full(ROWS, number) for name, number in (H | OTHERS | CLIPPING).items()},
+        hyperparameters={name: np.full(ROWS, number) for name, number in (H | OTHERS | BOUNDS).items()},
         counts={name: np.arange(ROWS, dtype=np.int32) for name in rule.counts(flags)},
         absent={name: np.arange(ROWS) == 0 for name in rule.absent_at_first(flags)},
         **{**each, "largest": np.full((ROWS, outputs), 3e38)},
@@ -84,9 +84,9 @@ def compiled() -> int:
     [
         (RULES["sgd"], SGDFlags(momentum=True, nesterov=True, decay=True)),
         (RULES["adamw"], AdamFlags(amsgrad=True, decay="decoupled")),
-        (GRADIENT, ClipFlags("value")),
+        (CLIPPING, ClipFlags("value")),
     ],
-    ids=["sgd", "adamw", "gradient"],
+    ids=["sgd", "adamw", "clipping"],
 )
 def test_numpy_and_xla_say_the_same(rule: Rule[Any], flags: Flags) -> None:
     inputs = drawn(rule, flags)

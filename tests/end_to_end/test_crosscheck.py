@@ -105,7 +105,7 @@ def test_a_resumed_run_continues_its_trace(tmp_path: Path) -> None:
     assert report["steps"] == 400
     assert any("resumed" in note for note in report["notes"])
     checked = {name for name, result in report["checks"].items() if result == "match"}
-    assert checked == {"optimizer", "continuity", "gradient", "average", "learning rate", "options"}
+    assert checked == {"optimizer", "continuity", "clipping", "average", "learning rate", "options"}
 
 
 def test_a_mismatch_fails_the_run(tmp_path: Path) -> None:

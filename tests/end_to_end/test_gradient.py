@@ -22,7 +22,7 @@ SHORT = (
 
 def recorded(folder: Path, *options: str, world_size: int = 1, plant: Any = None) -> Report:
     train_well(folder, *SHORT, *options, world_size=world_size, plant=plant)
-    return replay(folder, require=["backward"])
+    return replay(folder, require=["gradient"])
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_gradient_of_the_whole_batch(world_size: int, options: tuple[str, ...], 
     steps = f"--crosscheck.gradient_steps=[1,{last}]"
     report = recorded(tmp_path, steps, *options, world_size=world_size)
     assert report.verdict is Verdict.MATCH, str(report)
-    assert report.checks["backward"] == "match"
+    assert report.checks["gradient"] == "match"
     assert any(f"gradient of step {last}: {10 if last == 4 else 30} images" in note for note in report.notes), (
         report.notes
     )
@@ -177,7 +177,7 @@ def test_fault_is_caught(fault: str, tmp_path: Path) -> None:
     report = recorded(tmp_path, "--crosscheck.gradient_steps=[2]", *options, world_size=2, plant=plant)
     assert report.verdict is Verdict.MISMATCH
     # The optimizer correctly used the wrong gradients that it got, so only the check of the gradient fails.
-    assert {finding.check for finding in report.findings} == {"backward"}
+    assert {finding.check for finding in report.findings} == {"gradient"}
     assert {finding.step for finding in report.findings} == {2}
     assert cause in str(report), str(report)
 

@@ -36,5 +36,5 @@ def test_no_step_is_missing_after_kills_and_a_fallback(tmp_path: Path) -> None:
         "steps 11 to 12 (2) recorded before as well, and judged both times",
     ]
     assert {check for check, found in report.checks.items() if found == "match"} == {
-        "optimizer", "continuity", "gradient", "average", "learning rate", "options",
+        "optimizer", "continuity", "clipping", "average", "learning rate", "options",
     }  # fmt: skip

@@ -19,7 +19,7 @@ def replay_without_alarm(trace: Path, cell: Cell, steps: int) -> Report:
     assert report.verdict is Verdict.MATCH, str(report)
     assert not report.warnings, report.warnings
     assert "mismatch" not in report.checks.values(), report.checks
-    assert {report.checks[name] for name in ("optimizer", "gradient", "average", "options")} == {"match"}
+    assert {report.checks[name] for name in ("optimizer", "clipping", "average", "options")} == {"match"}
     assert not {"lr", "clip_norm", "decay"} & set(report.not_tested), report.not_tested
     assert report.profiles == (f"{cell.kernels} on cpu",)
     assert (report.steps, report.skipped) == (steps, len(cell.overflows))

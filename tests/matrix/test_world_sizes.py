@@ -32,7 +32,7 @@ def test_the_gradient_does_not_depend_on_the_number_of_ranks(
             f"--crosscheck.gradient_steps={list(range(1, STEPS + 1))}",
             world_size=ranks,
         )
-        report = replay(folder, require=["backward"])
+        report = replay(folder, require=["gradient"])
         assert report.verdict is Verdict.MATCH, str(report)
         assert sum("gradient of step" in note for note in report.notes) == STEPS
         weights[ranks] = load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors")

@@ -93,7 +93,7 @@ UNTESTED: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
         "match",
     ),
 }
-CHECKS = {"clip_norm": "gradient", "clip_value": "gradient", "schedule": "learning rate", "average": "average"}
+CHECKS = {"clip_norm": "clipping", "clip_value": "clipping", "schedule": "learning rate", "average": "average"}
 
 
 @pytest.mark.parametrize("kind", UNTESTED)
@@ -135,8 +135,8 @@ def test_one_segment_that_tests_a_claim_is_enough(tmp_path: Path) -> None:
 
 def test_require_refuses_a_check_that_was_claimed_and_could_not_be_answered(tmp_path: Path) -> None:
     run(tmp_path / "trace", {"clip_norm": 1.0}, look=False)
-    with pytest.raises(TraceError, match="gradient was not tested"):
-        replay(tmp_path / "trace", require=["gradient"])
+    with pytest.raises(TraceError, match="clipping was not tested"):
+        replay(tmp_path / "trace", require=["clipping"])
 
 
 def test_a_rate_claimed_for_a_schedule_is_tested_with_it(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_no_false_alarm(clipping: str, optimizer: str, implementation: str, tmp_
         assert report.verdict is verdict, f"{dtype}, scaled {scaled}: {report}"
         said = [line for line in report.warnings if dtype is not torch.float16 or "not finite" not in line]
         assert not said, said
-        assert report.checks["gradient"] == report.checks["average"] == "match"
+        assert report.checks["clipping"] == report.checks["average"] == "match"
         assert report.skipped == len(skip)
         assert all(report.power.values()), (
             f"a check without hyperparameters has no smallest error to tell: {report.power}"
@@ -257,7 +257,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_gradient_fault(fault: str, implementation: str, tmp_path: Path) -> None:
     settings, cause = FAULTS[fault]
     report = Trainer(tmp_path, make=partial(sgd, **IMPLEMENTATIONS[implementation]), **settings).run(skip=(4,))
-    only(report, "gradient")
+    only(report, "clipping")
     assert report.checks["optimizer"] == "match"  # it handled the gradient that it was given correctly
     assert report.findings[0].step == 1
     assert any(cause in finding.cause for finding in report.findings), str(report)
@@ -278,7 +278,7 @@ def test_gradient_changed_where_no_coordinate_is_sampled(tmp_path: Path) -> None
         sampled = set(positions.numpy().tolist())
     hidden = next(position for position in range(600) if position not in sampled)
     report = trainer.run(steps=8)
-    only(report, "gradient")
+    only(report, "clipping")
     assert any(finding.tensor == "all tensors" and finding.last_step == 8 for finding in report.findings)
 
 
@@ -343,9 +343,9 @@ def test_what_was_not_captured_is_not_recorded(tmp_path: Path) -> None:
         optimizer.step()
     report = replay(tmp_path / "trace")
     assert report.verdict is Verdict.MATCH
-    assert report.checks["gradient"] == report.checks["average"] == report.checks["loss scale"] == "not recorded"
-    with pytest.raises(TraceError, match="gradient was not recorded"):
-        replay(tmp_path / "trace", require=["gradient"])
+    assert report.checks["clipping"] == report.checks["average"] == report.checks["loss scale"] == "not recorded"
+    with pytest.raises(TraceError, match="clipping was not recorded"):
+        replay(tmp_path / "trace", require=["clipping"])
 
 
 SCHEDULES: dict[str, tuple[dict[str, Any], str]] = {
@@ -400,5 +400,5 @@ def test_gradients_captured_now_and_then(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.crosscheck.checks.test_surroundings.Recorder", Forgetful)
         report = Trainer(tmp_path).run(steps=6)
-    assert report.checks["gradient"] == "match"
+    assert report.checks["clipping"] == "match"
     assert "gradients at the end of backward are on record for 3 of 6 applied steps" in report.notes

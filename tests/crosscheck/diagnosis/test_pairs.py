@@ -43,5 +43,5 @@ def test_no_number_is_fitted_that_the_first_mistake_has_set(tmp_path: Path, monk
     replay(tmp_path)
     with float64(), np.errstate(all="ignore"):
         said = {sample.rule.name: [pair.sentence for pair in pairs(sample)] for sample in samples}
-    assert set(said) == {"gradient", "average"}
+    assert set(said) == {"clipping", "average"}
     assert not [sentence for each in said.values() for sentence in each if "acts as" in sentence]

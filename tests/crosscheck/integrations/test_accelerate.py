@@ -87,7 +87,7 @@ def test_accumulation_clipping_and_warm_up(build: Build, tmp_path: Path) -> None
     report = replay(tmp_path)
     assert report.verdict is Verdict.MATCH, str(report)
     assert report.steps == 6  # ten batches an epoch: parts of 4, 4 and 2
-    assert report.checks["gradient"] == report.checks["learning rate"] == "match"
+    assert report.checks["clipping"] == report.checks["learning rate"] == "match"
     assert not report.claims_not_tested
     assert parts_of(tmp_path)[0].tensors[0].name == "0.weight"
 
@@ -124,14 +124,14 @@ def test_a_loop_that_clips_by_other_means_is_not_accused(build: Build, tmp_path:
         torch.nn.utils.clip_grad_norm_(loop.model.parameters(), 0.1)
         loop.optimizer.step()
         recording.flush()
-    assert replay(tmp_path).checks["gradient"] == "not tested"
+    assert replay(tmp_path).checks["clipping"] == "not tested"
 
 
 def test_a_wrong_bound_and_a_wrong_schedule(build: Build, tmp_path: Path) -> None:
     loop = Loop(build(1), warm_up)
     with record(loop.accelerator, tmp_path / "bound", clip_norm=0.4):
         loop.epoch(clip=0.5)
-    assert checks(replay(tmp_path / "bound")) == {"gradient"}
+    assert checks(replay(tmp_path / "bound")) == {"clipping"}
     loop = Loop(build(1), lambda o: CosineAnnealingLR(o, 40))
     with record(loop.accelerator, tmp_path / "schedule"):
         for _ in range(2):
@@ -182,7 +182,7 @@ def test_resumed_from_a_state_in_the_middle(build: Build, tmp_path: Path) -> Non
     assert open_trace(tmp_path / "trace")[1].header.first_step == 4
     report = replay(tmp_path / "trace")
     assert report.verdict is Verdict.MATCH, str(report)
-    assert report.checks["gradient"] == report.checks["learning rate"] == "match"
+    assert report.checks["clipping"] == report.checks["learning rate"] == "match"
 
 
 def test_an_optimizer_that_does_not_count_is_asked_for_its_step(build: Build, tmp_path: Path) -> None:

@@ -42,11 +42,11 @@ def test_automatic_optimization_and_a_run_that_is_resumed(loops: Any, interval: 
     """Seven batches an epoch are four steps: Lightning steps on the last batch as well."""
     trace = tmp_path / "trace"
     trainer = loops.fit(loops.Automatic({"interval": interval}), tmp_path, loops.RecorderCallback(trace), **CLIPPED)
-    matches(trace, "gradient", "learning rate", steps=12)
+    matches(trace, "clipping", "learning rate", steps=12)
     trainer.save_checkpoint(tmp_path / "state.ckpt")
     again = loops.Automatic({"interval": interval})
     loops.fit(again, tmp_path, loops.RecorderCallback(trace), epochs=5, load=tmp_path / "state.ckpt", **CLIPPED)
-    matches(trace, "gradient", "learning rate", steps=20)
+    matches(trace, "clipping", "learning rate", steps=20)
     assert [segment.header.first_step for segment in open_trace(trace)] == [1, 13]
 
 
@@ -75,7 +75,7 @@ def test_options_that_are_claimed_are_checked(loops: Any, decay: float, tmp_path
     callback = loops.RecorderCallback(tmp_path / "trace", claims=claims)
     loops.fit(loops.Automatic({"interval": "step"}), tmp_path, callback, epochs=1, **CLIPPED)
     if decay == 0.01:  # torch's default
-        matches(tmp_path / "trace", "gradient", "learning rate", "options", steps=4)
+        matches(tmp_path / "trace", "clipping", "learning rate", "options", steps=4)
     else:
         (finding,) = replay(tmp_path / "trace").findings
         assert (finding.check, finding.slot, finding.recorded) == ("options", "weight_decay", 0.01)
@@ -89,7 +89,7 @@ def test_a_module_that_clips_in_its_own_way_is_not_accused(loops: Any, tmp_path:
         epochs=1,
         **CLIPPED,
     )
-    assert matches(tmp_path / "trace", "learning rate", steps=4).checks["gradient"] == "not recorded"
+    assert matches(tmp_path / "trace", "learning rate", steps=4).checks["clipping"] == "not recorded"
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_half_precision_with_a_run_that_is_resumed(loops: Any, fused: bool, how:
     steps = 12 if how else 21
     module = loops.Overflowing(fused=fused, scheduled=False)
     trainer = loops.fit(module, tmp_path, loops.RecorderCallback(trace), plugins=[loops.half_precision()], **how)
-    report = matches(trace, "gradient", "loss scale", steps=steps)
+    report = matches(trace, "clipping", "loss scale", steps=steps)
     assert report.skipped == skipped
     trainer.save_checkpoint(tmp_path / "state.ckpt")
     again = loops.Overflowing(fused=fused, scheduled=False)
     callback, plugins = loops.RecorderCallback(trace), [loops.half_precision()]
     loops.fit(again, tmp_path, callback, epochs=4, load=tmp_path / "state.ckpt", plugins=plugins, **how)
-    report = matches(trace, "gradient", "loss scale", steps=steps // 3 * 4)
+    report = matches(trace, "clipping", "loss scale", steps=steps // 3 * 4)
     assert report.skipped == skipped // 3 * 4
 
 

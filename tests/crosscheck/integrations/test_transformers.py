@@ -88,7 +88,7 @@ def matches(trace: Path, *, steps: int) -> Report:
     report = replay(trace)
     assert report.verdict is Verdict.MATCH, str(report)
     assert not report.claims_not_tested
-    assert report.checks["gradient"] == report.checks["learning rate"] == "match"
+    assert report.checks["clipping"] == report.checks["learning rate"] == "match"
     assert report.steps == steps
     return report
 
@@ -123,7 +123,7 @@ def test_another_bound_and_another_schedule_are_claimed(tmp_path: Path) -> None:
     )
     train(tmp_path, recorder_callback(tmp_path / "trace", claims=claims))
     report = replay(tmp_path / "trace")
-    assert {finding.check for finding in report.findings} == {"gradient", "learning rate"}, str(report)
+    assert {finding.check for finding in report.findings} == {"clipping", "learning rate"}, str(report)
 
 
 def test_only_a_trainer_can_attach(tmp_path: Path) -> None:

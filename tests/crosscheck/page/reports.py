@@ -26,7 +26,7 @@ HOSTILE = (
 """Markup, attributes, templates, marks of direction, control characters, what XML cannot hold and half a surrogate pair."""
 CHECKS = {
     "optimizer": CheckResult.MATCH,
-    "gradient": CheckResult.NOT_RECORDED,
+    "clipping": CheckResult.NOT_RECORDED,
     "average": CheckResult.MATCH,
     "learning rate": CheckResult.NOT_TESTED,
     "options": CheckResult.MATCH,

@@ -104,7 +104,7 @@ def test_what_was_not_tested_is_plain() -> None:
     assert "group 0 lr 1.0e-05 2.0e-06 2.0e-06 group 0 eps none none none" in read
     assert "What was not tested eps To test them, record more" in read
     assert "schedule step: the rate never changed" in read
-    assert "gradient not recorded call recorder.after_backward()" in read
+    assert "clipping not recorded call recorder.after_backward()" in read
     assert "learning rate not tested give the recorder the scheduler" in read
     assert "lr 0.1 … 0.01 betas (0.9, 0.999) amsgrad True" in read
     assert "torch 2.14.1" in read

@@ -53,7 +53,7 @@ def test_all_objects_of_a_loop(tmp_path: Path) -> None:
     report = replay(tmp_path)
     assert report.verdict is Verdict.MATCH, str(report)
     assert not report.claims_not_tested
-    assert [report.checks[name] for name in ("gradient", "average", "learning rate")] == ["match"] * 3
+    assert [report.checks[name] for name in ("clipping", "average", "learning rate")] == ["match"] * 3
     assert [tensor.name for tensor in parts_of(tmp_path)[0].tensors] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 

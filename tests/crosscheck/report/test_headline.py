@@ -41,11 +41,11 @@ def headline(report: Report) -> str:
 
 BLAMED = {
     "learning rate": "the learning rate does not follow its schedule",
-    "gradient": "the gradient does not reach the optimizer as claimed",
+    "clipping": "the gradient does not reach the optimizer as claimed",
     "average": "the moving average does not follow the parameters as claimed",
     "loss scale": "the loss scale does not move as its scaler would move it",
     "options": "the parameter groups do not have the options claimed",
-    "backward": "the gradient of backward is not that of the recorded batch",
+    "gradient": "the gradient of backward is not that of the recorded batch",
     "continuity": "values do not carry over from step to step",
 }
 
@@ -80,11 +80,11 @@ def test_an_optimizer_that_nothing_tested_is_not_called_a_match() -> None:
 
 def test_the_optimizer_s_own_mismatch_comes_first() -> None:
     line = headline(
-        report(finding("gradient", step=1, cause="not clipped"), finding("optimizer", cause="beta1 is off"))
+        report(finding("clipping", step=1, cause="not clipped"), finding("optimizer", cause="beta1 is off"))
     )
     assert line == (
         "mismatch: AdamW (single on cpu) is not adamw; 8 steps, 1,100 elements of 2 tensors, 2 findings: beta1 is off "
-        "(also a mismatch: gradient)"
+        "(also a mismatch: clipping)"
     )
 
 
@@ -92,10 +92,10 @@ def test_a_match_says_in_its_first_line_how_many_claims_were_not_tested() -> Non
     matching = replace(
         report(),
         verdict=Verdict.MATCH,
-        checks=dict.fromkeys(("optimizer", "gradient"), CheckResult.MATCH),
+        checks=dict.fromkeys(("optimizer", "clipping"), CheckResult.MATCH),
         claims_not_tested=("clip_norm = 1: nothing was clipped",),
     )
-    assert headline(matching).endswith("; also checked: gradient; 1 claim not tested")
+    assert headline(matching).endswith("; also checked: clipping; 1 claim not tested")
     assert "claim not tested by this record: clip_norm = 1: nothing was clipped" in str(matching).splitlines()
 
 

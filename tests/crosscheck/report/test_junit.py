@@ -72,7 +72,7 @@ def test_each_tensor_and_slot_is_a_test() -> None:
     found = cases(matching())
     assert found == {
         **{f"{of}: layer.{k}.weight.{slot}": ("passed", "") for k in range(3) for slot in ("param", "exp_avg")},
-        f"{around}: gradient": (
+        f"{around}: clipping": (
             "skipped",
             "not recorded; to record it, call recorder.after_backward() after the last backward of a step, and give the "
             "recorder clip_norm or clip_value",

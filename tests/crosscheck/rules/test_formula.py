@@ -11,7 +11,7 @@ import pytest
 from crosscheck.float64 import float64
 from crosscheck.rules import RULES
 from crosscheck.rules.average import MOVING_AVERAGE
-from crosscheck.rules.gradient import GRADIENT
+from crosscheck.rules.clipping import CLIPPING
 from crosscheck.rules.inputs import one_step
 from crosscheck.rules.rule import Rule
 from crosscheck.trace.format import GRAD, PARAM
@@ -30,10 +30,10 @@ def cases() -> Iterator[tuple[Rule[Any], dict[str, Any]]]:
         for values in itertools.product(*each.values()):
             yield RULES[name], {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, **dict(zip(each, values, strict=True))}
     scaled = {"loss_scale": 8.0, "world_size": 1.0}
-    yield GRADIENT, scaled
+    yield CLIPPING, scaled
     for norm in (0.5, 7.0):
-        yield GRADIENT, {**scaled, "clip_norm": 1.0, "norm": norm, "norm_eps": 1e-6, "norm_error": 1.0}
-    yield GRADIENT, {**scaled, "clip_value": 0.01}
+        yield CLIPPING, {**scaled, "clip_norm": 1.0, "norm": norm, "norm_eps": 1e-6, "norm_error": 1.0}
+    yield CLIPPING, {**scaled, "clip_value": 0.01}
     for seen in (0.0, 3.0):
         yield MOVING_AVERAGE, {"decay": 0.9, "seen": seen}
         yield MOVING_AVERAGE, {"decay": 0.0, "seen": seen, "equal": True}
@@ -53,7 +53,7 @@ CASES = [
 )
 def test_its_lines_give_what_optax_gives(rule: Rule[Any], options: dict[str, Any], first: bool) -> None:
     flags, h = rule.flags(options), rule.hyperparameters(options)
-    values = {PARAM: 0.0 if rule is GRADIENT else 0.7, GRAD: -0.3}
+    values = {PARAM: 0.0 if rule is CLIPPING else 0.7, GRAD: -0.3}
     values |= {name: 0.0 if first else 0.2 + 0.1 * k for k, name in enumerate(rule.elementwise(flags))}
     with float64():
         arrays = {name: np.array([value]) for name, value in values.items()}

@@ -72,7 +72,7 @@ def clips_after_the_step(step: int, weight: Parameter, optimizer: torch.optim.Op
 @pytest.mark.parametrize("loop", [clips_late, looks_at_norms, clips_values_now_and_then])
 def test_a_loop_may_tell_of_clipping_in_some_steps_only(loop: Loop, tmp_path: Path) -> None:
     report = run(tmp_path, loop, told=True, claims=Claims())
-    assert (report.verdict, report.checks["gradient"]) == (Verdict.MATCH, "match"), str(report)
+    assert (report.verdict, report.checks["clipping"]) == (Verdict.MATCH, "match"), str(report)
 
 
 def test_clipping_that_comes_after_the_step_is_found(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_loss_scale_is_held_to_without_a_claim(given: bool, clipped: bool, tmp
         scaler.update()
 
     report = run(tmp_path, loop, scale=SCALE, **how)
-    assert (report.verdict, report.checks["gradient"]) == (Verdict.MATCH, "not tested" if clipped else "match")
+    assert (report.verdict, report.checks["clipping"]) == (Verdict.MATCH, "not tested" if clipped else "match")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_loss_scale_that_is_not_divided_by_once(exponent: int, cause: str, tmp
         optimizer.step()
 
     report = run(tmp_path, loop, scale=SCALE, **how)
-    assert {finding.check for finding in report.findings} == {"gradient"}
+    assert {finding.check for finding in report.findings} == {"clipping"}
     assert any(cause in finding.cause for finding in report.findings), str(report)
 
 
@@ -144,8 +144,19 @@ def test_gradients_without_a_claim_are_said_to_be_unchecked(tmp_path: Path) -> N
         optimizer.step()
 
     report = run(tmp_path, loop)
-    assert report.checks["gradient"] == "not tested"
+    assert report.checks["clipping"] == "not tested"
     assert any("nothing says how they are clipped, so they were not checked" in note for note in report.notes)
-    with pytest.raises(TraceError, match="gradient was not tested"):
-        replay(tmp_path, require=["gradient"])
-    assert run(tmp_path / "claimed", loop, claims=Claims()).checks["gradient"] == "match"
+    with pytest.raises(TraceError, match="clipping was not tested"):
+        replay(tmp_path, require=["clipping"])
+    assert run(tmp_path / "claimed", loop, claims=Claims()).checks["clipping"] == "match"
+
+
+def test_clipping_is_not_tested_if_every_step_was_skipped(tmp_path: Path) -> None:
+    def loop(step: int, weight: Parameter, optimizer: torch.optim.Optimizer, recorder: Recorder) -> None:
+        del step, weight, optimizer
+        recorder.after_backward()
+        recorder.skipped()
+
+    report = run(tmp_path, loop, clip_norm=1.0)
+    assert (report.verdict, report.checks["clipping"]) == (Verdict.VACUOUS, "not tested")
+    assert "clip_norm = 1: no step on record was applied" in str(report)

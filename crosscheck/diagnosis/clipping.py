@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from crosscheck.diagnosis.mistake import Mistakes, WrongInputs, with_numbers
-from crosscheck.rules.gradient import ClipFlags
+from crosscheck.rules.clipping import ClipFlags
 from crosscheck.rules.inputs import Inputs
 
 
@@ -46,4 +46,4 @@ def _wrong_inputs(flags: ClipFlags, inputs: Inputs) -> Iterator[WrongInputs]:
         yield WrongInputs("the gradient is clipped before it is divided by the loss scale", flags, early)
 
 
-OF_GRADIENTS = Mistakes(_wrong_inputs)
+OF_CLIPPING = Mistakes(_wrong_inputs)

@@ -19,7 +19,7 @@ class ClipFlags:
     by: Literal["nothing", "norm", "value"] = "nothing"
 
 
-def gradient(flags: ClipFlags, h: Hyperparameters) -> optax.GradientTransformation:
+def clipping(flags: ClipFlags, h: Hyperparameters) -> optax.GradientTransformation:
     """g <- g / loss_scale; then times min(1, clip_norm / (norm + 1e-6)), or clamped at ± clip_value.
 
     The norm is not elementwise: it is given, that of all unscaled gradients. Sources: torch.amp.GradScaler,
@@ -77,16 +77,16 @@ def norm_error(elements: int, unit_roundoff: float, device: str) -> float:
     return 2 * unit_roundoff / FORMATS["float32"].unit_roundoff + summed
 
 
-GRADIENT = Rule(
-    name="gradient",
-    check="gradient",
+CLIPPING = Rule(
+    name="clipping",
+    check="clipping",
     moved=GRAD,
     reads="backward",
     formula=_formula,
     complaint="the gradient consumed is not the one that backward left, unscaled and clipped as claimed",
     flags=_flags,
     hyperparameters=_hyperparameters,
-    chain=gradient,
+    chain=clipping,
     hyperparameters_read=_hyperparameters_read,
     correction_error=_norm_error,
 )
