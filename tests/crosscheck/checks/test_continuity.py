@@ -177,6 +177,13 @@ def add_buffer(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
     optimizer.state[parameters[1]]["momentum_buffer"] = torch.ones_like(parameters[1])
 
 
+def add_moments(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+    """Add a state that only its first moment tells from the one that torch would make."""
+    moments = {name: torch.zeros_like(parameters[1]) for name in ("exp_avg", "exp_avg_sq")}
+    optimizer.state[parameters[1]] = {"step": torch.tensor(0.0), **moments}
+    moments["exp_avg"][1, 2] = 1.0
+
+
 def move_idle(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
     del optimizer
     parameters[1].add_(1.0)
@@ -189,6 +196,7 @@ def move_idle(optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
         ("sgd", drop_slot, 2, "first", {"momentum_buffer"}, "momentum_buffer was dropped between steps 3 and 4"),
         ("adam", drop_state, 2, "first", {"exp_avg", "exp_avg_sq", "step"}, "was dropped between steps 3 and 4"),
         ("sgd", add_buffer, 1, "second", {"momentum_buffer"}, "momentum_buffer appeared between steps 3 and 4"),
+        ("adam", add_moments, 1, "second", {"exp_avg"}, "exp_avg appeared between steps 3 and 4"),
         ("sgd", move_idle, 1, "second", {"param"}, "param was changed between steps 3 and 4"),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -362,24 +370,53 @@ def test_moved_although_it_had_no_gradient(tmp_path: Path, monkeypatch: pytest.M
     assert finding.cause == "param changed although it had no gradient"
 
 
+class Eager(SGD):
+    """SGD that makes the buffers of all tensors at its first step, also of those without a gradient."""
+
+    def step(self, closure: Any = None) -> Any:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        super().step(closure)
+
+
+def test_a_buffer_may_come_at_a_step_without_a_gradient(tmp_path: Path) -> None:
+    parameters = make_parameters((8,), (2, 3))
+    optimizer = Eager(parameters, lr=0.1, momentum=0.9)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, parameters[:1], (1, 2))
+        take_steps(optimizer, parameters, (3, 4))
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+
+
 def overflow_first(
-    optimizer: Optimizer, weight: Parameter, trace: Path, after: Callable[[int, bool], None] = nothing_more
+    optimizer: Optimizer,
+    weight: Parameter,
+    trace: Path,
+    after: Callable[[int, bool], None] = nothing_more,
+    steps: Any = "sampled",
+    skipped: int = 1,
 ) -> Report:
-    """Take six steps, of which the first overflows, as is common at the default loss scale."""
+    """Take six steps, of which the first `skipped` overflow, as is common at the default loss scale."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    with Recorder(optimizer, trace, scaler=scaler) as recorder:
-        overflowing_steps(optimizer, weight, recorder, scaler, steps=6, skip=[1], after=after)
-    assert applied(trace) == [False, True, True, True, True, True]
+    with Recorder(optimizer, trace, scaler=scaler, steps=steps) as recorder:
+        overflowing_steps(optimizer, weight, recorder, scaler, steps=6, skip=range(1, skipped + 1), after=after)
+    assert applied(trace) == [step > skipped for step in range(1, 7)]
     return replay(trace)
 
 
-@pytest.mark.parametrize("dampening", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("dampening", "steps", "skipped"), [(0.0, "sampled", 1), (0.5, "sampled", 2), (0.0, (), 1), (0.5, (), 2)], ids=str
+)
 @pytest.mark.parametrize("garbage", [0.25, torch.nan])
 @pytest.mark.parametrize("drop", [False, True])
 def test_buffer_that_a_skipped_first_step_allocated(
-    drop: bool, garbage: float, dampening: float, tmp_path: Path
+    drop: bool, garbage: float, dampening: float, steps: Any, skipped: int, tmp_path: Path
 ) -> None:
-    """torch's fused SGD allocates the buffer, does not write it, and reads it at the next step."""
+    """torch's fused SGD allocates the buffer, does not write it, and reads it at the first step that is applied.
+
+    That shows whether the steps are recorded in full or not.
+    """
     (weight,) = make_parameters((8,))
     optimizer = SGD([("weight", weight)], lr=0.1, momentum=0.9, dampening=dampening, fused=True)
 
@@ -393,12 +430,12 @@ def test_buffer_that_a_skipped_first_step_allocated(
         if drop and not was_applied:
             del optimizer.state[weight]["momentum_buffer"]
 
-    report = overflow_first(optimizer, weight, tmp_path, after)
+    report = overflow_first(optimizer, weight, tmp_path, after, steps, skipped)
     if drop:
         assert report.verdict is Verdict.MATCH, report
         return
     finding = only_finding(report)
-    assert (finding.step, finding.tensor, finding.slot) == (2, "weight", "momentum_buffer")
+    assert (finding.step, finding.tensor, finding.slot) == (skipped + 1, "weight", "momentum_buffer")
     assert "momentum_buffer was never written" in finding.cause
     assert "step 1, which was skipped" in finding.cause
 

@@ -132,6 +132,7 @@ def test_what_ranks_differ_in_first_is_found(
     report = of_two(tmp_path, fault, flush=2)
     [finding] = [finding for finding in report.findings if finding.check == "replicas"]
     assert (finding.step, finding.tensor, finding.slot) == (step, tensor, slot)
+    assert finding.elements == finding.steps >= 1  # one element of each tensor is sampled
     assert finding.cause.startswith("rank 1 differs from rank 0: ")
     assert cause in finding.cause
     assert (report.verdict, report.checks["replicas"]) == (Verdict.MISMATCH, "mismatch")
@@ -204,6 +205,13 @@ def test_ranks_may_record_into_folders_of_their_own(tmp_path: Path) -> None:
         replay(tmp_path / "a", tmp_path / "a")
 
 
+def test_ranks_of_different_rules_are_refused(tmp_path: Path) -> None:
+    for rank, kind in enumerate((torch.optim.SGD, torch.optim.Adam)):
+        Recorder(kind(make_parameters((4,))), tmp_path, rank=rank, world_size=2).close()
+    with pytest.raises(TraceError, match=r"its ranks claim different rules \(adam, sgd\)"):
+        replay(tmp_path)
+
+
 def test_a_rank_that_was_killed_earlier_and_a_resumed_run(tmp_path: Path) -> None:
     """What both have is compared, and in the next segment as well; the fault is in that."""
     record_rank(0, tmp_path, steps=6)
@@ -221,6 +229,12 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     record_rank(0, tmp_path, append=True, first_step=7)
     record_rank(1, tmp_path, append=True, first_step=8)
     assert any(note.startswith("from segment-0002 on, the ranks' segments do not") for note in replay(tmp_path).notes)
+
+
+def test_where_nothing_can_be_compared_ranks_are_not_said_to_match(tmp_path: Path) -> None:
+    record_rank(0, tmp_path)
+    record_rank(1, tmp_path, first_step=4)
+    assert replay(tmp_path).checks["replicas"] == "not recorded"
 
 
 def test_ranks_that_do_not_say_so_are_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,12 +37,16 @@ def tampered(
     dtype: torch.dtype = torch.float32,
     make: Any = Adam,
     shapes: tuple[tuple[int, ...], ...] = ((40, 30), (50, 20)),
+    steps: tuple[int, ...] = (),
     **recording: Any,
 ) -> Report:
-    """Record six steps with one element of two tensors sampled, change one tensor once, and return the report."""
+    """Record six steps with one element of two tensors sampled, change one tensor once, and return the report.
+
+    All elements are recorded at `steps`.
+    """
     parameters = make_parameters(*shapes, dtype=dtype)
     optimizer = make([("first", parameters[0]), ("second", parameters[1])], lr=0.01)
-    with Recorder(optimizer, trace, coordinates=1, steps=(), **recording) as recorder:
+    with Recorder(optimizer, trace, coordinates=1, steps=steps, **recording) as recorder:
         for step in range(1, 7):
             take_steps(optimizer, parameters, [step])
             if step == 2:
@@ -100,8 +104,10 @@ def test_between_two_starts(tmp_path: Path) -> None:
 
 
 def test_what_rows_show_is_told_once(tmp_path: Path) -> None:
-    finding = only_finding(tampered(lambda values: values.add_(1.0), tmp_path))
+    finding = only_finding(tampered(lambda values: values.add_(1.0), tmp_path / "sampled"))
     assert finding.index is not None
+    finding = only_finding(tampered(lowest_bit, tmp_path / "in full", steps=(4, 5)))
+    assert finding.index == (20, 11)
 
 
 def test_a_claim_and_a_loaded_state_allow_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.optim import Adam, Optimizer
 
@@ -38,6 +39,15 @@ def test_a_tensor_whose_format_hides_its_step_is_named_beside_a_match(tmp_path: 
     assert report.headline().endswith("; 1 tensor not tested")
     assert report.tensors_not_tested == 1
     assert any(line.startswith("the step of gain by itself") for line in report.not_tested)
+
+
+@pytest.mark.parametrize(("rate", "untested"), [(3e-3, 1), (5e-3, 0)])
+def test_a_tensor_is_tested_if_a_step_twice_as_large_would_have_shown(
+    rate: float, untested: int, tmp_path: Path
+) -> None:
+    """Below one the numbers of bfloat16 are 2^-8 apart: rounding to them hides twice a step of 0.003, and not one of 0.005."""
+    report = recorded(tmp_path / "trace", lambda p: Adam(p, lr=rate, fused=True), torch.bfloat16)
+    assert (report.verdict, report.tensors_not_tested) == (Verdict.MATCH, untested)
 
 
 def test_where_the_format_shows_the_step_it_is_a_mismatch(tmp_path: Path) -> None:

@@ -228,6 +228,15 @@ def test_an_infinity_within_the_range_is_judged() -> None:
     assert np.isinf(result.eta[:, 1]).all()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_an_infinite_input_excuses_no_result_that_should_be_finite(value: float) -> None:
+    """What is divided by an infinite second moment is zero, so the parameter stays where it is."""
+    before = {"param": 1.5, "grad": 0.5, "exp_avg": 0.5, "exp_avg_sq": math.inf}
+    right = {"param": 1.5, "exp_avg": 0.5, "exp_avg_sq": math.inf}
+    assert passes(judged(AdamFlags(), batch(before, right, ADAM_H)))
+    assert not passes(judged(AdamFlags(), batch(before, right | {"param": value}, ADAM_H)))
+
+
 ADAM_ZERO = {"param": 1.5, "grad": 0.0, "exp_avg": 0.0, "exp_avg_sq": 0.0}
 
 

@@ -82,6 +82,20 @@ def test_a_correct_average_matches(name: str, update: Update, dtype: torch.dtype
     assert segment.header.claims == Claims(average=kind, averaged=0)
 
 
+def test_the_average_of_a_parameter_without_a_gradient_moves_too(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    averaged = KINDS["EMA"][0](model)
+    with Recorder(optimizer, tmp_path, model=model, average=averaged):
+        for step in range(1, 7):
+            model(torch.randn(8, 6)).square().mean().backward()
+            model.bias.grad = model.bias.grad if step < 4 else None
+            optimizer.step()
+            averaged.update_parameters(model)
+    report = replay(tmp_path)
+    assert (report.verdict, report.checks["average"]) == ("match", "match"), str(report)
+
+
 def of_the_average(report: Report) -> str:
     assert report.verdict is Verdict.MISMATCH, str(report)
     assert {finding.check for finding in report.findings} == {"average"}, str(report)

@@ -117,16 +117,17 @@ def test_a_group_that_joins_is_held_to_the_schedule_too(tmp_path: Path) -> None:
     assert (found.tensor, found.step, found.recorded, found.expected) == ("group 1", 5, 0.2, 0.3)
 
 
+@pytest.mark.parametrize(("applied", "first_step"), [(5, 6), (5, 1), (0, 6)])
 def test_a_trace_made_elsewhere_without_the_initial_rate_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    applied: int, first_step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def accept(*_: object, **__: object) -> None: ...
 
     monkeypatch.setattr("crosscheck.recorder.recorder.expect_checkable", accept)
     parameters = make_parameters((3, 4))
     optimizer = torch.optim.SGD(parameters, lr=0.1)
-    claims = Claims(schedule={"name": "constant"}, applied=5)
-    with Recorder(optimizer, tmp_path / "trace", claims=claims, first_step=6):
-        take_steps(optimizer, parameters, (6, 7))
+    claims = Claims(schedule={"name": "constant"}, applied=applied)
+    with Recorder(optimizer, tmp_path / "trace", claims=claims, first_step=first_step):
+        take_steps(optimizer, parameters, (first_step, first_step + 1))
     with pytest.raises(TraceError, match="from which learning rate group 0 started"):
         replay(tmp_path / "trace")

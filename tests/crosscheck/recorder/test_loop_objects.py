@@ -57,6 +57,19 @@ def test_all_objects_of_a_loop(tmp_path: Path) -> None:
     assert [tensor.name for tensor in parts_of(tmp_path)[0].tensors] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
+def test_an_average_beside_several_groups(tmp_path: Path) -> None:
+    model = small()
+    optimizer = SGD([{"params": model.get_submodule(name).parameters()} for name in "02"], lr=0.1)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    with Recorder(optimizer, tmp_path, model=model, average=averaged):
+        for number in range(1, 7):
+            step(model, optimizer)
+            if number % 2 == 0:
+                averaged.update_parameters(model)
+    report = replay(tmp_path)
+    assert (report.verdict, report.checks["average"]) == ("match", "match"), str(report)
+
+
 def attach(trace: Path, **recording: Any) -> Recorder:
     """Attach to an optimizer of `small`, with the scheduler that `make` makes of it, if there is one."""
     model, make = recording.pop("model", None) or small(), recording.pop("make", None)
@@ -72,6 +85,13 @@ def elsewhere(_: Optimizer) -> LRScheduler:
 
 def tenth(optimizer: Optimizer) -> LRScheduler:
     return made.StepLR(optimizer, 3)
+
+
+def used(optimizer: Optimizer) -> LRScheduler:
+    scheduler = tenth(optimizer)
+    optimizer.step()
+    scheduler.step()
+    return scheduler
 
 
 def clinging(optimizer: Optimizer) -> LRScheduler:
@@ -108,6 +128,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no number of updates": (
         {"make": tenth, "scheduler_every": 0},
         "scheduler_every=0: accepted are whole numbers from 1",
+    ),
+    "a run that goes on": (
+        {"make": used, "scheduler_every": 3},
+        "scheduler_every=3 in a run that goes on: say how many updates were applied",
     ),
     "names twice": (
         {"model": small(), "named_parameters": []},

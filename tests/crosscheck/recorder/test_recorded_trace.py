@@ -84,6 +84,21 @@ def test_coordinates_are_fixed_and_limited(tmp_path: Path) -> None:
     assert max(seen[0]) > 200  # not merely the first ones
 
 
+def test_what_is_the_same_is_stored_once(tmp_path: Path) -> None:
+    """A step begins with what the step before left, and the optimizer consumes the gradient that backward left."""
+    parameters = make_parameters((4,), (5,))
+    optimizer = momentum_sgd(parameters)
+    with Recorder(optimizer, tmp_path, steps=()) as recorder:
+        for step in range(1, 6):
+            feed(parameters, step)
+            recorder.after_backward()
+            optimizer.step()
+    ((block,),) = (part.blocks for part in parts_of(tmp_path))
+    for entry in block.tensors:
+        assert (entry.before, entry.backward) == ((0,), ())
+        assert entry.slots["momentum_buffer"].before == ()
+
+
 def test_parts_are_committed_while_training_goes_on(tmp_path: Path) -> None:
     parameters = make_parameters((4,))
     optimizer = momentum_sgd(parameters)
@@ -168,6 +183,8 @@ def test_after_close_nothing_is_recorded(tmp_path: Path) -> None:
         before = contents(tmp_path)
         take_steps(optimizer, parameters, range(3, 200))
         optimizer.load_state_dict(optimizer.state_dict())
+        recorder.after_backward()
+        recorder.skipped()
     recorder.close()
     assert contents(tmp_path) == before
     assert recorder.step == 2

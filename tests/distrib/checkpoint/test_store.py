@@ -608,6 +608,16 @@ def test_an_error_of_the_disk_within_safetensors_is_one(tmp_path: Path, monkeypa
     assert caught.value.errno == errno.EIO
 
 
+def test_a_file_that_goes_after_it_was_verified_is_named(tmp_path: Path) -> None:
+    checkpoint = store.open_checkpoint(save(tmp_path, 1))
+    file = checkpoint.path / "model.safetensors"
+    file.unlink()
+    for read in (checkpoint.specs, checkpoint.tensors):
+        with pytest.raises(OSError, match="No such file") as caught:
+            read("model")
+        assert caught.value.filename == str(file)
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENFILE], ids=errno.errorcode.get)
 @pytest.mark.parametrize("file", ["manifest.json", "model.safetensors"])
 def test_a_disk_that_breaks_while_it_is_read_means_no_older_checkpoint(
