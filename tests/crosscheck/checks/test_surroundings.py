@@ -348,7 +348,7 @@ def test_what_was_not_captured_is_not_recorded(tmp_path: Path) -> None:
         replay(tmp_path / "trace", require=["clipping"])
 
 
-def gradient_check(folder: Path, claims: Claims | None, grad: list[float], factor: float) -> str:
+def clipping_check(folder: Path, claims: Claims | None, grad: list[float], factor: float) -> str:
     """Record a step whose gradient is multiplied by a factor after backward, and return what its check came to."""
     parameter = torch.nn.Parameter(torch.ones(len(grad)))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
@@ -357,16 +357,16 @@ def gradient_check(folder: Path, claims: Claims | None, grad: list[float], facto
         recorder.after_backward()
         parameter.grad *= factor
         optimizer.step()
-    return replay(folder).checks["gradient"]
+    return replay(folder).checks["clipping"]
 
 
 def test_without_claims_nothing_says_what_the_gradient_should_be(tmp_path: Path) -> None:
-    assert gradient_check(tmp_path / "claimed", Claims(), [1.0, 2.0], 0.5) == "mismatch"
-    assert gradient_check(tmp_path / "silent", None, [1.0, 2.0], 0.5) == "not recorded"
+    assert clipping_check(tmp_path / "claimed", Claims(), [1.0, 2.0], 0.5) == "mismatch"
+    assert clipping_check(tmp_path / "silent", None, [1.0, 2.0], 0.5) == "not tested"
 
 
 def test_a_gradient_whose_norm_is_infinite_matches_if_nothing_changed_it(tmp_path: Path) -> None:
-    assert gradient_check(tmp_path, Claims(), [1.0, torch.inf], 1.0) == "match"
+    assert clipping_check(tmp_path, Claims(), [1.0, torch.inf], 1.0) == "match"
 
 
 SCHEDULES: dict[str, tuple[dict[str, Any], str]] = {
