@@ -145,14 +145,16 @@ def _unknown(options: dict[str, Option]) -> bool:
 
 
 def _shows_unscaling(step: Step, unit_roundoff: float) -> bool:
-    """Return whether a step tells what it was divided by, though nobody says whether it was clipped.
+    """Return whether a step tells what it was divided by, though nobody says what else is done to its gradient.
 
-    Clipping makes a gradient smaller. One that is no smaller than it should be, or is smaller by the loss scale, was not clipped.
+    That is so if its norm is the one of a gradient that was divided by the loss scale once, never or twice, and not changed otherwise.
     """
-    if step.loss_scale is None or not step.backward_norm or step.grad_norm is None:
+    scale = step.loss_scale
+    if scale is None or not step.backward_norm or step.grad_norm is None:
         return False
-    left = step.grad_norm / step.backward_norm * step.loss_scale
-    return left > 1 - 4 * unit_roundoff or abs(left * step.loss_scale - 1) < _ALIKE
+    left = step.grad_norm / step.backward_norm * scale
+    as_if_wrong = scale != 1 and (abs(left / scale - 1) < _ALIKE or abs(left * scale - 1) < _ALIKE)
+    return abs(left - 1) <= 4 * unit_roundoff or as_if_wrong
 
 
 def _leaves_alone(options: dict[str, Option]) -> bool:

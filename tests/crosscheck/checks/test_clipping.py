@@ -124,6 +124,21 @@ def test_a_loss_scale_that_is_not_divided_by_once(exponent: int, cause: str, tmp
     assert any(cause in finding.cause for finding in report.findings), str(report)
 
 
+def test_what_else_is_done_to_a_gradient_is_not_blamed_without_a_claim(tmp_path: Path) -> None:
+    scaler, how = scaler_of(given=True)
+
+    def loop(step: int, weight: Parameter, optimizer: torch.optim.Optimizer, recorder: Recorder) -> None:
+        recorder.after_backward()
+        scaler.unscale_(optimizer)
+        assert weight.grad is not None
+        weight.grad *= 1 + 0.1 * torch.rand(3, 4, generator=torch.Generator().manual_seed(step))
+        scaler.step(optimizer)
+        scaler.update()
+
+    report = run(tmp_path, loop, scale=SCALE, **how)
+    assert (report.verdict, report.checks["clipping"]) == (Verdict.MATCH, "not tested")
+
+
 def test_after_backward_that_comes_after_unscaling_is_named_too(tmp_path: Path) -> None:
     scaler, how = scaler_of(given=True)
 
