@@ -30,7 +30,7 @@ TRAIN, TEST = "train-00000-of-00001.parquet", "test-00000-of-00001.parquet"
 def test_without_pyarrow_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(BadInput, match=r"need pyarrow .*pip install 'twinstep\[parquet\]'"):
+    with pytest.raises(BadInput, match=r"need pyarrow .*: pip install pyarrow"):
         sources.load(DataConfig(source=source), source)
 
 
