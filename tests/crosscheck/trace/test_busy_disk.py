@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from crosscheck.trace import reader
 from crosscheck.trace.reader import may_begin, segment_folders
 from tests.crosscheck.trace.trace_files import copy, record_pass, run
 
+LIST = "scandir" if sys.version_info >= (3, 13) else "listdir"
+"""The function of `os` by which `Path.iterdir` lists a folder."""
 Watched = Callable[[Callable[[int], bool], int], list[str]]
 """From the calls that fail, by their number, and the error: starts to watch, and returns the calls in their order."""
 
@@ -50,7 +53,7 @@ def watched(trace: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
             monkeypatch.setattr(owner, name, call)
 
-        for owner, name in ((os, "stat"), (os, "listdir"), (io, "open"), (reader, "safe_open")):
+        for owner, name in ((os, "stat"), (os, LIST), (io, "open"), (reader, "safe_open")):
             watch(owner, name)
         return calls
 
@@ -92,7 +95,7 @@ def test_nobody_falls_over_a_folder_that_cannot_be_listed(trace: Path, watched: 
 
 
 @pytest.mark.parametrize("number", [errno.EBUSY, errno.EIO])
-@pytest.mark.parametrize("call", ["mkdir", "listdir", "chmod", "rename", "fsync"])
+@pytest.mark.parametrize("call", ["mkdir", LIST, "chmod", "rename", "fsync"])
 def test_a_segment_begins_on_a_disk_that_was_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
