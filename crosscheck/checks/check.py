@@ -35,6 +35,8 @@ class Context:
     first_options: list[dict[str, Option]] = field(default_factory=list[dict[str, Option]])
     """By group, at the first step on record."""
     last_options: list[dict[str, Option]] = field(default_factory=list[dict[str, Option]])
+    known_bugs: set[str] = field(default_factory=set[str])
+    """What torch is known to do wrong with tensors of the record."""
     unclaimed: set[str] = field(default_factory=set[str])
     """Checks with numbers on record that no claim says anything of."""
     _claims: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])

@@ -40,7 +40,7 @@ def conclude(context: Context, answered: Collection[str]) -> Report:
         worst=tally.worst,
         eta=tally.eta,
         findings=tuple(findings),
-        warnings=tuple(_warnings(context)),
+        warnings=(*(() if innocent else sorted(context.known_bugs)), *_warnings(context)),
         notes=(*context.notes, *_held_still(batcher.used)),
         not_tested=(*_not_tested(power), *_steps_not_tested(unseen)),
         checks={name: _came_to(name, answered, findings, untested) for name in _checks_of(context)},

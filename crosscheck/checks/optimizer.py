@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crosscheck.checks.check import Check
+from crosscheck.checks.known_bugs import known_bug
 from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Rule, one_count
 from crosscheck.trace.tensors import TensorBlock
@@ -21,6 +22,8 @@ class Optimizer(Check):
         self.context.findings.add(_step_counts(self.context.rule, tensor))
         self.context.judge.add(self.context.rule, tensor)
         self.answered = self._batcher.rows > 0
+        if bug := known_bug(self.segment.header, tensor.info):
+            self.context.known_bugs.add(bug)
         for step, has_grad in zip(tensor.steps, tensor.has_grad, strict=True):
             if step.applied:
                 self._applied[step.step] = self._applied.get(step.step, False) or bool(has_grad)

@@ -37,6 +37,7 @@ def test_every_check_is_in_the_list() -> None:
             "fractional_epochs",
             "idle",
             "judge",
+            "known_bugs",
             "left_behind",
             "mistaken_counts",
             "passes",
