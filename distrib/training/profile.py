@@ -72,7 +72,8 @@ class StepProfiler:
             activities.append(ProfilerActivity.CUDA)
         else:
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or torch's profiler tells that there is no GPU
-        self._profile = profile(activities=activities)
+        # There is one cycle, so nothing accumulates; torch 2.11 warns of every profile that does not ask for it.
+        self._profile = profile(activities=activities, acc_events=True)
         self._profile.start()
 
     def _finish(self) -> None:
