@@ -92,7 +92,7 @@ def _passing_on(place: str) -> Generator[None]:
     """
 
     def pass_on(number: int, _frame: object) -> None:
-        ranks = psutil.Process().children()
+        ranks = [child for child in psutil.Process().children() if _runs_python(child)]
         for rank in ranks:
             with contextlib.suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
@@ -107,6 +107,14 @@ def _passing_on(place: str) -> Generator[None]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _runs_python(child: psutil.Process) -> bool:
+    """Return whether a child can be a rank: while torch is imported, there are children that ask the system something."""
+    try:
+        return child.cmdline()[:1] == [sys.executable]
+    except psutil.Error:  # it has ended
+        return False
 
 
 def _stopped(number: int, where: str) -> int:

@@ -130,10 +130,10 @@ def test_a_signal_to_the_launcher_alone_stops_the_run(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_there_are_ranks(tmp_path: Path, number: signal.Signals) -> None:
-    """Importing the launcher, with all of torch behind it, takes seconds."""
+    """Importing the launcher, with all of torch behind it, takes seconds, and asks the system this and that by programs of its own."""
     (tmp_path / "accelerate").mkdir()
     (tmp_path / "accelerate" / "__init__.py").write_text(
-        f"import os, time\nos.kill(os.getpid(), {number:d})\ntime.sleep(60)\n"
+        f"import os, subprocess, time\nsubprocess.Popen(['sleep', '3'])\nos.kill(os.getpid(), {number:d})\ntime.sleep(60)\n"
     )
     environment = os.environ | {
         "PYTHONPATH": f"{tmp_path}:{ROOT}",
@@ -150,11 +150,16 @@ def test_a_signal_before_there_are_ranks(tmp_path: Path, number: signal.Signals)
 
 def test_a_rank_that_dies_of_the_request_was_stopped(tmp_path: Path, launch: Launch) -> None:
     """So does one of the trainer's, if the signal comes before it hears any."""
-    (tmp_path / "deaf.py").write_text("import time\ntime.sleep(60)\n")
+    (tmp_path / "deaf.py").write_text("import sys, time\nopen(sys.argv[1], 'w').close()\ntime.sleep(60)\n")
     process = launch(
-        "--config_file", "cpu", tmp_path / "deaf.py", by="distrib.launcher", TWINSTEP_STATUS=str(tmp_path / "s.json")
+        "--config_file",
+        "cpu",
+        tmp_path / "deaf.py",
+        tmp_path / "runs",
+        by="distrib.launcher",
+        TWINSTEP_STATUS=str(tmp_path / "s.json"),
     )
-    assert wait_until(lambda: bool(psutil.Process(process.pid).children()), 300)
+    assert wait_until((tmp_path / "runs").exists, 300)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=400)
     said = "stopped on request (SIGTERM) before a rank could say where it stands; the same command goes on"
