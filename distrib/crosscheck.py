@@ -41,8 +41,9 @@ class CrosscheckConfig(Section):
     replay: bool = True
     """Replay the record when training is over, if JAX and Optax are installed; a mismatch ends the run with 1."""
     live: Literal["off", "warn", "stop"] = "off"
-    """Replay the record while training goes on as well, in a process of low priority. At a mismatch warn says so once, and stop
-    writes a checkpoint and ends the run with 1."""
+    """Replay the record while training goes on as well, in a process of the lowest priority. At a mismatch warn says so once, and stop
+    writes a checkpoint and ends the run with 1. Where training takes all cores of a CPU, this process waits for most of the run:
+    training.threads can leave it one."""
 
     @model_validator(mode="after")
     def _live_needs_a_record(self) -> Self:
