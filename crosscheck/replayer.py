@@ -8,9 +8,9 @@ from pathlib import Path
 
 from crosscheck.checks import load_checks
 from crosscheck.checks.check import Check, Context
-from crosscheck.checks.comparison import Comparison
 from crosscheck.checks.conclusion import conclude
-from crosscheck.checks.judge import Judge
+from crosscheck.checks.judging.judge import Judge
+from crosscheck.checks.ranks.comparison import Comparison
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.float64 import float64
 from crosscheck.report.findings import Findings

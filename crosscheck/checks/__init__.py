@@ -1,4 +1,9 @@
-"""The questions that a replay puts to a trace, one file each; a new one needs its file and a line here. No torch."""
+"""The questions that a replay puts to a trace: each is a file, or a folder where it takes several. No torch.
+
+A new one needs its file and a line here. What they have in common is in `check.py`; `conclusion.py` makes the report of what they
+found. The files here and the folders do not import each other in a circle: `judging/` and `ranks/` are below the files here, the
+other folders above them.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -10,13 +15,13 @@ _KINDS = (
     ("optimizer", "crosscheck.checks.optimizer", "Optimizer"),
     ("clipping", "crosscheck.checks.clipping", "Clipping"),
     ("average", "crosscheck.checks.average", "Average"),
-    ("learning rate", "crosscheck.checks.learning_rate", "LearningRate"),
-    ("loss scale", "crosscheck.checks.loss_scale", "LossScale"),
+    ("learning rate", "crosscheck.checks.learning_rate.learning_rate", "LearningRate"),
+    ("loss scale", "crosscheck.checks.loss_scale.loss_scale", "LossScale"),
     ("options", "crosscheck.checks.options", "GroupOptions"),
     ("gradient", "crosscheck.checks.gradient", "Gradient"),
-    ("continuity", "crosscheck.checks.continuity", "Continuity"),
-    ("continuity", "crosscheck.checks.replaced_tensors", "ReplacedTensors"),
-    ("continuity", "crosscheck.checks.starts", "Starts"),
+    ("continuity", "crosscheck.checks.continuity.continuity", "Continuity"),
+    ("continuity", "crosscheck.checks.continuity.replaced_tensors", "ReplacedTensors"),
+    ("continuity", "crosscheck.checks.continuity.starts", "Starts"),
     ("continuity", "crosscheck.checks.finite", "Finite"),
     ("replicas", "crosscheck.checks.replicas", "Replicas"),
 )

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.bits import differ, finding
 from crosscheck.checks.check import Check
-from crosscheck.checks.idle import why_idle
+from crosscheck.checks.continuity.idle import why_idle
+from crosscheck.checks.judging.bits import differ, finding
 from crosscheck.criterion.profile import Profile
 from crosscheck.report.finding import Finding
 from crosscheck.rules.average import MOVING_AVERAGE

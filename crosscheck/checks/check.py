@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from crosscheck.checks.comparison import Comparison
-from crosscheck.checks.judge import Judge
+from crosscheck.checks.judging.judge import Judge
+from crosscheck.checks.ranks.comparison import Comparison
 from crosscheck.report.coverage import Coverage
 from crosscheck.report.findings import Findings
 from crosscheck.rules.rule import Rule

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from crosscheck.checks.check import Check
-from crosscheck.checks.passes import inputs_of
 from crosscheck.criterion.stochastic import GradientComparison, compare_gradients
 from crosscheck.errors import TraceError
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import GRAD, Pass
 from crosscheck.trace.reader import LoadedPass
 from crosscheck.twin.network_inputs import NetworkInputs
+from crosscheck.twin.passes import inputs_of
 from crosscheck.twin.pooling import WRONG
 from crosscheck.twin.recompute import Twin, recompute
 

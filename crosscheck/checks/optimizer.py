@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crosscheck.checks.check import Check
-from crosscheck.checks.known_bugs import known_bug
+from crosscheck.diagnosis.known_bugs import known_bug
 from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Rule, one_count
 from crosscheck.trace.tensors import TensorBlock

@@ -47,7 +47,7 @@ class _Schedule(Section, ABC):
     def claim(self, run: RunLength) -> dict[str, Any]:
         """Return the schedule for the record: its name and its numbers, which JSON can hold.
 
-        All lengths are in applied updates, as `crosscheck.checks.schedules.factors` takes them.
+        All lengths are in applied updates, as `crosscheck.checks.learning_rate.schedules.factors` takes them.
         """
 
 

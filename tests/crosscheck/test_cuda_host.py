@@ -153,7 +153,7 @@ def test_each_profile_refuses_the_arithmetic_of_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, kind: Any
 ) -> None:
     """So the profile explains the difference, and not merely a wide tolerance."""
-    monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
+    monkeypatch.setattr("crosscheck.checks.judging.judge.diagnose", no_cause)
     run(tmp_path / "cpu", kind)
     put_in_place(monkeypatch, plain)
     run(tmp_path / "cuda", kind)
@@ -213,7 +213,7 @@ PLANTED = [
 def test_a_planted_error_is_a_mismatch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, kind: Any, fault: str, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
+    monkeypatch.setattr("crosscheck.checks.judging.judge.diagnose", no_cause)
     put_in_place(monkeypatch, plain, FAULTS[fault])
     run(tmp_path, kind, dtype)
     report = replay_on("cuda", tmp_path)
@@ -223,7 +223,7 @@ def test_a_planted_error_is_a_mismatch(
 
 def test_the_known_beta_is_given_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel) -> None:
     """If the bound allowed bias corrections a beta that is off by one roundoff, eta would only be 270 here."""
-    monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
+    monkeypatch.setattr("crosscheck.checks.judging.judge.diagnose", no_cause)
     put_in_place(monkeypatch, plain, FAULTS["lr 0.1 % off"])
     run(tmp_path)
     assert replay_on("cuda", tmp_path).max_eta > 1000
@@ -271,7 +271,7 @@ SCALED: dict[str, Alteration] = {
 def test_a_scale_or_an_overflow_ignored_is_a_mismatch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, fault: str
 ) -> None:
-    monkeypatch.setattr("crosscheck.checks.judge.diagnose", no_cause)
+    monkeypatch.setattr("crosscheck.checks.judging.judge.diagnose", no_cause)
     put_in_place(monkeypatch, plain, SCALED[fault])
     moved = run_scaled(tmp_path)
     assert bool(moved) == (fault == "overflow ignored")

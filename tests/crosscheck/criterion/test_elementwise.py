@@ -439,7 +439,7 @@ def test_one_compilation_serves_all_batches(tmp_path: Path, monkeypatch: pytest.
                 optimizer.step()
         return replay(tmp_path / name)
 
-    monkeypatch.setattr("crosscheck.checks.judge._OFTEN", 0)
+    monkeypatch.setattr("crosscheck.checks.judging.judge._OFTEN", 0)
     first = record("first", torch.float32, (70,), 2, momentum=0.9)
     before = compiled()
     assert before

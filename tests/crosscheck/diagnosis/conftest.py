@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from crosscheck.checks import judge
+from crosscheck.checks.judging import judge
 from crosscheck.diagnosis.cause import Cause
 from crosscheck.diagnosis.trial import Candidate
 from crosscheck.rules.inputs import Inputs

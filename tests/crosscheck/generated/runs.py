@@ -134,7 +134,7 @@ def outcomes(seeds: Iterable[int], folder: Path, *, faulty: bool) -> Iterator[Ou
     No causes are looked for: other tests do that, and each kind of mistake would be compiled.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crosscheck.checks.judge.diagnose", _no_causes)
+        patch.setattr("crosscheck.checks.judging.judge.diagnose", _no_causes)
         for seed in seeds:
             yield execute(draw_case(seed, faulty=faulty), folder / f"{seed}")
 

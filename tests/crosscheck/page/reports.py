@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from crosscheck import Finding, Report, Verdict
-from crosscheck.checks.eta_map import EtaMap
+from crosscheck.checks.judging.eta_map import EtaMap
 from crosscheck.report.finding import REPLICAS, Arithmetic
 from crosscheck.report.report import Power
 from crosscheck.report.survey import COLUMNS, TENSORS_DRAWN, TENSORS_LISTED, Survey

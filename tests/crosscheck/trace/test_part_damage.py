@@ -51,7 +51,7 @@ def no_causes_for_adam() -> Iterator[None]:
         return [] if rule.name.startswith("adam") else diagnose(rule, flags, inputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crosscheck.checks.judge.diagnose", of_sgd)
+        patch.setattr("crosscheck.checks.judging.judge.diagnose", of_sgd)
         yield
 
 

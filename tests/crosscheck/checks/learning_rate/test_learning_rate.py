@@ -11,9 +11,9 @@ import torch
 from torch.optim import lr_scheduler as twin
 
 from crosscheck import Finding
-from crosscheck.checks.claimed_rates import Formula
-from crosscheck.checks.fractional_epochs import updates_of_an_epoch
-from crosscheck.checks.rates import RateUsed, check_learning_rates
+from crosscheck.checks.learning_rate.claimed_rates import Formula
+from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
+from crosscheck.checks.learning_rate.rates import RateUsed, check_learning_rates
 from crosscheck.errors import TraceError
 from distrib.optim.schedule import Cosine, Exponential, MultiStep, OneCycle, RunLength, ScheduleConfig, Step
 

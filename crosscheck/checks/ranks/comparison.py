@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from crosscheck.checks.differences import Attempt, Difference, Moment, common_steps, of_attempts, of_blocks
+from crosscheck.checks.ranks.differences import Attempt, Difference, Moment, common_steps, of_attempts, of_blocks
 from crosscheck.report.finding import REPLICAS, Finding
 from crosscheck.text import listed
 from crosscheck.trace.format import PARAM, Option, Part

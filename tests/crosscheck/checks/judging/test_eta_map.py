@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscheck.checks import eta_map
-from crosscheck.checks.eta_map import EtaMap
+from crosscheck.checks.judging import eta_map
+from crosscheck.checks.judging.eta_map import EtaMap
 from crosscheck.criterion.octaves import NUM_OCTAVES
 from crosscheck.report.survey import COLUMNS, TENSORS_DRAWN, TENSORS_LISTED, Survey, joined
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.bits import differ
+from crosscheck.checks.judging.bits import differ
 from crosscheck.trace.format import GRAD, Option
 from crosscheck.trace.tensors import Quantity, TensorBlock, all_quantities
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.schedules import factors
+from crosscheck.checks.learning_rate.schedules import factors
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED
 
 _Floats = NDArray[np.float64]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from crosscheck.checks.bits import CONTINUITY, all_of, finding, values_before
 from crosscheck.checks.check import Check
+from crosscheck.checks.judging.bits import CONTINUITY, all_of, finding, values_before
 from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Absent, Rule, one_count
 from crosscheck.trace.format import Option, Part

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.checks.check import Check
-from crosscheck.checks.claimed_rates import Claimed, Table
-from crosscheck.checks.fractional_epochs import updates_of_an_epoch
-from crosscheck.checks.rates import RateUsed, check_learning_rates, claimed_by_group, counts_of
+from crosscheck.checks.learning_rate.claimed_rates import Claimed, Table
+from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
+from crosscheck.checks.learning_rate.rates import RateUsed, check_learning_rates, claimed_by_group, counts_of
 from crosscheck.errors import TraceError
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import Option, Part, Step, TensorInfo

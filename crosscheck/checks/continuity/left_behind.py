@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.bits import Values
-from crosscheck.checks.unsampled import Held, held_after
+from crosscheck.checks.continuity.unsampled import Held, held_after
+from crosscheck.checks.judging.bits import Values
 from crosscheck.trace.format import Part
 from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import Quantity, TensorBlock

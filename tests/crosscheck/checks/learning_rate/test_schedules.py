@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.optim import lr_scheduler as twin
 
-from crosscheck.checks.schedules import factors
+from crosscheck.checks.learning_rate.schedules import factors
 from crosscheck.errors import TraceError
 from distrib.errors import BadInput
 from distrib.optim.schedule import (

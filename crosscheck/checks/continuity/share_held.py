@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crosscheck.checks.left_behind import Left
-from crosscheck.checks.unsampled import count_held
+from crosscheck.checks.continuity.left_behind import Left
+from crosscheck.checks.continuity.unsampled import count_held
 from crosscheck.trace.format import PARAM, Part
 from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import TensorBlock

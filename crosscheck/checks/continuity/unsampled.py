@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.bits import CONTINUITY, Values, differ
+from crosscheck.checks.judging.bits import CONTINUITY, Values, differ
 from crosscheck.report.finding import Finding
 from crosscheck.trace.tensors import Quantity, TensorBlock
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.claimed_rates import Claimed, Formula
-from crosscheck.checks.schedules import factors
+from crosscheck.checks.learning_rate.claimed_rates import Claimed, Formula
+from crosscheck.checks.learning_rate.schedules import factors
 
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int64]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from crosscheck.checks.bits import differ, finding
+from crosscheck.checks.judging.bits import differ, finding
 from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Rule
 from crosscheck.trace.format import AVERAGE

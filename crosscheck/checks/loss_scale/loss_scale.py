@@ -4,7 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from crosscheck.checks.check import Check
-from crosscheck.checks.scaler_rule import ScaleUsed, backed_off, check_loss_scale, left_by, loss_scale_finding, same
+from crosscheck.checks.loss_scale.scaler_rule import (
+    ScaleUsed,
+    backed_off,
+    check_loss_scale,
+    left_by,
+    loss_scale_finding,
+    same,
+)
 from crosscheck.report.coverage import runs, spans
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import LOSS_SCALE, Option, Part, Scaler

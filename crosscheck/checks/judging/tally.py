@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from crosscheck.checks.eta_map import EtaMap
-from crosscheck.checks.power import Groups
+from crosscheck.checks.judging.eta_map import EtaMap
+from crosscheck.checks.judging.power import Groups
 from crosscheck.criterion.batches import WIDTH, Batch
 from crosscheck.criterion.elementwise import Judged
 from crosscheck.report.finding import Finding

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscheck import Claims, Finding, Recorder, Report, replay
-from crosscheck.checks.scaler_rule import ScaleUsed, check_loss_scale, left_by
+from crosscheck.checks.loss_scale.scaler_rule import ScaleUsed, check_loss_scale, left_by
 from crosscheck.trace.format import Scaler
 
 Skips = Sequence[int]

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.claimed_rates import Claimed, Formula, Table, claimed_of_group
-from crosscheck.checks.fractional_epochs import updates_of_an_epoch
-from crosscheck.checks.mistaken_counts import Miscount, mistaken_counts, with_a_rest
+from crosscheck.checks.learning_rate.claimed_rates import Claimed, Formula, Table, claimed_of_group
+from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
+from crosscheck.checks.learning_rate.mistaken_counts import Miscount, mistaken_counts, with_a_rest
 from crosscheck.report.finding import Finding
 from crosscheck.tolerance import FORMATS, roundoffs
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
@@ -44,7 +44,7 @@ def check_learning_rates(
     """Return a finding for each group whose learning rates are not its initial one times the schedule's factor.
 
     Args:
-        claim: The schedule, as `crosscheck.checks.schedules.factors` takes it, or by group, or recorded.
+        claim: The schedule, as `crosscheck.checks.learning_rate.schedules.factors` takes it, or by group, or recorded.
         initial_lr: By parameter group; None for one that the schedule does not cover.
         attempts: Every attempt in its order. Where one lacks a group, that group is not judged.
         applied_before: Updates applied before the first of the attempts.

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from crosscheck.checks.arithmetic import written_out
-from crosscheck.checks.power import Groups
-from crosscheck.checks.tally import Tally, all_together, disagreements, never_written
+from crosscheck.checks.judging.arithmetic import written_out
+from crosscheck.checks.judging.power import Groups
+from crosscheck.checks.judging.tally import Tally, all_together, disagreements, never_written
 from crosscheck.criterion.batches import Batch, Batcher
 from crosscheck.criterion.elementwise import Judged, judge
 from crosscheck.criterion.profile import Profile
