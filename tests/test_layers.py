@@ -1,11 +1,12 @@
 """The layers of the house: a room imports from rooms below it only, and no two modules import each other in a circle.
 
 A room is a file or a folder directly in a package. Rooms of one layer do not import each other. To hold another package
-to its layers, add its table to `LAYERS`.
+to its layers, add its table to `LAYERS`. Inside a room, at any depth, no two folders import each other in a circle.
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -87,13 +88,36 @@ def upward(package: Path, layers: tuple[set[str], ...]) -> list[str]:
     ]
 
 
-def cycle(package: Path) -> list[str]:
-    """The modules of one circle of imports, or none."""
+def cycle(imported: Mapping[str, set[str]]) -> list[str]:
+    """The names of one circle of imports, or none."""
     try:
-        TopologicalSorter(graph(package)).prepare()
+        TopologicalSorter(imported).prepare()
     except CycleError as error:
         return list(error.args[1])
     return []
+
+
+def folder_cycle(package: Path) -> list[str]:
+    """The folders of one circle inside a room, or none. A folder in the circle stands for all that is in it.
+
+    The name of the folder around the circle stands for its own files, taken together.
+    """
+    known, imported = modules(package), graph(package)
+    rooms = {name for name, file in known.items() if file.name == "__init__.py" and name != package.name}
+    for outer in sorted(rooms):
+        folder = {name: folder_in(outer, name, rooms) for name in known if f"{name}.".startswith(f"{outer}.")}
+        between: defaultdict[str, set[str]] = defaultdict(set)
+        for name, its in folder.items():
+            between[its] |= {folder[other] for other in imported[name] if other in folder} - {its}
+        if found := cycle(between):
+            return found
+    return []
+
+
+def folder_in(outer: str, module: str, folders: Collection[str]) -> str:
+    """The folder directly in `outer` that a module is in, or `outer` itself for one of its own files."""
+    inner = ".".join(module.split(".")[: outer.count(".") + 2])
+    return inner if inner in folders else outer
 
 
 def room_of(module: str) -> str:
@@ -114,7 +138,12 @@ def test_nothing_imports_upward(package: str) -> None:
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_no_imports_go_in_a_circle(package: str) -> None:
-    assert cycle(ROOT / package) == []
+    assert cycle(graph(ROOT / package)) == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_folders_import_each_other_in_a_circle(package: str) -> None:
+    assert folder_cycle(ROOT / package) == []
 
 
 def test_the_trainer_imports_of_the_cross_check_the_recorder_only() -> None:
@@ -136,9 +165,56 @@ def test_what_breaks_the_rules_is_found(tmp_path: Path) -> None:
         "cellar/coal.py": "from house.cellar import wine\n",
         "cellar/wine.py": "def fetch():\n    from house.roof import TILES\n",
     }
+    build(package, files)
+    layers = ({"roof"}, {"kitchen", "parlour"}, {"cellar", "__init__"})
+    assert upward(package, layers) == ["house.cellar.wine imports house.roof", "house.kitchen imports house.parlour"]
+    assert set(cycle(graph(package))) == {"house.roof", "house.cellar.coal", "house.cellar.wine"}
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        (
+            {
+                "cellar/rack/red.py": "from house.cellar.bin import apples\n",
+                "cellar/rack/white.py": "",
+                "cellar/bin/apples.py": "",
+                "cellar/bin/pears.py": "from house.cellar.rack.white import BOTTLES\n",
+            },
+            {"house.cellar.rack", "house.cellar.bin"},
+        ),
+        (
+            {
+                "cellar/door.py": "from house.cellar.rack import red\n",
+                "cellar/lamp.py": "",
+                "cellar/rack/red.py": "",
+                "cellar/rack/white.py": "import house.cellar.lamp\n",
+            },
+            {"house.cellar", "house.cellar.rack"},
+        ),
+        (
+            {
+                "cellar/rack/top/red.py": "from house.cellar.rack.low import apples\n",
+                "cellar/rack/top/white.py": "",
+                "cellar/rack/low/apples.py": "",
+                "cellar/rack/low/pears.py": "import house.cellar.rack.top.white\n",
+            },
+            {"house.cellar.rack.top", "house.cellar.rack.low"},
+        ),
+    ],
+    ids=["two folders", "a folder and the files beside it", "deeper"],
+)
+def test_folders_that_import_each_other_are_found(files: dict[str, str], circle: set[str], tmp_path: Path) -> None:
+    """No two of these modules import each other in a circle, but their folders do."""
+    package = tmp_path / "house"
+    folders = {str(parent) for name in files for parent in Path(name).parents}
+    build(package, {**{f"{folder}/__init__.py": "" for folder in folders}, **files})
+    assert cycle(graph(package)) == []
+    assert set(folder_cycle(package)) == circle
+
+
+def build(package: Path, files: Mapping[str, str]) -> None:
+    """Write the files of a package, by their paths inside it."""
     for name, text in files.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text)
-    layers = ({"roof"}, {"kitchen", "parlour"}, {"cellar", "__init__"})
-    assert upward(package, layers) == ["house.cellar.wine imports house.roof", "house.kitchen imports house.parlour"]
-    assert set(cycle(package)) == {"house.roof", "house.cellar.coal", "house.cellar.wine"}

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.checks.check import Check
-from crosscheck.checks.continuity.idle import why_idle
 from crosscheck.checks.judging.bits import differ, finding
 from crosscheck.criterion.profile import Profile
 from crosscheck.report.finding import Finding
@@ -113,5 +112,5 @@ def _moved_alone(tensor: TensorBlock, still: NDArray[np.bool_]) -> Iterator[Find
         if moved.any():
             applied = tensor.steps[row].applied
             alone = "the average changed at a step at which nothing updated it"
-            cause = alone if applied else f"{AVERAGE} changed {why_idle(tensor, row)}"
+            cause = alone if applied else f"{AVERAGE} changed on a skipped step"
             yield finding(tensor, row, AVERAGE, after, before, moved, cause)
