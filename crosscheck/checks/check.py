@@ -1,4 +1,4 @@
-"""What every check of a trace looks like to the replay."""
+"""Defines what all checks of a trace have in common: how a replay calls them, and the context that they share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""From what all checks found to the report: the verdict, what stands behind it, and what was not tested."""
+"""Makes the report of what all checks found: the verdict, what stands behind it, and what was not tested."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

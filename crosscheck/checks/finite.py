@@ -1,4 +1,4 @@
-"""Are parameters and gradients finite? Steps on NaN may be right, and prove nothing: a warning says from where on."""
+"""Are parameters and gradients finite? Steps on NaN may be right, but prove nothing: a warning says from which step on."""
 
 import math
 

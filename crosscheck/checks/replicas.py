@@ -1,4 +1,4 @@
-"""Do all ranks hold the same? Under data parallelism gradients, parameters, state and options are, bit for bit."""
+"""Do all ranks hold the same? Under data parallelism gradients, parameters, state and options must be equal, bit for bit."""
 
 from crosscheck.checks.check import Check
 from crosscheck.trace.format import Option, Part

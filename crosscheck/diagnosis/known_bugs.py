@@ -1,4 +1,4 @@
-"""Errors of torch itself that a record can show. They are named so that nobody looks for them in code of their own."""
+"""Names errors of torch itself that a record can show, so that nobody looks for them in code of their own."""
 
 import re
 

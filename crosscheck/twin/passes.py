@@ -1,4 +1,4 @@
-"""What a recorded pass must be before its gradient is recomputed: whole, of the network that there is, and not too much work."""
+"""Checks a recorded pass before its gradient is recomputed: it must be whole, of the twin's network, and not too much work."""
 
 import math
 from collections.abc import Mapping

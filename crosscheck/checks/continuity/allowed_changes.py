@@ -1,4 +1,4 @@
-"""Changes between steps that are allowed: state that is loaded, and what the trainer claims to change."""
+"""Says which changes between steps are allowed: state that is loaded, and what the trainer claims to change."""
 
 from collections.abc import Collection, Iterator
 

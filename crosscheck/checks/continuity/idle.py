@@ -1,4 +1,7 @@
-"""What a step must leave as it is: everything if it is skipped or has no gradient, otherwise the slots that its formula leaves out."""
+"""Finds what moved in a step that must leave it alone.
+
+A step that is skipped or has no gradient must leave everything, any other the slots that its formula does not use.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the last rows of each tensor left behind, over the parts of a segment and into the segment that goes on from it."""
+"""Remembers what the last rows of each tensor left, from part to part and into the segment that goes on from there."""
 
 from bisect import bisect_left
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Which tensors took the place of others while a run was recorded, and which were recorded no more."""
+"""Notes which tensors took the place of others while a run was recorded, and which were recorded no more."""
 
 from collections.abc import Iterator
 

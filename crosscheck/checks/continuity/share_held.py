@@ -1,4 +1,4 @@
-"""How many elements are held from step to step, of all there are."""
+"""Counts how many of all elements are compared from step to step."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from crosscheck.checks.continuity.left_behind import Left
-from crosscheck.checks.continuity.unsampled import count_held
 from crosscheck.trace.format import PARAM, Part
 from crosscheck.trace.reader import Segment
 from crosscheck.trace.tensors import TensorBlock
@@ -41,13 +40,13 @@ class ShareHeld:
         `before`: all that is on record of what the step before the first row left; `last`: that of it which is compared.
         """
         self._sizes[block.number] = block.info.numel
-        held = [count_held(block, row) for row in range(1, len(block.steps))]
+        held = [_count_held(block, row) for row in range(1, len(block.steps))]
         if last is not None:
             first = np.isin(block.coordinates, last.coordinates).sum()
             by_digest = not block.full and any(
                 left.held is not None and left.held.of_same(PARAM, block.param) is not None for left in before
             )
-            held.insert(0, count_held(block, 0) if by_digest else int(first))
+            held.insert(0, _count_held(block, 0) if by_digest else int(first))
         for step, count in zip(block.steps[-len(held) :] if held else (), held, strict=True):
             at = block.number, step.step
             self._at[at] = max(self._at.get(at, 0), count)
@@ -69,3 +68,12 @@ class ShareHeld:
             "all" if held == there else f"{math.floor(1e4 * held / there) / 100:g} %"
         )  # all only if nothing is missing
         return f"between steps {percent} of the elements were held, bit for bit"
+
+
+def _count_held(block: TensorBlock, row: int) -> int:
+    """Return how many elements of a parameter are held before a row: those that are sampled, and those of the digest."""
+    if block.param.held is None:
+        return len(block.coordinates)
+    start, stop = map(int, block.param.held[row])
+    outside = np.count_nonzero((block.coordinates < start) | (block.coordinates >= stop))
+    return stop - start + int(outside)

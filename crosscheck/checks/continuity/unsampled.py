@@ -1,4 +1,4 @@
-"""Elements that nobody sampled are held by digests: where a digest changed, some of them did."""
+"""Finds changes in elements that are not sampled, by their digests: where a digest changed, some of them did."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,15 +81,6 @@ def unseen(block: TensorBlock, row: int, name: str, what: str) -> Finding:
         cause=f"{name} {what}, in elements that are not sampled: their digest is another",
         check=CONTINUITY,
     )
-
-
-def count_held(block: TensorBlock, row: int) -> int:
-    """Return how many elements of a parameter are held before a row: those that are sampled, and those of the digest."""
-    if block.param.held is None:
-        return len(block.coordinates)
-    start, stop = map(int, block.param.held[row])
-    outside = np.count_nonzero((block.coordinates < start) | (block.coordinates >= stop))
-    return stop - start + int(outside)
 
 
 def _shown(left: Values, found: Values) -> bool:

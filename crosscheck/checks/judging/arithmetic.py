@@ -1,4 +1,4 @@
-"""The first elements that disagree with a rule, written out: what went in, what came out, and what should have."""
+"""Writes out the first elements that disagree with a rule: what went in, what came out, and what should have."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Values held against each other bit for bit, and the findings about those that differ."""
+"""Compares values bit for bit, and makes findings of those that differ."""
 
 from typing import Any
 

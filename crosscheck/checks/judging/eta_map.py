@@ -1,4 +1,4 @@
-"""The largest eta of each slot and tensor over the steps, in a table whose size does not grow with the record."""
+"""Keeps the largest eta of each slot and tensor over the steps, in a table whose size does not grow with the record."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Elementwise judging for all checks that need it: in batches, in a worker, while reading goes on."""
+"""Judges elements for all checks that need it: in batches, in a worker, while reading goes on."""
 
 from collections import Counter, deque
 from collections.abc import Iterator

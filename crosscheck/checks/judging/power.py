@@ -1,4 +1,4 @@
-"""Power: the smallest error of each hyperparameter that a record would have shown, by group of parameters."""
+"""Computes the power of a record: the smallest error of each hyperparameter that it would have shown, by group of parameters."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

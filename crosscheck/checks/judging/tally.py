@@ -1,4 +1,4 @@
-"""What the judged rows of a replay come to, and how what is wrong with them is put into words."""
+"""Sums up the judged rows of a replay, and makes findings of those that are wrong."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,5 +1,6 @@
 """Is each learning rate that was used the one that the claimed schedule gives?
 
-`learning_rate.py` is the check, and gathers the rates. `rates.py` compares them with a claim (`claimed_rates.py`), which is a formula
-(`schedules.py`) or a table, and tries the usual mistakes (`mistaken_counts.py`) on those that are wrong.
+`learning_rate.py` is the check, and gathers the rates. `rates.py` compares them with a claim (`claimed_rates.py`), which is a
+formula (`schedules.py`) or a table. Where rates are wrong it tries the usual mistakes (`mistaken_counts.py`,
+`fractional_epochs.py`).
 """

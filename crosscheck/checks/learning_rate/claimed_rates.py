@@ -1,4 +1,4 @@
-"""What a claim of a schedule says of one parameter group: by a formula, or by the rates that a scheduler's own code gave."""
+"""Reads what a claim says of one parameter group: by a formula, or by the rates that a scheduler's own code gave."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The usual ways to step a schedule wrongly, each as the updates that the schedule then seems to count."""
+"""Lists the usual ways to step a schedule wrongly, each with the number of updates that the schedule then seems to count."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Holds the learning rates that were used against a claim, and names the mistakes that explain the wrong ones."""
+"""Compares the learning rates that were used with a claim, and names the mistakes that explain the wrong ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

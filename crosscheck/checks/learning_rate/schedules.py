@@ -1,4 +1,4 @@
-"""Learning-rate schedules, from Optax's own: what a trace claims, as factors. Never imports torch.
+"""Computes the factors of the schedule that a trace claims, by Optax's own schedules. Never imports torch.
 
 A claim is a JSON object: a `name`, and numbers that count applied updates. Each factor multiplies the initial
 learning rate of a parameter group. The formulas are those of torch.optim.lr_scheduler.

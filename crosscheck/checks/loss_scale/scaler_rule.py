@@ -1,4 +1,4 @@
-"""The rule by which torch.amp.GradScaler moves its loss scale, and in what recorded scales differ from it."""
+"""Moves a loss scale by the rule of torch.amp.GradScaler, and finds where recorded scales differ from that."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -59,7 +59,7 @@ def left_by(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> Scaler | None:
 
 
 class _Walk:
-    """From one attempt to the next."""
+    """Follows the scale from one attempt to the next."""
 
     def __init__(self, scaler: Scaler) -> None:
         self.scaler = scaler

@@ -1,4 +1,4 @@
-"""What the ranks of a run recorded, held against each other while it is read. NumPy only."""
+"""Compares what the ranks of a run recorded, while their traces are read. NumPy only."""
 
 import math
 from collections import Counter, defaultdict

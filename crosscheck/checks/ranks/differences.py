@@ -1,4 +1,4 @@
-"""Where two ranks, which should hold the same, recorded something else of the same steps. NumPy only."""
+"""Finds where two ranks, which should hold the same, recorded different values of the same steps. NumPy only."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
