@@ -12,12 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distrib.checkpoint import resume, state
 from distrib.checkpoint.values import Identity, Inference
-from distrib.data import sources
-from distrib.data.augment import Augmentation, Normalize
-from distrib.data.batches import Batches, Plan
+from distrib.data.batches.augment import Augmentation, Normalize
+from distrib.data.batches.batches import Batches, Plan
+from distrib.data.batches.mixing import Mixing
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset
-from distrib.data.mixing import Mixing
+from distrib.data.sources import sources
 from distrib.display import Display
 from distrib.networks.buffers import unchanged_buffers
 from distrib.networks.cuda_graph import capture, expect_capturable

@@ -16,8 +16,10 @@ from accelerate import Accelerator
 from PIL import Image
 
 from distrib.config.load import load
-from distrib.data import arrays, folder, image_cache
+from distrib.data.decoding import image_cache
 from distrib.data.images import Sizes
+from distrib.data.sources import folder
+from distrib.data.sources.arrays import arrays
 from distrib.errors import BadInput
 from distrib.job import environment, lock
 from distrib.job.status import Status

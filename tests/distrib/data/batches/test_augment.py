@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distrib import counter_rng
-from distrib.data.augment import Augmentation, Normalize
+from distrib.data.batches.augment import Augmentation, Normalize
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset, Split
 

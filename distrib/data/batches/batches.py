@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from distrib import counter_rng
-from distrib.data.augment import Augmentation, Normalize
+from distrib.data.batches.augment import Augmentation, Normalize
+from distrib.data.batches.mixing import Cutmix, Mixed, Mixing, Mixup
 from distrib.data.images import Split
-from distrib.data.mixing import Cutmix, Mixed, Mixing, Mixup
 from distrib.errors import BadInput
 from distrib.text import count
 

@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distrib.data import image_cache
-from distrib.data.decoding import LARGEST_FILE, Decoder
-from distrib.data.image_cache import Decoded
+from distrib.data.decoding import image_cache
+from distrib.data.decoding.decoding import LARGEST_FILE, Decoder
+from distrib.data.decoding.image_cache import Decoded
 from distrib.data.images import Dataset, Split
 from distrib.data.labels import classes_of
-from distrib.data.parquet_columns import ANY, ChosenColumns, WantedColumns, choose_columns
-from distrib.data.parquet_files import split_files
 from distrib.data.selection import ALL, Selection
+from distrib.data.sources.parquet.columns import ANY, ChosenColumns, WantedColumns, choose_columns
+from distrib.data.sources.parquet.files import split_files
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, open_regular
 from distrib.system import memory

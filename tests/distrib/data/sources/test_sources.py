@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from distrib.data import cifar10, selection, sources, synthetic
+from distrib.data import selection
 from distrib.data.config import DataConfig
+from distrib.data.sources import cifar10, sources, synthetic
 from distrib.errors import BadInput
 
 CLASSES = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

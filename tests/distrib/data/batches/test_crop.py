@@ -11,8 +11,8 @@ from torch.nn import functional
 from torchvision.transforms import RandomResizedCrop
 
 from distrib import counter_rng
-from distrib.data import crop
-from distrib.data.augment import Augmentation
+from distrib.data.batches import crop
+from distrib.data.batches.augment import Augmentation
 from distrib.data.config import DataConfig
 
 SCALE = (0.08, 1.0)

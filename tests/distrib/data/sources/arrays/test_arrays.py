@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from distrib.data import arrays, folder, selection
+from distrib.data import selection
 from distrib.data.images import Dataset
 from distrib.data.selection import Selection
+from distrib.data.sources import folder
+from distrib.data.sources.arrays import arrays
 from distrib.errors import BadInput
 
 Arrays = dict[str, NDArray[Any]]
@@ -122,7 +124,7 @@ def test_some_images_are_those_of_all(tmp_path: Path) -> None:
 
 
 def test_rows_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distrib.data.npy._READ", 2 * 3072)
+    monkeypatch.setattr("distrib.data.sources.arrays.npy._READ", 2 * 3072)
     content = birds(32, 32, 3)
     path = save(tmp_path / "birds.npz", content)
     assert numpy.array_equal(arrays.load(path, tmp_path).train.images.numpy(), content["train_images"])

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrib.data.augment import Augmentation, Normalize
-from distrib.data.batches import Batches, Plan
+from distrib.data.batches.augment import Augmentation, Normalize
+from distrib.data.batches.batches import Batches, Plan
 from distrib.data.images import Split
 from distrib.errors import BadInput
 

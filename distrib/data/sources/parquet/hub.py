@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from distrib.data import parquet
 from distrib.data.images import Dataset
-from distrib.data.parquet_columns import WantedColumns
-from distrib.data.parquet_files import split_files
 from distrib.data.selection import Selection
+from distrib.data.sources.parquet import parquet
+from distrib.data.sources.parquet.columns import WantedColumns
+from distrib.data.sources.parquet.files import split_files
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN
 

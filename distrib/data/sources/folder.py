@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from distrib.data import image_cache
-from distrib.data.decoding import LARGEST_FILE, decode
-from distrib.data.image_cache import Decoded
+from distrib.data.decoding import image_cache
+from distrib.data.decoding.decoding import LARGEST_FILE, decode
+from distrib.data.decoding.image_cache import Decoded
 from distrib.data.images import SIZE, Dataset, Split
 from distrib.data.selection import ALL, Selection
 from distrib.errors import BadInput

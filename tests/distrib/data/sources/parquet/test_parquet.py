@@ -14,12 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from distrib.data import folder, hub, parquet, selection, sources
+from distrib.data import selection
 from distrib.data.config import DataConfig
-from distrib.data.decoding import decode
+from distrib.data.decoding.decoding import decode
 from distrib.data.images import Dataset
-from distrib.data.parquet_columns import ANY, WantedColumns
 from distrib.data.selection import ALL, Selection
+from distrib.data.sources import folder, sources
+from distrib.data.sources.parquet import hub, parquet
+from distrib.data.sources.parquet.columns import ANY, WantedColumns
 from distrib.errors import BadInput
 
 CLASSES = ["owl", "wren"]

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from distrib.data.npy import Npy
+from distrib.data.sources.arrays.npy import Npy
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, open_regular
 

@@ -17,10 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from distrib.data import folder, selection
-from distrib.data.decoding import Room
+from distrib.data import selection
+from distrib.data.decoding.decoding import Room
 from distrib.data.images import Dataset
 from distrib.data.selection import Selection
+from distrib.data.sources import folder
 from distrib.errors import BadInput
 
 MODES = {  # which modes PIL can write in which format

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distrib.data import synthetic
 from distrib.data.images import Split
+from distrib.data.sources import synthetic
 
 
 def digest(split: Split) -> str:

@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 import pytest
 
-from distrib.data.parquet_files import split_files
+from distrib.data.sources.parquet.files import split_files
 from distrib.errors import BadInput
 
 

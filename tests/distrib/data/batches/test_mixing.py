@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrib.data.augment import Augmentation, Normalize
-from distrib.data.batches import Batches, Part, Plan
+from distrib.data.batches.augment import Augmentation, Normalize
+from distrib.data.batches.batches import Batches, Part, Plan
+from distrib.data.batches.mixing import Cutmix, Mixing, Mixup
 from distrib.data.images import Split
-from distrib.data.mixing import Cutmix, Mixing, Mixup
-from tests.distrib.data.test_batches import plans
+from tests.distrib.data.batches.test_batches import plans
 
 CPU = torch.device("cpu")
 SIZE = 12

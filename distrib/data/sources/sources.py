@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import torch
 
-from distrib.data import arrays, cifar10, folder, hub, parquet, synthetic
 from distrib.data.config import DataConfig
-from distrib.data.decoding import resized
+from distrib.data.decoding.decoding import resized
 from distrib.data.images import SIZE, Dataset, Sizes, Split
 from distrib.data.selection import Selection
+from distrib.data.sources import cifar10, folder, synthetic
+from distrib.data.sources.arrays import arrays
+from distrib.data.sources.parquet import hub, parquet
 from distrib.errors import BadInput
 from distrib.files import expand_path
 from distrib.text import count

@@ -8,8 +8,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from distrib.data import decoding
-from distrib.data.decoding import decode
+from distrib.data.decoding import decoding
+from distrib.data.decoding.decoding import decode
 from distrib.errors import BadInput
 
 

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distrib.data import image_cache
-from distrib.data.array_files import ArrayFile, opened
-from distrib.data.decoding import MOST_PIXELS, resized
-from distrib.data.image_cache import Decoded
+from distrib.data.decoding import image_cache
+from distrib.data.decoding.decoding import MOST_PIXELS, resized
+from distrib.data.decoding.image_cache import Decoded
 from distrib.data.images import Dataset, Sizes, Split
 from distrib.data.labels import MOST_CLASSES, Labels, classes_of
 from distrib.data.selection import ALL, Selection
+from distrib.data.sources.arrays.files import ArrayFile, opened
 from distrib.errors import BadInput
 
 SPLITS = ("train", "test")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distrib import counter_rng
-from distrib.data import crop
+from distrib.data.batches import crop
 
 _ROWS, _COLUMNS, _FLIP, _CUTOUT_ROW, _CUTOUT_COLUMN, _AREA, _RATIO = range(1, 8)  # streams; 0 is the order of the epoch
 _EVERY_EPOCH = 0  # stands for the epoch in what an image keeps for the whole run

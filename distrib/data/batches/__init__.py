@@ -1,0 +1,4 @@
+"""Which images a step takes, and what is done to them before the network sees them.
+
+All of it is a pure function of seed, epoch or step, and index: nothing has to be saved for a run that resumes.
+"""
