@@ -12,9 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distrib.checkpoint import resume, state
 from distrib.checkpoint.values import Identity, Inference
-from distrib.data.batches.augment import Augmentation, Normalize
-from distrib.data.batches.batches import Batches, Plan
+from distrib.data.batches.augment import Augmentation
+from distrib.data.batches.batches import Batches
 from distrib.data.batches.mixing import Mixing
+from distrib.data.batches.normalize import Normalize
+from distrib.data.batches.plan import Plan
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset
 from distrib.data.sources import sources

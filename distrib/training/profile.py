@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from distrib.data.batches.batches import Plan
+from distrib.data.batches.plan import Plan
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.files import replacing, write_atomically

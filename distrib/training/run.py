@@ -13,7 +13,8 @@ from distrib import counter_rng
 from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.resume import Resumed
 from distrib.checkpoint.values import Identity, Inference
-from distrib.data.batches.batches import Batches, Part, Plan
+from distrib.data.batches.batches import Batches, Part
+from distrib.data.batches.plan import Plan
 from distrib.data.images import Split
 from distrib.display import Display
 from distrib.networks.factory import Code

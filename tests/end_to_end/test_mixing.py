@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from distrib.data.batches.augment import Augmentation, Normalize
-from distrib.data.batches.batches import Batches, Plan
+from distrib.data.batches.augment import Augmentation
+from distrib.data.batches.batches import Batches
 from distrib.data.batches.mixing import Mixing
+from distrib.data.batches.normalize import Normalize
+from distrib.data.batches.plan import Plan
 from distrib.data.sources import synthetic
 from distrib.networks.build import build_network
 from distrib.networks.config import ModelConfig

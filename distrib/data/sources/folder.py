@@ -14,7 +14,8 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from distrib.data.decoding import image_cache
-from distrib.data.decoding.decoding import LARGEST_FILE, decode
+from distrib.data.decoding.decoder import decode
+from distrib.data.decoding.image import LARGEST_FILE
 from distrib.data.decoding.image_cache import Decoded
 from distrib.data.images import SIZE, Dataset, Split
 from distrib.data.selection import ALL, Selection

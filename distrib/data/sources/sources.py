@@ -5,12 +5,13 @@ from dataclasses import replace
 import torch
 
 from distrib.data.config import DataConfig
-from distrib.data.decoding.decoding import resized
+from distrib.data.decoding.decoder import resized
 from distrib.data.images import SIZE, Dataset, Sizes, Split
 from distrib.data.selection import Selection
 from distrib.data.sources import cifar10, folder, synthetic
 from distrib.data.sources.arrays import arrays
 from distrib.data.sources.parquet import hub, parquet
+from distrib.data.sources.parquet.columns import WantedColumns
 from distrib.errors import BadInput
 from distrib.files import expand_path
 from distrib.text import count
@@ -78,7 +79,7 @@ def _expect_no_columns(config: DataConfig, source: str) -> None:
 def _load_files(config: DataConfig, kind: str, place: str) -> Dataset:
     """Return the images of KIND:PLACE, of which only those that are asked for were decoded."""
     selection = Selection(config.train_images, config.test_images, config.image_size)
-    columns = parquet.WantedColumns(config.image_column, config.label_column)
+    columns = WantedColumns(config.image_column, config.label_column)
     if kind == "hf":
         return hub.load(place, config.cache, selection, columns, download=config.download)
     path = expand_path(place, f"data.source = {kind}:PATH, where PATH")

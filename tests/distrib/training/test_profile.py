@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distrib.data.batches.batches import Plan
+from distrib.data.batches.plan import Plan
 from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.training.profile import WARM_UP, StepProfiler, expect_room, steps_to_profile

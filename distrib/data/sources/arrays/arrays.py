@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distrib.data.decoding import image_cache
-from distrib.data.decoding.decoding import MOST_PIXELS, resized
+from distrib.data.decoding.decoder import resized
+from distrib.data.decoding.image import MOST_PIXELS
 from distrib.data.decoding.image_cache import Decoded
 from distrib.data.images import Dataset, Sizes, Split
 from distrib.data.labels import MOST_CLASSES, Labels, classes_of

@@ -13,6 +13,7 @@ from distrib.data.selection import Selection
 from distrib.data.sources.parquet import parquet
 from distrib.data.sources.parquet.columns import WantedColumns
 from distrib.data.sources.parquet.files import split_files
+from distrib.data.sources.parquet.table import expect_pyarrow
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN
 
@@ -25,7 +26,7 @@ def load(name: str, cache: Path, selection: Selection, columns: WantedColumns, *
 
     Raises BadInput for a set that is not there, cannot be fetched, or is none of images; OSError.
     """
-    parquet.expect_pyarrow()
+    expect_pyarrow()
     said = f"data.source = hf:{name}"
     owner, _, rest = name.partition("/")
     repository, _, variant = rest.partition("/")

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrib.data.batches.augment import Augmentation, Normalize
-from distrib.data.batches.batches import Batches, Part, Plan
+from distrib.data.batches.augment import Augmentation
+from distrib.data.batches.batches import Batches, Part
 from distrib.data.batches.mixing import Cutmix, Mixing, Mixup
+from distrib.data.batches.normalize import Normalize
+from distrib.data.batches.plan import Plan
 from distrib.data.images import Split
-from tests.distrib.data.batches.test_batches import plans
+from tests.distrib.data.batches.test_plan import plans
 
 CPU = torch.device("cpu")
 SIZE = 12

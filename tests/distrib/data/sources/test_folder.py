@@ -2,10 +2,7 @@
 
 import errno
 import os
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor
 
 from distrib.data import selection
-from distrib.data.decoding.decoding import Room
 from distrib.data.images import Dataset
 from distrib.data.selection import Selection
 from distrib.data.sources import folder
@@ -585,22 +581,3 @@ def test_a_disk_that_breaks_is_no_bad_image(
     monkeypatch.setattr(os, call, broken)
     with pytest.raises(OSError, match="Input/output error"):
         folder.load(birds, cache)
-
-
-def test_threads_wait_for_room() -> None:
-    room, counting, inside, sums = Room(10), threading.Lock(), [0], [0]
-
-    def count(pixels: int) -> None:
-        with counting:
-            inside[0] += pixels
-            sums.append(inside[0])
-
-    def work(pixels: int) -> None:
-        with room.for_pixels(pixels):
-            count(pixels)
-            time.sleep(0.001)
-            count(-pixels)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, [10, 3, 4, 5, 1, 2, 10, 6, 4] * 4))
-    assert 5 < max(sums) <= 10

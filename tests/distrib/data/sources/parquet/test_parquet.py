@@ -16,7 +16,7 @@ from PIL import Image
 
 from distrib.data import selection
 from distrib.data.config import DataConfig
-from distrib.data.decoding.decoding import decode
+from distrib.data.decoding.decoder import decode
 from distrib.data.images import Dataset
 from distrib.data.selection import ALL, Selection
 from distrib.data.sources import folder, sources
@@ -140,7 +140,7 @@ def test_more_images_than_memory_holds(birds: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_row_group_that_memory_does_not_hold(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "memory", lambda: 4 * 1000)
+    monkeypatch.setattr("distrib.data.sources.parquet.table.memory", lambda: 4 * 1000)
     assert "takes" in (said := refused(birds))
     assert "more than a quarter of the memory here: write it again with smaller ones (row_group_size" in said
 

@@ -8,8 +8,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from distrib.data.decoding import decoding
-from distrib.data.decoding.decoding import decode
+from distrib.data.decoding import decoder
+from distrib.data.decoding.decoder import decode
 from distrib.errors import BadInput
 
 
@@ -63,7 +63,7 @@ def test_small_images_cost_hardly_more_than_pillow_alone(tmp_path: Path) -> None
 @pytest.mark.parametrize("width", [20, 200])
 def test_arrays_are_resized_alike_in_one_thread_and_in_several(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = numpy.random.default_rng(0).integers(0, 256, (5, width, width, 3), dtype=numpy.uint8)
-    alone = decoding.resized(images, 32)
-    monkeypatch.setattr(decoding, "_IN_TURN", 0)
-    assert (decoding.resized(images, 32) == alone).all()
+    alone = decoder.resized(images, 32)
+    monkeypatch.setattr(decoder, "_IN_TURN", 0)
+    assert (decoder.resized(images, 32) == alone).all()
     assert alone.shape == (5, 32, 32, 3)
