@@ -1,4 +1,7 @@
-"""Shift or crop, flip and cut out, a pure function of (seed, epoch, image index); whole batches at a time."""
+"""Shifts or crops training images, flips them and paints squares over, as a pure function of (seed, epoch, image index).
+
+It works on whole batches at a time.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

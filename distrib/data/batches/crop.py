@@ -1,4 +1,4 @@
-"""Random resized crops in whole numbers, so that every device computes the same pixels.
+"""Computes random resized crops in whole numbers, so that every device makes the same pixels.
 
 A window of each image is enlarged to the size of the image (Szegedy et al., "Going Deeper with Convolutions", 2015; the draws
 are those of torchvision's RandomResizedCrop with its default ratio).

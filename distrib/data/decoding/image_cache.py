@@ -1,4 +1,4 @@
-"""Decoded images in one safetensors file, which is used only if every byte of it is right."""
+"""Keeps decoded images in one safetensors file, which is used only if every byte of it is right."""
 
 import hashlib
 import json
@@ -29,16 +29,16 @@ class Decoded:
 
     images: Mapping[str, Tensor]
     sizes: Sizes
-    """Of their files."""
+    """The sizes of the image files."""
 
     @classmethod
     def cut(cls, images: Tensor, counts: Mapping[str, int], sizes: Sizes) -> "Decoded":
-        """Return the images of all splits, one behind the other, as those of each, which are so many."""
+        """Cut `images`, those of all splits one behind the other, into those of each split; `counts` says how many it has."""
         return cls(dict(zip(counts, torch.split(images, list(counts.values())), strict=True)), sizes)
 
 
 def key(format_: str, path: Path, facts: Sequence[Any], counts: Mapping[str, int], size: int) -> str:
-    """Return a name for the images of a source: `facts` are others where its files are, so that these images are not taken for those."""
+    """Return a name for the cached images of a source. `facts` are what tells its files from others: with other files the name is another."""
     words = [format_, os.fsencode(path.resolve()).hex(), *facts, counts, *([size] if size != SIZE else [])]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
 

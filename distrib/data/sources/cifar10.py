@@ -1,4 +1,4 @@
-"""CIFAR-10 by torchvision: on disk, or downloaded, or (for `auto`) given up on quickly."""
+"""Loads CIFAR-10 by torchvision, from the disk or downloaded; for `auto` a slow download is given up."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ _DOWNLOAD = "import sys, torchvision; torchvision.datasets.CIFAR10(sys.argv[1], 
 
 
 def load(root: Path, *, download: bool) -> Dataset:
-    """Torchvision checks the md5 of every file before it unpickles any. Raises BadInput."""
+    """Return CIFAR-10. Torchvision checks the md5 of every file before it unpickles any. Raises BadInput."""
     from torchvision.datasets import CIFAR10
 
     try:

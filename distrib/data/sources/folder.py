@@ -1,4 +1,4 @@
-"""A folder of image files, PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg, decoded once into a cache.
+"""Loads a folder of image files, PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg, which are decoded once into a cache.
 
 The cache is one safetensors file, keyed by every file's name, size and time of change.
 """
@@ -30,7 +30,10 @@ _TOLD = 5  # files that are named, of those that are left out
 
 
 def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
-    """Raises BadInput for a folder that is missing, empty, has one class, an image that does not decode, or too many; OSError."""
+    """Return the images in a folder.
+
+    Raises BadInput for a folder that is missing or empty, or that has one class, an image that does not decode, or too many; and OSError.
+    """
     left_out: list[Path] = []
     train, test = _listing(path, ("train",), left_out), _listing(path, ("test", "val"), left_out)
     if set(train) != set(test):

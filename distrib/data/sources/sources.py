@@ -1,4 +1,4 @@
-"""From `data.source` to images: the one place that knows every source."""
+"""Loads the images that `data.source` names; it is the one place that knows every source."""
 
 from dataclasses import replace
 

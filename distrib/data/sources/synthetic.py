@@ -1,4 +1,4 @@
-"""Drawn images of ten shapes: a data set that needs no file, no network and no generator state.
+"""Draws images of ten shapes, a data set that needs no file, no network and no generator state.
 
 Each image is one shape at a random place, size, tilt and pair of colours, over a shaded background
 with noise. Colour and brightness say nothing about the class, so a linear model stays near chance

@@ -1,4 +1,4 @@
-"""Images in NumPy arrays, `data.source = npz:PATH`: uint8 images and whole numbers as labels, under the names of `NAMES`."""
+"""Loads images from NumPy arrays, `data.source = npz:PATH`: uint8 images and whole numbers as labels, under the names of `NAMES`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,10 @@ class _Images:
 
 
 def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
-    """Raises BadInput for arrays that are missing, damaged, of another kind, or too large; OSError."""
+    """Return the images in a .npz file or a folder of .npy files.
+
+    Raises BadInput for arrays that are missing, damaged, of another kind, or too large; and OSError.
+    """
     with opened(path) as file:
         images = {split: _images(file, _find(file, split, "images")) for split in SPLITS}
         size = selection.image_size
@@ -129,6 +132,7 @@ def _labels(file: ArrayFile, name: str, images: _Images) -> Labels:
 
 
 def _names(file: ArrayFile) -> tuple[str, ...]:
+    """Return the names of the classes. Raises BadInput."""
     with file.array(_CLASSES) as array:
         if array.dtype.kind != "U" or len(array.shape) != 1:
             raise file.refuse(

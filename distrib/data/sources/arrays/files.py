@@ -1,4 +1,4 @@
-"""The arrays in a .npz file, or in a folder of .npy files, by their names."""
+"""Opens a .npz file, or a folder of .npy files, and finds the arrays in it by their names."""
 
 import lzma
 import zipfile
@@ -26,7 +26,7 @@ class ArrayFile:
     said: str
     """The key and its value, with which messages begin."""
     facts: Sequence[int]
-    """Sizes and times of change: with other contents they are others."""
+    """Sizes and times of change of the files, which are others where the contents are."""
     _arrays: Mapping[str, Callable[[], tuple[IO[bytes], int]]]  # opens an array, and says how many bytes it has
 
     @property
@@ -35,7 +35,7 @@ class ArrayFile:
 
     @contextmanager
     def array(self, name: str) -> Generator[Npy]:
-        """Raises BadInput if it cannot be used, also while it is read, and OSError for a disk that breaks."""
+        """Open one array. Raises BadInput if it cannot be used, also while it is read, and OSError for a disk that breaks."""
         try:
             stream, size = self._arrays[name]()
             with stream:
@@ -49,7 +49,7 @@ class ArrayFile:
 
 @contextmanager
 def opened(path: Path) -> Generator[ArrayFile]:
-    """Raises BadInput for what is neither a .npz file nor a folder, and OSError for a disk that breaks."""
+    """Open `path`. Raises BadInput for what is neither a .npz file nor a folder, and OSError for a disk that breaks."""
     said = f"data.source = npz:{path}"
     try:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""One array in NumPy's own format, read a few rows at a time and never as Python objects.
+"""Reads one array in NumPy's own format, a few rows at a time and never as Python objects.
 
 Its header says how large it is before any of it is in memory.
 """
@@ -60,7 +60,7 @@ class Npy:
 
 
 def _header(stream: IO[bytes]) -> tuple[Sequence[int], bool, numpy.dtype[Any]]:
-    """Raises Unfit and OSError."""
+    """Return shape, whether the order is Fortran's, and type. Raises Unfit and OSError."""
     try:
         version = header_format.read_magic(stream)
         readers = {(1, 0): header_format.read_array_header_1_0, (2, 0): header_format.read_array_header_2_0}

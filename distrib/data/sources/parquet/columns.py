@@ -1,4 +1,4 @@
-"""Which columns of a table are its images and labels: by the features that Hugging Face's `datasets` writes, else by type."""
+"""Finds the columns of a table that are its images and labels, by the features that Hugging Face's `datasets` writes, else by type."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which parquet files in a folder are training images and which are for testing, by the names that data sets give them.
+"""Says which parquet files in a folder are of the training and which of the test split, by the names that data sets give them.
 
 `data/train-00000-of-00002.parquet`, `train.parquet`, `train/0000.parquet`; a set with several variants has a folder for each.
 """

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, `data.source = hf:NAME`, as the parquet files that the hub has of each.
+"""Loads data sets of the Hugging Face hub, `data.source = hf:NAME`, from the parquet files that the hub has of each.
 
 They are kept in the hub's own cache, which `datasets` uses as well. What is there whole is taken as it is, without a network, so that
 a run that is resumed sees the same images whatever the hub has by then. No code of a data set is ever run.
@@ -22,7 +22,7 @@ _REVISIONS = ("main", "refs/convert/parquet")
 
 
 def load(name: str, cache: Path, selection: Selection, columns: WantedColumns, *, download: bool) -> Dataset:
-    """`name` is OWNER/NAME, or OWNER/NAME/FOLDER for one variant of a set that has several.
+    """Return the images of a set: `name` is OWNER/NAME, or OWNER/NAME/FOLDER for one variant of a set that has several.
 
     Raises BadInput for a set that is not there, cannot be fetched, or is none of images; OSError.
     """

@@ -36,9 +36,9 @@ def load(
     columns: WantedColumns = ANY,
     source: str | None = None,
 ) -> Dataset:
-    """`source` is what the user called the folder.
+    """Return the images in a folder; `source` is what the user called it.
 
-    Raises BadInput for files that are missing, damaged or of other columns, for images that do not decode, and for too many; OSError.
+    Raises BadInput for files that are missing, damaged or of other columns, for images that do not decode, and for too many; and OSError.
     """
     expect_pyarrow()
     source = source or f"parquet:{path}"
@@ -77,7 +77,7 @@ def _listing(said: str, path: Path) -> list[Path]:
 
 
 def _expect_columns(table: Table, chosen: ChosenColumns, schema: Any) -> None:
-    """Raise BadInput if a file has the columns of images and labels not, or as something else than the first file has."""
+    """Raise BadInput if a file lacks the column of images or of labels, or if that has another type than in the first file."""
     for name in (chosen.image, chosen.label):
         if table.schema.get_field_index(name) < 0 or table.schema.field(name).type != schema.field(name).type:
             raise BadInput(

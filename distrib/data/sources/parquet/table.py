@@ -25,7 +25,7 @@ _ROWS = 256  # whose images are in memory at a time before they are decoded
 
 
 def expect_pyarrow() -> None:
-    """Raise BadInput that says how to get it, if pyarrow is not installed."""
+    """Raise BadInput, which says how to install it, if pyarrow is missing."""
     try:
         import_module("pyarrow.parquet")
     except ImportError as error:
