@@ -36,10 +36,10 @@ from distrib.ranks.step_sync import StepSync
 from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
 from distrib.text import count, listed
-from distrib.training.device_peak import peak_flop_per_second
-from distrib.training.figures import Compute
+from distrib.training.metrics.device_peak import peak_flop_per_second
+from distrib.training.metrics.figures import Compute
+from distrib.training.metrics.profile import expect_room
 from distrib.training.network import Network, make_network
-from distrib.training.profile import expect_room
 from distrib.training.recipe import RunConfig
 from distrib.training.run import Run
 

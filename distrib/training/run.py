@@ -24,8 +24,8 @@ from distrib.ranks.replica_check import ReplicaCheck
 from distrib.ranks.running_statistics import RunningStatistics
 from distrib.ranks.step_sync import StepSync
 from distrib.training.evaluate import Score, evaluate
-from distrib.training.figures import Compute
-from distrib.training.mistakes import Mistakes
+from distrib.training.metrics.figures import Compute
+from distrib.training.metrics.mistakes import Mistakes
 from distrib.training.recipe import RunConfig
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from distrib.optim.precision import Precision, PrecisionConfig
-from distrib.training.device_peak import peak_flop_per_second
-from distrib.training.figures import Compute, peak_memory
+from distrib.training.metrics.device_peak import peak_flop_per_second
+from distrib.training.metrics.figures import Compute, peak_memory
 
 CPU = torch.device("cpu")
 

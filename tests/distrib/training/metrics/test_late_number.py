@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from distrib.training.late_number import LateNumber
+from distrib.training.metrics.late_number import LateNumber
 
 
 def test_it_is_the_number_itself() -> None:

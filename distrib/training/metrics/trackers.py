@@ -14,7 +14,7 @@ from distrib.display import Display
 from distrib.errors import BadInput
 from distrib.files import read_json, write_json
 from distrib.layout import METRICS, TRACKERS
-from distrib.training.metrics import Place, last_place
+from distrib.training.metrics.metrics import Place, last_place
 
 _tracking: Any = tracking  # typed in part
 PROJECT = "twinstep"

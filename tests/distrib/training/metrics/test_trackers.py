@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from accelerate.tracking import TensorBoardTracker
 
-from distrib.training import trackers
-from distrib.training.trackers import _Window  # pyright: ignore[reportPrivateUsage]
+from distrib.training.metrics import trackers
+from distrib.training.metrics.trackers import _Window  # pyright: ignore[reportPrivateUsage]
 from tests.support import QUICKSTART, SMALL, checkpoint_of, replace_attribute, steps, train, train_well
 
 TENSORBOARD = "--output.trackers=tensorboard"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from distrib.training import clock
-from distrib.training.clock import Clock
+from distrib.training.metrics import clock
+from distrib.training.metrics.clock import Clock
 
 
 class Hands:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from distrib.data.images import Split
-from distrib.training.mistakes import MOST_CLASSES, Mistakes
+from distrib.training.metrics.mistakes import MOST_CLASSES, Mistakes
 
 CPU = torch.device("cpu")
 

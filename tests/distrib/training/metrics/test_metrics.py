@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distrib.errors import BadInput
-from distrib.training.metrics import Metrics
+from distrib.training.metrics.metrics import Metrics
 from tests.support import largest_file
 
 

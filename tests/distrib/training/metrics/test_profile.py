@@ -8,7 +8,7 @@ import torch
 from distrib.data.batches.plan import Plan
 from distrib.display import Display
 from distrib.errors import BadInput
-from distrib.training.profile import WARM_UP, StepProfiler, expect_room, steps_to_profile
+from distrib.training.metrics.profile import WARM_UP, StepProfiler, expect_room, steps_to_profile
 from tests.support import QUICKSTART, SMALL, largest_file, read_json, train, train_well
 
 # 10 steps an epoch.
