@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from distrib.arguments import Parser
-from distrib.data.folder import image_files
+from distrib.data.sources.folder import image_files
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.files import to_json

@@ -31,9 +31,9 @@ from distrib.ranks.same_start import require_same
 from distrib.text import count
 from distrib.training import facts, loop, summary
 from distrib.training.build import build
+from distrib.training.metrics.trackers import Trackers, expect_installed
 from distrib.training.recipe import RunConfig
 from distrib.training.run import Run
-from distrib.training.trackers import Trackers, expect_installed
 
 
 def begin(

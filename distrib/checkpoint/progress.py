@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from distrib.data.batches import Plan
+from distrib.data.batches.plan import Plan
 
 
 @dataclass(slots=True)

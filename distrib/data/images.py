@@ -1,4 +1,4 @@
-"""What every source of images ends up as."""
+"""Defines the form that images have in memory, whatever source they come from."""
 
 import hashlib
 from collections.abc import Iterable

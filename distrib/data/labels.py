@@ -1,4 +1,4 @@
-"""Labels as numbers, and the names of their classes."""
+"""Checks the labels of a set, and says what the classes are called."""
 
 from collections.abc import Mapping, Sequence
 

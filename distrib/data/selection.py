@@ -1,4 +1,4 @@
-"""Which images of a set a run takes, and in what size, which is known before any of them is in memory."""
+"""Says which images of a set a run takes, and in what size, before any of them is in memory."""
 
 import os
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Selection:
     """Pixels, height and width, to which images are resized."""
 
     def of(self, source: str, totals: Mapping[str, int]) -> dict[str, Tensor]:
-        """Return the positions that are taken of each split, "train" and "test", which has so many images.
+        """Return the positions that are taken of each split; `totals` says how many images "train" and "test" have.
 
         Raises BadInput if these images do not fit into half of the memory here, once for each process of this machine.
         """

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from distrib.data import cifar10
 from distrib.data.config import DataConfig
+from distrib.data.sources import cifar10
 from distrib.doctor.finding import Finding, fails, note, ok
 from distrib.errors import BadInput
 from distrib.files import sync

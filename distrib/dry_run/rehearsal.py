@@ -27,12 +27,12 @@ from distrib.ranks.same_start import require_same
 from distrib.text import count
 from distrib.training import loop
 from distrib.training.build import build
-from distrib.training.figures import peak_memory
+from distrib.training.metrics.figures import peak_memory
+from distrib.training.metrics.trackers import expect_installed
 from distrib.training.observers import Observers
 from distrib.training.recipe import RunConfig
 from distrib.training.recording import start_recorder
 from distrib.training.run import Run
-from distrib.training.trackers import expect_installed
 
 MEASURED = 3
 _LINE_OF_METRICS = 250  # bytes, of a step

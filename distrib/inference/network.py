@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from distrib.checkpoint import state, store
 from distrib.checkpoint.values import Inference, Saved, checked
-from distrib.data.augment import Normalize
-from distrib.data.decoding import decode
+from distrib.data.batches.normalize import Normalize
+from distrib.data.decoding.decoder import decode
 from distrib.errors import BadInput
 from distrib.layout import CHECKPOINTS
 from distrib.networks.build import build_network, takes_size

@@ -12,12 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distrib.checkpoint import resume, state
 from distrib.checkpoint.values import Identity, Inference
-from distrib.data import sources
-from distrib.data.augment import Augmentation, Normalize
-from distrib.data.batches import Batches, Plan
+from distrib.data.batches.augment import Augmentation
+from distrib.data.batches.batches import Batches
+from distrib.data.batches.mixing import Mixing
+from distrib.data.batches.normalize import Normalize
+from distrib.data.batches.plan import Plan
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset
-from distrib.data.mixing import Mixing
+from distrib.data.sources import sources
 from distrib.display import Display
 from distrib.networks.buffers import unchanged_buffers
 from distrib.networks.cuda_graph import capture, expect_capturable
@@ -34,10 +36,10 @@ from distrib.ranks.step_sync import StepSync
 from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
 from distrib.text import count, listed
-from distrib.training.device_peak import peak_flop_per_second
-from distrib.training.figures import Compute
+from distrib.training.metrics.device_peak import peak_flop_per_second
+from distrib.training.metrics.figures import Compute
+from distrib.training.metrics.profile import expect_room
 from distrib.training.network import Network, make_network
-from distrib.training.profile import expect_room
 from distrib.training.recipe import RunConfig
 from distrib.training.run import Run
 

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distrib.data.augment import Normalize
+from distrib.data.batches.normalize import Normalize
 from distrib.data.images import Split
 from distrib.networks.views import AveragedViews, Tta
-from distrib.training.mistakes import Mistakes
+from distrib.training.metrics.mistakes import Mistakes
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from distrib.ranks.step_sync import StepResult
 from distrib.training import facts, summary
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.evaluate import Score
+from distrib.training.metrics.trackers import Trackers
 from distrib.training.observers import Observers
 from distrib.training.run import Run
-from distrib.training.trackers import Trackers
 
 
 def train(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distrib.data.augment import Normalize
-from distrib.data.batches import Plan
+from distrib.data.batches.normalize import Normalize
+from distrib.data.batches.plan import Plan
 from distrib.data.images import SIZE, Dataset
 from distrib.networks.build import build_network, expect_enough_images, expect_trainable, synchronised
 from distrib.networks.factory import Code, code_of, find_factory

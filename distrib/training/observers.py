@@ -9,15 +9,15 @@ from distrib.layout import METRICS
 from distrib.page.live import LivePage
 from distrib.ranks.collectives import on_every_rank
 from distrib.text import count
-from distrib.training.clock import Clock
 from distrib.training.evaluate import Score
-from distrib.training.figures import peak_memory
-from distrib.training.late_number import LateNumber
-from distrib.training.metrics import Metrics
-from distrib.training.profile import StepProfiler, steps_to_profile
+from distrib.training.metrics.clock import Clock
+from distrib.training.metrics.figures import peak_memory
+from distrib.training.metrics.late_number import LateNumber
+from distrib.training.metrics.metrics import Metrics
+from distrib.training.metrics.profile import StepProfiler, steps_to_profile
+from distrib.training.metrics.trackers import Trackers
 from distrib.training.recording import PassRecorder, start_recorder
 from distrib.training.run import Run
-from distrib.training.trackers import Trackers
 
 
 class Observers:

@@ -13,7 +13,8 @@ from distrib import counter_rng
 from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.resume import Resumed
 from distrib.checkpoint.values import Identity, Inference
-from distrib.data.batches import Batches, Part, Plan
+from distrib.data.batches.batches import Batches, Part
+from distrib.data.batches.plan import Plan
 from distrib.data.images import Split
 from distrib.display import Display
 from distrib.networks.factory import Code
@@ -23,8 +24,8 @@ from distrib.ranks.replica_check import ReplicaCheck
 from distrib.ranks.running_statistics import RunningStatistics
 from distrib.ranks.step_sync import StepSync
 from distrib.training.evaluate import Score, evaluate
-from distrib.training.figures import Compute
-from distrib.training.mistakes import Mistakes
+from distrib.training.metrics.figures import Compute
+from distrib.training.metrics.mistakes import Mistakes
 from distrib.training.recipe import RunConfig
 
 

@@ -20,7 +20,7 @@ from distrib.page.live import available
 from distrib.ranks.world import device_name
 from distrib.text import count
 from distrib.training.evaluate import Score
-from distrib.training.figures import peak_memory
+from distrib.training.metrics.figures import peak_memory
 from distrib.training.run import Run
 
 NOT_RECORDED, NOT_REPLAYED = "not recorded", "not replayed"

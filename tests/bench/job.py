@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from distrib.data import synthetic
 from distrib.data.images import Split
+from distrib.data.sources import synthetic
 from distrib.networks.article import article
 
 BATCH = 128

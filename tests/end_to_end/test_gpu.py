@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distrib.training.late_number import LateNumber
+from distrib.training.metrics.late_number import LateNumber
 from tests.support import QUICKSTART, RECIPES, ROOT, SMALL, losses, read_json, train_well
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -50,7 +50,7 @@ def test_gradient_of_the_whole_batch(world_size: int, options: tuple[str, ...], 
 def mean_of_means(rank: int) -> None:
     """Let each rank take the mean over its own images, although ranks have different numbers of them."""
     del rank
-    from distrib.data.batches import Plan
+    from distrib.data.batches.plan import Plan
 
     shares = Plan.shares
 
@@ -65,7 +65,7 @@ def mean_of_means(rank: int) -> None:
 def last_part_by_another_count(rank: int) -> None:
     """Divide the last of the accumulated parts by the number of images of the parts before it."""
     del rank
-    from distrib.data.batches import Plan
+    from distrib.data.batches.plan import Plan
 
     shares = Plan.shares
 
@@ -91,15 +91,15 @@ def summed(rank: int) -> None:
 def same_data(rank: int) -> None:
     """Let the second rank train on the images of the first."""
     del rank
-    from distrib.data import batches
+    from distrib.data.batches import plan
 
-    split = batches._split  # pyright: ignore[reportPrivateUsage]
+    split = plan._split  # pyright: ignore[reportPrivateUsage]
 
     def first_only(batch: Any, parts: int) -> Any:
         pieces = split(batch, parts)
         return [pieces[0]] * parts if parts == 2 else pieces
 
-    batches._split = first_only  # pyright: ignore[reportPrivateUsage]
+    plan._split = first_only  # pyright: ignore[reportPrivateUsage]
 
 
 def synchronised_always(rank: int) -> None:
@@ -148,7 +148,7 @@ def evaluation_mode(rank: int) -> None:
 
 def swapped_channels(rank: int) -> None:
     del rank
-    from distrib.data.augment import Normalize
+    from distrib.data.batches.normalize import Normalize
 
     start = Normalize.__init__
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from distrib.data import synthetic
-from distrib.data.augment import Augmentation, Normalize
-from distrib.data.batches import Batches, Plan
-from distrib.data.mixing import Mixing
+from distrib.data.batches.augment import Augmentation
+from distrib.data.batches.batches import Batches
+from distrib.data.batches.mixing import Mixing
+from distrib.data.batches.normalize import Normalize
+from distrib.data.batches.plan import Plan
+from distrib.data.sources import synthetic
 from distrib.networks.build import build_network
 from distrib.networks.config import ModelConfig
 from tests.support import SMALL, checkpoint_of, losses, read_json, tensor_bytes, train, train_well

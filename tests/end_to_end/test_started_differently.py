@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import distrib.command
-from distrib.data import sources
+from distrib.data.sources import sources
 from tests.support import QUICKSTART, SMALL, Result, replace_attribute, train
 
 

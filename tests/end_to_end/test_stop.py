@@ -20,7 +20,7 @@ RECORDED = ("--crosscheck.record=true", "--crosscheck.gradient_steps=[]")
 NOTHING_SAVED = {"loading data", "resuming", "building"}
 
 MOMENTS: dict[str, tuple[str, str]] = {
-    "loading data": ("distrib.data.sources", "load"),
+    "loading data": ("distrib.data.sources.sources", "load"),
     "building": ("distrib.training.build", "build_optimizer"),
     "resuming": ("distrib.checkpoint.resume", "continue_from"),
     "warming up": ("distrib.training.build", "StepSync"),

@@ -16,17 +16,19 @@ from accelerate import Accelerator
 from PIL import Image
 
 from distrib.config.load import load
-from distrib.data import arrays, folder, image_cache
+from distrib.data.decoding import image_cache
 from distrib.data.images import Sizes
+from distrib.data.sources import folder
+from distrib.data.sources.arrays import arrays
 from distrib.errors import BadInput
 from distrib.job import environment, lock
 from distrib.job.status import Status
 from distrib.page.render import render
 from distrib.page.run_files import read_run
 from distrib.training import summary
-from distrib.training.metrics import Metrics
+from distrib.training.metrics.metrics import Metrics
+from distrib.training.metrics.trackers import read_identities
 from distrib.training.recipe import RunConfig
-from distrib.training.trackers import read_identities
 from slurm import decide, sweep_run
 from tests.distrib.checkpoint.test_resume import Caller, Trainer
 from tests.distrib.page.folders import hostile_run

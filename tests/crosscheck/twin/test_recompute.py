@@ -16,7 +16,7 @@ from crosscheck.criterion.stochastic import GradientComparison, compare_gradient
 from crosscheck.trace.format import DType
 from crosscheck.twin.network_inputs import NetworkInputs
 from crosscheck.twin.recompute import Twin, recompute
-from distrib.data import synthetic
+from distrib.data.sources import synthetic
 from distrib.networks.article import article
 
 Gradients = dict[str, NDArray[Any]]

@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from distrib.data import arrays, folder, selection, sources, synthetic
+from distrib.data import selection
 from distrib.data.config import DataConfig
 from distrib.data.images import Dataset
 from distrib.data.selection import Selection
+from distrib.data.sources import folder, sources, synthetic
+from distrib.data.sources.arrays import arrays
 from distrib.errors import BadInput
 
 

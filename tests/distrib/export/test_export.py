@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from distrib import load_run
-from distrib.data import synthetic
+from distrib.data.sources import synthetic
 from distrib.export import program
 from distrib.export.__main__ import main
 from distrib.export.card import plain

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from distrib.checkpoint import store
-from distrib.data import synthetic
+from distrib.data.sources import synthetic
 from distrib.inference.network import load
 from distrib.predict import main
 from tests.support import SMALL, read_json, train_well

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn  # pyright: ignore[reportUnknownVariableType] (its fn has no type)
 from torch.nn import functional
 
-from distrib.data.augment import Normalize
+from distrib.data.batches.normalize import Normalize
 from distrib.data.images import Split
 from distrib.training.evaluate import Score, evaluate
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from crosscheck import Recorder
 from crosscheck.tolerance import FAIL
-from distrib.data import synthetic
+from distrib.data.sources import synthetic
 from distrib.networks.article import article
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, build_optimizer
 from distrib.optim.update import Update
