@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.snapshot import Values
+from crosscheck.recorder.samples.snapshot import Values
 
 
 def consumed(gradients: Values, scale: Tensor | None) -> Values:

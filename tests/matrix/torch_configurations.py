@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from crosscheck import Recorder, Report, UnsupportedOptimizer, Verdict, replay
-from crosscheck.recorder.optimizer_info import CLASSES, DTYPES
+from crosscheck.recorder.optimizer.info import CLASSES, DTYPES
 from crosscheck.tolerance import WARN
 
 STEPS = 20

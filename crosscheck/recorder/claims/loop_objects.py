@@ -10,9 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.weak import WeakIdKeyDictionary
 
 from crosscheck.errors import TraceError
-from crosscheck.recorder.averages import kind_of_average, pairs_of
-from crosscheck.recorder.schedules import formula_of, times_stepped, unwrap_scheduler
-from crosscheck.recorder.stepped_copy import SteppedCopy
+from crosscheck.recorder.claims.averages import kind_of_average, pairs_of
+from crosscheck.recorder.claims.schedules import formula_of, times_stepped, unwrap_scheduler
+from crosscheck.recorder.claims.stepped_copy import SteppedCopy
 from crosscheck.trace.format import Claims, Option
 from crosscheck.trace.reserved_options import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE
 from crosscheck.trace.schedule_claims import RECORDED

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.recorder.columns import Columns
-from crosscheck.recorder.snapshot import Values
+from crosscheck.recorder.samples.columns import Columns
+from crosscheck.recorder.samples.snapshot import Values
 
 
 class Series(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crosscheck.recorder.columns import level
+from crosscheck.recorder.samples.columns import level
 from crosscheck.trace.digest import ROW, WORD, odd_numbers
 from crosscheck.trace.format import PARAM
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.row_blocks import Row, RowBlock
+from crosscheck.recorder.parts.row_blocks import Row, RowBlock
+from crosscheck.recorder.samples import sampler
 from crosscheck.trace.format import Option, Part, Step, TensorInfo
 
-PART_STEPS = 128
-"""Steps after which a part is committed."""
 PART_BYTES = 32 * 2**20
 """Bytes in memory that have a part committed earlier."""
 _PART_SECONDS = 60.0  # after which a part is committed in any case: what a killed run loses at most
@@ -60,7 +59,7 @@ class Pending:
     def due(self) -> bool:
         """Return whether it is time to commit."""
         return (
-            len(self.records) >= PART_STEPS
+            len(self.records) >= sampler.TURN_STEPS
             or self._nbytes >= PART_BYTES
             or time.monotonic() - self._committed_at >= _PART_SECONDS
         )

@@ -9,8 +9,8 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adam
 
 from crosscheck import Recorder, Verdict, replay
-from crosscheck.recorder.budget import budget_of
-from crosscheck.recorder.columns import level, spread, whole
+from crosscheck.recorder.samples.budget import budget_of
+from crosscheck.recorder.samples.columns import level, spread, whole
 from tests.crosscheck.recording import make_parameters, parts_of, take_steps
 
 
@@ -47,7 +47,7 @@ def tensors(trace: Path) -> list[set[str]]:
 @pytest.mark.parametrize("make", [Adam, SlowAdam])
 def test_tensors_take_turns(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step samples 64 of 150 tensors; after three parts all were sampled, and the first step has seen them all."""
-    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 4)
+    monkeypatch.setattr("crosscheck.recorder.samples.sampler.TURN_STEPS", 4)
     parameters = make_parameters(*[(6, 5)] * 150)
     optimizer = make(parameters, lr=0.01)
     with Recorder(optimizer, tmp_path):
@@ -73,7 +73,7 @@ def test_a_full_step_of_a_large_model_is_blocks_of_it(tmp_path: Path) -> None:
 
 
 def test_what_is_sampled_moves_on_and_stays_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 2)
+    monkeypatch.setattr("crosscheck.recorder.samples.sampler.TURN_STEPS", 2)
     (weight,) = make_parameters((300, 100))
     optimizer = Adam([weight], lr=0.1)
     with Recorder(optimizer, tmp_path, steps=()):
@@ -184,7 +184,7 @@ def test_a_whole_tensor_in_another_order_of_memory() -> None:
 
 @pytest.mark.parametrize("budget", ["light", "default", "full"])
 def test_the_estimate_is_kept(budget: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosscheck.recorder.sampler._FULL_EVERY", 5)
+    monkeypatch.setattr("crosscheck.recorder.samples.sampler._FULL_EVERY", 5)
     parameters = make_parameters((300, 90), (40,))
     optimizer = Adam(parameters, lr=0.01)
     with Recorder(optimizer, tmp_path, budget=budget) as recorder:

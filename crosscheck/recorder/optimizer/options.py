@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.optimizer_info import options_of
-from crosscheck.recorder.option_names import with_torch_names
+from crosscheck.recorder.optimizer.info import options_of
+from crosscheck.recorder.optimizer.option_names import with_torch_names
 from crosscheck.trace.format import Option
 
 _NOT_OPTIONS = ("params", "param_names")

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.columns import same_format
-from crosscheck.recorder.digests import Digester, Quantity, as_integers
-from crosscheck.recorder.optimizer_info import DTYPES, state_of
-from crosscheck.recorder.snapshot import Bucket, BucketEntry, Numbers, Sample, Snapshot, Values
+from crosscheck.recorder.optimizer.info import DTYPES, state_of
+from crosscheck.recorder.samples.columns import same_format
+from crosscheck.recorder.samples.digests import Digester, Quantity, as_integers
+from crosscheck.recorder.samples.snapshot import Bucket, BucketEntry, Numbers, Sample, Snapshot, Values
 from crosscheck.trace.format import PARAM, RESERVED_SLOTS
 
 _StateTensor = tuple[Mapping[Any, Any], Any, Tensor, int]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.digests import Digests, Quantity
-from crosscheck.recorder.series import EMPTY, Series, by_tensor, unequal
-from crosscheck.recorder.snapshot import Sample, Snapshot, Values
+from crosscheck.recorder.parts.series import EMPTY, Series, by_tensor, unequal
+from crosscheck.recorder.samples.digests import Digests, Quantity
+from crosscheck.recorder.samples.snapshot import Sample, Snapshot, Values
 from crosscheck.trace.format import AVERAGE, DIGEST, PARAM, Block, SlotRows, TensorRows, key
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.columns import Columns
-from crosscheck.recorder.digests import DigestRanges, Digests
+from crosscheck.recorder.samples.columns import Columns
+from crosscheck.recorder.samples.digests import DigestRanges, Digests
 
 Numbers = tuple[int, ...]
 """Numbers of tensors, which are their positions in the trace's list."""

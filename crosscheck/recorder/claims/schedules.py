@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.optim.lr_scheduler import LRScheduler
 
 from crosscheck.errors import TraceError
-from crosscheck.recorder.optimizer_info import without_accelerate
+from crosscheck.recorder.optimizer.info import without_accelerate
 from crosscheck.trace.schedule_claims import BY_GROUP, read_schedule
 
 Formula = dict[str, Any]

@@ -5,7 +5,7 @@ import os
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from crosscheck.recorder.pending import Pending
+from crosscheck.recorder.parts.pending import Pending
 from crosscheck.trace.format import TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 
