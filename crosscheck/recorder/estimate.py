@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from crosscheck.recorder.parts.pending import PART_BYTES
-from crosscheck.recorder.samples.digests import RHYTHM
+from crosscheck.recorder.samples.digest_ranges import RHYTHM
 from crosscheck.recorder.samples.sampler import TURN_STEPS, Sampler
 
 

@@ -15,9 +15,11 @@ from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.recorder.claims.checkable import expect_checkable
 from crosscheck.recorder.claims.loop_objects import LoopObjects
 from crosscheck.recorder.estimate import Estimate, estimate
-from crosscheck.recorder.optimizer import info
+from crosscheck.recorder.header import place_of, scaler_of, versions
 from crosscheck.recorder.optimizer.options import Options
+from crosscheck.recorder.optimizer.rule import choose_rule
 from crosscheck.recorder.optimizer.tracked_parameters import TrackedParameters
+from crosscheck.recorder.optimizer.wrappers import unwrap
 from crosscheck.recorder.parts.journal import Journal
 from crosscheck.recorder.samples.budget import Size, budget_of
 from crosscheck.recorder.samples.sampler import Sampler
@@ -118,8 +120,8 @@ class Recorder:
             UnsupportedOptimizer: No rule covers this optimizer or one of its tensors.
             TraceError: The folder cannot be written, or holds a trace; or no replay could check one of the claims.
         """
-        self.optimizer = info.unwrap(optimizer)
-        rule = info.choose_rule(self.optimizer, rule)
+        self.optimizer = unwrap(optimizer)
+        rule = choose_rule(self.optimizer, rule)
         self._strict = strict
         self.loop = LoopObjects(
             self.optimizer,
@@ -144,7 +146,7 @@ class Recorder:
         if claims is not None:
             fresh = first_step == 1 and claims.applied == 0
             expect_checkable(claims, tracked.infos, groups, fresh=fresh, averaged=bool(self.loop.average))
-        rank, world_size = info.place_of(rank, world_size)
+        rank, world_size = place_of(rank, world_size)
         header = Header(
             rule=rule,
             optimizer=f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",
@@ -155,8 +157,8 @@ class Recorder:
             seed=seed,
             attached_with_state=any(self.optimizer.state.values()),
             claims=claims,
-            scaler=info.scaler_of(scaler),
-            versions=info.versions(),
+            scaler=scaler_of(scaler),
+            versions=versions(),
         )
         self._journal = Journal(SegmentWriter(Path(path), header, append=append), first_step)
         self._capture = StepCapture(

@@ -15,8 +15,8 @@ from crosscheck.recorder.hooks.steps import watch_steps
 from crosscheck.recorder.optimizer.options import Options
 from crosscheck.recorder.optimizer.tracked_parameters import TrackedParameters
 from crosscheck.recorder.parts.journal import Journal
-from crosscheck.recorder.parts.pending import StepRecord
 from crosscheck.recorder.parts.row_blocks import Row
+from crosscheck.recorder.parts.step_records import StepRecord
 from crosscheck.recorder.samples.reader import SampleReader
 from crosscheck.recorder.samples.sampler import Sampler
 from crosscheck.recorder.samples.snapshot import Values

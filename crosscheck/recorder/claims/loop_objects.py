@@ -11,7 +11,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from crosscheck.errors import TraceError
 from crosscheck.recorder.claims.averages import kind_of_average, pairs_of
-from crosscheck.recorder.claims.schedules import formula_of, times_stepped, unwrap_scheduler
+from crosscheck.recorder.claims.schedule_formulas import formula_of
+from crosscheck.recorder.claims.scheduler import times_stepped, unwrap_scheduler
 from crosscheck.recorder.claims.stepped_copy import SteppedCopy
 from crosscheck.trace.format import Claims, Option
 from crosscheck.trace.reserved_options import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from crosscheck.recorder.optimizer.info import tensors_of
+from crosscheck.recorder.optimizer.tensors import tensors_of
 from crosscheck.trace.format import TensorInfo
 
 

@@ -1,34 +1,19 @@
 """Steps that were recorded and wait to be committed, as one part."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from crosscheck.recorder.parts.row_blocks import Row, RowBlock
+from crosscheck.recorder.parts.step_records import StepRecord, steps_of
 from crosscheck.recorder.samples import sampler
-from crosscheck.trace.format import Option, Part, Step, TensorInfo
+from crosscheck.trace.format import Part, TensorInfo
 
 PART_BYTES = 32 * 2**20
 """Bytes in memory that have a part committed earlier."""
 _PART_SECONDS = 60.0  # after which a part is committed in any case: what a killed run loses at most
 _HELD_TWICE = PART_BYTES // 2  # what may wait in memory while as much is written beside the training
-
-
-@dataclass(slots=True)
-class StepRecord:
-    """What is recorded of one attempt to step besides tensors; its numbers may still be on the device."""
-
-    step: int
-    norm: Tensor | None
-    backward_norm: Tensor | None
-    loss_scale: Tensor | None
-    options: tuple[dict[str, Option], ...]
-    overflow_elsewhere: bool = False
-    applied: bool = True  # this and the next are known when the step is over
-    state_loaded: bool = False
 
 
 class Pending:
@@ -81,49 +66,4 @@ class Pending:
         blocks = [block for block in blocks if block.rows]
         arrays: dict[str, Tensor] = {}
         laid_out = tuple(block.lay_out(number, arrays) for number, block in enumerate(blocks))
-        return Part(tensors=tensors, steps=_steps_of(records), blocks=laid_out), arrays
-
-
-def _steps_of(records: list[StepRecord]) -> tuple[Step, ...]:
-    """Return the steps as the trace describes them; options that did not change since the step before are left out."""
-    steps: list[Step] = []
-    last: tuple[dict[str, Option], ...] = ()
-    norms = _fetched([record.norm for record in records])
-    backward_norms = _fetched([record.backward_norm for record in records])
-    scales = _fetched([record.loss_scale for record in records])
-    for record, norm, backward_norm, scale in zip(records, norms, backward_norms, scales, strict=True):
-        changed: list[dict[str, Option]] = []
-        for number, group in enumerate(record.options):
-            known = last[number] if number < len(last) else {}
-            if group is known:  # as it is until an option changes
-                changed.append({})
-                continue
-            changed.append({name: value for name, value in group.items() if known.get(name, ...) != value})
-        last = record.options
-        steps.append(
-            Step(
-                step=record.step,
-                applied=record.applied,
-                loss_scale=scale,
-                grad_norm=norm,
-                backward_norm=backward_norm,
-                options=tuple(changed),
-                state_loaded=record.state_loaded,
-                overflow_elsewhere=record.overflow_elsewhere,
-            )
-        )
-    return tuple(steps)
-
-
-def _fetched(numbers: Sequence[Tensor | None]) -> list[float | None]:
-    """Return the numbers, fetched from each device at once: each transfer waits for all that the device has to do."""
-    fetched: list[float | None] = [None] * len(numbers)
-    alike: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
-    for k, number in enumerate(numbers):
-        if number is not None:
-            alike.setdefault((number.dtype, number.device), []).append((k, number.reshape(())))
-    for members in alike.values():
-        vector = torch.stack([number for _, number in members]).cpu()
-        for (k, _), value in zip(members, vector, strict=True):
-            fetched[k] = float(value)
-    return fetched
+        return Part(tensors=tensors, steps=steps_of(records), blocks=laid_out), arrays

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from crosscheck.recorder.parts.series import EMPTY, Series, by_tensor, unequal
-from crosscheck.recorder.samples.digests import Digests, Quantity
+from crosscheck.recorder.samples.digest_ranges import Quantity
+from crosscheck.recorder.samples.digests import Digests
 from crosscheck.recorder.samples.snapshot import Sample, Snapshot, Values
 from crosscheck.trace.format import AVERAGE, DIGEST, PARAM, Block, SlotRows, TensorRows, key
 

@@ -10,7 +10,7 @@ from crosscheck.recorder.optimizer.tracked_parameters import TrackedParameters
 from crosscheck.recorder.samples import columns
 from crosscheck.recorder.samples.budget import Budget
 from crosscheck.recorder.samples.columns import Columns
-from crosscheck.recorder.samples.digests import DigestRanges
+from crosscheck.recorder.samples.digest_ranges import DigestRanges
 from crosscheck.recorder.samples.reader import SampleReader
 from crosscheck.recorder.samples.snapshot import Sample
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from crosscheck.recorder.samples.columns import Columns
-from crosscheck.recorder.samples.digests import DigestRanges, Digests
+from crosscheck.recorder.samples.digest_ranges import DigestRanges
+from crosscheck.recorder.samples.digests import Digests
 
 Numbers = tuple[int, ...]
 """Numbers of tensors, which are their positions in the trace's list."""
