@@ -1,4 +1,4 @@
-"""Recording the steps of a torch optimizer. Never imports JAX.
+"""Records the steps of a torch optimizer. Never imports JAX.
 
 A *sample* is the elements that are recorded of some steps, and a *reader* copies them out of the optimizer's tensors. It copies
 all parameters and state of one dtype and device, a *bucket*, with one operation. What it copies are *values*; those of all

@@ -1,4 +1,4 @@
-"""What recording will cost, before the first step."""
+"""Estimates before the first step what recording will cost."""
 
 import time
 from dataclasses import dataclass

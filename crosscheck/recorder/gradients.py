@@ -1,4 +1,4 @@
-"""Gradients as the optimizer consumes them, and their norm."""
+"""Computes the gradients that the optimizer consumes, and their norm."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the header of a trace says of the run: its loss scaler, its ranks and the versions of its packages."""
+"""Reads what the header of a trace says of the run: its loss scaler, its ranks and the versions of its packages."""
 
 import platform
 

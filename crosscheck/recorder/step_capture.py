@@ -1,4 +1,4 @@
-"""What is captured of one step, from the end of backward until the moving average has followed."""
+"""Captures one step, from the end of backward until the moving average has followed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""The formulas of torch's schedulers, which are claimed of their rates; some classes have none."""
+"""Reads from torch's schedulers the formula that their rates follow. Some classes have none."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""torch's scheduler inside Accelerate's wrapper. Schedulers of which no claim can be read are refused."""
+"""Finds torch's scheduler inside Accelerate's wrapper, and refuses schedulers that no claim can be read from."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""What the recorder attaches to objects of the training while it records: to the optimizer, the loss scaler and the network."""
+"""What is attached to the optimizer, the loss scaler and the network, to be told what they do."""

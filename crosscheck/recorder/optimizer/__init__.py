@@ -1,1 +1,1 @@
-"""What is recorded: the torch optimizer inside its wrappers, the rule that it claims, its parameters, state and options."""
+"""What the recorder reads of an optimizer: the rule that it claims, and its parameters, state and options."""

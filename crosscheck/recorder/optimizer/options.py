@@ -1,4 +1,4 @@
-"""The options of the parameter groups, read again only when one of them is another."""
+"""Reads the options of the parameter groups, again only when one of them has changed."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -75,8 +75,9 @@ def _number(value: Any) -> bool | int | float | None:
 
 
 def _roundoff(value: Any) -> float:
-    """Return the unit roundoff of the format of a tensor, or of a number of NumPy's that is narrower than Python's; 0 for a
-    plain number, which is computed with in float64.
+    """Return the unit roundoff of the format that a tensor, or a number of NumPy's, has.
+
+    It is 0 for a plain number and for NumPy's float64, because these are computed with in float64.
     """
     if isinstance(value, np.generic):
         dtype = cast(Any, value).dtype

@@ -1,4 +1,4 @@
-"""Which rule an optimizer claims: that of its class, or the one that the user names."""
+"""Chooses the rule that a recording claims: that of the optimizer's class, or the one that the user names."""
 
 import re
 

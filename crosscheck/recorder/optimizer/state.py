@@ -1,4 +1,4 @@
-"""The state of a parameter, and the rules' names for what it consists of."""
+"""Finds the state of a parameter, and the name of the slot for each piece of it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +25,6 @@ def state_of(
 
 
 def slot_name(key: str, names: Mapping[str, str]) -> str:
-    """Return the slot's name of a key of the state. `names` has those that differ."""
+    """Return the name of the slot that a key of the state stands for. `names` has those that differ."""
     slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
     return f"state {slot}" if slot in RESERVED_SLOTS else slot

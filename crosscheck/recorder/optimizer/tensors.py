@@ -1,4 +1,4 @@
-"""How the trace describes an optimizer's parameters. Those that no rule covers are refused."""
+"""Describes an optimizer's parameters for the trace, and refuses those that no rule covers."""
 
 from collections.abc import Mapping
 from typing import Any, get_args

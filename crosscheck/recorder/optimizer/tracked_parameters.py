@@ -1,4 +1,4 @@
-"""The parameters that an optimizer steps, tracked while some of them join, leave, or are replaced by others."""
+"""Tracks the parameters that an optimizer steps, while some of them join, leave, or are replaced by others."""
 
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any

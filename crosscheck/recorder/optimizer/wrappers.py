@@ -1,4 +1,4 @@
-"""The torch optimizer inside the wrappers of Accelerate and DeepSpeed. Optimizers that shard their state are refused."""
+"""Finds the torch optimizer inside wrappers of Accelerate and DeepSpeed, and refuses optimizers that shard their state."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The segment that is being written, and the steps that wait to be written to it."""
+"""Writes a segment of the trace, and holds the steps that wait to be written to it."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Steps that were recorded and wait to be committed, as one part."""
+"""Gathers the steps that wait to be committed as one part."""
 
 import time
 from collections.abc import Iterable

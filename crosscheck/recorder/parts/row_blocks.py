@@ -1,4 +1,4 @@
-"""Rows of one sample, gathered step by step and laid out tensor by tensor as the trace wants them."""
+"""Gathers the rows of one sample step by step, and lays them out tensor by tensor for the trace."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Series of values: one quantity of one tensor, in those rows of a block that have it."""
+"""Makes series of values: one quantity of one tensor, in those rows of a block that have it."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast

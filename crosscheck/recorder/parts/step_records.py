@@ -1,4 +1,4 @@
-"""Step records, which are gathered step by step and described all at once for the trace."""
+"""Holds what is recorded of a step besides tensors, and describes the steps of a part for the trace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

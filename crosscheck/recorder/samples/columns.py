@@ -1,4 +1,4 @@
-"""Which elements of a tensor are recorded, and views of them that cost no copy."""
+"""Chooses the elements of a tensor that are recorded, and makes views of them, which cost no copy."""
 
 import math
 from collections.abc import Sequence
@@ -123,9 +123,9 @@ def spread(parameter: Tensor, count: int, turn: int | None) -> Columns:
 
 
 def level(sizes: Sequence[int], total: int) -> int:
-    """Return the height of water poured over the sizes: how many elements of each, at most, come to `total` in sum.
+    """Return how much to take of each tensor, at most, so that it comes to `total` in sum, or to less.
 
-    Small tensors are covered, large ones alike. It is at least 1.
+    Tensors up to this size are taken whole, and larger ones share equally what these leave. It is at least 1.
     """
     left = total
     for position, size in enumerate(sorted(sizes)):

@@ -1,4 +1,4 @@
-"""Which of the elements that are not recorded are covered by digests, and at which steps digests are taken."""
+"""Chooses which of the elements that are not recorded are covered by digests, and at which steps these are taken."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,7 +16,8 @@ Quantity = tuple[int, str]
 _FOR_PARAMETERS = 3 / 4
 _ALIGNED = 1024  # elements; ranges begin and end at multiples
 _EACH_STEP = 96 * 1024  # bytes that may be read at every step; more is read at one step of RHYTHM
-RHYTHM = 8  # steps
+RHYTHM = 8
+"""Steps after which digests are taken again, where they are not taken at every step."""
 
 
 class DigestRanges:

@@ -1,4 +1,4 @@
-"""Digests of the elements that are not recorded: whatever changes them between two steps changes a digest."""
+"""Takes digests of elements that are not recorded: whatever changes these between two steps changes a digest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

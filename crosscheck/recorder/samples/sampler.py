@@ -1,4 +1,4 @@
-"""Which tensors and elements are recorded, step by step: as many as the budget allows, others with each turn."""
+"""Chooses the tensors and elements that are recorded of each step: as many as the budget allows, others with each turn."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal

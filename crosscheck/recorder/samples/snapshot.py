@@ -1,4 +1,4 @@
-"""Which elements are recorded, and the copies of them that are taken at one moment."""
+"""Describes a sample, and holds the copies of its elements that are taken at one moment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
