@@ -13,7 +13,7 @@ import torch
 
 from crosscheck.atlas.table import Atlas, Cell, Combination, Options, Row
 from crosscheck.float64 import float64
-from crosscheck.recorder.optimizer_info import CLASSES
+from crosscheck.recorder.optimizer.rule import CLASSES
 from crosscheck.rules import RULES
 from crosscheck.rules.rule import Rule
 from crosscheck.testing import REGIMES, observe

@@ -17,7 +17,7 @@ from crosscheck.errors import TraceError
 from crosscheck.integrations.position import holds_trace, next_step
 from crosscheck.integrations.recording import Recording, attach
 from crosscheck.recorder import Recorder
-from crosscheck.recorder.optimizer_info import unwrap
+from crosscheck.recorder.optimizer.wrappers import unwrap
 
 try:
     from accelerate import Accelerator

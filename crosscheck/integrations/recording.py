@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from crosscheck.errors import TraceError
 from crosscheck.recorder import Claims, Recorder
-from crosscheck.recorder.optimizer_info import unwrap
-from crosscheck.recorder.schedules import unwrap_scheduler
+from crosscheck.recorder.claims.scheduler import unwrap_scheduler
+from crosscheck.recorder.optimizer.wrappers import unwrap
 from crosscheck.recorder.warning import warn
 
 

@@ -1,11 +1,11 @@
-"""What recording will cost, before the first step."""
+"""Estimates before the first step what recording will cost."""
 
 import time
 from dataclasses import dataclass
 
-from crosscheck.recorder.digests import RHYTHM
-from crosscheck.recorder.pending import PART_BYTES, PART_STEPS
-from crosscheck.recorder.sampler import Sampler
+from crosscheck.recorder.parts.pending import PART_BYTES
+from crosscheck.recorder.samples.digest_ranges import RHYTHM
+from crosscheck.recorder.samples.sampler import TURN_STEPS, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,6 @@ def estimate(sampler: Sampler, first_step: int) -> Estimate:
     return Estimate(
         elements=elements,
         disk_bytes=(sampled if every > 1 else 0) // 2 + full // every,  # what a step found is what the one before left
-        memory_bytes=min(PART_STEPS * sampled, PART_BYTES) + full,
+        memory_bytes=min(TURN_STEPS * sampled, PART_BYTES) + full,
         seconds=seconds,
     )

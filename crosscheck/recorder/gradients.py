@@ -1,11 +1,11 @@
-"""Gradients as the optimizer consumes them, and their norm."""
+"""Computes the gradients that the optimizer consumes, and their norm."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.snapshot import Values
+from crosscheck.recorder.samples.snapshot import Values
 
 
 def consumed(gradients: Values, scale: Tensor | None) -> Values:

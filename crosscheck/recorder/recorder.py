@@ -12,16 +12,18 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer
-from crosscheck.recorder import optimizer_info
-from crosscheck.recorder.budget import Size, budget_of
-from crosscheck.recorder.claims import expect_checkable
+from crosscheck.recorder.claims.checkable import expect_checkable
+from crosscheck.recorder.claims.loop_objects import LoopObjects
 from crosscheck.recorder.estimate import Estimate, estimate
-from crosscheck.recorder.journal import Journal
-from crosscheck.recorder.loop_objects import LoopObjects
-from crosscheck.recorder.options import Options
-from crosscheck.recorder.sampler import Sampler
+from crosscheck.recorder.header import place_of, scaler_of, versions
+from crosscheck.recorder.optimizer.options import Options
+from crosscheck.recorder.optimizer.rule import choose_rule
+from crosscheck.recorder.optimizer.tracked_parameters import TrackedParameters
+from crosscheck.recorder.optimizer.wrappers import unwrap
+from crosscheck.recorder.parts.journal import Journal
+from crosscheck.recorder.samples.budget import Size, budget_of
+from crosscheck.recorder.samples.sampler import Sampler
 from crosscheck.recorder.step_capture import StepCapture
-from crosscheck.recorder.tracked_parameters import TrackedParameters
 from crosscheck.recorder.warning import warn
 from crosscheck.trace.format import Claims, Header, Pass
 from crosscheck.trace.writer import SegmentWriter
@@ -118,8 +120,8 @@ class Recorder:
             UnsupportedOptimizer: No rule covers this optimizer or one of its tensors.
             TraceError: The folder cannot be written, or holds a trace; or no replay could check one of the claims.
         """
-        self.optimizer = optimizer_info.unwrap(optimizer)
-        rule = optimizer_info.choose_rule(self.optimizer, rule)
+        self.optimizer = unwrap(optimizer)
+        rule = choose_rule(self.optimizer, rule)
         self._strict = strict
         self.loop = LoopObjects(
             self.optimizer,
@@ -144,7 +146,7 @@ class Recorder:
         if claims is not None:
             fresh = first_step == 1 and claims.applied == 0
             expect_checkable(claims, tracked.infos, groups, fresh=fresh, averaged=bool(self.loop.average))
-        rank, world_size = optimizer_info.place_of(rank, world_size)
+        rank, world_size = place_of(rank, world_size)
         header = Header(
             rule=rule,
             optimizer=f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",
@@ -155,8 +157,8 @@ class Recorder:
             seed=seed,
             attached_with_state=any(self.optimizer.state.values()),
             claims=claims,
-            scaler=optimizer_info.scaler_of(scaler),
-            versions=optimizer_info.versions(),
+            scaler=scaler_of(scaler),
+            versions=versions(),
         )
         self._journal = Journal(SegmentWriter(Path(path), header, append=append), first_step)
         self._capture = StepCapture(

@@ -1,4 +1,4 @@
-"""What is captured of one step, from the end of backward until the moving average has followed."""
+"""Captures one step, from the end of backward until the moving average has followed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,17 +9,17 @@ from torch.utils.hooks import RemovableHandle
 
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import gradients
-from crosscheck.recorder.hooks import watch_steps
-from crosscheck.recorder.journal import Journal
-from crosscheck.recorder.loop_objects import LoopObjects
-from crosscheck.recorder.options import Options
-from crosscheck.recorder.pending import StepRecord
-from crosscheck.recorder.row_blocks import Row
-from crosscheck.recorder.sample_reader import SampleReader
-from crosscheck.recorder.sampler import Sampler
-from crosscheck.recorder.scaler_watch import ScalerWatch
-from crosscheck.recorder.snapshot import Values
-from crosscheck.recorder.tracked_parameters import TrackedParameters
+from crosscheck.recorder.claims.loop_objects import LoopObjects
+from crosscheck.recorder.hooks.scaler_watch import ScalerWatch
+from crosscheck.recorder.hooks.steps import watch_steps
+from crosscheck.recorder.optimizer.options import Options
+from crosscheck.recorder.optimizer.tracked_parameters import TrackedParameters
+from crosscheck.recorder.parts.journal import Journal
+from crosscheck.recorder.parts.row_blocks import Row
+from crosscheck.recorder.parts.step_records import StepRecord
+from crosscheck.recorder.samples.reader import SampleReader
+from crosscheck.recorder.samples.sampler import Sampler
+from crosscheck.recorder.samples.snapshot import Values
 from crosscheck.recorder.warning import warn
 
 _OpenRows = list[tuple[SampleReader, Row]]

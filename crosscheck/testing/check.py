@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from crosscheck.errors import MathMismatch
-from crosscheck.recorder.optimizer_info import DTYPES
+from crosscheck.recorder.optimizer.tensors import DTYPES
 from crosscheck.replayer import replay
 from crosscheck.report.report import Report
 from crosscheck.report.verdict import Verdict

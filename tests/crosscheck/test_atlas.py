@@ -13,7 +13,7 @@ import torch
 from crosscheck import atlas
 from crosscheck.__main__ import main
 from crosscheck.atlas import DTYPES, IMPLEMENTATIONS, Atlas, Combination, Row, combinations, draw, text
-from crosscheck.recorder.optimizer_info import CLASSES
+from crosscheck.recorder.optimizer.rule import CLASSES
 from crosscheck.tolerance import WARN
 from tests.matrix.cells import pairwise
 

@@ -255,7 +255,7 @@ def test_a_killed_recording_replays_and_says_where_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The trace is as it was before the recorder closed: five steps were taken, and two parts of two were committed."""
-    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 2)
+    monkeypatch.setattr("crosscheck.recorder.samples.sampler.TURN_STEPS", 2)
     parameter = torch.nn.Parameter(torch.randn(8, generator=torch.Generator().manual_seed(0)))
     optimizer = sgd([parameter])
     with Recorder(optimizer, tmp_path / "trace"):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from crosscheck import Recorder
-from crosscheck.recorder import pending
+from crosscheck.recorder.samples import sampler
 from distrib.crosscheck import LiveReplay, replay
 from distrib.display import Display
 from distrib.errors import BadInput, RunFault
@@ -159,7 +159,7 @@ def wrong_after_10_steps(_rank: int) -> None:
         return applied
 
     replace_attribute(Update, "step", slow_step)
-    replace_attribute(pending, "PART_STEPS", 4)
+    replace_attribute(sampler, "TURN_STEPS", 4)
 
 
 def test_a_live_replay_may_only_warn_and_may_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

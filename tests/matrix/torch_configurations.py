@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from crosscheck import Recorder, Report, UnsupportedOptimizer, Verdict, replay
-from crosscheck.recorder.optimizer_info import CLASSES, DTYPES
+from crosscheck.recorder.optimizer.rule import CLASSES
+from crosscheck.recorder.optimizer.tensors import DTYPES
 from crosscheck.tolerance import WARN
 
 STEPS = 20

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crosscheck import Recorder, Report, Verdict, replay
-from crosscheck.recorder import optimizer_info
+from crosscheck.recorder.header import versions
 from tests.crosscheck.recording import make_parameters, take_steps
 
 
@@ -16,8 +16,8 @@ def nothing_moves(*_args: object, **_kwargs: object) -> None:
 
 def report_of(folder: Path, dtype: torch.dtype, version: str, monkeypatch: pytest.MonkeyPatch) -> Report:
     """Replay steps of a fused SGD that moves nothing, recorded with this version of torch."""
-    versions = optimizer_info.versions() | {"torch": version}
-    monkeypatch.setattr(optimizer_info, "versions", lambda: versions)
+    told = versions() | {"torch": version}
+    monkeypatch.setattr("crosscheck.recorder.recorder.versions", lambda: told)
     monkeypatch.setattr(torch, "_fused_sgd_", nothing_moves)
     parameters = [parameter.detach().to(dtype).requires_grad_() for parameter in make_parameters((4, 8))]
     optimizer = torch.optim.SGD(parameters, lr=0.5, fused=True)

@@ -17,8 +17,8 @@ from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
 from crosscheck import Recorder, UnsupportedOptimizer, Verdict, replay
-from crosscheck.recorder.pending import Pending
-from crosscheck.recorder.sample_reader import SampleReader
+from crosscheck.recorder.parts.pending import Pending
+from crosscheck.recorder.samples.reader import SampleReader
 from crosscheck.trace.writer import SegmentWriter
 from tests.crosscheck.recording import feed, make_parameters, take_steps
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from crosscheck.recorder.digests import Digester, DigestRanges, Range, as_integers
+from crosscheck.recorder.samples.digest_ranges import DigestRanges, Range
+from crosscheck.recorder.samples.digests import Digester, as_integers
 from crosscheck.trace.digest import digest
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -33,7 +33,7 @@ def record(folder: Path, make: Callable[[list[torch.nn.Parameter]], torch.optim.
     named = {"weight": torch.nn.Parameter(torch.randn(3, 4)), "bias": torch.nn.Parameter(torch.randn(2))}
     optimizer = make(list(named.values()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crosscheck.recorder.pending.PART_STEPS", 2)
+        patch.setattr("crosscheck.recorder.samples.sampler.TURN_STEPS", 2)
         with Recorder(optimizer, folder, coordinates=5, named_parameters=named.items()):
             for _ in range(steps):
                 for parameter in named.values():

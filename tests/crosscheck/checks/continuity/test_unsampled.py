@@ -149,7 +149,7 @@ def test_where_nothing_may_move(moved: bool, tmp_path: Path) -> None:
 
 def test_large_models_are_held_in_blocks_that_move_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each tensor 1,024 elements are held at a time, and the next ones in the next part of the trace."""
-    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 2)
+    monkeypatch.setattr("crosscheck.recorder.samples.sampler.TURN_STEPS", 2)
 
     def found(rows: slice, *, after: int) -> list[int]:
         def nudge(values: torch.Tensor) -> None:

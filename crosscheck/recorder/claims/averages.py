@@ -1,4 +1,4 @@
-"""What torch.optim.swa_utils.AveragedModel claims: which kind of average, of which parameters."""
+"""Reads from torch.optim.swa_utils.AveragedModel which kind of average it claims, and of which parameters."""
 
 import inspect
 from typing import Any, Literal

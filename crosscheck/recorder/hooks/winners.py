@@ -1,4 +1,4 @@
-"""Which element of each window won a max-pooling: near-ties fall as rounding has it, and the gradient follows."""
+"""Watches which element of each window wins a max-pooling. Rounding may decide this, and the gradient goes to the winner."""
 
 from functools import partial
 from typing import Self

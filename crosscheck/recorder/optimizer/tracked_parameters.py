@@ -1,4 +1,4 @@
-"""The parameters that an optimizer steps, tracked while some of them join, leave, or are replaced by others."""
+"""Tracks the parameters that an optimizer steps, while some of them join, leave, or are replaced by others."""
 
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from crosscheck.recorder import optimizer_info
+from crosscheck.recorder.optimizer.tensors import tensors_of
 from crosscheck.trace.format import TensorInfo
 
 
@@ -49,7 +49,7 @@ class TrackedParameters:
     def update(self) -> list[str]:
         """Take in what changed and return it, a sentence for each parameter that was replaced. Raises UnsupportedOptimizer."""
         replaced: list[str] = []
-        found = optimizer_info.tensors_of(self._optimizer, self._names)
+        found = tensors_of(self._optimizer, self._names)
         positions = [
             (number, k)
             for number, group in enumerate(self._optimizer.param_groups)

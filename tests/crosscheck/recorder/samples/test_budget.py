@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.nn import Parameter
 from torch.optim import SGD, Adam
 
 from crosscheck import Recorder, Verdict, replay
-from crosscheck.recorder.budget import budget_of
-from crosscheck.recorder.columns import level, spread, whole
+from crosscheck.recorder.samples.budget import budget_of
+from crosscheck.recorder.samples.columns import spread
 from tests.crosscheck.recording import make_parameters, parts_of, take_steps
 
 
@@ -47,7 +45,7 @@ def tensors(trace: Path) -> list[set[str]]:
 @pytest.mark.parametrize("make", [Adam, SlowAdam])
 def test_tensors_take_turns(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step samples 64 of 150 tensors; after three parts all were sampled, and the first step has seen them all."""
-    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 4)
+    monkeypatch.setattr("crosscheck.recorder.samples.sampler.TURN_STEPS", 4)
     parameters = make_parameters(*[(6, 5)] * 150)
     optimizer = make(parameters, lr=0.01)
     with Recorder(optimizer, tmp_path):
@@ -73,7 +71,7 @@ def test_a_full_step_of_a_large_model_is_blocks_of_it(tmp_path: Path) -> None:
 
 
 def test_what_is_sampled_moves_on_and_stays_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosscheck.recorder.pending.PART_STEPS", 2)
+    monkeypatch.setattr("crosscheck.recorder.samples.sampler.TURN_STEPS", 2)
     (weight,) = make_parameters((300, 100))
     optimizer = Adam([weight], lr=0.1)
     with Recorder(optimizer, tmp_path, steps=()):
@@ -138,70 +136,3 @@ def test_a_long_run_is_thinned_out() -> None:
     assert rates == [2048, 1024, 512, 256, 128, 64, 32, 16, 16]
     assert default.thinned(8).tensors == 8
     assert default.thinned(3).wide_bytes == default.wide_bytes // 8
-
-
-def test_small_tensors_are_covered_and_large_ones_alike() -> None:
-    sizes = [10, 1000, 50_000, 64, 2_000_000]
-    height = level(sizes, 4000)
-    assert sum(min(size, height) for size in sizes) in range(3990, 4001)
-    assert level([10, 20], 1000) == 20
-    assert level([10, 20], 1) == 1
-    assert level([], 5) == 1
-
-
-@pytest.mark.parametrize("turn", [None, 0, 1, 7])
-@pytest.mark.parametrize("count", [1, 2, 7, 100, 399])
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.randn(400),
-        torch.randn(20, 20).t(),
-        torch.randn(2, 10, 4, 5).to(memory_format=torch.channels_last),
-        torch.randn(20, 40)[:, ::2],
-        torch.randn(20, 1, 20).transpose(0, 2),
-    ],
-    ids=["plain", "transposed", "channels last", "gaps", "one row"],
-)
-def test_the_chosen_elements_are_at_the_positions_that_are_told(
-    tensor: torch.Tensor, count: int, turn: int | None
-) -> None:
-    columns = spread(Parameter(tensor), count, turn)
-    positions = columns.positions
-    assert positions.unique().numel() == positions.numel() == columns.count
-    assert count - 1 <= columns.count <= 2 * count
-    views, _ = columns.views(tensor)
-    assert torch.equal(torch.cat(views), tensor.flatten()[positions])
-    assert torch.equal(columns.ascending, positions.sort().values)
-
-
-def test_a_whole_tensor_in_another_order_of_memory() -> None:
-    tensor = torch.randn(2, 10, 4, 5).to(memory_format=torch.channels_last)
-    columns = whole(Parameter(tensor))
-    views, are_views = columns.views(tensor)
-    assert are_views
-    assert torch.equal(columns.sort(torch.cat(views)[None]), tensor.flatten()[None])
-
-
-@pytest.mark.parametrize("budget", ["light", "default", "full"])
-def test_the_estimate_is_kept(budget: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosscheck.recorder.sampler._FULL_EVERY", 5)
-    parameters = make_parameters((300, 90), (40,))
-    optimizer = Adam(parameters, lr=0.01)
-    with Recorder(optimizer, tmp_path, budget=budget) as recorder:
-        expected = recorder.estimate()
-        take_steps(optimizer, parameters, range(1, 41))
-    written = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
-    assert 0.5 < written / 40 / expected.disk_bytes < 2
-    assert expected.memory_bytes < 64 * 2**20
-    assert "KiB on disk" in str(expected)
-
-
-@pytest.mark.parametrize("everything", [{"budget": "full"}, {"steps": "all"}], ids=str)
-def test_looking_at_everything_is_what_is_timed(everything: Any, tmp_path: Path) -> None:
-    optimizer = SGD(make_parameters((3000, 1000)), lr=0.1)
-    with Recorder(optimizer, tmp_path / "sampled") as recorder:
-        sampled = recorder.estimate()
-    with Recorder(optimizer, tmp_path / "all", **everything) as recorder:
-        expected = recorder.estimate()
-    assert (sampled.elements, expected.elements) == (2048, 3_000_000)
-    assert expected.seconds > 2 * sampled.seconds

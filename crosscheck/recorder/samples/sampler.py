@@ -1,4 +1,4 @@
-"""Which tensors and elements are recorded, step by step: as many as the budget allows, others with each turn."""
+"""Chooses the tensors and elements that are recorded of each step: as many as the budget allows, others with each turn."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -6,14 +6,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from crosscheck.recorder import columns, pending
-from crosscheck.recorder.budget import Budget
-from crosscheck.recorder.columns import Columns
-from crosscheck.recorder.digests import DigestRanges
-from crosscheck.recorder.sample_reader import SampleReader
-from crosscheck.recorder.snapshot import Sample
-from crosscheck.recorder.tracked_parameters import TrackedParameters
+from crosscheck.recorder.optimizer.tracked_parameters import TrackedParameters
+from crosscheck.recorder.samples import columns
+from crosscheck.recorder.samples.budget import Budget
+from crosscheck.recorder.samples.columns import Columns
+from crosscheck.recorder.samples.digest_ranges import DigestRanges
+from crosscheck.recorder.samples.reader import SampleReader
+from crosscheck.recorder.samples.snapshot import Sample
 
+TURN_STEPS = 128
+"""Steps after which other tensors and elements are sampled, and a part of the trace is committed."""
 _FULL_EVERY = 100  # steps
 _THIN_AFTER = 2**27  # bytes of a trace; after as many again each step is recorded with half as much
 _SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
@@ -58,7 +60,7 @@ class Sampler:
 
     def turn(self, step: int) -> int:
         """Return the number of the turn that a step belongs to; with each one other tensors and elements are sampled."""
-        return (step - 1) // pending.PART_STEPS
+        return (step - 1) // TURN_STEPS
 
     def reader(self, step: int) -> SampleReader:
         """Return a reader of what is recorded at every step of the turn to which `step` belongs."""

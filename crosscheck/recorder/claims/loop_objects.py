@@ -1,4 +1,4 @@
-"""What the objects of a training loop say of it: scheduler, model, averaged model, bounds of clipping."""
+"""Reads what the objects of a training loop say of it: scheduler, model, averaged model, bounds of clipping."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,9 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.weak import WeakIdKeyDictionary
 
 from crosscheck.errors import TraceError
-from crosscheck.recorder.averages import kind_of_average, pairs_of
-from crosscheck.recorder.schedules import formula_of, times_stepped, unwrap_scheduler
-from crosscheck.recorder.stepped_copy import SteppedCopy
+from crosscheck.recorder.claims.averages import kind_of_average, pairs_of
+from crosscheck.recorder.claims.schedule_formulas import formula_of
+from crosscheck.recorder.claims.scheduler import times_stepped, unwrap_scheduler
+from crosscheck.recorder.claims.stepped_copy import SteppedCopy
 from crosscheck.trace.format import Claims, Option
 from crosscheck.trace.reserved_options import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE
 from crosscheck.trace.schedule_claims import RECORDED
@@ -22,7 +23,7 @@ _Options = tuple[dict[str, Option], ...]
 
 
 class LoopObjects:
-    """The claims that are read from objects, joined with those that were written down; and what the objects claim of each step."""
+    """Joins the claims that are read from objects with those that were written down, and says what the objects claim of each step."""
 
     def __init__(
         self,
@@ -82,11 +83,11 @@ class LoopObjects:
         return _with(options, [{AVERAGED: int(self._averaged.n_averaged)}, *({} for _ in options[1:])])
 
     def watch_clipping(self) -> None:
-        """Expect to be told of each clipping, from now on: what is not told of a step is not claimed of it."""
+        """Expect a call of `clipped` for each step that is clipped, from now on. For a step without that call no clipping is claimed."""
         self._expects_clips = True
 
     def clipped(self, *, norm: float | None = None, value: float | None = None) -> None:
-        """Take in by which bound the gradients of the coming step are clipped; NaN: by something that no claim can hold."""
+        """Note the bound at which the gradients of the coming step are clipped. NaN says that no claim can describe the clipping."""
         if self._clips:  # twice in a step
             norm = value = float("nan")
         self._clips = {CLIP_NORM: norm, CLIP_VALUE: value}

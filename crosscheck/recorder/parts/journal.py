@@ -1,11 +1,11 @@
-"""The segment that is being written, and the steps that wait to be written to it."""
+"""Writes a segment of the trace, and holds the steps that wait to be written to it."""
 
 import contextlib
 import os
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from crosscheck.recorder.pending import Pending
+from crosscheck.recorder.parts.pending import Pending
 from crosscheck.trace.format import TensorInfo
 from crosscheck.trace.writer import SegmentWriter
 

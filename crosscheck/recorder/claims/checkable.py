@@ -1,4 +1,4 @@
-"""Whether what a trainer claims can be checked: it is asked when the recorder is attached, not when the trace is replayed."""
+"""Refuses claims that no replay could check, as soon as the recorder is attached."""
 
 from collections.abc import Mapping, Sequence
 

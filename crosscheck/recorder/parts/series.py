@@ -1,4 +1,4 @@
-"""Series of values: one quantity of one tensor, in those rows of a block that have it."""
+"""Makes series of values: one quantity of one tensor, in those rows of a block that have it."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from crosscheck.errors import UnsupportedOptimizer
-from crosscheck.recorder.columns import Columns
-from crosscheck.recorder.snapshot import Values
+from crosscheck.recorder.samples.columns import Columns
+from crosscheck.recorder.samples.snapshot import Values
 
 
 class Series(NamedTuple):

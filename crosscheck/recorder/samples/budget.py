@@ -1,4 +1,4 @@
-"""What recording a step may cost: numbers of elements and bytes that do not depend on the size of the model."""
+"""Limits what recording a step may cost, by numbers of elements and bytes that do not depend on the size of the model."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,7 @@
-"""Which elements of a tensor are recorded, and views of them that cost no copy."""
+"""Chooses the elements of a tensor that are recorded, and makes views of them, which cost no copy."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -123,9 +123,9 @@ def spread(parameter: Tensor, count: int, turn: int | None) -> Columns:
 
 
 def level(sizes: Sequence[int], total: int) -> int:
-    """Return the height of water poured over the sizes: how many elements of each, at most, come to `total` in sum.
+    """Return how much to take of each tensor, at most, so that it comes to `total` in sum, or to less.
 
-    Small tensors are covered, large ones alike. It is at least 1.
+    Tensors up to this size are taken whole, and larger ones share equally what these leave. It is at least 1.
     """
     left = total
     for position, size in enumerate(sorted(sizes)):
@@ -134,16 +134,6 @@ def level(sizes: Sequence[int], total: int) -> int:
             return max(share, 1)
         left -= size
     return max(sizes, default=1)
-
-
-def same_format(
-    tensors: Iterable[tuple[int, Tensor]],
-) -> dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]]:
-    """Return numbered tensors by format and device: what can be put into one vector."""
-    found: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
-    for number, tensor in tensors:
-        found.setdefault((tensor.dtype, tensor.device), []).append((number, tensor))
-    return found
 
 
 def _dense_strides(tensor: Tensor) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""A copy of a scheduler that the recorder steps itself: what a schedule without a formula claims, step by step."""
+"""Steps a copy of a scheduler that has no formula, to know the rate that it claims for each step."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rows of one sample, gathered step by step and laid out tensor by tensor as the trace wants them."""
+"""Gathers the rows of one sample step by step, and lays them out tensor by tensor for the trace."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.digests import Digests, Quantity
-from crosscheck.recorder.series import EMPTY, Series, by_tensor, unequal
-from crosscheck.recorder.snapshot import Sample, Snapshot, Values
+from crosscheck.recorder.parts.series import EMPTY, Series, by_tensor, unequal
+from crosscheck.recorder.samples.digest_ranges import Quantity
+from crosscheck.recorder.samples.digests import Digests
+from crosscheck.recorder.samples.snapshot import Sample, Snapshot, Values
 from crosscheck.trace.format import AVERAGE, DIGEST, PARAM, Block, SlotRows, TensorRows, key
 
 

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.columns import same_format
-from crosscheck.recorder.digests import Digester, Quantity, as_integers
-from crosscheck.recorder.optimizer_info import DTYPES, state_of
-from crosscheck.recorder.snapshot import Bucket, BucketEntry, Numbers, Sample, Snapshot, Values
-from crosscheck.trace.format import PARAM, RESERVED_SLOTS
+from crosscheck.recorder.optimizer.state import slot_name, state_of
+from crosscheck.recorder.optimizer.tensors import DTYPES
+from crosscheck.recorder.samples.digest_ranges import Quantity
+from crosscheck.recorder.samples.digests import Digester, as_integers
+from crosscheck.recorder.samples.snapshot import Bucket, BucketEntry, Numbers, Sample, Snapshot, Values
+from crosscheck.trace.format import PARAM
 
 _StateTensor = tuple[Mapping[Any, Any], Any, Tensor, int]
 """A mapping, the key under which it holds a tensor, the tensor, and the address of its memory."""
@@ -77,7 +78,7 @@ class SampleReader:
         """Yield for each dtype and device the numbers of its tensors, vectors of the sample's elements, and whether these are
         views: of a tensor that lies otherwise than the parameter they are copies.
         """
-        for members in same_format(tensors).values():
+        for members in _same_format(tensors).values():
             pairs = [self.sample.columns[number].views(tensor) for number, tensor in members]
             numbers = tuple(number for number, _ in members)
             yield (
@@ -112,7 +113,7 @@ class SampleReader:
                 are_all_views &= are_views
                 self._bucket(buckets, slot, views[0]).add(BucketEntry(slot, False, numbers), views)
         for slot, tensors in scalars.items():
-            for members in same_format(tensors).values():
+            for members in _same_format(tensors).values():
                 numbers, views = tuple(n for n, _ in members), [t for _, t in members]
                 self._bucket(buckets, slot, views[0]).add(BucketEntry(slot, True, numbers), views)
         self._digester, are_views = self._make_digester(elementwise)
@@ -132,7 +133,7 @@ class SampleReader:
             own: Mapping[str, Any] | None = self._optimizer.state.get(parameter)
             self._states.append((parameter, own, len(own or ())))
             for key, value in state_of(self._optimizer, parameter, group, self._slot_names).items():
-                slot, mapping = _slot_name(key, self._slot_names), own or {}
+                slot, mapping = slot_name(key, self._slot_names), own or {}
                 if key not in mapping:
                     mapping = self._optimizer.param_groups[group]
                     self._counting_groups.append((group, mapping))
@@ -174,7 +175,11 @@ class SampleReader:
         return Digester([(quantity, piece) for quantity, piece, _ in pieces]) if pieces else None, are_views
 
 
-def _slot_name(key: str, names: Mapping[str, str]) -> str:
-    """Return the slot's name of a key of the state. `names` has those that differ."""
-    slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
-    return f"state {slot}" if slot in RESERVED_SLOTS else slot
+def _same_format(
+    tensors: Iterable[tuple[int, Tensor]],
+) -> dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]]:
+    """Return numbered tensors by format and device: what can be put into one vector."""
+    found: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
+    for number, tensor in tensors:
+        found.setdefault((tensor.dtype, tensor.device), []).append((number, tensor))
+    return found

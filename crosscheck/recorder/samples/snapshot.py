@@ -1,4 +1,4 @@
-"""Which elements are recorded, and the copies of them that are taken at one moment."""
+"""Describes a sample, and holds the copies of its elements that are taken at one moment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.columns import Columns
-from crosscheck.recorder.digests import DigestRanges, Digests
+from crosscheck.recorder.samples.columns import Columns
+from crosscheck.recorder.samples.digest_ranges import DigestRanges
+from crosscheck.recorder.samples.digests import Digests
 
 Numbers = tuple[int, ...]
 """Numbers of tensors, which are their positions in the trace's list."""

@@ -1,0 +1,43 @@
+"""Finds the torch optimizer inside wrappers of Accelerate and DeepSpeed, and refuses optimizers that shard their state."""
+
+from typing import Any
+
+import torch
+
+from crosscheck.errors import UnsupportedOptimizer
+
+_DEEPSPEED_WRAPPERS = "deepspeed.runtime.fp16."  # FP16_Optimizer and FP16_UnfusedOptimizer, also for bfloat16
+
+
+def without_accelerate(wrapped: Any, name: str) -> Any:
+    """Return what is inside wrappers of Accelerate, which keep it as the attribute `name`."""
+    while type(wrapped).__module__.startswith("accelerate."):
+        wrapped = getattr(wrapped, name)
+    return wrapped
+
+
+def unwrap(optimizer: Any) -> torch.optim.Optimizer:
+    """Return the torch optimizer inside wrappers that have no hooks of their own: Accelerate's, and those of DeepSpeed that
+    step whole master weights.
+
+    Raises UnsupportedOptimizer.
+    """
+    inner: Any = without_accelerate(optimizer, "optimizer")
+    while type(inner).__module__.startswith(_DEEPSPEED_WRAPPERS):
+        inner = inner.optimizer
+    kind: type[object] = inner.__class__
+    if any(
+        base.__name__ == "ZeroRedundancyOptimizer" or base.__module__.startswith("deepspeed.runtime.")
+        for base in kind.__mro__
+    ):
+        raise UnsupportedOptimizer(
+            f"{kind.__name__} shards its state over ranks, so no rank holds a whole step; record the unsharded optimizer"
+        )
+    if any(base.__module__.startswith("deepspeed.") for base in kind.__mro__):
+        raise UnsupportedOptimizer(
+            f"{kind.__name__} steps with kernels of DeepSpeed, whose arithmetic no profile covers; record an optimizer of torch, which "
+            '"torch_adam": true in the parameters of DeepSpeed\'s Adam chooses'
+        )
+    if not isinstance(inner, torch.optim.Optimizer):
+        raise UnsupportedOptimizer(f"{kind.__name__} is not a torch.optim.Optimizer")
+    return inner
