@@ -23,11 +23,13 @@ COMMANDS = {"replay": replay, "report": report, "watch": watch, "record": record
 def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> int:
     """Run a command and return the exit code. `prog` is how the help calls the program."""
     open_streams()
-    parser = argparse.ArgumentParser(prog=prog, description="Hold torch.optim against Optax.")
+    parser = argparse.ArgumentParser(prog=prog, description="Check recorded steps of torch.optim against Optax.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         command.add_options(commands.add_parser(name, help=command.HELP, description=command.__doc__))
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # parse_args would show the usage of the whole program, and not that of the command
+        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         if options.json is not None:
             expect_writable("--json", options.json)

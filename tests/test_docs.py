@@ -54,6 +54,18 @@ def test_commands_use_keys_that_exist(document: Path) -> None:
         load(RunConfig, find_recipe(recipe), given.split())
 
 
+def test_no_two_trainings_share_a_folder() -> None:
+    trainings: dict[str, set[str]] = {}
+    for document in DOCUMENTS:
+        lines = [*commands(document), *"".join(scripts(document)).splitlines()]
+        for line in (line for line in lines if "train" in line or "RunConfig" in line):
+            for folder in re.findall(r"""--output\.dir (\S+)|"output\.dir": "([^"]+)\"""", line):
+                trainings.setdefault("".join(folder), set()).add(line.strip())
+    assert len(trainings) > 10
+    shared = {folder: lines for folder, lines in trainings.items() if len(lines) > 1}
+    assert not shared, "the second of them would be refused, because the folder holds another run"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_line_of_a_shell_block_is_a_command(document: Path) -> None:
     assert len(fenced_commands(document)) <= len(commands(document)), "tests/documents.py does not know its program"

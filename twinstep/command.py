@@ -30,12 +30,12 @@ COMMANDS = {
     "sweep": Command("distrib.sweep.__main__", "train", "train each run of a file, some at a time"),
     "launch": Command("distrib.launcher", "train", "start several ranks, as accelerate launch does"),
     "doctor": Command("distrib.doctor.__main__", "train", "check this machine: devices, versions, what would fail"),
-    "compare": Command("distrib.compare.__main__", "train", "show runs side by side, and where they first part"),
+    "compare": Command("distrib.compare.__main__", "train", "show runs side by side, and where they first differ"),
     "page": Command("distrib.page.__main__", "train", "make the page of a run again"),
-    "predict": Command("distrib.predict", "train", "say what the network of a run sees in images"),
-    "export": Command("distrib.export.__main__", "train", "write its network as .pt2 and ONNX, with a card"),
+    "predict": Command("distrib.predict", "train", "print which classes the network of a run finds in images"),
+    "export": Command("distrib.export.__main__", "train", "write the network of a run as .pt2 and ONNX"),
     "bench": Command("distrib.bench", "train", "measure what the loop costs beside the network"),
-    "replay": Command("crosscheck.__main__", "replay", "take each recorded step again with Optax: the verdict"),
+    "replay": Command("crosscheck.__main__", "replay", "compute each recorded step again with Optax"),
     "report": Command("crosscheck.__main__", "replay", "replay, and write a page that shows the result"),
     "watch": Command("crosscheck.__main__", "replay", "replay while the trace grows"),
     "record": Command("crosscheck.__main__", "replay", "run a script as it is, record its optimizers, replay"),
@@ -145,7 +145,7 @@ def _help_of(name: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = ["Train a network data-parallel, and take every step again with Optax.", ""]
+    lines = ["Train a network data-parallel, and check its recorded steps with Optax.", ""]
     for extra, title in _TITLES.items():
         lines.append(f"{title} (the extra {extra}):")
         lines += [f"  {name:<17} {each.summary}" for name, each in COMMANDS.items() if each.extra == extra]

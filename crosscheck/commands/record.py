@@ -4,7 +4,7 @@ Every optimizer that the script steps, also in processes that it starts, is reco
 its own; the ranks of DDP share one, and are compared. The script keeps its standard input, output and error, its signals and its exit code; the report goes to standard
 error. The exit code is the script's if the script failed (128 + N if signal N ended it). Otherwise it is that of the
 replay: 0 match, 1 mismatch, 2 bad input (no optimizer was stepped, none could be recorded, or a trace cannot be replayed), 3
-vacuous; of several optimizers the worst.
+vacuous, 70 an error in this program; of several optimizers the worst.
 """
 
 import argparse

@@ -1,4 +1,8 @@
-"""Take each recorded step of a run again with Optax, and give the verdict."""
+"""Compute each recorded step of a run again with Optax, and print the verdict.
+
+Exit codes: 0 match; 1 mismatch; 2 bad input; 3 vacuous, which means that nothing on record could have contradicted the formula; 70
+an error in this program; 130 interrupted.
+"""
 
 import argparse
 from pathlib import Path
@@ -9,7 +13,7 @@ from crosscheck.commands.jax_modules import import_jax
 from crosscheck.commands.output import say_report
 from crosscheck.report.verdict import EXIT_CODES
 
-HELP = "replay a recorded run through Optax; exit 0 match, 1 mismatch, 2 bad input, 3 vacuous, 70 fault"
+HELP = "compute each recorded step of a run again with Optax, and print the verdict"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

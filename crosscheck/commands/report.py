@@ -1,7 +1,8 @@
-"""Replay a recorded run, and write a page that shows what it came to.
+"""Replay a recorded run, print the verdict, and write a page that shows the result.
 
-It is replay, with the same options and exit codes. Unless --html says where, the page is beside the trace: RUN/crosscheck.html
-for the folder of a run, and TRACE.html for a trace.
+The options are those of replay. Unless --html says where, the page is beside the trace: RUN/crosscheck.html for the folder of a
+run, and TRACE.html for a trace. Exit codes: 0 match; 1 mismatch; 2 bad input; 3 vacuous, which means that nothing on record could
+have contradicted the formula; 70 an error in this program; 130 interrupted.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 from crosscheck.commands import replay
 from crosscheck.commands.output import tell
 
-HELP = "replay, and write a page that shows what it came to, beside the trace; exit codes as of replay"
+HELP = "replay, and write a page that shows the result, beside the trace"
 add_options = replay.add_options
 
 

@@ -229,6 +229,11 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
             raise TraceError(f"{folder}: segment-{number:04} is missing (found {segment.name} in its place)")
     segments = tuple(_open_segment(segment) for segment in found)
     if not segments:
+        if folder == path and reading(path, (path / "config.toml").is_file):
+            raise TraceError(
+                f"{path} is the folder of a run that recorded nothing: there is no trace/ in it. Train with --crosscheck.record, "
+                "or a recipe that has crosscheck.record = true"
+            )
         raise TraceError(f"{path} is not a trace: it holds no segment-0001/ (see docs/trace.md)")
     rules = sorted({segment.header.rule for segment in segments})
     if len(rules) > 1:

@@ -28,7 +28,7 @@ false becomes true.
 examples
   twinstep train quickstart
   twinstep train quickstart --optimizer.name adam --optimizer.lr 1e-3
-  twinstep train sgd-onecycle --training.epochs 6 --output.dir runs/a
+  twinstep train sgd-onecycle --training.epochs 6 --output.dir runs/onecycle
   twinstep train --help optimizer       the keys of one section only
 
 exit codes   0 done, 1 fault, 2 bad input, 75 stopped on request (the same

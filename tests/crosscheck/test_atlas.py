@@ -230,8 +230,15 @@ def test_the_command_exits_1_if_something_disagrees(
     printed = capsys.readouterr()
     assert "adam: the stock alias agrees in" in printed.out
     assert "sgd: the stock alias agrees in" in printed.out
-    assert printed.err == ""  # progress is for terminals
+    assert printed.err == "crosscheck: the whole table takes two to four minutes\n"  # progress is for terminals
     assert strict((tmp_path / "atlas.json").read_text())["agrees"] == (code == 0)
+
+
+def test_progress_is_not_mixed_into_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    draw([PLAIN], implementations=["single"], dtypes=["float32"], progress=True)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("\r1 of 1: ")
 
 
 def test_the_command_draws_the_whole_atlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

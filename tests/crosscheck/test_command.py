@@ -79,6 +79,22 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
     assert exit_.value.code == 2
 
 
+def test_an_option_that_does_not_exist_shows_the_usage_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(capsys, "watch", "x", "--require", "clipping")
+    err = capsys.readouterr().err
+    assert err.startswith("usage: crosscheck watch ")
+    assert "unrecognized arguments: --require clipping" in err
+
+
+def test_a_run_that_was_not_recorded_says_how_to_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.toml").touch()
+    code, out, err = run(capsys, "replay", tmp_path)
+    assert (code, out) == (2, "")
+    assert f"{tmp_path} is the folder of a run that recorded nothing" in err
+    assert "--crosscheck.record" in err
+
+
 def test_the_folder_of_a_run_will_do(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "replay", trace.parent) == run(capsys, "replay", trace)
 
