@@ -1,4 +1,4 @@
-"""The Twinstep trainer: data-parallel CIFAR training with fused optimizers under Accelerate.
+"""The Twinstep trainer: data-parallel training of image networks with fused optimizers under Accelerate.
 
     from distrib import RunConfig, load_run, train
     run = train(RunConfig.from_recipe("quickstart", {"training.epochs": 1}))

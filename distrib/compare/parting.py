@@ -1,4 +1,4 @@
-"""Where two runs part: the first step at which a quantity is not the same any more, and the first at which that is no rounding."""
+"""Where two runs part: the first step at which a quantity differs at all, and the first at which it differs by more than a thousandth."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ import numpy as np
 from distrib.page.curves import Column
 from distrib.page.run_files import RunFiles
 
-_LAST_BITS = 1e-3
-"""Relative. Other kernels, threads or numbers of ranks change last bits, which grow from step to step; a mistake starts larger."""
+_THOUSANDTH = 1e-3
+"""Relative. Other kernels, threads or numbers of ranks change last bits. These differences grow from step to step, and in bf16 they
+reach a thousandth within tens of steps; most mistakes are as large at once."""
 _CLOCKS = ("seconds", "data_seconds")
 """What depends on how busy the machine was."""
 
@@ -34,9 +35,9 @@ def first_difference(one: RunFiles, other: RunFiles) -> Parting | None:
     return _first(one, other, 0.0)
 
 
-def first_beyond_rounding(one: RunFiles, other: RunFiles) -> Parting | None:
+def first_beyond_thousandth(one: RunFiles, other: RunFiles) -> Parting | None:
     """Return the first step at which a number differs by more than a thousandth of it; None if there is none."""
-    return _first(one, other, _LAST_BITS)
+    return _first(one, other, _THOUSANDTH)
 
 
 def common_steps(one: RunFiles, other: RunFiles) -> int:

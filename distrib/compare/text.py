@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from distrib.compare.parting import Parting, common_steps, differing_keys, first_beyond_rounding, first_difference
+from distrib.compare.parting import Parting, common_steps, differing_keys, first_beyond_thousandth, first_difference
 from distrib.config.messages import as_text
 from distrib.layout import SUMMARY
 from distrib.page.run_files import RunFiles, Summary
@@ -75,7 +75,7 @@ def parting(first: RunFiles, other: RunFiles) -> str:
     common = common_steps(first, other)
     if not common:
         return "they have no step in common"
-    exact, beyond = first_difference(first, other), first_beyond_rounding(first, other)
+    exact, beyond = first_difference(first, other), first_beyond_thousandth(first, other)
     if exact is None:
         return f"the same in {'the step' if common == 1 else f'all {common} steps'} that both have"
     return f"they part at {exact}{_beyond(exact, beyond)}"

@@ -21,9 +21,9 @@ overrides one key of it. VALUE is written as in TOML, text without quotes;
 `none` unsets a key that may be none. Without VALUE a key that is true or
 false becomes true.
 
-  --dry-run   write nothing: print each value and where it is from, the world,
-              the learning rate as a plot, memory, disk, and the time after
-              three measured steps
+  --dry-run   do not train: print each value and where it is from, the number
+              of processes and steps, the learning rate as a plot, and
+              estimates of memory, disk and time, from three measured steps
 
 examples
   twinstep train quickstart

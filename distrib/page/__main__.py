@@ -11,7 +11,11 @@ from distrib.page.live import available
 from distrib.page.run_files import read_run
 from distrib.text import harmless
 
-USAGE = "usage: twinstep page RUN      (the folder of a run; writes RUN/index.html)"
+_USAGE = "usage: twinstep page RUN"
+_HELP = f"""\
+{_USAGE}
+
+Make RUN/index.html again from the files in RUN, which is the folder of a run. Exit codes: 0 done, 2 bad input."""
 
 
 def main(arguments: list[str]) -> int:
@@ -21,10 +25,10 @@ def main(arguments: list[str]) -> int:
 
 def _main(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
-        print(USAGE)
+        print(_HELP)
         return EXIT_DONE
     if len(arguments) != 1:
-        raise BadInput(f"expected the folder of one run, not {len(arguments)} arguments; {USAGE}")
+        raise BadInput(f"expected the folder of one run, not {len(arguments)} arguments; {_USAGE}")
     folder = Path(arguments[0])
     if not (folder / STATUS).is_file():
         raise BadInput(

@@ -111,7 +111,7 @@ def test_the_commands_of_a_page(document: Path, place: Path) -> None:
 
 @pytest.mark.matrix
 def test_the_scripts_of_the_first_hour(place: Path) -> None:
-    broken, fused = scripts(ROOT / "docs/start.md")
+    *_, broken, fused = scripts(ROOT / "docs/start.md")
     (place / "broken.py").write_text(broken)
     ended = run("python broken.py", place)
     assert ended.returncode == 1
