@@ -79,6 +79,14 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
     assert exit_.value.code == 2
 
 
+@pytest.mark.parametrize("command", ["replay", "report", "watch", "record", "atlas"])
+def test_help_lists_the_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(capsys, command, "--help")
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(code in said for code in ("0 ", "1 ", "2 bad input", "70 an error in this program"))
+
+
 def test_an_option_that_does_not_exist_shows_the_usage_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(capsys, "watch", "x", "--require", "clipping")

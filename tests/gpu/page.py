@@ -19,9 +19,9 @@ _HEAD = """\
 
 {standing}
 
-    make gpu                                          # sets up .venv; writes runs/gpu/report.md, report.json and log.txt
-    python -m tests.gpu --out DIR --minutes 9         # under any Python that has what it needs, without a network
-    python -m tests.gpu --out DIR --device cpu        # a rehearsal: every part in small, nothing worth keeping
+    make gpu                                      # sets up .venv; writes runs/gpu/report.md, report.json and log.txt
+    python -m tests.gpu --out DIR --minutes 9     # under any Python that has what it needs, without a network
+    python -m tests.gpu --out DIR --device cpu    # a rehearsal: every part in small, nothing worth keeping
 
 The kit needs one GPU and takes nine minutes at most. Its parts run in processes of their own, the most important first. The report
 is written after every case, so a kit that is cut off loses one case, and the same command goes on from there. `--parts trainer,loop` takes

@@ -29,6 +29,13 @@ def test_without_its_library_it_names_the_line_that_gets_it(
     )
 
 
+def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "Make RUN/index.html again" in said
+    assert "Exit codes: 0 done, 2 bad input." in said
+
+
 @pytest.mark.parametrize("arguments", [[], ["a", "b"]])
 def test_it_takes_one_folder(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
