@@ -1,4 +1,4 @@
-"""Training from a script or a notebook: what `from distrib import train, load_run` gives."""
+"""`train` and `load_run`, for scripts and notebooks: `from distrib import train, load_run`."""
 
 import os
 import threading
@@ -30,18 +30,21 @@ _OURS = ("ACCELERATE_", "CUBLAS_", "KMP_", "MASTER_", "OMP_")
 
 
 def train(config: RunConfig) -> SavedRun:
-    """Train what `config` says, in this process, and return the run, as `load_run` does.
+    """Train the run that `config` describes, in this process, and return it as `load_run` does.
 
-    What `python -m distrib.train` does, with the same bytes as its result: a folder that holds part of the run is continued,
-    and the trace is replayed if there is one. Where several processes call this at once, started by `accelerate launch` or by
-    Accelerate's `notebook_launcher`, they are the ranks of one run; rank 0 alone waits for the verdict.
+    It does the same as `python -m distrib.train`, with the same bytes as the result: if the folder holds part of the run, it
+    continues there, and if the run is recorded, it replays the trace. If several processes call this at once, started by
+    `accelerate launch` or by Accelerate's `notebook_launcher`, they are the ranks of one run; rank 0 alone waits for the verdict.
 
-    Where the command ends with an exit code, this raises: BadInput for what somebody has to mend; RunFault for a run that
-    failed, such as by a loss that is not finite or a mismatch of the cross-check; Stopped, when a checkpoint is written, for a
-    run that was asked to stop, by Ctrl-C or a signal; OSError for a disk that fails. A second Ctrl-C raises KeyboardInterrupt.
-    In another thread than the main one nothing listens to signals. A rank that waits for a dead one ends its process.
+    In a thread other than the main one signals are not heard. A rank that waits for a dead one ends its process. Afterwards
+    signal handlers, threads, torch's settings and its random numbers, and the environment are as they were before.
 
-    Signals, threads, torch's settings and its random numbers, and the environment are afterwards what they were.
+    Raises:
+        BadInput: A key, a file or a folder cannot be used; the message says how to mend that.
+        RunFault: The run failed, for example by a loss that is not finite or a mismatch of the cross-check.
+        Stopped: Ctrl-C or a signal asked the run to stop, and a checkpoint is written; the same call continues.
+        OSError: A disk failed.
+        KeyboardInterrupt: Ctrl-C was pressed a second time.
     """
     _refuse_other_training()
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -64,7 +67,7 @@ def train(config: RunConfig) -> SavedRun:
 
 
 def load_run(path: str | Path) -> SavedRun:
-    """Return what the folder of a run holds. Raises BadInput if it is none."""
+    """Return the run in a folder: its configuration, summary, curves and network. Raises BadInput if it is not the folder of a run."""
     return SavedRun(Path(path))
 
 

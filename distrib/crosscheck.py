@@ -26,20 +26,21 @@ _MATCH, _MISMATCH, _VACUOUS = 0, 1, 3
 
 
 class CrosscheckConfig(Section):
-    """Whether every optimizer step is recorded and then taken again by Optax."""
+    """Whether optimizer steps are recorded, how much of them, and when Optax computes them again."""
 
     record: bool = False
     """Record the optimizer's steps in the run's folder, under trace/."""
     steps: Literal["sampled", "all"] | Annotated[tuple[Positive, ...], Field(strict=False)] = "sampled"
-    """Steps recorded with every element: sampled (the first three, every hundredth, the one after a skip), all, or step numbers."""
+    """Steps that are recorded with more elements: sampled takes the first three, every hundredth and the one after a skipped one, within
+    the budget; all, or step numbers, record every element of these steps."""
     budget: Literal["light", "default", "full"] | Annotated[int, Field(ge=1024, le=2**40)] = "default"
-    """What may be looked at in a step: light, default (about 100 KiB written a step), full (everything), or a number of bytes."""
+    """How much of each step is recorded: light, default (about 100 KiB a step), full (every element of every step), or a number of bytes."""
     coordinates: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Elements of each tensor recorded at every step, instead of those that the budget spreads over all tensors."""
     gradient_steps: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
     """Steps recorded with their batch, to recompute the gradient itself: 3 MB and a second or two of replay each."""
     replay: bool = True
-    """Replay the record when training is over, if JAX and Optax are installed; a mismatch ends the run with 1."""
+    """Replay the record when training is over, if JAX and Optax are installed. At a mismatch the run ends with exit code 1."""
     live: Literal["off", "warn", "stop"] = "off"
     """Replay the record while training goes on as well, in a process of the lowest priority. At a mismatch warn says so once, and stop
     writes a checkpoint and ends the run with 1. Where training takes all cores of a CPU, this process waits for most of the run:

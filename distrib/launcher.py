@@ -1,4 +1,4 @@
-"""`python -m distrib.launcher …`, in the place of `accelerate launch …`: the same launcher, which ends as the run ends.
+"""`python -m distrib.launcher …` takes the place of `accelerate launch …`: it is the same launcher, but exits with the code of the run.
 
 Accelerate's own command turns every exit code of a rank into 1, and shows twenty lines of its own after a Ctrl-C or bad input. This one
 starts the same ranks in the same way, lets them have the last word, and exits with the code of the run: 0 done, 1 fault, 2 bad
@@ -44,7 +44,8 @@ _TYPES = {
 USAGE = """\
 usage: twinstep launch [OPTION ...] -m distrib.train RECIPE [--KEY VALUE ...]
 
-Takes what accelerate launch takes; its own --help lists everything. Often used:
+Takes the options of accelerate launch, which `accelerate launch --help` lists. Often
+used:
   --config_file FILE   a launch file, or a name of the project's, as cpu-2
   --num_processes N    ranks on all machines together
   --num_machines N     machines
@@ -53,7 +54,7 @@ Takes what accelerate launch takes; its own --help lists everything. Often used:
                        where the ranks meet
   --mixed_precision MODE
                        no, fp16 or bf16
-  --max_restarts N     start all ranks again so often if one is lost
+  --max_restarts N     start all ranks again if one is lost, at most N times
 
 Exits with 0 done, 1 fault, 2 bad input, 75 stopped on request.
 """

@@ -1,4 +1,4 @@
-"""Say which classes the network of a run finds in images.
+"""Print which classes the network of a run finds in images.
 
 RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. Each image has a
 line, with the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
@@ -49,7 +49,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--best", action="store_true", help="take the checkpoint of the best test accuracy (checkpoint.best)"
     )
     parser.add_argument(
-        "--network", metavar="NAME", help="the code that makes the network, where it is not this program's"
+        "--network", metavar="package.module:factory", help="the code of the network, if it is your own (model.name)"
     )
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes to show (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="a JSON object a line, with all classes")

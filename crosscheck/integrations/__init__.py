@@ -1,1 +1,1 @@
-"""The recorder in other people's training loops, one module a library; each imports its library, and none imports JAX."""
+"""Attaches the recorder to the training loops of other libraries, one module for each. Each imports its library, and none imports JAX."""

@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate: one line after `accelerator.prepare`.
+"""Records in a loop of Hugging Face Accelerate, by one line after `accelerator.prepare`.
 
     recording = record(accelerator, "trace")        # and recording.close() at the end, or `with record(...):`
 

@@ -1,9 +1,9 @@
-"""Lightning: a callback.
+"""Records in Lightning, by a callback.
 
     trainer = Trainer(callbacks=[RecorderCallback("trace")])
 
-Steps are optimizer steps. The gradients are captured before the trainer clips them, and the trainer says by which bound it
-clips and when it steps the scheduler. A run that continues from a checkpoint continues the trace. Rank 0 records.
+Steps are optimizer steps. The gradients are captured before the trainer clips them. The bound of the clipping, and how often the
+scheduler is stepped, are read from the trainer. A run that continues from a checkpoint continues the trace. Rank 0 records.
 """
 
 import math
@@ -36,9 +36,9 @@ class RecorderCallback(Callback):
 
         Args:
             path: The folder of the trace.
-            optimizer: Which one, in the order of `configure_optimizers`.
-            **recording: More arguments of `Recorder`, such as `steps`, `average` or `claims`. Those given here count
-                more than what the trainer says.
+            optimizer: The number of the optimizer, in the order of `configure_optimizers`.
+            **recording: More arguments of `Recorder`, such as `steps`, `average` or `claims`. They take
+                precedence over the trainer's settings.
         """
         super().__init__()
         self.path, self._number, self._given = Path(path), optimizer, recording

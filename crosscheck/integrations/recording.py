@@ -1,4 +1,4 @@
-"""One recording of a loop that may be nobody's: on all ranks but the first there is nothing to record."""
+"""The recording of one optimizer in another library's loop. On all ranks but the first it records nothing."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +12,10 @@ from crosscheck.recorder.warning import warn
 
 
 class Recording:
-    """What an integration hands out: a recorder with what it does to the loop, or, on ranks that do not record, nothing."""
+    """What an integration returns: it holds the recorder, or nothing on ranks that do not record, and closes it."""
 
     def __init__(self, recorder: Recorder | None, detach: Callable[[], None] | None = None) -> None:
-        """`detach`: gives the loop back what was put into it."""
+        """`detach` takes out of the loop what the integration put into it."""
         self.recorder, self._detach = recorder, detach
 
     def __enter__(self) -> Self:
@@ -30,12 +30,12 @@ class Recording:
             self.recorder.after_backward()
 
     def flush(self) -> None:
-        """Commit what waits, and go on."""
+        """Write all recorded steps to the disk, and go on recording."""
         if self.recorder is not None:
             self.recorder.flush()
 
     def close(self) -> None:
-        """Commit what waits, mark the end, detach. Closing twice is fine."""
+        """Write the rest of the record, mark its end, and detach from the loop. A second call does nothing."""
         if self._detach is not None:
             self._detach()
         if self.recorder is not None:

@@ -1,4 +1,4 @@
-"""The Trainer of Hugging Face transformers: a callback.
+"""Records in the Trainer of Hugging Face transformers, by a callback.
 
     trainer = Trainer(..., callbacks=[RecorderCallback("trace")])
 
@@ -33,8 +33,8 @@ class RecorderCallback(TrainerCallback):
 
         Args:
             path: The folder of the trace.
-            **recording: More arguments of `Recorder`, such as `steps`, `average` or `claims`. Those given here count
-                more than what the trainer says.
+            **recording: More arguments of `Recorder`, such as `steps`, `average` or `claims`. They take
+                precedence over the trainer's settings.
         """
         self.path, self._given = Path(path), recording
         self.recording = Recording(None)

@@ -1,4 +1,4 @@
-"""The recorder: two hooks on an optimizer, and a trace that grows part by part."""
+"""The recorder hooks into an optimizer, and writes what each step read and wrote into a trace, part by part."""
 
 import contextlib
 import logging
@@ -33,22 +33,22 @@ _log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Records what an optimizer consumed and what it made of it, step by step.
+    """Records what each `optimizer.step()` reads and writes.
 
-    Works in any loop that calls `optimizer.step()`, with or without closure; wrappers of Accelerate are
-    looked through. Under data parallelism all ranks should take the same step: record on rank 0, or on every rank to have that
-    checked as well. Not for sharded optimizers or parameters (FSDP, DTensor, ZeRO): these are refused by name.
+    It works in any loop that calls `optimizer.step()`, with or without closure, also on an optimizer that Accelerate has wrapped.
+    Under data parallelism all ranks should take the same step: record on rank 0, or on every rank to have that checked as well.
+    Sharded optimizers and parameters (FSDP, DTensor, ZeRO) are refused.
 
     It never breaks the training: what cannot be recorded, such as a sparse gradient or a full disk, ends the recording with
-    a warning, and training goes on. What was recorded until then can be replayed, and says where and why it ends.
+    a warning, and training goes on. What was recorded until then can be replayed; the report says where and why the record ends.
 
         with Recorder(optimizer, "trace"):
             train()
 
     Hooks of others that change gradients before the step must be registered before the recorder's.
 
-    A step costs a fixed number of elements and bytes, whatever the model: see `budget`. Without `close`, what was recorded is
-    written when the process ends or the optimizer is deleted.
+    At each step a fixed number of elements and bytes is recorded, whatever the size of the model: see `budget`. Without `close`,
+    the rest of the record is written when the process ends or the optimizer is deleted.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Recorder:
         Args:
             optimizer: A torch optimizer, or a wrapper of one by Accelerate, or by DeepSpeed without ZeRO (`engine.optimizer`).
             path: The trace's folder; refused if it holds a trace, unless `append`.
-            budget: What may be looked at. `default`: at every step 2,048 elements, spread over up to 64 tensors, and digests
+            budget: How much is recorded. `default`: at every step 2,048 elements, spread over up to 64 tensors, and digests
                 of 768 KiB more; at some steps 4 MiB of whole tensors, or of blocks of those that are too large. `light`: about a
                 quarter of that; `full`: everything at every step; a number: bytes to be written for a step, at most.
             steps: Steps recorded in full, counted from 1. `sampled`: the first three, the one after a skip
@@ -94,25 +94,24 @@ class Recorder:
                 `{"exp_avg": "m", "exp_avg_sq": "v"}`.
             named_parameters: Names for the tensors, such as `model.named_parameters()`; otherwise those the
                 optimizer was built with, otherwise positions.
-            scaler: The loss scaler, whose scale is then held to its rule. A `torch.amp.GradScaler` that is not given is found when
-                it first steps the optimizer: its skipped steps are noticed and its scale is recorded, but not held to its rule.
-                Other optimizers may share it.
+            scaler: The loss scaler; the replay then checks how its scale changes. A `torch.amp.GradScaler` that is not given is
+                found when it first steps the optimizer: skipped steps and scale are then recorded, but the changes of the scale are
+                not checked. Other optimizers may share it.
             average: The `torch.optim.swa_utils.AveragedModel`, or pairs of a parameter and its moving average, which is
                 then recorded as one more slot.
-            model: The model, which names the tensors, and says which average is of which.
+            model: The model. Its names are those of the tensors, and pair the parameters with those of `average`.
             scheduler: The scheduler that the loop steps after every applied update: what it claims is read from it, as a
                 formula where its class has one, otherwise rate by rate from a copy of it.
-            scheduler_every: The updates to one step of the scheduler, such as those of an epoch.
-            clip_norm: The bound that the loop clips the global norm of the gradients at.
-            clip_value: The bound that it clamps every element at.
-            claims: What happens around the optimizer: clipping, schedule, moving average, options by group. The
-                replay holds the record to it; what is not claimed is not checked. Parameters or state that the
-                trainer itself changes between steps are named here too (`Claims(between=("param",))`), or the replay
-                finds that they changed.
+            scheduler_every: How many updates there are to one step of the scheduler, such as those of an epoch.
+            clip_norm: The bound to which the loop clips the global norm of the gradients.
+            clip_value: The bound to which the loop clamps every element of the gradients.
+            claims: What happens around the optimizer: clipping, schedule, moving average, options by tensor. The
+                replay checks it; what is not claimed is not checked. Name here as well what the trainer itself changes
+                between steps, such as parameters (`Claims(between=("param",))`), or the replay reports a change.
             append: Continue an existing trace with a segment of its own: a resumed run.
             first_step: The number of the first step to come.
             world_size: Ranks of the run; left out, those of torch.distributed if it is initialized.
-            rank: This one, likewise. If several ranks record, each into the same `path`, they write one trace, and the replay
+            rank: The rank of this process; left out, that of torch.distributed. If several ranks record, each into the same `path`, they write one trace, and the replay
                 compares them.
             seed: The run's seed, for the header.
 
@@ -181,16 +180,16 @@ class Recorder:
         return self._capture.step
 
     def estimate(self) -> Estimate:
-        """Return what recording costs: elements, disk, memory and time for each step. It is logged once, when attached."""
+        """Return an estimate of what recording costs: elements, disk, memory and time for each step. It is logged once, when attached."""
         with torch.no_grad():
             return estimate(self._sampler, self.step + 1)
 
     def after_backward(self) -> None:
         """Record the gradients as `backward` left them: averaged over ranks, times the loss scale, not yet clipped.
 
-        A second point of capture, to be called once a step, before anything touches the gradients, such as `unscale_`. With it the
-        replay can check what happens between backward and the optimizer, by the `claims`. Of a large model this is
-        recorded at some steps only, because the norm needs every gradient.
+        Call it once a step, before anything changes the gradients, such as `unscale_`. With it the replay can check what happens
+        between backward and the optimizer, by the `claims`. Of a large model this is recorded at some steps only, because the norm
+        needs every gradient.
         """
         self._guard(self._capture.after_backward)
 
@@ -203,16 +202,16 @@ class Recorder:
         winners: Sequence[Tensor],
         parameters: Mapping[str, Tensor],
     ) -> None:
-        """Record what the gradients of the coming step were computed from, with these gradients, to recompute them.
+        """Record the batch and the weights from which the gradients of the coming step were computed, so that they can be recomputed.
 
-        To be called where `after_backward` is.
+        Call it where you call `after_backward`.
 
         Args:
-            described: The step, and what the trainer says of its pass.
+            described: The step, the network and the number format of the pass.
             images: (B, H, W, C) uint8, the whole global batch as it was augmented.
             labels: (B,) int64.
             winners: For each max-pooling in turn, (B, C, H/2, W/2) uint8: see `Winners`.
-            parameters: By name; those without a gradient are left out.
+            parameters: The parameters by name, with their gradients; those without a gradient are left out.
         """
 
         def write() -> None:
@@ -228,23 +227,23 @@ class Recorder:
         self._guard(write)
 
     def skipped(self, *, loss_scale: float | None = None) -> None:
-        """Tell of a step that the loss scaler skipped without calling the optimizer, as it does unless fused.
+        """Record a step that the loss scaler skipped without calling the optimizer.
 
-        Of a `torch.amp.GradScaler` the recorder notices by itself, and then there is nothing to tell. Of another scaler it is to
-        be called before the gradients are cleared. `loss_scale` is the one that overflowed, if the scaler was updated since.
+        The recorder notices the skipped steps of a `torch.amp.GradScaler` by itself. With another scaler call this before the
+        gradients are cleared. `loss_scale` is the scale that overflowed, to be given if the scaler was updated since.
         """
         self._guard(self._capture.skipped, loss_scale)
 
     def flush(self) -> None:
-        """Commit what waits, and go on. Without it a killed run loses up to a part's worth of steps.
+        """Write all recorded steps to the disk, and go on recording. A killed run loses the steps that were not written.
 
-        To be called between two steps, when the moving average has followed: before a checkpoint is written, so that
-        a run that continues there continues a trace that reaches as far.
+        Call it before a checkpoint is written, between two steps and after the update of the moving average: a run that
+        continues from the checkpoint then continues a trace that reaches as far.
         """
         self._guard(self._capture.complete_last_step, commit=True)
 
     def close(self) -> None:
-        """Commit what waits, mark the end, detach. Closing twice is fine."""
+        """Write the rest of the record, mark its end, and detach from the optimizer. A second call does nothing."""
         self._capture.detach()
         self._guard(self._end)
         self._capture.release()
@@ -260,7 +259,7 @@ class Recorder:
             self._fail(error)
 
     def _end(self, why: str | None = None) -> None:
-        """Commit what waits and mark the end. `why`: the recording cannot go on, though the training does."""
+        """Write the rest of the record and mark its end. `why` is the reason if the recording ends before the training."""
         self._capture.complete_last_step(commit=True)  # at the end of a process no thread can be started any more
         self._journal.end(why)
 

@@ -1,4 +1,4 @@
-"""The verdict and everything that stands behind it."""
+"""The report of a replay: the verdict, and everything that supports it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -53,11 +53,11 @@ class Report:
     optimizer: str
     """The class that was recorded."""
     rule: str
-    """The formula it was held against."""
+    """The formula with which it was compared."""
     profiles: tuple[str, ...]
-    """Implementations recorded, each with the arithmetic of its own."""
+    """The implementations that were recorded, such as fused on cpu; each has its own arithmetic."""
     own: tuple[str, ...]
-    """Pieces of the rule that are this project's, not Optax's."""
+    """The transformations of the formula that are this project's, and not Optax's."""
     max_eta: float
     """The largest distance between a recorded element and its formula, in roundoffs."""
     worst: str

@@ -1,4 +1,4 @@
-"""For test suites: is this optimizer the one it claims to be?"""
+"""Checks an optimizer against the formula that it claims, for test suites."""
 
 from crosscheck.testing.check import check_optimizer, observe
 from crosscheck.testing.gradients import REGIMES, gradient

@@ -1,4 +1,4 @@
-"""What became of the situations that `check_optimizer` tries, and one report of all of them."""
+"""The results of the situations that `check_optimizer` tries, merged into one report."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from crosscheck.testing.situations import Situation, Vectors
 
 
 class Answer(NamedTuple):
-    """What became of one situation."""
+    """The result of one situation."""
 
     label: str
     situation: Situation
@@ -20,7 +20,7 @@ class Answer(NamedTuple):
 
     @property
     def came_to(self) -> str:
-        """Return the verdict; of a mismatch which tensors and from which step, of a vacuous one why."""
+        """Return the verdict: of a mismatch with the tensors and the first step, of a vacuous record with the reason."""
         if isinstance(self.report, str):
             return f"not tried, for the optimizer raised {self.report}"
         if self.report.verdict is Verdict.VACUOUS:
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 
 def merged_answers(answers: Sequence[Answer]) -> Report:
-    """Return one report of all. What it says of hyperparameters is what the first of the reports says."""
+    """Return one report of all. What it tells about hyperparameters is that of the first report."""
     reports = list({id(it): it for answer in answers if isinstance(it := answer.report, Report)}.values())
     vectors = [it for a in answers if isinstance(it := a.report, Report) and isinstance(a.situation, Vectors)]
     proves_nothing = vectors[0].reason if all(report.verdict is Verdict.VACUOUS for report in vectors) else ""

@@ -1,4 +1,4 @@
-"""`check_optimizer`: an optimizer is tried in many small situations, and each of its steps is replayed through Optax."""
+"""`check_optimizer` tries an optimizer in many small situations, and replays each of its steps through Optax."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -38,21 +38,21 @@ def check_optimizer(
     One optimizer has all of it at once: vectors, one for each regime of gradients; parameters of every shape (0-D to 4-D,
     channels-last, empty), of two dtypes, in two groups with different options; gradients that are zero, absent or late; a
     learning rate that changes; a state that is loaded. If this does not match, each situation is tried with an optimizer
-    of its own, to tell which of them fail. An optimizer that raises an exception in one of them cannot be held to a
-    formula there: the report says that this situation was not tried.
+    of its own, to find which of them fail. If an optimizer raises an exception in one of them, it cannot be checked
+    there, and the report says that this situation was not tried.
 
     Args:
         make: Builds the optimizer under test from a list of parameters. It is called several times.
         steps: Steps to take in each.
         size: Elements of each vector.
-        dtype: Of the parameters; several of them, or `all`, are tried one after the other.
+        dtype: The dtype of the parameters. Several dtypes, or `all`, are tried one after the other.
         rule: The torch optimizer whose formula is claimed; `auto` goes by the class.
         slots: The rule's names of state -> this optimizer's, where they differ.
         regimes: Kinds of gradients of the vectors, see `gradient`.
-        situations: Those to try beside the vectors; all of `crosscheck.testing.SITUATIONS` by default.
-        seed: Of parameters and gradients.
+        situations: The situations to try beside the vectors; by default all of `crosscheck.testing.SITUATIONS`.
+        seed: The seed from which parameters and gradients are drawn.
 
-    Returns the report, whose verdict is match; `situations` in it has what each came to.
+    Returns the report, whose verdict is match; its `situations` has the result of each.
 
     Raises:
         MathMismatch: The update differs from the formula (or nothing moved); the message has the report, which says in

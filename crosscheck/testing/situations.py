@@ -1,4 +1,4 @@
-"""The situations in which `check_optimizer` tries an optimizer: its parameters, their gradients, and what happens in between."""
+"""The situations in which `check_optimizer` tries an optimizer: parameters, their gradients, and what happens between the steps."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ _BESIDE = {torch.float32: torch.bfloat16}  # the format that "two dtypes" puts b
 
 
 class Situation:
-    """Two vectors in one group, with a gradient at each step. What a situation has otherwise, it overrides."""
+    """Two vectors in one group, with a gradient at each step. Each subclass overrides that in which it differs."""
 
     changes_rate = False
     """The learning rate of every group falls in the middle, as a scheduler would have it."""

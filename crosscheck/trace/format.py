@@ -67,7 +67,7 @@ class Scaler(_Strict):
 
 
 class Claims(_Strict):
-    """What a trainer says it does around the optimizer; the replay holds it to that."""
+    """What a trainer states that it does around the optimizer; the replay checks it."""
 
     clip_norm: Number | None = None  # the gradients' global 2-norm is clipped at
     clip_value: Number | None = None  # every element is clamped at
@@ -84,14 +84,14 @@ class Claims(_Strict):
     @field_validator("schedule")
     @classmethod
     def _can_be_checked(cls, schedule: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Raises TraceError for a schedule that no replay could check."""
+        """Return the schedule. Raises TraceError for one that no replay could check."""
         if schedule is not None:
             read_schedule(schedule)
         return schedule
 
 
 class Header(_Strict):
-    """Who recorded what. One a segment."""
+    """The header of a segment: the optimizer, the formula, the claims, and who recorded them."""
 
     format: Literal["twinstep-trace"] = FORMAT
     version: int = VERSION
@@ -176,7 +176,7 @@ class Block(_Strict):
 
 
 class Part(_Strict):
-    """What was committed at once."""
+    """Some steps of a segment, which were written in one file."""
 
     tensors: tuple[TensorInfo, ...]
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
@@ -199,7 +199,7 @@ class Pass(_Strict):
 
 
 class End(_Strict):
-    """Written when a recording is closed; without it the run was killed or is still going on."""
+    """The end of a segment, which is written when a recording is closed. Without it the run was killed or still goes on."""
 
     parts: Index
     last_step: Index

@@ -4,14 +4,14 @@ from distrib.config.section import Positive, PositiveNumber, Section
 
 
 class CheckpointConfig(Section):
-    """Checkpoints: one at each epoch's end, and more on request."""
+    """When checkpoints are written: at the end of each epoch, and more often if these keys say so."""
 
     every_steps: Positive | None = None
-    """Also after every so many steps."""
+    """Write a checkpoint also after every so many steps."""
     every_minutes: PositiveNumber | None = None
-    """Also when so many minutes have passed since the last one (by rank 0's clock)."""
+    """Write a checkpoint also when so many minutes have passed since the last one, by rank 0's clock."""
     keep: Positive = 3
-    """How many checkpoints stay; older ones are deleted once the newer one was read back from the disk."""
+    """How many checkpoints are kept. Older ones are deleted once the newer one was read back from the disk."""
     best: bool = False
     """Keep the checkpoint with the best test accuracy as well; `twinstep predict --best` takes it."""
     resume: str = "auto"

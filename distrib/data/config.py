@@ -36,7 +36,7 @@ class DataConfig(Section):
     root: str | None = None
     """Where CIFAR-10 is kept and decoded images are cached; none means ~/.cache/twinstep."""
     download: bool = True
-    """Let torchvision fetch CIFAR-10 when it is not in `root`, and huggingface_hub what hf:OWNER/NAME means."""
+    """Whether torchvision may download CIFAR-10 if it is not in `root`, and huggingface_hub the data set of hf:OWNER/NAME."""
     image_size: ImageSize = SIZE
     """Pixels, height and width, to which all images are resized before anything else is done with them, and which the network sees."""
     augment: bool = True

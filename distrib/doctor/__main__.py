@@ -1,7 +1,7 @@
-"""Show what this machine has for training, and what would make a run fail.
+"""Print what this machine has for training, and what would make a run fail.
 
-Start it as training is started, also under accelerate launch or in a SLURM job: then the processes meet, and add up a gradient.
-Exit codes: 0 a run can start, 1 it would fail (the fix is said), 2 bad arguments.
+Start it as you would start training, also under accelerate launch or in a SLURM job: then the processes meet, and add up a gradient.
+Exit codes: 0 a run can start, 1 it would fail (the table says how to mend that), 2 bad input.
 """
 
 import os
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="twinstep doctor", description=__doc__)
-    parser.add_argument("--dir", type=Path, default=Path("runs"), help="where runs are to be (default: %(default)s)")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("runs"), help="folder in which runs will be written (default: %(default)s)"
+    )
     folder: Path = parser.parse_args(arguments).dir
     found = list(software.look())
     if all(each.state != "fails" for each in found):

@@ -36,7 +36,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         "--best", action="store_true", help="take the checkpoint of the best test accuracy (checkpoint.best)"
     )
     parser.add_argument(
-        "--network", metavar="NAME", help="the code that makes the network, where it is not this program's"
+        "--network", metavar="package.module:factory", help="the code of the network, if it is your own (model.name)"
     )
     given = parser.parse_args(arguments)
     _expect_packages()

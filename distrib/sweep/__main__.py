@@ -1,9 +1,9 @@
 """Train each run of a file on this machine.
 
-Each line of FILE is a run, RECIPE [--section.key VALUE ...] in shell words; # starts a comment. The overrides after FILE hold
-for all of them, and go before the line's own. The same command goes on where it was stopped: what is complete is not trained again. A run
-that does not say its folder has one that is named for the words of its line. Exit codes:
-0 all are done, 1 some have failed, 2 bad input, 75 stopped on request.
+Each line of FILE is a run, RECIPE [--section.key VALUE ...] in shell words; # starts a comment. The overrides after FILE apply to all
+runs; those of a line take precedence. The same command continues a sweep that was stopped, and does not train complete runs again. The
+folder of a run without --output.dir is named after the words of its line. Exit codes: 0 all are done, 1 some have failed, 2 bad input,
+75 stopped on request.
 """
 
 import signal
@@ -36,13 +36,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         description=__doc__,
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", help="a run a line")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    parser.add_argument("file", metavar="FILE", help="a file with one run a line")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="how many runs train at the same time (default: %(default)s)"
+    )
     parser.add_argument(
         "--dir",
         type=Path,
         metavar="FOLDER",
-        help="where the runs are to be that do not say it (default: runs/FILE's name)",
+        help="folder of the runs without --output.dir (default: runs/ and the name of FILE)",
     )
     given, overrides = parser.parse_known_args(arguments)
     if given.jobs < 1:

@@ -9,7 +9,7 @@ from distrib.networks.views import Tta
 
 
 class TrainingConfig(Section):
-    """How long, in what batches, from which seed."""
+    """Length of the training, batches, seed, clipping, evaluation and time-outs."""
 
     epochs: Positive = 3
     """Passes over the training set."""
@@ -27,9 +27,9 @@ class TrainingConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Initial weights, order and augmentation follow from it."""
     stop_at_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
-    """End after the first epoch whose test accuracy reaches this, from 0 to 1."""
+    """End the run after the first epoch whose test accuracy is at least this, from 0 to 1. none trains all epochs."""
     patience: Positive | None = None
-    """End after so many epochs in a row that were not better than the best before them, by test accuracy."""
+    """End the run after so many epochs in a row whose test accuracy was not better than the best before them. none trains all epochs."""
     clip_norm: PositiveNumber | None = None
     """Scale gradients down to this global 2-norm (torch's clip_grad_norm_)."""
     clip_value: PositiveNumber | None = None

@@ -101,7 +101,9 @@ def runnable(command: str) -> str:
 def test_the_commands_of_a_page(document: Path, place: Path) -> None:
     text = document.read_text(encoding="utf-8")
     if "runs/sgd" in text and "--output.dir runs/sgd" not in text:  # a page about a run that another page makes
-        assert run(runnable("twinstep train quickstart --training.epochs 1 --output.dir runs/sgd"), place).returncode == 0
+        assert (
+            run(runnable("twinstep train quickstart --training.epochs 1 --output.dir runs/sgd"), place).returncode == 0
+        )
     for command in commands(document):
         if any(re.match(pattern, command) for pattern in NOT_HERE):
             continue
