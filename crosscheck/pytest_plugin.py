@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def check_optimizer() -> "Callable[..., Report]":
-    """Hold an optimizer to its formula: `check_optimizer(lambda params: MyAdam(params, lr=1e-3), rule="adam")`."""
+    """Check an optimizer against its formula: `check_optimizer(lambda params: MyAdam(params, lr=1e-3), rule="adam")`."""
     try:
         from crosscheck.testing import check_optimizer
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Replaying a trace: every recorded step once more, by Optax, in float64. Never imports torch."""
+"""Replays a trace: Optax computes every recorded step again, in float64. This never imports torch."""
 
 import copy
 from collections.abc import Generator, Iterable, Mapping
@@ -23,7 +23,7 @@ from crosscheck.trace.tensors import complete_options, tensor_blocks
 
 
 def replay(path: str | Path, *others: str | Path, require: Iterable[str] = ()) -> Report:
-    """Hold every recorded step against its formula.
+    """Compute every recorded step again by its formula, and compare.
 
     Each step starts from the recorded parameters, gradients and state and is computed in float64 by the Optax
     chain of the trace's rule; see `crosscheck.criterion.elementwise` for the criterion and `crosscheck.tolerance` for

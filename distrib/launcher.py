@@ -44,8 +44,8 @@ _TYPES = {
 USAGE = """\
 usage: twinstep launch [OPTION ...] -m distrib.train RECIPE [--KEY VALUE ...]
 
-Takes the options of accelerate launch, which `accelerate launch --help` lists. Often
-used:
+Takes the options of accelerate launch, all of which its own --help lists.
+These are often used:
   --config_file FILE   a launch file, or a name of the project's, as cpu-2
   --num_processes N    ranks on all machines together
   --num_machines N     machines

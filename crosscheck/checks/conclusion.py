@@ -123,7 +123,7 @@ def _held_still(used: Mapping[int, Collection[str]]) -> Iterator[str]:
     """Yield a line for each group whose rate was zero at every step, if others moved."""
     still = [group for group, names in used.items() if "lr" not in names]
     if len(still) < len(used):
-        yield from (f"group {group} had a rate of zero at every step, and was held to not moving" for group in still)
+        yield from (f"group {group} had a rate of zero at every step, and was checked not to move" for group in still)
 
 
 def _warnings(context: Context) -> Iterator[str]:

@@ -77,7 +77,7 @@ class Report:
     situations: dict[str, str] = field(default_factory=dict[str, str])
     """What each situation that `check_optimizer` tries came to; empty in the report of a replay."""
     eta: dict[str, float] = field(default_factory=dict[str, float])
-    """The largest eta of each slot that was held against a formula: `param`, those of the optimizer's state, and `grad`
+    """The largest eta of each slot that was compared with a formula: `param`, those of the optimizer's state, and `grad`
     and `average` where the gradient's way and the moving average were checked."""
     power: dict[str, dict[str, Power]] = field(default_factory=dict[str, dict[str, Power]])
     """By group of parameters (or check, for what is not a group's) and hyperparameter in use: what would have been caught."""
@@ -91,7 +91,7 @@ class Report:
     tensors_not_tested: int = 0
     """Of these, how many have no element that would have shown a step twice as large; `not_tested` names them."""
     elements: int = 0
-    """Elements (of parameters and slots) held against the formula."""
+    """Elements (of parameters and slots) that were compared with the formula."""
     out_of_range: int = 0
     """Elements left out because their format cannot represent the result."""
     undetermined: int = 0

@@ -15,7 +15,8 @@ _USAGE = "usage: twinstep page RUN"
 _HELP = f"""\
 {_USAGE}
 
-Make RUN/index.html again from the files in RUN, which is the folder of a run. Exit codes: 0 done, 2 bad input."""
+Make RUN/index.html again from the files in RUN, the folder of a run.
+Exit codes: 0 done, 2 bad input."""
 
 
 def main(arguments: list[str]) -> int:

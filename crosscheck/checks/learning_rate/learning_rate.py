@@ -139,7 +139,7 @@ class LearningRate(Check):
                 return check._initial[group]
         if first > 0 and self._scheduled:
             self.context.notes.append(
-                f"group {group} joined after the scheduler was made, which does not have it: its learning rate is held to nothing"
+                f"group {group} joined after the scheduler was made, which does not have it: its learning rate is not checked"
             )
             return None
         if first == 0 and (self.claims.applied or self.segment.header.first_step > 1):

@@ -65,7 +65,7 @@ def _by_group(*rates: float, kind: type[Adam] = Adam) -> Callable[[Any], Optimiz
 def test_a_group_at_a_rate_of_zero_does_not_make_the_others_vacuous(tmp_path: Path) -> None:
     report = recorded(tmp_path / "trace", _by_group(1e-3, 0.0))
     assert report.verdict is Verdict.MATCH
-    assert "group 1 had a rate of zero at every step, and was held to not moving" in report.notes
+    assert "group 1 had a rate of zero at every step, and was checked not to move" in report.notes
     assert report.tensors_not_tested == 0
 
 
