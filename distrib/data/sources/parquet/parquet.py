@@ -5,6 +5,7 @@ Images are decoded as those of a folder are, a few rows at a time.
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from distrib.data.decoding.image_cache import Decoded
 from distrib.data.images import Dataset, Split
 from distrib.data.labels import classes_of
 from distrib.data.selection import ALL, Selection
-from distrib.data.sources.parquet.columns import ANY, ChosenColumns, WantedColumns, choose_columns
+from distrib.data.sources.parquet.columns import ANY, ChosenColumns, WantedColumns, choose_columns, class_names
 from distrib.data.sources.parquet.files import split_files
 from distrib.data.sources.parquet.table import Table, expect_pyarrow, images_of, labels_of, read_footer
 from distrib.errors import BadInput
@@ -46,8 +47,10 @@ def load(
     files, others = split_files(said, _listing(said, path))
     tables = {split: [read_footer(said, path / name) for name in names] for split, names in files.items()}
     chosen = choose_columns(said, tables["train"][0].schema, columns)
-    for table in (table for its in tables.values() for table in its):
+    every = [table for its in tables.values() for table in its]
+    for table in every:
         _expect_columns(table, chosen, tables["train"][0].schema)
+    _expect_same_names(every, chosen.label)
     totals = {split: sum(sum(table.groups) for table in its) for split, its in tables.items()}
     for split, total in totals.items():
         if not 0 < total <= _MOST_ROWS:
@@ -57,7 +60,7 @@ def load(
     places = {split: f"{said}: column {chosen.label} of {split}" for split in tables}
     classes = classes_of(labels, places, chosen.classes)
     counts, size = {split: len(positions) for split, positions in taken.items()}, selection.image_size
-    key = _key(path, [table.file for its in tables.values() for table in its], chosen.image, counts, size)
+    key = _key(path, [table.file for table in every], chosen.image, counts, size)
     decoded = image_cache.through(cache, key, counts, size, lambda: _decode(tables, taken, chosen.image, size))
     splits = {split: Split(decoded.images[split], torch.from_numpy(labels[split])[taken[split]]) for split in tables}
     return Dataset(source, classes, **splits, notes=(*decoded.sizes.notes(size), *_left_out(others)))
@@ -83,6 +86,26 @@ def _expect_columns(table: Table, chosen: ChosenColumns, schema: Any) -> None:
             raise BadInput(
                 f"{table.said}: column {name} of {table.file} is not there, or of another type than in the first file"
             )
+
+
+def _expect_same_names(tables: Sequence[Table], label: str) -> None:
+    """Raise BadInput if a label has one name in one file and another name, or none, in another.
+
+    A split that was read from folders or texts by itself numbers its own classes, and the same number is then another class.
+    """
+    named = [(table, names) for table in tables if (names := class_names(table.schema, label)) is not None]
+    for table, names in named[1:]:
+        first, its = named[0]
+        for number, (one, other) in enumerate(zip_longest(its, names)):
+            if one != other:
+                said = [
+                    f"{'nothing' if name is None else repr(name)} in {where.file}"
+                    for where, name in ((first, one), (table, other))
+                ]
+                raise BadInput(
+                    f"{table.said}: label {number} of column {label} means {' and '.join(said)}: number the classes of all files alike, "
+                    f"by one list of names (ClassLabel of `datasets`)"
+                )
 
 
 def _decode(tables: Mapping[str, Sequence[Table]], taken: Mapping[str, Tensor], column: str, size: int) -> Decoded:

@@ -44,7 +44,12 @@ def picture(seed: int, **options: Any) -> bytes:
 
 
 def table(
-    images: Sequence[Any], labels: Sequence[Any] | None = None, *, label: str = "label", features: bool = True
+    images: Sequence[Any],
+    labels: Sequence[Any] | None = None,
+    *,
+    label: str = "label",
+    features: bool = True,
+    names: Sequence[str] = CLASSES,
 ) -> Any:
     """Return a table as `datasets` writes it."""
     pyarrow: Any = import_module("pyarrow")  # it has no types
@@ -54,7 +59,7 @@ def table(
     made = pyarrow.table({"image": pyarrow.array(rows, kind), label: pyarrow.array(labels)})
     if not features:
         return made
-    said = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": CLASSES}}
+    said = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": names}}
     return made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": said}})})
 
 
@@ -174,6 +179,30 @@ def test_labels_in_several_columns(birds: Path, tmp_path: Path) -> None:
     assert "data.label_column = age" in (said := refused(birds, columns=WantedColumns(label="age")))
     assert "is not there; accepted are label, coarse_label" in said
     assert "data.image_column = label" in refused(birds, columns=WantedColumns(image="label"))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["wren", "owl"], "label 0 of column label means 'owl' in {train} and 'wren' in {file}"),
+        (["owl", "tit", "wren"], "label 1 of column label means 'wren' in {train} and 'tit' in {file}"),
+        (["owl", "wren", "tit"], "label 2 of column label means nothing in {train} and 'tit' in {file}"),
+        (["owl"], "label 1 of column label means 'wren' in {train} and nothing in {file}"),
+    ],
+)
+@pytest.mark.parametrize("file", [TEST, "train-00001-of-00002.parquet"])
+def test_files_that_number_the_classes_in_their_own_way(
+    birds: Path, file: str, names: Sequence[str], words: str
+) -> None:
+    write(table([picture(0)], [0], names=names), birds / file)
+    said = refused(birds)
+    assert words.format(train=birds / "train-00000-of-00002.parquet", file=birds / file) in said
+    assert "number the classes of all files alike" in said
+
+
+def test_a_file_without_names_has_those_of_the_others(birds: Path, tmp_path: Path) -> None:
+    write(table([picture(0)], [1], features=False), birds / TEST)
+    assert parquet.load(birds, tmp_path / "cache").classes == ("owl", "wren")
 
 
 def test_labels_that_are_words_are_refused_by_what_is_accepted(birds: Path) -> None:
