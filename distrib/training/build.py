@@ -22,6 +22,7 @@ from distrib.data.images import Dataset
 from distrib.data.sources import sources
 from distrib.display import Display
 from distrib.networks.buffers import unchanged_buffers
+from distrib.networks.build import has_batch_norm
 from distrib.networks.cuda_graph import capture, expect_capturable
 from distrib.networks.views import Tta
 from distrib.optim.optimizer import build_optimizer
@@ -76,6 +77,7 @@ def build(
     require_same(accelerator, {"the code of model.name": None if network.code is None else network.code.sha256})
     if network.note:
         display.say(network.note)
+    plan = replace(plan, fillers=not has_batch_norm(network.module))  # which would take part in mean and variance
     update = _initial_update(config, network.module, device, plan, precision)
     batches = Batches(
         dataset.train.to(device),
