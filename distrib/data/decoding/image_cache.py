@@ -37,6 +37,15 @@ class Decoded:
         return cls(dict(zip(counts, torch.split(images, list(counts.values())), strict=True)), sizes)
 
 
+def state_of(facts: os.stat_result) -> tuple[int, int, int]:
+    """Return what is another for a file that was changed, or put in the place of another: its size and the times of both.
+
+    The time of change of what it holds is not enough: archives often give one time to all their files. That of its entry in the file
+    system is set by every rename, and also by a chmod, after which the images are decoded once more.
+    """
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
 def key(format_: str, path: Path, facts: Sequence[Any], counts: Mapping[str, int], size: int) -> str:
     """Return a name for the cached images of a source. `facts` are what tells its files from others: with other files the name is another."""
     words = [format_, os.fsencode(path.resolve()).hex(), *facts, counts, *([size] if size != SIZE else [])]

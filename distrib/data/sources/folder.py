@@ -1,6 +1,6 @@
 """Loads a folder of image files, PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg, which are decoded once into a cache.
 
-The cache is one safetensors file, keyed by every file's name, size and time of change.
+The cache is one safetensors file, keyed by every file's name, size, and times of change (`image_cache.state_of`).
 """
 
 import hashlib
@@ -158,7 +158,7 @@ def _key(path: Path, classes: tuple[str, ...], taken: Taken, size: int) -> str:
                 problems.append(f"image {file} {error}")
             else:
                 files.append(file)
-                words = [classes[label], str(file)[within:], facts.st_size, facts.st_mtime_ns]
+                words = [classes[label], str(file)[within:], *image_cache.state_of(facts)]
                 digest.update(json.dumps(words).encode())
     if problems:
         decode(files, problems, place=f"the folder (data.source = folder:{path})")

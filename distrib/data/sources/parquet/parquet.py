@@ -120,9 +120,7 @@ def _decode(tables: Mapping[str, Sequence[Table]], taken: Mapping[str, Tensor], 
 
 def _key(path: Path, files: Sequence[Path], column: str, counts: Mapping[str, int], size: int) -> str:
     """Return a name for the cache of these images. Raises OSError."""
-    facts = [
-        (os.fsencode(file.relative_to(path)).hex(), file.stat().st_size, file.stat().st_mtime_ns) for file in files
-    ]
+    facts = [(os.fsencode(file.relative_to(path)).hex(), image_cache.state_of(file.stat())) for file in files]
     return image_cache.key(_FORMAT, path, [facts, column], counts, size)
 
 

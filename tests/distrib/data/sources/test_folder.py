@@ -273,7 +273,7 @@ def replace_pixels(birds: Path) -> None:
 def replace_pixels_of_the_same_size(birds: Path) -> None:
     file = birds / "train/owl/1.bmp"
     before = file.stat()
-    write(file, noise(1))
+    write(file, noise(2))
     assert file.stat().st_size == before.st_size
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
 
@@ -295,14 +295,32 @@ def move_to_the_other_class(birds: Path) -> None:
     (birds / "train/owl/2.png").rename(birds / "train/wren/3.png")
 
 
+def swap_two_of_one_size_and_time(birds: Path) -> None:
+    """All files of an archive may have one time, and uncompressed images one size."""
+    one, two = (birds / "train" / name / "1.bmp" for name in ("owl", "wren"))
+    assert (one.stat().st_size, one.stat().st_mtime_ns) == (two.stat().st_size, two.stat().st_mtime_ns)
+    one.rename(birds / "between")
+    two.rename(one)
+    (birds / "between").rename(two)
+
+
 @pytest.mark.parametrize(
     "change",
-    [replace_pixels, replace_pixels_of_the_same_size, add, remove, rename_class, move_to_the_other_class],
+    [
+        replace_pixels,
+        replace_pixels_of_the_same_size,
+        add,
+        remove,
+        rename_class,
+        move_to_the_other_class,
+        swap_two_of_one_size_and_time,
+    ],
 )
 def test_a_changed_folder_is_decoded_again(
     birds: Path, cache: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    write(birds / "train/owl/1.bmp", noise(0))
+    for seed, name in enumerate(("owl", "wren")):
+        os.utime(write(birds / "train" / name / "1.bmp", noise(seed)), ns=(10**18, 10**18))
     before = folder.load(birds, cache)
     change(birds)
     after = folder.load(birds, cache)

@@ -1,5 +1,6 @@
 """Images in .npz files and folders of .npy files: what is read, and what is refused."""
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -104,13 +105,28 @@ def test_other_sizes_become_what_they_become_in_a_folder(tmp_path: Path, shape: 
     assert data.notes == of_files.notes != ()
 
 
-def test_the_cache_of_resized_images_is_of_these_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["birds", "birds.npz"])
+def test_the_cache_of_resized_images_is_of_these_bytes(tmp_path: Path, name: str) -> None:
+    """The file that is changed keeps its size and the time of its data, as one that is unpacked may."""
     content = birds(28, 28)
-    path, cache = save(tmp_path / "birds", content), tmp_path / "cache"
+    path, cache = tmp_path / name, tmp_path / "cache"
+    file = path if path.suffix else save(path, content) / "train_images.npy"
+
+    def write() -> None:
+        if path.suffix:
+            numpy.savez(path, **content)  # pyright: ignore[reportArgumentType]
+        else:
+            numpy.save(file, content["train_images"])
+
+    write()
     first = arrays.load(path, cache)
     assert arrays.load(path, cache).fingerprint() == first.fingerprint()
     assert len(list(cache.iterdir())) == 1
-    numpy.save(path / "train_images.npy", 255 - content["train_images"])
+    before = file.stat()
+    content["train_images"] = 255 - content["train_images"]
+    write()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
     assert arrays.load(path, cache).fingerprint() != first.fingerprint()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -121,11 +122,16 @@ def test_a_photo_is_turned_as_the_camera_says(birds: Path, tmp_path: Path) -> No
 def test_the_second_load_decodes_nothing_and_a_changed_file_is_decoded(
     birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    file, pictures = birds / TEST, [picture(n) for n in range(9, 13)]
+    write(table(pictures), file, compression="none")
     first = parquet.load(birds, tmp_path / "cache")
     with monkeypatch.context() as patch:
         patch.setattr(parquet, "_decode", None)
         assert parquet.load(birds, tmp_path / "cache").fingerprint() == first.fingerprint()
-    write(table([picture(n) for n in range(19, 23)]), birds / TEST)
+    before = file.stat()
+    write(table(pictures[::-1]), file, compression="none")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
     assert parquet.load(birds, tmp_path / "cache").fingerprint() != first.fingerprint()
 
 
