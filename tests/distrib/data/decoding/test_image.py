@@ -68,7 +68,7 @@ def test_two_copies_of_an_image_are_in_memory_at_most(mode: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.new(mode, (SIDE, SIDE), 30000 if mode == "I;16" else None if mode == "P" else "white")
-    more = {"transparency": 0} if mode == "P" else {}
+    more: dict[str, Any] = {"transparency": 0} if mode == "P" else {}
     content = saved(image, compress_level=1, exif=exif, **more)
     image.close()
     before, most = peak_of(lambda: decoded(content))
