@@ -1,6 +1,7 @@
 """Images in .npz files and folders of .npy files: what is read, and what is refused."""
 
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,34 @@ def test_other_sizes_become_what_they_become_in_a_folder(tmp_path: Path, shape: 
     in_order = data.train.labels.argsort(stable=True)
     assert torch.equal(data.train.images[in_order], of_files.train.images)
     assert data.notes == of_files.notes != ()
+
+
+def test_labels_that_memory_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "birds.npz", birds(32, 32))
+    monkeypatch.setattr(arrays, "memory", lambda: 4 * 47)
+    assert "array train_labels holds 6 labels of int64, which take more than a quarter" in refused(path, tmp_path)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_labels_are_in_memory_once(tmp_path: Path, folder: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside their eight bytes are masks of one each, and no second copy."""
+    monkeypatch.setattr("distrib.data.sources.arrays.npy._READ", 2**17)
+    monkeypatch.setattr("distrib.data.labels._SORTED", 2**14)
+    count = 2**19
+    content: Arrays = {
+        "train_images": numpy.zeros((count, 1, 1), dtype=numpy.uint8),
+        "train_labels": numpy.arange(count) % 2,
+        "test_images": numpy.zeros((2, 1, 1), dtype=numpy.uint8),
+        "test_labels": numpy.arange(2),
+    }
+    path = save(tmp_path / ("birds" if folder else "birds.npz"), content)
+    del content
+    tracemalloc.start()
+    data = arrays.load(path, tmp_path / "cache", Selection(train=2, test=2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.train.labels.tolist() == [0, 0]
+    assert peak < 1.6 * 8 * count
 
 
 @pytest.mark.parametrize("name", ["birds", "birds.npz"])
