@@ -1,11 +1,13 @@
 """Keeps decoded images in one safetensors file, which is used only if every byte of it is right."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from distrib.data.images import SIZE, Sizes, as_bytes
 from distrib.files import open_regular, replacing
 
 _LARGEST_HEADER = 2**20  # bytes
+_ABANDONED = 3600  # seconds since the last change
 _SIZES = re.compile(r"(\d{1,9})x(\d{1,9}) (\d{1,9})x(\d{1,9})", re.ASCII)
 
 
@@ -92,12 +95,21 @@ def write(file: Path, decoded: Decoded) -> None:
     """Write the cache, whole or not at all. One that cannot be written costs time, not the run."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(file.parent)
         with replacing(file) as new:
             sizes = " ".join(f"{width}x{height}" for width, height in decoded.sizes)
             save_file(dict(decoded.images), new, {"sha256": _sha256(decoded.images), "sizes": sizes})
             new.chmod(_mode_of_a_new_file(file.parent))  # both put it where only this user can read it
     except (OSError, SafetensorError):
         return
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what runs that were killed had written of a cache. One that is being written changes all the time. Raises OSError."""
+    for left in folder.glob(".images-*.safetensors-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
 
 
 def _mode_of_a_new_file(folder: Path) -> int:

@@ -21,6 +21,7 @@ from distrib.data.selection import ALL, Selection
 from distrib.data.sources.parquet.columns import ANY, ChosenColumns, WantedColumns, choose_columns, class_names
 from distrib.data.sources.parquet.files import split_files
 from distrib.data.sources.parquet.table import Table, expect_pyarrow, images_of, labels_of, read_footer
+from distrib.data.walk import walk
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN
 from distrib.text import listed
@@ -71,7 +72,12 @@ def _listing(said: str, path: Path) -> list[Path]:
     try:
         if not path.is_dir():
             raise BadInput(f"{said}: there is no such folder; expected is one that holds parquet files")
-        found = [file.relative_to(path) for file in path.rglob("*.parquet")]
+        found = [
+            Path(place, name).relative_to(path)
+            for place, _, names in walk(path)
+            for name in names
+            if name.endswith(".parquet")
+        ]
     except OSError as error:
         if error.errno in DISK_BROKEN:
             raise

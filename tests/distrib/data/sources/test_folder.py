@@ -220,7 +220,7 @@ def test_other_files_and_empty_classes_are_left_out_and_told(birds: Path, cache:
     data = folder.load(birds, cache)
     assert same(data, before)
     (note,) = data.notes
-    assert note.startswith("left out, because they are no images in the folder of a class: ")
+    assert note.startswith("left out, because what is read are .jpg, .jpeg, .png, ")
     assert {str(path) for path in others} == set(note.partition(": ")[2].split(", "))
 
 
@@ -264,6 +264,17 @@ def test_the_second_load_decodes_nothing(birds: Path, cache: Path, monkeypatch: 
     assert len(list(cache.iterdir())) == 1, "one cache file and nothing else"
     no_decoding(monkeypatch)
     assert same(folder.load(birds, cache), first)
+
+
+def test_what_a_killed_run_left_of_its_cache_is_removed(birds: Path, cache: Path) -> None:
+    cache.mkdir()
+    left, other = (cache / f".images-{number}.safetensors-abc" for number in "12")
+    left.write_bytes(b"half")
+    other.write_bytes(b"still being written")
+    os.utime(left, (10**9, 10**9))
+    folder.load(birds, cache)
+    assert not left.exists()
+    assert other.exists()
 
 
 def replace_pixels(birds: Path) -> None:

@@ -135,6 +135,13 @@ def test_the_second_load_decodes_nothing_and_a_changed_file_is_decoded(
     assert parquet.load(birds, tmp_path / "cache").fingerprint() != first.fingerprint()
 
 
+def test_links_to_folders_are_followed(birds: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/data").symlink_to(birds)
+    linked = parquet.load(tmp_path / "linked", tmp_path / "cache")
+    assert linked.fingerprint() == parquet.load(birds, tmp_path / "cache").fingerprint()
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
 def test_some_images_are_those_of_all(birds: Path, tmp_path: Path, count: int) -> None:
     every = parquet.load(birds, tmp_path / "cache")
