@@ -18,7 +18,7 @@ from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.files import to_json
 from distrib.inference.network import load
-from distrib.text import harmless
+from distrib.text import one_line
 
 _BATCH = 512 * 32 * 32  # pixels of the images that the network is given at once
 
@@ -80,7 +80,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _as_line(file: Path, classes: Mapping[str, float], top: int) -> str:
     shown = [f"{name} {probability:.3f}" for name, probability in list(classes.items())[:top]]
-    return harmless(f"{file}  {'  '.join(shown)}")
+    return one_line(f"{file}  {'  '.join(shown)}")
 
 
 def _as_json(file: Path, classes: Mapping[str, float]) -> str:

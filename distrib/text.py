@@ -41,6 +41,11 @@ def harmless(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def one_line(text: object) -> str:
+    """Return the text as `harmless` does, with line ends escaped too, for a name in a line of its own: it must not begin another one."""
+    return harmless(str(text)).replace("\n", "\\n")
+
+
 def count(number: int, thing: str) -> str:
     """Return how many there are of the thing, such as `1 epoch`, `2 epochs` and `2 processes`."""
     plural = thing if number == 1 else f"{thing}es" if thing.endswith("s") else f"{thing}s"

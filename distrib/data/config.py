@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distrib.config.section import Section
 from distrib.data.images import SIZE
+from distrib.errors import BadInput
 from distrib.files import expand_path
 
 Images = Annotated[int, Field(ge=1, le=10**7)]
@@ -15,6 +16,7 @@ Images = Annotated[int, Field(ge=1, le=10**7)]
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 """The parameter of a Beta distribution: below 1 images are mostly one of two, above mostly both; 0 stands for no mixing."""
 Share = Annotated[float, Field(gt=0, le=1)]
+_LEAST_ALPHA = 1e-6  # with less no image is mixed: each share is 0 or 1, and at last not a number
 ImageSize = Annotated[int, Field(ge=8, le=512)]
 """Pixels, height and width."""
 SOURCES = "auto, cifar10, synthetic, folder:PATH, npz:PATH, parquet:PATH or hf:OWNER/NAME"
@@ -67,6 +69,13 @@ class DataConfig(Section):
             return source
         raise ValueError(f"accepted are {SOURCES}")
 
+    @field_validator("mixup", "cutmix")
+    @classmethod
+    def _mixes_something(cls, alpha: float) -> float:
+        if 0 < alpha < _LEAST_ALPHA:
+            raise ValueError(f"accepted are {_LEAST_ALPHA:g} to 1000, and 0, which mixes nothing")
+        return alpha
+
     @model_validator(mode="after")
     def _something_to_vary(self) -> Self:
         fields = type(self).model_fields
@@ -104,7 +113,15 @@ class DataConfig(Section):
 
     @property
     def cache(self) -> Path:
-        """`root`, or what stands in for it. Raises BadInput for a root that is no path."""
+        """`root`, or what stands in for it. Raises BadInput for a root that is no path, and where there is no home for a cache."""
         if self.root is not None:
             return expand_path(self.root, "data.root")
-        return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "twinstep"
+        ours = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if ours.is_absolute():  # another value is to be ignored, as the XDG specification says
+            return ours / "twinstep"
+        try:
+            return Path("~/.cache/twinstep").expanduser()
+        except RuntimeError:
+            raise BadInput(
+                "data.root = none means ~/.cache/twinstep, and this user has no home directory: set data.root, or HOME"
+            ) from None

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from distrib.errors import BadInput
 
 MOST_CLASSES = 10**5
+_SORTED = 2**20
 Labels = NDArray[numpy.integer]
 
 
@@ -28,7 +29,7 @@ def classes_of(labels: Mapping[str, Labels], places: Mapping[str, str], names: S
                 f"there are {known} names of classes, for labels from 0 to {known - 1}",
             )
     if names is None:
-        present = numpy.unique(labels["train"])
+        present = _distinct(labels["train"])
         gaps = numpy.flatnonzero(present != numpy.arange(len(present)))
         if len(gaps):
             raise BadInput(
@@ -45,6 +46,12 @@ def classes_of(labels: Mapping[str, Labels], places: Mapping[str, str], names: S
             f"{places['train']}: {len(names)} classes; a classifier needs at least two, and has at most {MOST_CLASSES}"
         )
     return tuple(names)
+
+
+def _distinct(labels: Labels) -> Labels:
+    """Return the different labels, ascending; a few are sorted at a time, because that takes a copy of them."""
+    parts = [numpy.unique(labels[first : first + _SORTED]) for first in range(0, len(labels), _SORTED)]
+    return numpy.unique(numpy.concatenate(parts))
 
 
 def _refuse(labels: Labels, wrong: NDArray[numpy.bool_], place: str, why: str) -> None:

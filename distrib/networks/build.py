@@ -12,7 +12,7 @@ from distrib.networks.buffers import unchanged_buffers
 from distrib.networks.config import SIZES, ModelConfig
 from distrib.networks.factory import described, find_factory, is_foreign
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
@@ -61,11 +61,19 @@ def takes_size(config: ModelConfig, image_size: int) -> bool:
     return smallest <= image_size <= largest
 
 
-def expect_enough_images(config: ModelConfig, network: nn.Module, images: int, batch_size: int) -> None:
-    """Raise BadInput if the network normalises over its images and a rank has only one of them at a time."""
-    if images == 1 and not config.sync_batch_norm and any(isinstance(m, _BATCH_NORMS) for m in network.modules()):
+def has_batch_norm(network: nn.Module) -> bool:
+    """Return whether the network normalises over the images of a batch, so that what it makes of one depends on the others."""
+    return any(isinstance(module, _BATCH_NORMS) for module in network.modules())
+
+
+def expect_enough_images(config: ModelConfig, network: nn.Module, images: int, batch: str) -> None:
+    """Raise BadInput if the network normalises over its images and a rank has too few of them at a time.
+
+    `images` is how many a rank has at least in a part, and `batch` says of which batch, as messages begin.
+    """
+    if has_batch_norm(network) and images < (1 if config.sync_batch_norm else 2):
         raise BadInput(
-            f"training.batch_size = {batch_size} leaves one image to a rank and part, and the batch norm of model.name = {config.name} takes "
+            f"{batch} leaves {'one' if images else 'no'} image to a rank and part, and the batch norm of model.name = {config.name} takes "
             "mean and variance over a rank's images: choose a larger batch, or fewer ranks or training.accumulate"
         )
 

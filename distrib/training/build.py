@@ -22,6 +22,7 @@ from distrib.data.images import Dataset
 from distrib.data.sources import sources
 from distrib.display import Display
 from distrib.networks.buffers import unchanged_buffers
+from distrib.networks.build import has_batch_norm
 from distrib.networks.cuda_graph import capture, expect_capturable
 from distrib.networks.views import Tta
 from distrib.optim.optimizer import build_optimizer
@@ -35,7 +36,7 @@ from distrib.ranks.same_start import require_same
 from distrib.ranks.step_sync import StepSync
 from distrib.ranks.world import hardware
 from distrib.system import keep_freed_memory
-from distrib.text import count, listed
+from distrib.text import count, listed, one_line
 from distrib.training.metrics.device_peak import peak_flop_per_second
 from distrib.training.metrics.figures import Compute
 from distrib.training.metrics.profile import expect_room
@@ -76,6 +77,7 @@ def build(
     require_same(accelerator, {"the code of model.name": None if network.code is None else network.code.sha256})
     if network.note:
         display.say(network.note)
+    plan = replace(plan, fillers=not has_batch_norm(network.module))  # which would take part in mean and variance
     update = _initial_update(config, network.module, device, plan, precision)
     batches = Batches(
         dataset.train.to(device),
@@ -147,9 +149,9 @@ def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) ->
     if why:
         display.say(why)
     dataset = collectives.main_first(accelerator, lambda: sources.load(config.data, source))
-    display.line(f"data: {count(len(dataset.classes), 'class')}: {listed(dataset.classes, _CLASSES_TOLD)}")
+    display.line(f"data: {count(len(dataset.classes), 'class')}: {one_line(listed(dataset.classes, _CLASSES_TOLD))}")
     for note in dataset.notes:
-        display.say(f"data: {note}")
+        display.say(f"data: {one_line(note)}")
     return dataset
 
 

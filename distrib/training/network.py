@@ -8,10 +8,18 @@ from torch import Tensor, nn
 from distrib.data.batches.normalize import Normalize
 from distrib.data.batches.plan import Plan
 from distrib.data.images import SIZE, Dataset
-from distrib.networks.build import build_network, expect_enough_images, expect_trainable, synchronised
+from distrib.errors import BadInput
+from distrib.networks.build import (
+    build_network,
+    expect_enough_images,
+    expect_trainable,
+    has_batch_norm,
+    synchronised,
+)
 from distrib.networks.factory import Code, code_of, find_factory
 from distrib.networks.flop import Uncounted, flop_per_image
 from distrib.networks.speednet import Speednet
+from distrib.text import count
 from distrib.training.recipe import RunConfig
 
 _WHITENED = 5000 * SIZE**2  # pixels of the images by which a network is whitened
@@ -38,7 +46,7 @@ def make_network(
     torch.manual_seed(config.training.seed)
     module = build_network(model, num_classes)
     expect_trainable(model, module, num_classes, image_size)
-    expect_enough_images(model, module, plan.share, plan.batch_size)
+    _expect_batches(config, module, plan)
     if isinstance(module, Speednet):
         normalize = Normalize(*moments, torch.device("cpu"), channels_last=False)
         module.whiten_images(normalize(dataset.train.evenly(max(1, _WHITENED // image_size**2)).images))
@@ -49,6 +57,21 @@ def make_network(
     if model.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return Network(module, code_of(model.name, find_factory(model.name)), flop, note)
+
+
+def _expect_batches(config: RunConfig, module: nn.Module, plan: Plan) -> None:
+    """Raise BadInput if a batch norm would have too few images, or, compiled, parts of different sizes."""
+    last = plan.images_of(plan.steps_per_epoch)
+    expect_enough_images(config.model, module, plan.fewest(plan.batch_size), f"training.batch_size = {plan.batch_size}")
+    if last < plan.batch_size:
+        masked = f"training.last_batch = mask: the last batch of an epoch, of {count(last, 'image')},"
+        expect_enough_images(config.model, module, plan.fewest(last), masked)
+    if config.training.compile and has_batch_norm(module) and plan.fewest(last) < plan.share:
+        raise BadInput(
+            f"training.compile = true: with {count(plan.world_size, 'rank')}, training.batch_size = {plan.batch_size}, training.accumulate = "
+            f"{plan.accumulate} and training.last_batch = {plan.last_batch} parts have {plan.fewest(last)} to {plan.share} images, and a network "
+            "with batch norm is compiled for one number: choose a batch size that ranks and parts divide, and last_batch = drop, or leave compile out"
+        )
 
 
 def _flop_per_image(module: nn.Module, image_size: int) -> tuple[int | None, str]:

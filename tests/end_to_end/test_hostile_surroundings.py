@@ -54,7 +54,7 @@ def test_a_summary_that_is_damaged_is_written_anew(tmp_path: Path, damage: str) 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     """Classes, files, the recipe and the run's folder have names with bytes that are no UTF-8, or that a terminal obeys."""
-    odd = os.fsdecode(b"caf\xe9\x1b[2J")
+    odd = os.fsdecode(b"caf\xe9\x1b[2J\ndata: ")
     for place in ("train/a", f"train/{odd}", "test/a", f"test/{odd}"):
         for number in range(4):
             file = tmp_path / odd / place / f"{odd}{number}.png"
@@ -66,8 +66,11 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     arguments = [recipe, "--data.source", f"folder:{tmp_path / 'link'}", "--data.root", tmp_path / "cache"]
     [result] = train([*arguments, "--output.dir", tmp_path / "run"])
     assert (result.code, result.err) == (0, ""), result
+    assert [line for line in result.out.splitlines() if line.startswith("data: ")] == [
+        "data: 2 classes: a, caf\\udce9\\x1b[2J\\ndata: "
+    ]
     assert read_json(tmp_path / "run" / "summary.json")["steps"] == 2
     (tmp_path / odd / f"train/{odd}/{odd}0.png").write_text("no image")
     [result] = train([*arguments, "--output.dir", tmp_path / "other"])
     assert (result.code, "\x1b" in result.err) == (2, False)
-    assert "caf\\udce9\\x1b[2J0.png cannot be decoded" in result.err
+    assert "data: 0.png cannot be decoded" in result.err

@@ -32,6 +32,8 @@ class Plan:
     seed: int
     rank: int
     world_size: int
+    fillers: bool = True
+    """Whether each part has as many images as the largest one. Without fillers, which weigh nothing, it has its own images only."""
 
     def __post_init__(self) -> None:
         if self.batch_size > self.num_images:
@@ -64,9 +66,13 @@ class Plan:
 
     @property
     def share(self) -> int:
-        """The images per rank and part, the same number at every step; where there are fewer, fillers weigh nothing."""
+        """The images per rank and part, the same number at every step if `fillers` stand where there are fewer."""
         part = self.batch_size // self.accumulate
         return -(-part // self.world_size)
+
+    def fewest(self, batch: int) -> int:
+        """Return how many images of its own a rank has at least in a part of a batch of so many."""
+        return batch // self.accumulate // self.world_size
 
     def epoch_of(self, step: int) -> int:
         return (step - 1) // self.steps_per_epoch + 1
@@ -78,7 +84,7 @@ class Plan:
         return order[first : first + self.batch_size]
 
     def shares(self, step: int, device: torch.device, *, following: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for each part this rank's indices (share + following,) int64 and weights (share,) float32.
+        """Yield for each part this rank's indices (N + following,) int64 and weights (N,) float32; with fillers N is `share`.
 
         A weight is 1/B for an image of the global batch and 0 for a filler, so that the weighted sums
         of all ranks and parts are the mean over the global batch whatever divides what. Behind the rank's own images stand as
@@ -88,13 +94,14 @@ class Plan:
         around = torch.cat((batch, batch[:following]))
         for part in _split(range(len(batch)), self.accumulate):
             mine = _split(part, self.world_size)[self.rank]
-            weights = torch.zeros(self.share, device=device)
+            share = self.share if self.fillers else len(mine)
+            weights = torch.zeros(share, device=device)
             weights[: len(mine)] = 1.0 / len(batch)
-            filler = batch[:1].expand(self.share - len(mine))
+            filler = batch[:1].expand(share - len(mine))
             yield torch.cat((around[mine.start : mine.stop + following], filler)), weights
 
     def in_order(self, gathered: Tensor, size: int) -> Tensor:
-        """Bring (ranks, parts, share, …), as ranks hold it, into the order of the global batch: (size, …), without fillers."""
+        """Bring (ranks, parts, share, …), as ranks hold it with fillers, into the order of the global batch: (size, …), without fillers."""
         pieces = [
             gathered[rank, number, : len(mine)]
             for number, part in enumerate(_split(range(size), self.accumulate))

@@ -30,7 +30,7 @@ def decode(
 ) -> tuple[Tensor, Sizes]:
     """Return the images, resized to size x size, as (N, H, W, C) uint8, and which sizes they had. There must be one at least.
 
-    Raises BadInput that names all that do not decode, after `problems` that are known already, and `place`, where they are to be
+    Raises BadInput that names those that do not decode, twenty at most, after `problems` that are known already, and `place`, where they are to be
     taken out; and OSError.
     """
     decoder = Decoder(len(files), size)

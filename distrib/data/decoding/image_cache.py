@@ -1,11 +1,13 @@
 """Keeps decoded images in one safetensors file, which is used only if every byte of it is right."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from distrib.data.images import SIZE, Sizes, as_bytes
 from distrib.files import open_regular, replacing
 
 _LARGEST_HEADER = 2**20  # bytes
+_ABANDONED = 3600  # seconds since the last change
 _SIZES = re.compile(r"(\d{1,9})x(\d{1,9}) (\d{1,9})x(\d{1,9})", re.ASCII)
 
 
@@ -35,6 +38,15 @@ class Decoded:
     def cut(cls, images: Tensor, counts: Mapping[str, int], sizes: Sizes) -> "Decoded":
         """Cut `images`, those of all splits one behind the other, into those of each split; `counts` says how many it has."""
         return cls(dict(zip(counts, torch.split(images, list(counts.values())), strict=True)), sizes)
+
+
+def state_of(facts: os.stat_result) -> tuple[int, int, int]:
+    """Return what is another for a file that was changed, or put in the place of another: its size and the times of both.
+
+    The time of change of what it holds is not enough: archives often give one time to all their files. That of its entry in the file
+    system is set by every rename, and also by a chmod, after which the images are decoded once more.
+    """
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def key(format_: str, path: Path, facts: Sequence[Any], counts: Mapping[str, int], size: int) -> str:
@@ -83,12 +95,21 @@ def write(file: Path, decoded: Decoded) -> None:
     """Write the cache, whole or not at all. One that cannot be written costs time, not the run."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(file.parent)
         with replacing(file) as new:
             sizes = " ".join(f"{width}x{height}" for width, height in decoded.sizes)
             save_file(dict(decoded.images), new, {"sha256": _sha256(decoded.images), "sizes": sizes})
             new.chmod(_mode_of_a_new_file(file.parent))  # both put it where only this user can read it
     except (OSError, SafetensorError):
         return
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what runs that were killed had written of a cache. One that is being written changes all the time. Raises OSError."""
+    for left in folder.glob(".images-*.safetensors-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
 
 
 def _mode_of_a_new_file(folder: Path) -> int:

@@ -37,14 +37,20 @@ def load(root: Path, *, download: bool) -> Dataset:
         train, test = (CIFAR10(root, train=split) for split in (True, False))
     except subprocess.CalledProcessError as error:
         why = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise BadInput(_refusal(root, f"did not come: {why}")) from None
+        raise BadInput(_refusal(root, f"did not come: {why}", download=download)) from None
     except (OSError, RuntimeError) as error:
-        raise BadInput(_refusal(root, f"cannot be loaded: {error}")) from None
+        raise BadInput(_refusal(root, f"cannot be loaded: {error}", download=download)) from None
     return Dataset("CIFAR-10", tuple(train.classes), _split(train), _split(test))
 
 
-def _refusal(root: Path, problem: str) -> str:
-    again = f"remove {root / ARCHIVE_FOLDER} to have it downloaded again, " if extracted(root) else ""
+def _refusal(root: Path, problem: str, *, download: bool) -> str:
+    folder, again = root / ARCHIVE_FOLDER, ""
+    if os.path.lexists(folder):
+        again = f"remove {folder}, and "
+        if (root / ARCHIVE).is_file():
+            again = f"remove {folder} to have it extracted from {ARCHIVE} again, or "
+        elif download:
+            again = f"remove {folder} to have it downloaded again, or "
     return (
         f"data.source = cifar10: what torchvision expects in {root} {problem}; {again}put {ARCHIVE}, or the "
         f"extracted {ARCHIVE_FOLDER}, there (data.root), or use folder:PATH or synthetic"

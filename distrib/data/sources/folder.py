@@ -1,6 +1,6 @@
 """Loads a folder of image files, PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg, which are decoded once into a cache.
 
-The cache is one safetensors file, keyed by every file's name, size and time of change.
+The cache is one safetensors file, keyed by every file's name, size, and times of change (`image_cache.state_of`).
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from distrib.data.decoding.image import LARGEST_FILE
 from distrib.data.decoding.image_cache import Decoded
 from distrib.data.images import SIZE, Dataset, Split
 from distrib.data.selection import ALL, Selection
+from distrib.data.walk import walk
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit
 from distrib.text import listed
@@ -71,8 +72,9 @@ def _left_out(paths: Sequence[Path]) -> list[str]:
     """Say what lies in the folder and is not used: it may be meant to be."""
     if not paths:
         return []
-    why = "it is no image" if len(paths) == 1 else "they are no images"
-    return [f"left out, because {why} in the folder of a class: {listed(paths, _TOLD)}"]
+    kinds = ", ".join(IMG_EXTENSIONS)
+    why = f"because what is read are {kinds} files in the folder of a class, and none that are hidden"
+    return [f"left out, {why}: {listed(paths, _TOLD)}"]
 
 
 def _listing(path: Path, splits: tuple[str, ...], left_out: list[Path]) -> dict[str, list[Path]]:
@@ -114,19 +116,9 @@ def image_files(folder: Path, left_out: list[Path] | None = None) -> list[Path]:
     Hidden files and folders are left out too: editors, file managers and NAS systems keep their own copies of images there.
     Raises OSError for a folder that cannot be read.
     """
-
-    def fail(error: OSError) -> None:
-        raise error
-
     images: list[str] = []
     others: list[Path] = [] if left_out is None else left_out
-    seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        facts = os.stat(place)  # noqa: PTH116 (what os.walk gives)
-        if (facts.st_dev, facts.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((facts.st_dev, facts.st_ino))
+    for place, folders, names in walk(folder):
         wanted = {name for name in names if name.lower().endswith(IMG_EXTENSIONS) and not _hidden(name)}
         hidden = [name for name in folders if _hidden(name)]
         folders[:] = sorted(set(folders).difference(hidden))
@@ -158,7 +150,7 @@ def _key(path: Path, classes: tuple[str, ...], taken: Taken, size: int) -> str:
                 problems.append(f"image {file} {error}")
             else:
                 files.append(file)
-                words = [classes[label], str(file)[within:], facts.st_size, facts.st_mtime_ns]
+                words = [classes[label], str(file)[within:], *image_cache.state_of(facts)]
                 digest.update(json.dumps(words).encode())
     if problems:
         decode(files, problems, place=f"the folder (data.source = folder:{path})")

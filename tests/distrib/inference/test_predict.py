@@ -66,6 +66,16 @@ def test_it_is_as_right_as_the_evaluation_said(run: Path, images: Path, capsys: 
     assert sum(surprise) / 60 == pytest.approx(read_json(run / "summary.json")["test_loss"], rel=1e-4)
 
 
+def test_a_name_with_a_line_end_begins_no_line(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "a.png  owl 1.000\nb.png"
+    odd.write_bytes(next((images / "test" / "class 1").iterdir()).read_bytes())
+    code, out, _ = predict(capsys, run, odd)
+    assert (code, out.count("\n")) == (0, 1)
+    assert out.startswith(f"{tmp_path}/a.png  owl 1.000\\nb.png  class ")
+
+
 def test_a_line_for_a_person(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = next((images / "test" / "class 1").iterdir())
     code, out, _ = predict(capsys, run, file, "--top", "2")

@@ -160,9 +160,17 @@ def test_one_image_is_too_few_for_a_batch_norm() -> None:
     config = ModelConfig(name="tests.networks:drawn")
     network = build_network(config, 10)
     with pytest.raises(BadInput, match=r"training\.batch_size = 2 leaves one image .*larger batch"):
-        expect_enough_images(config, network, 1, 2)
-    expect_enough_images(config, network, 2, 2)
-    expect_enough_images(ModelConfig(), build_network(ModelConfig(), 10), 1, 2)
+        expect_enough_images(config, network, 1, "training.batch_size = 2")
+    expect_enough_images(config, network, 2, "training.batch_size = 2")
+    expect_enough_images(ModelConfig(), build_network(ModelConfig(), 10), 1, "training.batch_size = 2")
+
+
+def test_a_synchronised_batch_norm_needs_an_image_on_every_rank() -> None:
+    config = ModelConfig(name="tests.networks:drawn", sync_batch_norm=True)
+    network = build_network(config, 10)
+    expect_enough_images(config, network, 1, "training.batch_size = 2")
+    with pytest.raises(BadInput, match=r"training\.batch_size = 2 leaves no image .*larger batch"):
+        expect_enough_images(config, network, 0, "training.batch_size = 2")
 
 
 def test_synchronised_batch_norm_needs_a_gpu() -> None:

@@ -17,6 +17,7 @@ from distrib.data.labels import MOST_CLASSES, Labels, classes_of
 from distrib.data.selection import ALL, Selection
 from distrib.data.sources.arrays.files import ArrayFile, opened
 from distrib.errors import BadInput
+from distrib.system import memory
 
 SPLITS = ("train", "test")
 NAMES = {
@@ -72,7 +73,9 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
             key = image_cache.key(_FORMAT, path, file.facts, counts, size)
             decoded = image_cache.through(cache, key, counts, size, decode)
         splits = {
-            split: Split(decoded.images[split], torch.from_numpy(labels[split].astype(numpy.int64))[chosen[split]])
+            split: Split(
+                decoded.images[split], torch.from_numpy(labels[split][chosen[split].numpy()].astype(numpy.int64))
+            )
             for split in SPLITS
         }
         return Dataset(f"arrays {path}", classes, **splits, notes=decoded.sizes.notes(size))
@@ -127,6 +130,11 @@ def _labels(file: ArrayFile, name: str, images: _Images) -> Labels:
         if array.shape not in ((images.count,), (images.count, 1)):
             raise file.refuse(
                 name, f"has the shape {array.shape}: expected is ({images.count},), a number for each of {images.name}"
+            )
+        if images.count * array.dtype.itemsize > memory() // 4:
+            raise file.refuse(
+                name,
+                f"holds {images.count} labels of {array.dtype}, which take more than a quarter of the memory here: save fewer, or as uint8",
             )
         return array.whole().reshape(-1)
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from distrib.data.decoding.image_cache import state_of
 from distrib.data.sources.arrays.npy import Npy
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, open_regular
@@ -70,7 +71,7 @@ def _folder(said: str, path: Path) -> ArrayFile:
         return stream, file.stat().st_size
 
     files = sorted(file for file in path.iterdir() if file.suffix == _SUFFIX)
-    facts = [fact for file in files for fact in (file.stat().st_size, file.stat().st_mtime_ns)]
+    facts = [fact for file in files for fact in state_of(file.stat())]
     return ArrayFile(said, facts, {file.stem: partial(open_file, file) for file in files})
 
 
@@ -80,9 +81,8 @@ def _npz(said: str, path: Path, packed: zipfile.ZipFile) -> ArrayFile:
             raise Unfit("it is encrypted: save it without a password")
         return packed.open(member), member.file_size
 
-    facts = path.stat()
     members = {member.filename.removesuffix(_SUFFIX): partial(open_member, member) for member in packed.infolist()}
-    return ArrayFile(said, [facts.st_size, facts.st_mtime_ns], members)
+    return ArrayFile(said, state_of(path.stat()), members)
 
 
 def _why(error: Exception) -> str:

@@ -47,16 +47,22 @@ class Npy:
             if not len(places):
                 self._stream.seek(count * self._row, 1)
                 continue
-            data = self._stream.read(count * self._row)
-            if len(data) != count * self._row:
-                raise Unfit("it ends too early: copy or save it again")
-            chunk = numpy.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
-            yield places, chunk[positions[places] - first]
+            yield places, self._next(count)[positions[places] - first]
 
     def whole(self) -> NDArray[Any]:
         """Return all rows. It is for the caller to see first that they are few."""
-        parts = [rows for _, rows in self.chosen(numpy.arange(self._rows))]
-        return numpy.concatenate(parts) if parts else numpy.empty(self.shape, self.dtype)
+        found = numpy.empty(self.shape, self.dtype)
+        rows = max(1, _READ // max(1, self._row))
+        for first in range(0, self._rows, rows):
+            found[first : first + rows] = self._next(min(rows, self._rows - first))
+        return found
+
+    def _next(self, count: int) -> NDArray[Any]:
+        """Read the next rows. Raises Unfit if there are not so many, and OSError."""
+        data = self._stream.read(count * self._row)
+        if len(data) != count * self._row:
+            raise Unfit("it ends too early: copy or save it again")
+        return numpy.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
 
 def _header(stream: IO[bytes]) -> tuple[Sequence[int], bool, numpy.dtype[Any]]:

@@ -42,8 +42,13 @@ def choose_columns(said: str, schema: Any, columns: WantedColumns) -> ChosenColu
     numbers = [name for name, its in types.items() if _is_whole(its)]
     image = _choose(said, "image", columns.image, declared("Image"), images, list(types))
     label = _choose(said, "label", columns.label, declared("ClassLabel"), numbers, list(types))
-    names = features.get(label, {}).get("names")
-    return ChosenColumns(image, label, _texts(names))
+    return ChosenColumns(image, label, class_names(schema, label))
+
+
+def class_names(schema: Any, label: str) -> Sequence[str] | None:
+    """Return the names that a table has of the labels in this column, if it has any."""
+    names = _features(schema).get(label, {}).get("names")
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None  # pyright: ignore[reportUnknownVariableType]
 
 
 def _choose(
@@ -78,10 +83,6 @@ def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return {name: its for name, its in found.items() if isinstance(its, dict)} if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType]
-
-
-def _texts(names: Any) -> Sequence[str] | None:
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None  # pyright: ignore[reportUnknownVariableType]
 
 
 def _holds_images(its: Any) -> bool:

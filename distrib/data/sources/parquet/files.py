@@ -6,6 +6,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
+from typing import NoReturn
 
 from distrib.errors import BadInput
 from distrib.text import listed
@@ -58,13 +59,33 @@ def split_files(said: str, names: Sequence[PurePath]) -> tuple[Files, list[PureP
 
 
 def _expect_all(said: str, names: Sequence[PurePath]) -> None:
-    """Raise BadInput if one of the files that together are a split is not there."""
-    shards = [found for name in names if (found := _SHARD.search(name.stem))]
-    for found in shards:
-        there = {int(other[1]) for other in shards if other[2] == found[2]}
-        if len(there) < int(found[2]):
-            absent = next(number for number in range(int(found[2])) if number not in there)
+    """Raise BadInput if one of the files that together are a split is not there, or if they divide it in several ways."""
+    series: dict[tuple[PurePath, str], list[tuple[PurePath, int, int]]] = {}
+    numbered: set[PurePath] = set()
+    for name in names:
+        if found := _SHARD.search(name.stem):
+            series.setdefault((name.parent, name.stem[: found.start()]), []).append(
+                (name, int(found[1]), int(found[2]))
+            )
+            numbered.add(name)
+    if numbered and len(numbered) < len(names):
+        _refuse_both(said, next(name for name in names if name not in numbered), min(numbered))
+    for shards in series.values():
+        first, _, total = shards[0]
+        files: dict[int, PurePath] = {}
+        for name, number, its_total in shards:
+            if its_total != total or number in files:
+                _refuse_both(said, files.get(number, first), name)
+            files[number] = name
+        if len(files) < total:
+            absent = next(number for number in range(total) if number not in files)
             raise BadInput(
-                f"{said}: {len(there)} of {int(found[2])} files are there of those like {found.string}.parquet; the first that is "
+                f"{said}: {len(files)} of {total} files are there of those like {first.name}; the first that is "
                 f"missing is number {absent}: copy or download all"
             )
+
+
+def _refuse_both(said: str, one: PurePath, two: PurePath) -> NoReturn:
+    raise BadInput(
+        f"{said} holds {one} and {two}, two divisions of one split, which would be trained on twice: take the files of one of them out"
+    )

@@ -17,6 +17,7 @@ from distrib.data.batches.normalize import Normalize
 from distrib.data.batches.plan import Plan
 from distrib.data.images import Split
 from tests.distrib.data.batches.test_plan import plans
+from tests.distrib.recipes import Load, Refuse
 
 CPU = torch.device("cpu")
 SIZE = 12
@@ -94,6 +95,13 @@ def test_a_mix_changes_nothing_that_it_is_given() -> None:
     for mixing in (MIXUP, CUTMIX):
         mixing.at(0, 1, SIZE)(images)
     assert torch.equal(images, IMAGES)
+
+
+@pytest.mark.parametrize("key", ["data.mixup", "data.cutmix"])
+def test_an_alpha_of_which_no_share_can_be_drawn(refused: Refuse, load: Load, key: str) -> None:
+    assert "accepted are 1e-06 to 1000, and 0" in refused(f"--{key}", "1e-310")
+    assert all(0 <= Mixing(mixup=1e-6, cutmix=0).at(0, step, 32).share <= 1 for step in range(100))
+    load(f"--{key}", "1e-6")
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])

@@ -120,6 +120,14 @@ def test_every_step_of_two_epochs_is_shared_out(
 
 @settings(max_examples=40, deadline=None)
 @given(plan=plans(), step=st.integers(1, 200))
+def test_without_fillers_a_part_has_its_own_images_only(plan: Plan, step: int) -> None:
+    sizes = [len(index) for parts in all_shares(replace(plan, fillers=False), step) for index, _ in parts]
+    assert sizes == [int((weights > 0).sum()) for parts in all_shares(plan, step) for _, weights in parts]
+    assert min(sizes) == plan.fewest(plan.images_of(step))
+
+
+@settings(max_examples=40, deadline=None)
+@given(plan=plans(), step=st.integers(1, 200))
 def test_the_batch_does_not_depend_on_who_divides_it(plan: Plan, step: int) -> None:
     alone = replace(plan, world_size=1, accumulate=1)
     assert plan.global_batch(step, CPU).tolist() == alone.global_batch(step, CPU).tolist()

@@ -37,9 +37,9 @@ def test_cifar10_is_loaded_in_the_layout_of_all_sources(small_cifar10: Path, dow
         assert split.images[7, 5, 6].tolist() == [10, 20, 7]
 
 
-def bad_cifar10(root: Path) -> str:
+def bad_cifar10(root: Path, *, download: bool = False) -> str:
     with pytest.raises(BadInput) as caught:
-        cifar10.load(root, download=False)
+        cifar10.load(root, download=download)
     return str(caught.value)
 
 
@@ -161,5 +161,18 @@ def test_cifar10_comes_whole_or_not_at_all(
 
 
 def test_a_damaged_cifar10_says_how_to_have_it_again(small_cifar10: Path) -> None:
-    (small_cifar10 / cifar10.ARCHIVE_FOLDER / "test_batch").unlink()
-    assert f"remove {small_cifar10 / cifar10.ARCHIVE_FOLDER} to have it downloaded again" in bad_cifar10(small_cifar10)
+    folder = small_cifar10 / cifar10.ARCHIVE_FOLDER
+    (folder / "test_batch").unlink()
+    assert f"remove {folder} to have it downloaded again, or put" in bad_cifar10(small_cifar10, download=True)
+    assert f"remove {folder}, and put" in bad_cifar10(small_cifar10)
+    (small_cifar10 / cifar10.ARCHIVE).touch()
+    assert f"remove {folder} to have it extracted from {cifar10.ARCHIVE} again, or put" in bad_cifar10(small_cifar10)
+
+
+def test_half_a_folder_beside_the_archive(small_cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when `tar` was stopped."""
+    archived(small_cifar10, monkeypatch)
+    folder = small_cifar10 / cifar10.ARCHIVE_FOLDER
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"half")
+    assert f"remove {folder} to have it extracted from {cifar10.ARCHIVE} again" in bad_cifar10(small_cifar10)

@@ -220,7 +220,7 @@ def test_other_files_and_empty_classes_are_left_out_and_told(birds: Path, cache:
     data = folder.load(birds, cache)
     assert same(data, before)
     (note,) = data.notes
-    assert note.startswith("left out, because they are no images in the folder of a class: ")
+    assert note.startswith("left out, because what is read are .jpg, .jpeg, .png, ")
     assert {str(path) for path in others} == set(note.partition(": ")[2].split(", "))
 
 
@@ -266,6 +266,17 @@ def test_the_second_load_decodes_nothing(birds: Path, cache: Path, monkeypatch: 
     assert same(folder.load(birds, cache), first)
 
 
+def test_what_a_killed_run_left_of_its_cache_is_removed(birds: Path, cache: Path) -> None:
+    cache.mkdir()
+    left, other = (cache / f".images-{number}.safetensors-abc" for number in "12")
+    left.write_bytes(b"half")
+    other.write_bytes(b"still being written")
+    os.utime(left, (10**9, 10**9))
+    folder.load(birds, cache)
+    assert not left.exists()
+    assert other.exists()
+
+
 def replace_pixels(birds: Path) -> None:
     write(birds / "train/owl/1.png", noise(1))
 
@@ -273,7 +284,7 @@ def replace_pixels(birds: Path) -> None:
 def replace_pixels_of_the_same_size(birds: Path) -> None:
     file = birds / "train/owl/1.bmp"
     before = file.stat()
-    write(file, noise(1))
+    write(file, noise(2))
     assert file.stat().st_size == before.st_size
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
 
@@ -295,14 +306,32 @@ def move_to_the_other_class(birds: Path) -> None:
     (birds / "train/owl/2.png").rename(birds / "train/wren/3.png")
 
 
+def swap_two_of_one_size_and_time(birds: Path) -> None:
+    """All files of an archive may have one time, and uncompressed images one size."""
+    one, two = (birds / "train" / name / "1.bmp" for name in ("owl", "wren"))
+    assert (one.stat().st_size, one.stat().st_mtime_ns) == (two.stat().st_size, two.stat().st_mtime_ns)
+    one.rename(birds / "between")
+    two.rename(one)
+    (birds / "between").rename(two)
+
+
 @pytest.mark.parametrize(
     "change",
-    [replace_pixels, replace_pixels_of_the_same_size, add, remove, rename_class, move_to_the_other_class],
+    [
+        replace_pixels,
+        replace_pixels_of_the_same_size,
+        add,
+        remove,
+        rename_class,
+        move_to_the_other_class,
+        swap_two_of_one_size_and_time,
+    ],
 )
 def test_a_changed_folder_is_decoded_again(
     birds: Path, cache: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    write(birds / "train/owl/1.bmp", noise(0))
+    for seed, name in enumerate(("owl", "wren")):
+        os.utime(write(birds / "train" / name / "1.bmp", noise(seed)), ns=(10**18, 10**18))
     before = folder.load(birds, cache)
     change(birds)
     after = folder.load(birds, cache)

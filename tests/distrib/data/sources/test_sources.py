@@ -154,6 +154,19 @@ def test_the_cache_is_root_or_the_users_cache(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert DataConfig().cache == tmp_path / "xdg" / "twinstep"
     assert DataConfig(root="/data").cache == Path("/data")
+    for ignored in ("", "cache"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert DataConfig().cache == tmp_path / ".cache" / "twinstep"
+
+
+def test_a_user_without_a_home_is_to_name_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    nobody: dict[int, object] = {}
+    monkeypatch.setattr("pwd.getpwuid", nobody.__getitem__)
+    with pytest.raises(BadInput, match=r"data\.root = none means .* no home directory: set data\.root"):
+        _ = DataConfig().cache
+    assert DataConfig(root="/data").cache == Path("/data")
 
 
 def test_more_drawn_images_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Images in .npz files and folders of .npy files: what is read, and what is refused."""
 
+import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -104,13 +106,56 @@ def test_other_sizes_become_what_they_become_in_a_folder(tmp_path: Path, shape: 
     assert data.notes == of_files.notes != ()
 
 
-def test_the_cache_of_resized_images_is_of_these_bytes(tmp_path: Path) -> None:
+def test_labels_that_memory_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "birds.npz", birds(32, 32))
+    monkeypatch.setattr(arrays, "memory", lambda: 4 * 47)
+    assert "array train_labels holds 6 labels of int64, which take more than a quarter" in refused(path, tmp_path)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_labels_are_in_memory_once(tmp_path: Path, folder: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside their eight bytes are masks of one each, and no second copy."""
+    monkeypatch.setattr("distrib.data.sources.arrays.npy._READ", 2**17)
+    monkeypatch.setattr("distrib.data.labels._SORTED", 2**14)
+    count = 2**19
+    content: Arrays = {
+        "train_images": numpy.zeros((count, 1, 1), dtype=numpy.uint8),
+        "train_labels": numpy.arange(count) % 2,
+        "test_images": numpy.zeros((2, 1, 1), dtype=numpy.uint8),
+        "test_labels": numpy.arange(2),
+    }
+    path = save(tmp_path / ("birds" if folder else "birds.npz"), content)
+    del content
+    tracemalloc.start()
+    data = arrays.load(path, tmp_path / "cache", Selection(train=2, test=2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.train.labels.tolist() == [0, 0]
+    assert peak < 1.6 * 8 * count
+
+
+@pytest.mark.parametrize("name", ["birds", "birds.npz"])
+def test_the_cache_of_resized_images_is_of_these_bytes(tmp_path: Path, name: str) -> None:
+    """The file that is changed keeps its size and the time of its data, as one that is unpacked may."""
     content = birds(28, 28)
-    path, cache = save(tmp_path / "birds", content), tmp_path / "cache"
+    path, cache = tmp_path / name, tmp_path / "cache"
+    file = path if path.suffix else save(path, content) / "train_images.npy"
+
+    def write() -> None:
+        if path.suffix:
+            numpy.savez(path, **content)  # pyright: ignore[reportArgumentType]
+        else:
+            numpy.save(file, content["train_images"])
+
+    write()
     first = arrays.load(path, cache)
     assert arrays.load(path, cache).fingerprint() == first.fingerprint()
     assert len(list(cache.iterdir())) == 1
-    numpy.save(path / "train_images.npy", 255 - content["train_images"])
+    before = file.stat()
+    content["train_images"] = 255 - content["train_images"]
+    write()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
     assert arrays.load(path, cache).fingerprint() != first.fingerprint()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -44,7 +45,12 @@ def picture(seed: int, **options: Any) -> bytes:
 
 
 def table(
-    images: Sequence[Any], labels: Sequence[Any] | None = None, *, label: str = "label", features: bool = True
+    images: Sequence[Any],
+    labels: Sequence[Any] | None = None,
+    *,
+    label: str = "label",
+    features: bool = True,
+    names: Sequence[str] = CLASSES,
 ) -> Any:
     """Return a table as `datasets` writes it."""
     pyarrow: Any = import_module("pyarrow")  # it has no types
@@ -54,7 +60,7 @@ def table(
     made = pyarrow.table({"image": pyarrow.array(rows, kind), label: pyarrow.array(labels)})
     if not features:
         return made
-    said = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": CLASSES}}
+    said = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": names}}
     return made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": said}})})
 
 
@@ -116,12 +122,24 @@ def test_a_photo_is_turned_as_the_camera_says(birds: Path, tmp_path: Path) -> No
 def test_the_second_load_decodes_nothing_and_a_changed_file_is_decoded(
     birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    file, pictures = birds / TEST, [picture(n) for n in range(9, 13)]
+    write(table(pictures), file, compression="none")
     first = parquet.load(birds, tmp_path / "cache")
     with monkeypatch.context() as patch:
         patch.setattr(parquet, "_decode", None)
         assert parquet.load(birds, tmp_path / "cache").fingerprint() == first.fingerprint()
-    write(table([picture(n) for n in range(19, 23)]), birds / TEST)
+    before = file.stat()
+    write(table(pictures[::-1]), file, compression="none")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
     assert parquet.load(birds, tmp_path / "cache").fingerprint() != first.fingerprint()
+
+
+def test_links_to_folders_are_followed(birds: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/data").symlink_to(birds)
+    linked = parquet.load(tmp_path / "linked", tmp_path / "cache")
+    assert linked.fingerprint() == parquet.load(birds, tmp_path / "cache").fingerprint()
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
@@ -174,6 +192,30 @@ def test_labels_in_several_columns(birds: Path, tmp_path: Path) -> None:
     assert "data.label_column = age" in (said := refused(birds, columns=WantedColumns(label="age")))
     assert "is not there; accepted are label, coarse_label" in said
     assert "data.image_column = label" in refused(birds, columns=WantedColumns(image="label"))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["wren", "owl"], "label 0 of column label means 'owl' in {train} and 'wren' in {file}"),
+        (["owl", "tit", "wren"], "label 1 of column label means 'wren' in {train} and 'tit' in {file}"),
+        (["owl", "wren", "tit"], "label 2 of column label means nothing in {train} and 'tit' in {file}"),
+        (["owl"], "label 1 of column label means 'wren' in {train} and nothing in {file}"),
+    ],
+)
+@pytest.mark.parametrize("file", [TEST, "train-00001-of-00002.parquet"])
+def test_files_that_number_the_classes_in_their_own_way(
+    birds: Path, file: str, names: Sequence[str], words: str
+) -> None:
+    write(table([picture(0)], [0], names=names), birds / file)
+    said = refused(birds)
+    assert words.format(train=birds / "train-00000-of-00002.parquet", file=birds / file) in said
+    assert "number the classes of all files alike" in said
+
+
+def test_a_file_without_names_has_those_of_the_others(birds: Path, tmp_path: Path) -> None:
+    write(table([picture(0)], [1], features=False), birds / TEST)
+    assert parquet.load(birds, tmp_path / "cache").classes == ("owl", "wren")
 
 
 def test_labels_that_are_words_are_refused_by_what_is_accepted(birds: Path) -> None:
