@@ -143,9 +143,12 @@ class Start:
         else:
             self.status.works = True
             if reports:
-                write_atomically(folder / CONFIG, config.to_toml())  # only now: it replaces an earlier one
+                withdrawn = summary.withdraw(folder)  # only now, when nothing is refused any more
+                write_atomically(folder / CONFIG, config.to_toml())
                 again = self.arguments or [str(folder / CONFIG)]
                 self.page.attempt(lambda: facts.write(ready, again, self.status.before), folder / FACTS)
+                if withdrawn:
+                    self.page.write(folder)  # or it would show them until the next page is due
             trackers = collectives.on_every_rank(accelerator, lambda: self._start_trackers(ready))
             self._expect_answers()
             _say_what_runs(display, ready)

@@ -116,11 +116,15 @@ def test_at_a_step_before_an_evaluation(tmp_path: Path, undisturbed: Callable[[i
         assert summary[key] == expected[key]
 
 
-def test_an_old_summary_does_not_make_a_longer_run_complete(tmp_path: Path) -> None:
+def test_results_do_not_outlive_the_step_that_they_are_of(tmp_path: Path) -> None:
+    """Once a complete run goes on they are neither in its folder nor on its page, and it is not complete."""
     train_well(tmp_path, *SMALL, "--training.epochs=1")
+    (tmp_path / "crosscheck.json").write_text('{"verdict": "match"}')
     command = [QUICKSTART, *SMALL, "--output.dir", tmp_path]
     [result] = train(command, plant=functools.partial(ask_at_update, 10))
     assert (result.code, read_json(tmp_path / "status.json")["step"]) == (75, 20)
+    assert not any((tmp_path / name).exists() for name in ("summary.json", "crosscheck.json", "page/mistakes.json"))
+    assert "There is no verdict before training is over" in (tmp_path / "index.html").read_text()
     assert train(command)[0].code == 0
     assert read_json(tmp_path / "summary.json")["steps"] == 20
 
