@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from distrib.checkpoint import resume
+from distrib.checkpoint.differences import to_train_on
 from distrib.config.load import Resolved
 from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
@@ -138,7 +139,7 @@ class Start:
         if collectives.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
                 f"{folder}/ holds this run complete ({count(step, 'step')}, summary.json): "
-                f"{resume.to_train_on(early=step < ready.total_steps)} to train on, or choose another output.dir to start anew"
+                f"{to_train_on(early=step < ready.total_steps)} to train on, or choose another output.dir to start anew"
             )
         else:
             self.status.works = True

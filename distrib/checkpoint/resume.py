@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
+from distrib.checkpoint.differences import differences, refuse_nothing_to_train, to_train_on
 from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference, Saved, checked
 from distrib.display import Display
@@ -19,26 +20,6 @@ from distrib.layout import CHECKPOINTS, STATUS, SUMMARY
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
 from distrib.text import count
-
-# Another value of these, by their keys in the recipe, is another run: step s would mean other images.
-_MUST_MATCH = {
-    "dataset": "data.source",
-    "num_images": "data.train_images",
-    "batch_size": "training.batch_size",
-    "last_batch": "training.last_batch",
-    "seed": "training.seed",
-}
-_NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touch the weights
-_RECORD = "crosscheck.record"
-# Once the run is complete, only these may have other values: the results in its folder are the same whatever they are. The
-# images are compared by their fingerprint.
-_ANY_VALUE = {
-    *("data.source", "data.root", "data.download", "data.image_column", "data.label_column"),
-    *("data.train_images", "data.test_images"),
-    *("training.eval_batch_size", "training.threads", "training.world_size", "training.check_ranks_every"),
-    *("training.start_timeout_seconds", "training.timeout_seconds", "precision.force"),
-    *("output.dir", "output.quiet", "crosscheck.replay", "crosscheck.live"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +64,8 @@ def continue_from(
         _refuse_beyond(checkpoint.path, checkpoint.step, total_steps, keys)
         if checkpoint.step == total_steps or is_enough(progress):
             remedy = to_train_on(early=checkpoint.step < total_steps)
-            _refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
-        for line in _differences(checkpoint.path, saved, keys, identity, non_default):
+            refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
+        for line in differences(checkpoint.path, saved, keys, identity, non_default):
             display.say(line)
         same_optimizer = all(saved.config.get(key) == keys[key] for key in keys if key.startswith("optimizer."))
         state.restore(checkpoint, saved, update, same_optimizer=same_optimizer)
@@ -205,32 +186,6 @@ def _refuse_beyond(path: Path, step: int, total_steps: int, keys: Mapping[str, A
         )
 
 
-def _refuse_nothing_to_train(path: Path, saved: Saved, keys: Mapping[str, Any], remedy: str) -> None:
-    """Raise BadInput for the last checkpoint of a run that was another one."""
-    then = saved.config
-    changed = [  # a key that the checkpoint does not know came after it, or belongs to another optimizer, whose name differs
-        f"{key} = {value} ({then[key]} then)"
-        for key, value in keys.items()
-        if key in then and then[key] != value and not _may_change(key, keys)
-    ]
-    if changed:
-        raise BadInput(
-            f"{path} is the last checkpoint of a complete run with another configuration, {', '.join(changed)}: set it back "
-            f"to see its results, {remedy} to train on, or start a new run (another output.dir)"
-        )
-
-
-def to_train_on(*, early: bool) -> str:
-    """Return what to change for a complete run to go on; `early` says that it ended before its last epoch."""
-    return "raise or unset training.stop_at_accuracy and training.patience" if early else "raise training.epochs"
-
-
-def _may_change(key: str, keys: Mapping[str, Any]) -> bool:
-    """Return whether the results of a complete run answer for another value of this key as well."""
-    section = key.partition(".")[0]
-    return key in _ANY_VALUE or section == "checkpoint" or (section == "crosscheck" and not keys.get(_RECORD))
-
-
 def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
     progress = Progress(
         saved.epoch_loss,
@@ -244,39 +199,3 @@ def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
     if saved.evaluation_pending is None and progress.epoch_loss > 0 and step % steps_per_epoch == 0:
         progress.end_epoch(steps_per_epoch)
     return progress
-
-
-def _differences(
-    path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity, non_default: Collection[str]
-) -> list[str]:
-    """Return a line for each harmless difference. Raises BadInput for those that make it another run."""
-    there, here = saved.identity.model_dump(), identity.model_dump()
-    for fact, key in _MUST_MATCH.items():
-        if there[fact] != here[fact]:
-            shown = f" ({there[fact]} then, {here[fact]} now)" if fact != "dataset" else ""
-            raise BadInput(
-                f"checkpoint {path} is of a run with another {key}{shown}, so its steps mean other images: "
-                "set it back, or start a new run (another output.dir)"
-            )
-    changed = [  # those of the others that did: they matter to the last bits only
-        f"{fact} {there[fact]} -> {here[fact]}"
-        for fact in here
-        if fact not in (*_MUST_MATCH, "precision") and there[fact] != here[fact] and there[fact] is not None
-    ]
-    lines = [f"continuing from {path}"]
-    if changed:
-        lines.append(f"note: {', '.join(changed)} since then, so the last bits will differ from an undisturbed run")
-    then = saved.config
-    if there["precision"] not in (None, here["precision"]):
-        lines.append(
-            f"note: the run took precision {there['precision']} and goes on in {here['precision']}, so its results will differ "
-            f"from those of an undisturbed run: --precision.mode {there['precision']} goes on as before"
-        )
-    other = [
-        f"{key} {then.get(key)} -> {value}"
-        for key, value in keys.items()
-        if key.partition(".")[0] not in _NO_EFFECT and (then[key] != value if key in then else key in non_default)
-    ]
-    if other:
-        lines.append(f"note: changed since then: {', '.join(other)}")
-    return lines
