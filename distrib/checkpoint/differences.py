@@ -8,42 +8,51 @@ from distrib.checkpoint.values import Identity, Saved
 from distrib.errors import BadInput
 
 # Another value of these, by their keys in the recipe, is another run: step s would mean other images.
-_MUST_MATCH = {
-    "dataset": "data.source",
-    "num_images": "data.train_images",
-    "batch_size": "training.batch_size",
-    "last_batch": "training.last_batch",
-    "seed": "training.seed",
-}
+_MUST_MATCH = {"batch_size": "training.batch_size", "last_batch": "training.last_batch", "seed": "training.seed"}
+# What decides which images a run has, and their pixels. Their fingerprint says whether they are others.
+_IMAGES = (
+    *("data.source", "data.root", "data.download", "data.image_column", "data.label_column"),
+    *("data.image_size", "data.train_images", "data.test_images"),
+)
 _NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touch the weights
 _RECORD = "crosscheck.record"
-# Once the run is complete, only these may have other values: the results in its folder are the same whatever they are. The
-# images are compared by their fingerprint.
+# Once the run is complete, only these may have other values: the results in its folder are the same whatever they are.
 _ANY_VALUE = {
-    *("data.source", "data.root", "data.download", "data.image_column", "data.label_column"),
-    *("data.train_images", "data.test_images"),
+    *_IMAGES,
     *("training.eval_batch_size", "training.threads", "training.world_size", "training.check_ranks_every"),
     *("training.start_timeout_seconds", "training.timeout_seconds", "precision.force"),
     *("output.dir", "output.quiet", "crosscheck.replay", "crosscheck.live"),
 }
 
 
-def differences(
-    path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity, non_default: Collection[str]
-) -> list[str]:
-    """Return a line for each harmless difference. Raises BadInput for those that make it another run."""
+def refuse_another_run(path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity) -> None:
+    """Raise BadInput for a checkpoint of a run with other images, or another order of them."""
     there, here = saved.identity.model_dump(), identity.model_dump()
     for fact, key in _MUST_MATCH.items():
         if there[fact] != here[fact]:
-            shown = f" ({there[fact]} then, {here[fact]} now)" if fact != "dataset" else ""
             raise BadInput(
-                f"checkpoint {path} is of a run with another {key}{shown}, so its steps mean other images: "
-                "set it back, or start a new run (another output.dir)"
+                f"checkpoint {path} is of a run with another {key} ({there[fact]} then, {here[fact]} now), so its steps mean "
+                "other images: set it back, or start a new run (another output.dir)"
             )
-    changed = [  # those of the others that did: they matter to the last bits only
+    if saved.identity.dataset != identity.dataset:
+        changed = [key for key in _IMAGES if key in saved.config and saved.config[key] != keys.get(key)]
+        why = ", ".join(f"{key} was {saved.config[key]} and is {keys.get(key)}" for key in changed)
+        raise BadInput(
+            f"checkpoint {path} is of a run with other images: "
+            + (f"{why}; set it back" if changed else "those that data.source means have changed; put the old ones back")
+            + ", or start a new run (another output.dir)"
+        )
+
+
+def differences(
+    path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity, non_default: Collection[str]
+) -> list[str]:
+    """Return a line that names the checkpoint, and one for each kind of difference, none of which makes it another run."""
+    there, here = saved.identity.model_dump(), identity.model_dump()
+    changed = [  # those of the identity that did: they matter to the last bits only
         f"{fact} {there[fact]} -> {here[fact]}"
         for fact in here
-        if fact not in (*_MUST_MATCH, "precision") and there[fact] != here[fact] and there[fact] is not None
+        if fact != "precision" and there[fact] != here[fact] and there[fact] is not None
     ]
     lines = [f"continuing from {path}"]
     if changed:

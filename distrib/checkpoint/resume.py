@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
-from distrib.checkpoint.differences import differences, refuse_nothing_to_train, to_train_on
+from distrib.checkpoint.differences import differences, refuse_another_run, refuse_nothing_to_train, to_train_on
 from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference, Saved, checked
 from distrib.display import Display
@@ -61,6 +61,7 @@ def continue_from(
         checkpoint = _open(Path(found))
         saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
         progress = _progress(checkpoint.step, saved, steps_per_epoch)
+        refuse_another_run(checkpoint.path, saved, keys, identity)
         _refuse_beyond(checkpoint.path, checkpoint.step, total_steps, keys)
         if checkpoint.step == total_steps or is_enough(progress):
             remedy = to_train_on(early=checkpoint.step < total_steps)

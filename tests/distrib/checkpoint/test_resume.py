@@ -298,8 +298,6 @@ def test_path_that_is_no_checkpoint_is_refused(go: Caller, bad: str, tmp_path: P
         ({"batch_size": 64}, "training.batch_size", "128 then, 64 now"),
         ({"seed": 8}, "training.seed", "7 then, 8 now"),
         ({"last_batch": "mask"}, "training.last_batch", "drop then, mask now"),
-        ({"num_images": 999}, "data.train_images", "1000 then, 999 now"),
-        ({"dataset": "b" * 64}, "data.source", ""),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
 )
@@ -310,6 +308,40 @@ def test_another_run_is_refused(go: Caller, other: dict[str, Any], key: str, sho
     for word in (str(path), key, shown, "set it back", "output.dir"):
         assert word in said
     assert torch.equal(go.fresh.net.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("keys", "shown"),
+    [
+        ({"data.test_images": 9}, "other images: data.test_images was None and is 9; set it back, or"),
+        (
+            {"data.image_size": 16, "data.root": "/b"},
+            "other images: data.root was /a and is /b, data.image_size was 32 and is 16; set it back, or",
+        ),
+        ({}, "other images: those that data.source means have changed; put the old ones back, or"),
+        ({"optimizer.lr": 0.1, "data.augment": False}, "other images: those that data.source means have changed"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, TOTAL_STEPS, TOTAL_STEPS + 1])
+def test_other_images_are_refused_by_the_keys_that_chose_them(
+    go: Caller, keys: dict[str, Any], shown: str, step: int, tmp_path: Path
+) -> None:
+    """Also where the run would be complete, or shorter than its checkpoint: more epochs are no way out."""
+    images = {"data.source": "auto", "data.image_size": 32, "data.test_images": None}
+    path = Trainer().save(tmp_path, step, config=KEYS | images)
+    with pytest.raises(BadInput) as caught:
+        go(tmp_path, keys=images | keys, dataset="b" * 64)
+    said = str(caught.value)
+    assert str(path) in said
+    assert shown in said
+    assert "training.epochs" not in said
+
+
+def test_a_complete_run_with_another_order_of_images_is_not_offered_more_epochs(go: Caller, tmp_path: Path) -> None:
+    Trainer().save(tmp_path, TOTAL_STEPS, config=KEYS | {"training.seed": 7})
+    with pytest.raises(BadInput, match=r"training\.seed \(7 then, 8 now\).*set it back") as caught:
+        go(tmp_path, keys={"training.seed": 8}, seed=8)
+    assert "training.epochs" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
