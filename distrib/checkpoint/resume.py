@@ -104,16 +104,20 @@ def refuse_files_of_others(folder: Path) -> None:
 def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
     """Raise BadInput if the run would overwrite checkpoints or results of an earlier one in its folder.
 
-    `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint.
+    `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint. One that did so and
+    was stopped goes on from its own checkpoints.
     """
     there = store.candidates(folder / CHECKPOINTS)
     if not there and config.resume in ("auto", "never"):
         _refuse_results(folder, "no checkpoint")
     if config.resume not in ("auto", "never") and there and there[0].resolve() != Path(config.resume).resolve():
-        raise BadInput(
-            f"checkpoint.resume = {config.resume}, but {folder} holds {there[0].name}: a run that goes back needs a folder "
-            "of its own; choose another output.dir"
-        )
+        newest, _ = store.newest_valid(folder / CHECKPOINTS)
+        if newest is None or not _went_on_from(config.resume, newest):
+            raise BadInput(
+                f"checkpoint.resume = {config.resume}, but {folder} holds {there[0].name}, which no run from that path wrote: a run "
+                "that goes back needs a folder of its own; choose another output.dir, or take --checkpoint.resume auto to "
+                "continue the run in this one"
+            )
     if config.resume == "never" and there:
         raise BadInput(
             f"checkpoint.resume = never, but {folder} holds checkpoints of an earlier run: choose another "
@@ -124,14 +128,24 @@ def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
 def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | None:
     if config.resume == "never":
         return None
-    if config.resume != "auto":
-        return config.resume
     newest, passed = store.newest_valid(folder / CHECKPOINTS)
+    if config.resume != "auto":
+        if newest is None or not _went_on_from(config.resume, newest):
+            return config.resume
+        display.say(
+            f"note: {folder} holds a run that went on from {config.resume}, so it goes on from its own newest checkpoint"
+        )
     for line in passed:
         display.say(line)
     if newest is None:
         _refuse_results(folder, "no valid checkpoint")
     return None if newest is None else str(newest.path)
+
+
+def _went_on_from(path: str, newest: store.Checkpoint) -> bool:
+    """Return whether the start that wrote the newest checkpoint in a folder was given this path as `checkpoint.resume`."""
+    given = checked(newest.path, newest.step, newest.values).config.get("checkpoint.resume")
+    return isinstance(given, str) and Path(given).resolve() == Path(path).resolve()
 
 
 def _refuse_results(folder: Path, found: str) -> None:

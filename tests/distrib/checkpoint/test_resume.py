@@ -263,6 +263,22 @@ def test_going_back_needs_a_folder_of_its_own(tmp_path: Path) -> None:
     resume.refuse_leftovers(CheckpointConfig(resume=str(older)), tmp_path / "elsewhere")
 
 
+def test_the_same_path_continues_a_run_that_went_on_from_it(
+    go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a job does that was stopped and is started again with the same command."""
+    trainer = Trainer()
+    path, here = trainer.save(tmp_path / "elsewhere", 3), tmp_path / "here"
+    given = {"checkpoint.resume": str(path)}
+    newest = [trainer.save(here, step, config=KEYS | given) for step in (4, 5)][-1]
+    resume.refuse_leftovers(CheckpointConfig(resume=str(path)), here)
+    assert go(here, path).path == newest
+    assert f"went on from {path}" in capsys.readouterr().out
+    other = trainer.save(tmp_path / "elsewhere", 4)
+    with pytest.raises(BadInput, match=r"step-00000005, which no run .*--checkpoint\.resume auto"):
+        resume.refuse_leftovers(CheckpointConfig(resume=str(other)), here)
+
+
 def test_path_wins_over_newer_ones_and_other_folders(go: Caller, tmp_path: Path) -> None:
     trainer = Trainer()
     wanted = trainer.save(tmp_path / "elsewhere", 3)
