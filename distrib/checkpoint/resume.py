@@ -1,7 +1,7 @@
 """Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,16 @@ def continue_from(
     if found is None:
         return Resumed()
 
+    def is_over(step: int, progress: Progress) -> bool:
+        return step == total_steps or is_enough(progress)
+
     def load() -> Resumed:
         checkpoint = _open(Path(found))
         saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
         progress = _progress(checkpoint.step, saved, steps_per_epoch)
         refuse_another_run(checkpoint.path, saved, keys, identity)
         _refuse_beyond(checkpoint.path, checkpoint.step, total_steps, keys)
-        if checkpoint.step == total_steps or is_enough(progress):
+        if is_over(checkpoint.step, progress):
             remedy = to_train_on(early=checkpoint.step < total_steps)
             refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
         for line in differences(checkpoint.path, saved, keys, identity, non_default):
@@ -74,7 +77,18 @@ def continue_from(
             raise BadInput(_not_finite(checkpoint, update))
         return Resumed(checkpoint.step, checkpoint.path, progress)
 
-    return on_every_rank(accelerator, load)
+    resumed = on_every_rank(accelerator, load)
+    best = resumed.progress.best_step
+    goes_on = resumed.progress.evaluation_pending or not is_over(resumed.step, resumed.progress)
+    if config.best and best is not None and goes_on:
+        kept = store.checkpoint_path(folder / CHECKPOINTS, best)
+        if not on_main(accelerator, kept.is_dir):
+            display.say(
+                f"note: the best checkpoint so far would be {kept}, which is not there, so that checkpoint.best and "
+                "training.patience count from here on"
+            )
+            return replace(resumed, progress=resumed.progress.without_best())
+    return resumed
 
 
 def metadata(keys: Mapping[str, Any], identity: Identity, inference: Inference, progress: Progress) -> dict[str, Any]:

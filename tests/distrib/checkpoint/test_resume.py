@@ -87,11 +87,12 @@ class Caller:
         *,
         keys: dict[str, Any] | None = None,
         defaults: dict[str, Any] | None = None,
+        best: bool = False,
         **identity: Any,
     ) -> Resumed:
         """`keys` are those that somebody has set since, and `defaults` those that nobody has."""
         return resume.continue_from(
-            CheckpointConfig(resume=str(wish)),
+            CheckpointConfig(resume=str(wish), best=best),
             KEYS | (keys or {}) | (defaults or {}),
             folder,
             IDENTITY.model_copy(update=identity),
@@ -277,6 +278,31 @@ def test_the_same_path_continues_a_run_that_went_on_from_it(
     other = trainer.save(tmp_path / "elsewhere", 4)
     with pytest.raises(BadInput, match=r"step-00000005, which no run .*--checkpoint\.resume auto"):
         resume.refuse_leftovers(CheckpointConfig(resume=str(other)), here)
+
+
+@pytest.mark.parametrize("where", ["in its folder", "in a folder of its own"])
+@pytest.mark.parametrize("best_step", [4, 8])
+def test_a_best_checkpoint_that_the_folder_does_not_hold_is_not_the_best(
+    go: Caller, best_step: int, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as one that was dropped before checkpoint.best was set, or one that stayed where the run came from."""
+    path = Trainer().save(tmp_path / "there", 8, best_accuracy=0.5, best_step=best_step, epochs_without_gain=1)
+    there = where == "in its folder"
+    resumed = go(tmp_path / ("there" if there else "here"), path, best=True)
+    if there and best_step == 8:
+        assert resumed.progress == Progress(0.0, 0.0, best_accuracy=0.5, best_step=8, epochs_without_gain=1)
+    else:
+        assert resumed.progress == Progress(0.0, 0.0)
+        assert f"step-0000000{best_step}, which is not there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step", [STEPS_PER_EPOCH, TOTAL_STEPS])
+def test_a_complete_run_keeps_what_it_says_of_its_best_step(go: Caller, step: int, tmp_path: Path) -> None:
+    said = {"best_accuracy": 0.5, "best_step": 1, "epochs_without_gain": 2}
+    Trainer().save(tmp_path / "complete", step, **said)
+    assert go(tmp_path / "complete", best=True).progress.best_step == 1
+    Trainer().save(tmp_path / "pending", step, evaluation_pending=True, **said)
+    assert go(tmp_path / "pending", best=True).progress.best_step is None
 
 
 def test_path_wins_over_newer_ones_and_other_folders(go: Caller, tmp_path: Path) -> None:
