@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from distrib.checkpoint import resume
+from distrib.checkpoint.differences import to_train_on
 from distrib.config.load import Resolved
 from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
@@ -138,14 +139,17 @@ class Start:
         if collectives.on_main(accelerator, lambda: _is_complete(ready)):
             display.say(
                 f"{folder}/ holds this run complete ({count(step, 'step')}, summary.json): "
-                f"{resume.to_train_on(early=step < ready.total_steps)} to train on, or choose another output.dir to start anew"
+                f"{to_train_on(early=step < ready.total_steps)} to train on, or choose another output.dir to start anew"
             )
         else:
             self.status.works = True
             if reports:
-                write_atomically(folder / CONFIG, config.to_toml())  # only now: it replaces an earlier one
+                withdrawn = summary.withdraw(folder)  # only now, when nothing is refused any more
+                write_atomically(folder / CONFIG, config.to_toml())
                 again = self.arguments or [str(folder / CONFIG)]
                 self.page.attempt(lambda: facts.write(ready, again, self.status.before), folder / FACTS)
+                if withdrawn:
+                    self.page.write(folder)  # or it would show them until the next page is due
             trackers = collectives.on_every_rank(accelerator, lambda: self._start_trackers(ready))
             self._expect_answers()
             _say_what_runs(display, ready)

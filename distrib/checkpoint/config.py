@@ -16,4 +16,5 @@ class CheckpointConfig(Section):
     """Keep the checkpoint with the best test accuracy as well; `twinstep predict --best` takes it."""
     resume: str = "auto"
     """auto: continue from the newest valid checkpoint in the run's folder, if there is one; never: refuse a folder
-    that has any; or the path of one checkpoint."""
+    that has any; or the path of one checkpoint, which a run in a folder of its own goes on from. Once that run has
+    checkpoints, the same path continues from the newest of them."""

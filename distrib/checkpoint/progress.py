@@ -1,6 +1,6 @@
 """How far a run has come in its epochs, how good it has become, and whether that is enough."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distrib.data.batches.plan import Plan
 
@@ -35,6 +35,10 @@ class Progress:
             self.best_accuracy, self.best_step, self.epochs_without_gain = accuracy, step, 0
         else:
             self.epochs_without_gain += 1
+
+    def without_best(self) -> "Progress":
+        """Return what remains where the best checkpoint is not kept: the next evaluation is the best one so far."""
+        return replace(self, best_accuracy=None, best_step=None, epochs_without_gain=0)
 
     def enough(self, *, stop_at_accuracy: float | None, patience: int | None) -> str | None:
         """Return in words why the run ends here, before its last epoch, or None if it goes on.

@@ -1,7 +1,7 @@
 """Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from distrib.checkpoint import state, store
 from distrib.checkpoint.config import CheckpointConfig
+from distrib.checkpoint.differences import differences, refuse_another_run, refuse_nothing_to_train, to_train_on
 from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.values import Identity, Inference, Saved, checked
 from distrib.display import Display
@@ -19,26 +20,6 @@ from distrib.layout import CHECKPOINTS, STATUS, SUMMARY
 from distrib.optim.update import Update
 from distrib.ranks.collectives import on_every_rank, on_main
 from distrib.text import count
-
-# Another value of these, by their keys in the recipe, is another run: step s would mean other images.
-_MUST_MATCH = {
-    "dataset": "data.source",
-    "num_images": "data.train_images",
-    "batch_size": "training.batch_size",
-    "last_batch": "training.last_batch",
-    "seed": "training.seed",
-}
-_NO_EFFECT = ("checkpoint", "output", "crosscheck")  # sections that do not touch the weights
-_RECORD = "crosscheck.record"
-# Once the run is complete, only these may have other values: the results in its folder are the same whatever they are. The
-# images are compared by their fingerprint.
-_ANY_VALUE = {
-    *("data.source", "data.root", "data.download", "data.image_column", "data.label_column"),
-    *("data.train_images", "data.test_images"),
-    *("training.eval_batch_size", "training.threads", "training.world_size", "training.check_ranks_every"),
-    *("training.start_timeout_seconds", "training.timeout_seconds", "precision.force"),
-    *("output.dir", "output.quiet", "crosscheck.replay", "crosscheck.live"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +57,19 @@ def continue_from(
     if found is None:
         return Resumed()
 
+    def is_over(step: int, progress: Progress) -> bool:
+        return step == total_steps or is_enough(progress)
+
     def load() -> Resumed:
         checkpoint = _open(Path(found))
         saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
         progress = _progress(checkpoint.step, saved, steps_per_epoch)
+        refuse_another_run(checkpoint.path, saved, keys, identity)
         _refuse_beyond(checkpoint.path, checkpoint.step, total_steps, keys)
-        if checkpoint.step == total_steps or is_enough(progress):
+        if is_over(checkpoint.step, progress):
             remedy = to_train_on(early=checkpoint.step < total_steps)
-            _refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
-        for line in _differences(checkpoint.path, saved, keys, identity, non_default):
+            refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
+        for line in differences(checkpoint.path, saved, keys, identity, non_default):
             display.say(line)
         same_optimizer = all(saved.config.get(key) == keys[key] for key in keys if key.startswith("optimizer."))
         state.restore(checkpoint, saved, update, same_optimizer=same_optimizer)
@@ -92,7 +77,18 @@ def continue_from(
             raise BadInput(_not_finite(checkpoint, update))
         return Resumed(checkpoint.step, checkpoint.path, progress)
 
-    return on_every_rank(accelerator, load)
+    resumed = on_every_rank(accelerator, load)
+    best = resumed.progress.best_step
+    goes_on = resumed.progress.evaluation_pending or not is_over(resumed.step, resumed.progress)
+    if config.best and best is not None and goes_on:
+        kept = store.checkpoint_path(folder / CHECKPOINTS, best)
+        if not on_main(accelerator, kept.is_dir):
+            display.say(
+                f"note: the best checkpoint so far would be {kept}, which is not there, so that checkpoint.best and "
+                "training.patience count from here on"
+            )
+            return replace(resumed, progress=resumed.progress.without_best())
+    return resumed
 
 
 def metadata(keys: Mapping[str, Any], identity: Identity, inference: Inference, progress: Progress) -> dict[str, Any]:
@@ -122,16 +118,20 @@ def refuse_files_of_others(folder: Path) -> None:
 def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
     """Raise BadInput if the run would overwrite checkpoints or results of an earlier one in its folder.
 
-    `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint.
+    `never` needs a folder without checkpoints, and so does a run that goes back to an earlier checkpoint. One that did so and
+    was stopped goes on from its own checkpoints.
     """
     there = store.candidates(folder / CHECKPOINTS)
     if not there and config.resume in ("auto", "never"):
         _refuse_results(folder, "no checkpoint")
     if config.resume not in ("auto", "never") and there and there[0].resolve() != Path(config.resume).resolve():
-        raise BadInput(
-            f"checkpoint.resume = {config.resume}, but {folder} holds {there[0].name}: a run that goes back needs a folder "
-            "of its own; choose another output.dir"
-        )
+        newest, _ = store.newest_valid(folder / CHECKPOINTS)
+        if newest is None or not _went_on_from(config.resume, newest):
+            raise BadInput(
+                f"checkpoint.resume = {config.resume}, but {folder} holds {there[0].name}, which no run from that path wrote: a run "
+                "that goes back needs a folder of its own; choose another output.dir, or take --checkpoint.resume auto to "
+                "continue the run in this one"
+            )
     if config.resume == "never" and there:
         raise BadInput(
             f"checkpoint.resume = never, but {folder} holds checkpoints of an earlier run: choose another "
@@ -142,14 +142,24 @@ def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
 def _find(config: CheckpointConfig, folder: Path, display: Display) -> str | None:
     if config.resume == "never":
         return None
-    if config.resume != "auto":
-        return config.resume
     newest, passed = store.newest_valid(folder / CHECKPOINTS)
+    if config.resume != "auto":
+        if newest is None or not _went_on_from(config.resume, newest):
+            return config.resume
+        display.say(
+            f"note: {folder} holds a run that went on from {config.resume}, so it goes on from its own newest checkpoint"
+        )
     for line in passed:
         display.say(line)
     if newest is None:
         _refuse_results(folder, "no valid checkpoint")
     return None if newest is None else str(newest.path)
+
+
+def _went_on_from(path: str, newest: store.Checkpoint) -> bool:
+    """Return whether the start that wrote the newest checkpoint in a folder was given this path as `checkpoint.resume`."""
+    given = checked(newest.path, newest.step, newest.values).config.get("checkpoint.resume")
+    return isinstance(given, str) and Path(given).resolve() == Path(path).resolve()
 
 
 def _refuse_results(folder: Path, found: str) -> None:
@@ -205,32 +215,6 @@ def _refuse_beyond(path: Path, step: int, total_steps: int, keys: Mapping[str, A
         )
 
 
-def _refuse_nothing_to_train(path: Path, saved: Saved, keys: Mapping[str, Any], remedy: str) -> None:
-    """Raise BadInput for the last checkpoint of a run that was another one."""
-    then = saved.config
-    changed = [  # a key that the checkpoint does not know came after it, or belongs to another optimizer, whose name differs
-        f"{key} = {value} ({then[key]} then)"
-        for key, value in keys.items()
-        if key in then and then[key] != value and not _may_change(key, keys)
-    ]
-    if changed:
-        raise BadInput(
-            f"{path} is the last checkpoint of a complete run with another configuration, {', '.join(changed)}: set it back "
-            f"to see its results, {remedy} to train on, or start a new run (another output.dir)"
-        )
-
-
-def to_train_on(*, early: bool) -> str:
-    """Return what to change for a complete run to go on; `early` says that it ended before its last epoch."""
-    return "raise or unset training.stop_at_accuracy and training.patience" if early else "raise training.epochs"
-
-
-def _may_change(key: str, keys: Mapping[str, Any]) -> bool:
-    """Return whether the results of a complete run answer for another value of this key as well."""
-    section = key.partition(".")[0]
-    return key in _ANY_VALUE or section == "checkpoint" or (section == "crosscheck" and not keys.get(_RECORD))
-
-
 def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
     progress = Progress(
         saved.epoch_loss,
@@ -244,39 +228,3 @@ def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
     if saved.evaluation_pending is None and progress.epoch_loss > 0 and step % steps_per_epoch == 0:
         progress.end_epoch(steps_per_epoch)
     return progress
-
-
-def _differences(
-    path: Path, saved: Saved, keys: Mapping[str, Any], identity: Identity, non_default: Collection[str]
-) -> list[str]:
-    """Return a line for each harmless difference. Raises BadInput for those that make it another run."""
-    there, here = saved.identity.model_dump(), identity.model_dump()
-    for fact, key in _MUST_MATCH.items():
-        if there[fact] != here[fact]:
-            shown = f" ({there[fact]} then, {here[fact]} now)" if fact != "dataset" else ""
-            raise BadInput(
-                f"checkpoint {path} is of a run with another {key}{shown}, so its steps mean other images: "
-                "set it back, or start a new run (another output.dir)"
-            )
-    changed = [  # those of the others that did: they matter to the last bits only
-        f"{fact} {there[fact]} -> {here[fact]}"
-        for fact in here
-        if fact not in (*_MUST_MATCH, "precision") and there[fact] != here[fact] and there[fact] is not None
-    ]
-    lines = [f"continuing from {path}"]
-    if changed:
-        lines.append(f"note: {', '.join(changed)} since then, so the last bits will differ from an undisturbed run")
-    then = saved.config
-    if there["precision"] not in (None, here["precision"]):
-        lines.append(
-            f"note: the run took precision {there['precision']} and goes on in {here['precision']}, so its results will differ "
-            f"from those of an undisturbed run: --precision.mode {there['precision']} goes on as before"
-        )
-    other = [
-        f"{key} {then.get(key)} -> {value}"
-        for key, value in keys.items()
-        if key.partition(".")[0] not in _NO_EFFECT and (then[key] != value if key in then else key in non_default)
-    ]
-    if other:
-        lines.append(f"note: changed since then: {', '.join(other)}")
-    return lines

@@ -43,6 +43,7 @@ def capture(update: Update) -> tuple[Tensors, dict[str, Any]]:
     values = {
         "applied_updates": update.applied,
         "skipped_steps": update.skipped,
+        "lr": update.lr,
         "optimizer": type(update.optimizer).__name__,
         "scaler": update.scaler.state_dict(),
     }
@@ -77,6 +78,8 @@ def restore(checkpoint: Checkpoint, saved: Saved, update: Update, *, same_optimi
                 tensor.copy_(there[name])
     _restore_optimizer(checkpoint, update.optimizer)
     update.applied, update.skipped = saved.applied_updates, saved.skipped_steps
+    if saved.lr is not None:
+        update.lr = saved.lr
     if update.scaler.is_enabled() and saved.scaler is not None:
         interval = update.scaler.get_growth_interval()  # the recipe's, which may have changed
         update.scaler.load_state_dict(saved.scaler.model_dump(by_alias=True) | {"growth_interval": interval})

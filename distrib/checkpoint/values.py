@@ -72,6 +72,7 @@ class Saved(_Values):
     epochs_without_gain: _Count = 0
     applied_updates: _Count
     skipped_steps: _Count
+    lr: float | None = None  # that the last step used; None: written before checkpoints said so
     optimizer: _Text
     scaler: SavedScaler | None
 

@@ -15,7 +15,7 @@ from distrib.arguments import Parser
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.export import card
-from distrib.files import patiently, replacing
+from distrib.files import NEEDS_USER, patiently, replacing
 from distrib.inference.saved_run import SavedRun
 from distrib.page.run_files import read_run
 from distrib.text import harmless
@@ -76,16 +76,23 @@ def _expect_packages() -> None:
 
 
 def _write(to: Path, contents: Mapping[str, bytes]) -> None:
-    """Replace the files, each whole or not at all, and the card last: its hashes say which files it is about. Raises OSError."""
-    patiently(to, lambda: to.mkdir(parents=True, exist_ok=True))
-    for name, content in contents.items():
+    """Replace the files, each whole or not at all, and the card last: its hashes say which files it is about. Raises BadInput and OSError."""
+    try:
+        patiently(to, lambda: to.mkdir(parents=True, exist_ok=True))
+        for name, content in contents.items():
 
-        def write(path: Path = to / name, content: bytes = content) -> None:
-            with replacing(path) as new:
-                new.write_bytes(content)
-                new.chmod(0o644)
+            def write(path: Path = to / name, content: bytes = content) -> None:
+                with replacing(path) as new:
+                    new.write_bytes(content)
+                    new.chmod(0o644)
 
-        patiently(to / name, write)
+            patiently(to / name, write)
+    except OSError as error:
+        if error.errno not in NEEDS_USER:
+            raise
+        raise BadInput(
+            f"{error.filename} cannot be written ({error.strerror}): name another folder with --to, or free space"
+        ) from None
 
 
 if __name__ == "__main__":

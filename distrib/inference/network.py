@@ -117,7 +117,8 @@ def _best(path: Path, newest: store.Checkpoint) -> store.Checkpoint:
         return store.open_checkpoint(there)
     except store.Damaged as error:
         raise BadInput(
-            f"the best checkpoint of {path} is {there.name}, and it cannot be taken ({error}): a run keeps it if checkpoint.best is set"
+            f"the best checkpoint of {path} is {there.name}, and it cannot be taken ({error}): a run keeps it "
+            "if checkpoint.best is set when it is evaluated"
         ) from None
 
 

@@ -42,16 +42,13 @@ class Update:
             self.average = AveragedModel(model, multi_avg_fn=_moving_average(ema), use_buffers=True)
         self.applied = 0
         self.skipped = 0
-        self.loss_scale: float | None = None  # of the last step, under float16
-        self.gradient_norm: Tensor | None = None  # of the last step, before clipping; None where it was not measured
-
-    @property
-    def lr(self) -> float:
+        self.lr = float(optimizer.param_groups[-1]["lr"])
         """The learning rate that the last step used, of the parameters that no pattern of `optimizer.groups` takes.
 
         Where patterns take all of them, it is that of the last group.
         """
-        return float(self.optimizer.param_groups[-1]["lr"])
+        self.loss_scale: float | None = None  # of the last step, under float16
+        self.gradient_norm: Tensor | None = None  # of the last step, before clipping; None where it was not measured
 
     def scale(self, loss: Tensor) -> Tensor:
         """Return the loss to differentiate: under float16 it is multiplied by the loss scale."""
@@ -62,6 +59,7 @@ class Update:
         factor = self.schedule(self.applied)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
+        self.lr = float(self.optimizer.param_groups[-1]["lr"])
         self._clip()
         applied = self._scaled_step()
         if applied:

@@ -92,7 +92,8 @@ class Observers:
         self._write("epoch", step, values)
         run.display.line(
             f"{self._epoch(step)}  loss {train_loss:.4f}  "
-            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}  {rates['images_per_second'] or 0:,.0f} images/s"
+            f"test accuracy {score.accuracy:.2%}  lr {run.update.lr:.3g}"
+            + (f"  {speed:,.0f} images/s" if (speed := rates["images_per_second"]) else "")
             + (f"  skipped steps {run.update.skipped}" if run.precision.scaler.is_enabled() else "")
         )
         if self.page is not None and self.page.due(epoch_ended=True):

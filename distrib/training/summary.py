@@ -13,8 +13,8 @@ from distrib.checkpoint.progress import Progress
 from distrib.data.images import as_bytes
 from distrib.display import Display
 from distrib.errors import RunFault
-from distrib.files import read_json, write_json
-from distrib.layout import PAGE, SUMMARY
+from distrib.files import patiently, read_json, write_json
+from distrib.layout import CROSSCHECK, CROSSCHECK_PAGE, MISTAKES, PAGE, SUMMARY
 from distrib.optim.optimizer import implementation
 from distrib.page.live import available
 from distrib.ranks.world import device_name
@@ -72,6 +72,18 @@ def write(run: Run, step: int, score: Score, progress: Progress, rates: Mapping[
     if run.accelerator.is_main_process:
         write_json(run.folder / SUMMARY, result)
     return result
+
+
+def withdraw(folder: Path) -> bool:
+    """Remove the results of a run that goes on, because they are those of an earlier step. Return whether there were any. Raises OSError.
+
+    The summary goes last: a report without one is that of a live replay, which stays.
+    """
+    if not (folder / SUMMARY).exists():
+        return False
+    for path in [folder / name for name in (CROSSCHECK, CROSSCHECK_PAGE, MISTAKES, SUMMARY)]:
+        patiently(path, lambda path=path: path.unlink(missing_ok=True))
+    return True
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -106,21 +106,28 @@ def test_at_a_step_before_an_evaluation(tmp_path: Path, undisturbed: Callable[[i
     assert result.code == 75
     assert read_json(tmp_path / "status.json")["step"] == update
     assert _epochs(tmp_path) == [1, 2][: update // 10 - 1]
-    # The second start finds a complete run, although the newest checkpoint still says that an evaluation is due.
-    for _ in range(2):
-        assert train(command)[0].code == 0
-        assert _epochs(tmp_path) == [1, 2]
-    assert "holds this run complete" in train(command)[0].out
+    second, third = train(command)[0], train(command)[0]
+    assert (second.code, third.code) == (0, 0)
+    assert _epochs(tmp_path) == [1, 2]
+    assert "holds this run complete" in third.out
+    told = [line for line in second.out.splitlines() if line.startswith("epoch ") and "test accuracy" in line]
+    # Before its first step a start does not know its speed.
+    assert ["images/s" in line for line in told] == ([False, True] if update == 10 else [False])
+    assert _epochs(tmp_path, "lr") == _epochs(undisturbed(1), "lr")
     summary, expected = (read_json(folder / "summary.json") for folder in (tmp_path, undisturbed(1)))
     for key in ("weights_sha256", "train_loss", "test_loss", "test_accuracy"):
         assert summary[key] == expected[key]
 
 
-def test_an_old_summary_does_not_make_a_longer_run_complete(tmp_path: Path) -> None:
+def test_results_do_not_outlive_the_step_that_they_are_of(tmp_path: Path) -> None:
+    """Once a complete run goes on they are neither in its folder nor on its page, and it is not complete."""
     train_well(tmp_path, *SMALL, "--training.epochs=1")
+    (tmp_path / "crosscheck.json").write_text('{"verdict": "match"}')
     command = [QUICKSTART, *SMALL, "--output.dir", tmp_path]
     [result] = train(command, plant=functools.partial(ask_at_update, 10))
     assert (result.code, read_json(tmp_path / "status.json")["step"]) == (75, 20)
+    assert not any((tmp_path / name).exists() for name in ("summary.json", "crosscheck.json", "page/mistakes.json"))
+    assert "There is no verdict before training is over" in (tmp_path / "index.html").read_text()
     assert train(command)[0].code == 0
     assert read_json(tmp_path / "summary.json")["steps"] == 20
 
@@ -155,6 +162,6 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 130, False)
 
 
-def _epochs(folder: Path) -> list[int]:
+def _epochs(folder: Path, key: str = "epoch") -> list[float]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["epoch"] for line in lines if line["kind"] == "epoch"]
+    return [line[key] for line in lines if line["kind"] == "epoch"]

@@ -19,7 +19,9 @@ class Groups:
     def __init__(self, rule: Rule[Any]) -> None:
         self._rule = rule
         self._elements: dict[int, dict[str, float]] = defaultdict(dict)
-        self._aggregates: dict[int, dict[tuple[str, ...], Aggregate]] = defaultdict(dict)
+        # By what the sums have a number of: hyperparameters and outputs. A flag that changes within a record may change either,
+        # as amsgrad adds an output.
+        self._aggregates: dict[int, dict[tuple[tuple[str, ...], tuple[str, ...]], Aggregate]] = defaultdict(dict)
         self.first_step: dict[int, int] = {}
         """The first step that was judged, by group."""
 
@@ -35,7 +37,7 @@ class Groups:
             for name, smallest in judged.smallest.items():
                 known[name] = min(known.get(name, np.inf), float(smallest[rows].min()))
             aggregates = self._aggregates[group]
-            aggregates.setdefault(tried, Aggregate(tried)).add(judged.sums, rows)
+            aggregates.setdefault((tried, batch.outputs), Aggregate(tried)).add(judged.sums, rows)
 
     def power(self, group: int, names: Sequence[str]) -> dict[str, Power]:
         """Return the power for the hyperparameters of these names in a group."""

@@ -87,11 +87,12 @@ class Caller:
         *,
         keys: dict[str, Any] | None = None,
         defaults: dict[str, Any] | None = None,
+        best: bool = False,
         **identity: Any,
     ) -> Resumed:
         """`keys` are those that somebody has set since, and `defaults` those that nobody has."""
         return resume.continue_from(
-            CheckpointConfig(resume=str(wish)),
+            CheckpointConfig(resume=str(wish), best=best),
             KEYS | (keys or {}) | (defaults or {}),
             folder,
             IDENTITY.model_copy(update=identity),
@@ -263,6 +264,47 @@ def test_going_back_needs_a_folder_of_its_own(tmp_path: Path) -> None:
     resume.refuse_leftovers(CheckpointConfig(resume=str(older)), tmp_path / "elsewhere")
 
 
+def test_the_same_path_continues_a_run_that_went_on_from_it(
+    go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a job does that was stopped and is started again with the same command."""
+    trainer = Trainer()
+    path, here = trainer.save(tmp_path / "elsewhere", 3), tmp_path / "here"
+    given = {"checkpoint.resume": str(path)}
+    newest = [trainer.save(here, step, config=KEYS | given) for step in (4, 5)][-1]
+    resume.refuse_leftovers(CheckpointConfig(resume=str(path)), here)
+    assert go(here, path).path == newest
+    assert f"went on from {path}" in capsys.readouterr().out
+    other = trainer.save(tmp_path / "elsewhere", 4)
+    with pytest.raises(BadInput, match=r"step-00000005, which no run .*--checkpoint\.resume auto"):
+        resume.refuse_leftovers(CheckpointConfig(resume=str(other)), here)
+
+
+@pytest.mark.parametrize("where", ["in its folder", "in a folder of its own"])
+@pytest.mark.parametrize("best_step", [4, 8])
+def test_a_best_checkpoint_that_the_folder_does_not_hold_is_not_the_best(
+    go: Caller, best_step: int, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as one that was dropped before checkpoint.best was set, or one that stayed where the run came from."""
+    path = Trainer().save(tmp_path / "there", 8, best_accuracy=0.5, best_step=best_step, epochs_without_gain=1)
+    there = where == "in its folder"
+    resumed = go(tmp_path / ("there" if there else "here"), path, best=True)
+    if there and best_step == 8:
+        assert resumed.progress == Progress(0.0, 0.0, best_accuracy=0.5, best_step=8, epochs_without_gain=1)
+    else:
+        assert resumed.progress == Progress(0.0, 0.0)
+        assert f"step-0000000{best_step}, which is not there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step", [STEPS_PER_EPOCH, TOTAL_STEPS])
+def test_a_complete_run_keeps_what_it_says_of_its_best_step(go: Caller, step: int, tmp_path: Path) -> None:
+    said = {"best_accuracy": 0.5, "best_step": 1, "epochs_without_gain": 2}
+    Trainer().save(tmp_path / "complete", step, **said)
+    assert go(tmp_path / "complete", best=True).progress.best_step == 1
+    Trainer().save(tmp_path / "pending", step, evaluation_pending=True, **said)
+    assert go(tmp_path / "pending", best=True).progress.best_step is None
+
+
 def test_path_wins_over_newer_ones_and_other_folders(go: Caller, tmp_path: Path) -> None:
     trainer = Trainer()
     wanted = trainer.save(tmp_path / "elsewhere", 3)
@@ -298,8 +340,6 @@ def test_path_that_is_no_checkpoint_is_refused(go: Caller, bad: str, tmp_path: P
         ({"batch_size": 64}, "training.batch_size", "128 then, 64 now"),
         ({"seed": 8}, "training.seed", "7 then, 8 now"),
         ({"last_batch": "mask"}, "training.last_batch", "drop then, mask now"),
-        ({"num_images": 999}, "data.train_images", "1000 then, 999 now"),
-        ({"dataset": "b" * 64}, "data.source", ""),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
 )
@@ -310,6 +350,40 @@ def test_another_run_is_refused(go: Caller, other: dict[str, Any], key: str, sho
     for word in (str(path), key, shown, "set it back", "output.dir"):
         assert word in said
     assert torch.equal(go.fresh.net.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("keys", "shown"),
+    [
+        ({"data.test_images": 9}, "other images: data.test_images was None and is 9; set it back, or"),
+        (
+            {"data.image_size": 16, "data.root": "/b"},
+            "other images: data.root was /a and is /b, data.image_size was 32 and is 16; set it back, or",
+        ),
+        ({}, "other images: those that data.source means have changed; put the old ones back, or"),
+        ({"optimizer.lr": 0.1, "data.augment": False}, "other images: those that data.source means have changed"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, TOTAL_STEPS, TOTAL_STEPS + 1])
+def test_other_images_are_refused_by_the_keys_that_chose_them(
+    go: Caller, keys: dict[str, Any], shown: str, step: int, tmp_path: Path
+) -> None:
+    """Also where the run would be complete, or shorter than its checkpoint: more epochs are no way out."""
+    images = {"data.source": "auto", "data.image_size": 32, "data.test_images": None}
+    path = Trainer().save(tmp_path, step, config=KEYS | images)
+    with pytest.raises(BadInput) as caught:
+        go(tmp_path, keys=images | keys, dataset="b" * 64)
+    said = str(caught.value)
+    assert str(path) in said
+    assert shown in said
+    assert "training.epochs" not in said
+
+
+def test_a_complete_run_with_another_order_of_images_is_not_offered_more_epochs(go: Caller, tmp_path: Path) -> None:
+    Trainer().save(tmp_path, TOTAL_STEPS, config=KEYS | {"training.seed": 7})
+    with pytest.raises(BadInput, match=r"training\.seed \(7 then, 8 now\).*set it back") as caught:
+        go(tmp_path, keys={"training.seed": 8}, seed=8)
+    assert "training.epochs" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

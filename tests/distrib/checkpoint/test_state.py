@@ -90,6 +90,7 @@ def assert_same(left: Trainer, right: Trainer) -> None:
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     assert (left.update.applied, left.update.skipped) == (right.update.applied, right.update.skipped)
+    assert left.update.lr == right.update.lr
     assert left.update.scaler.state_dict() == right.update.scaler.state_dict()
 
 

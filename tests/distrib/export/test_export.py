@@ -152,8 +152,8 @@ def test_bad_input(
     for arguments, words in {
         (tmp_path / "nothing",): "nothing is not the folder of a run: it holds no config.toml",
         (tmp_path / "started",): "is neither the folder of a run, which holds checkpoints/, nor a whole checkpoint",
-        (run, "--to", tmp_path / "file"): "file: File exists",
-        (run, "--to", tmp_path / "file" / "below"): "Not a directory",
+        (run, "--to", tmp_path / "file"): "file cannot be written (File exists): name another folder with --to",
+        (run, "--to", tmp_path / "file" / "below"): "below cannot be written (Not a directory): name another folder",
         (): "the following arguments are required: RUN",
     }.items():
         code, said = export(capsys, *arguments)
