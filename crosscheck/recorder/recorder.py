@@ -102,7 +102,8 @@ class Recorder:
             model: The model, which names the tensors, and says which average is of which.
             scheduler: The scheduler that the loop steps after every applied update: what it claims is read from it, as a
                 formula where its class has one, otherwise rate by rate from a copy of it.
-            scheduler_every: The updates to one step of the scheduler, such as those of an epoch.
+            scheduler_every: The updates to one step of the scheduler, such as those of an epoch. If they are more than one,
+                the loop may count skipped steps among them or not.
             clip_norm: The bound that the loop clips the global norm of the gradients at.
             clip_value: The bound that it clamps every element at.
             claims: What happens around the optimizer: clipping, schedule, moving average, options by group. The
