@@ -107,9 +107,9 @@ class Recorder:
             clip_norm: The bound that the loop clips the global norm of the gradients at.
             clip_value: The bound that it clamps every element at.
             claims: What happens around the optimizer: clipping, schedule, moving average, options by group. The
-                replay holds the record to it; what is not claimed is not checked. Parameters or state that the
-                trainer itself changes between steps are named here too (`Claims(between=("param",))`), or the replay
-                finds that they changed.
+                replay holds the record to it; what is not claimed is not checked. Claims without a bound of clipping say
+                that there is no clipping. Parameters or state that the trainer itself changes between steps are named
+                here too (`Claims(between=("param",))`), or the replay finds that they changed.
             append: Continue an existing trace with a segment of its own: a resumed run.
             first_step: The number of the first step to come.
             world_size: Ranks of the run; left out, those of torch.distributed if it is initialized.

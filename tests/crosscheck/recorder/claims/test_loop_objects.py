@@ -204,7 +204,7 @@ def test_a_scheduler_of_epochs_whose_batch_was_skipped(applied: int, tmp_path: P
             recorder.skipped() if update == 2 else step(model, optimizer)
             if update % 3 == 0:
                 scheduler.step()
-    goes_on = {"claims": Claims(applied=applied), "append": True, "first_step": 7}
+    goes_on: dict[str, Any] = {"claims": Claims(applied=applied), "append": True, "first_step": 7}
     with Recorder(optimizer, tmp_path, scheduler=scheduler, scheduler_every=3, **goes_on):
         for update in range(7, 13):
             step(model, optimizer)
