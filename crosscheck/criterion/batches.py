@@ -1,7 +1,7 @@
 """Rows of one formula, gathered until a batch of fixed shape is full: one compilation, bounded memory."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,10 +88,12 @@ class Batcher:
         self._settings: dict[int, _Settings] = {}
 
     def add(self, block: TensorBlock) -> Iterator[Batch]:
-        """Take in the applied steps of a tensor and yield the batches that became full.
+        """Take in the applied steps of a tensor and yield the batches that became full. An empty tensor has nothing to judge.
 
         Raises TraceError if the rule misses something.
         """
+        if not len(block.coordinates):
+            return
         moving = [row for row, step in enumerate(block.steps) if step.applied and block.has_grad[row]]
         self.rows += len(moving)
         by_flags: dict[Flags, list[int]] = {}
@@ -191,9 +193,13 @@ class Batcher:
     def _arithmetic(self, profile: Profile, flags: Flags, dtypes: list[DType]) -> dict[str, Any]:
         """Return what a profile makes of one row: numbers, and lists with one for each output."""
         stores = (self.rule.stores(flags), *(slot.stores for slot in self.rule.elementwise(flags).values()))
-        # The parameter is computed from the state, so that the coarsest format of all counts.
-        others: list[Sequence[DType]] = [dtypes, *([dtype] for dtype in dtypes[1:])]
-        each = [rounding_of(profile, *of) for of in zip(dtypes, others, stores, strict=True)]
+        # The parameter is computed from the state, so that the coarsest format of all counts. The state is computed from the
+        # gradient, which is exact; but its sum with weight decay is first stored in the parameter's format.
+        summed = dtypes[:1] if self.rule.decays_gradient(flags) and profile.rounds_between else []
+        each = [
+            rounding_of(profile, dtypes[0], stores[0], others=dtypes),
+            *(rounding_of(profile, *of, summed=summed) for of in zip(dtypes[1:], stores[1:], strict=True)),
+        ]
         return {
             **{name: [getattr(rounding, name) for rounding in each] for name in Rounding.__dataclass_fields__},
             "scalar_error": profile.scalar_error,

@@ -84,8 +84,9 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = Fals
     if not np.any(inputs.scalar_error):
         rule = replace(rule, correction_error=None)
     loses = loses_as_it_stores(inputs)
-    if not np.any(inputs.rounds_between) and not np.any(loses & (inputs.hyperparameters.get("eps", 1.0) < _SMALL_EPS)):
-        rule = replace(rule, underflow=None)
+    small_eps = loses & (inputs.hyperparameters.get("eps", 1.0) < _SMALL_EPS)
+    if not (rule.decays_gradient(flags) or np.any(inputs.rounds_between) or np.any(small_eps)):
+        rule = replace(rule, spread=None)
     names = (PARAM, *rule.elementwise(flags))
     step: ExactStep = call(exact_step, (rule, flags), inputs, often=often)
     real = np.arange(inputs.values[PARAM].shape[1])[None, :] < inputs.width[:, None]
@@ -106,7 +107,7 @@ def compare(rule: Rule[Any], flags: Flags, inputs: Inputs, *, often: bool = Fals
             old=step.old[name],
             slopes=tuple([step.slopes[tried][name] for tried in rule.hyperparameters_read(flags)]),
             correction=step.correction if of_parameter else nothing,
-            interval=step.interval if of_parameter else (nothing, nothing),
+            interval=step.intervals[name],
             there=inputs.judged[:, i, None] & real,
             unusual=unusual,
             lost_with=overflowed & loses[:, None] if of_parameter else np.zeros_like(overflowed),

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float64, Shaped
 
 from crosscheck.rules.arrays import Array
 from crosscheck.rules.inputs import Inputs, one_step
-from crosscheck.rules.rule import Flags, Rule
-from crosscheck.tolerance import FORMATS
+from crosscheck.rules.rule import Flags, Interval, Rule
+from crosscheck.tolerance import FAIL, FORMATS
 from crosscheck.trace.format import PARAM
 
 
@@ -34,8 +34,8 @@ class ExactStep:
     """By hyperparameter h: d exact / d log h; of log(1 - b) for a decay b."""
     correction: Array
     """The error of the parameter's change by what is computed once a tensor, in units of the criterion."""
-    interval: tuple[Array, Array]
-    """How far below and above its exact value the parameter may be; infinite where all of a divisor may be lost."""
+    intervals: Mapping[str, Interval]
+    """How far below and above its exact value each may be; infinite for a parameter where all of a divisor may be lost."""
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -83,7 +83,7 @@ def exact_step(rule: Rule[Any], flags: Flags, inputs: Inputs) -> ExactStep:
         old=old,
         slopes=slopes,
         correction=_correction(rule, inputs, exact[PARAM]),
-        interval=_interval(rule, flags, inputs, exact, reach),
+        intervals=_intervals(rule, flags, inputs, exact, reach),
     )
 
 
@@ -96,26 +96,27 @@ def _correction(rule: Rule[Any], inputs: Inputs, exact: Float64[Array, "rows wid
     return rule.correction_error(h, counts, _column(inputs.scalar_error), _column(inputs.beta_error)) * change
 
 
-def _interval(
+def _intervals(
     rule: Rule[Any], flags: Flags, inputs: Inputs, exact: Mapping[str, Array], reach: Mapping[str, Array]
-) -> tuple[Float64[Array, "rows width"], Float64[Array, "rows width"]]:
-    """Return how far below and above its exact value the parameter may be, because a format loses small numbers on the way."""
-    if rule.underflow is None:
-        nothing = jnp.zeros(exact[PARAM].shape)
-        return nothing, nothing
+) -> dict[str, Interval]:
+    """Return how far below and above its exact value each output may be, beyond what the derivatives tell.
+
+    A format loses small numbers on the way, and where gradient and weight decay cancel, rounding decides what is left of them.
+    """
+    names = (PARAM, *rule.elementwise(flags))
+    nothing = jnp.zeros(exact[PARAM].shape)
     h, counts = jax.tree.map(_column, (inputs.hyperparameters, inputs.counts))
-    floor = {name: _column(inputs.floor[:, i]) for i, name in enumerate((PARAM, *rule.elementwise(flags)))}
-    between = _column(loses_as_it_stores(inputs))
-    # Where a sum of large numbers is small, rounding alone decides its sign, and so on which side the half-line is.
-    rounded = {name: floor[name] + _column(inputs.compute_error[:, i]) * reach[name] for i, name in enumerate(floor)}
-    finite, half_lines = (
-        rule.underflow(h, counts, exact, least) for least in (floor, {**rounded, PARAM: floor[PARAM]})
-    )
-    down, up = (
-        jnp.where(between, jnp.where(jnp.isinf(far), far, near), 0.0)
-        for near, far in zip(finite, half_lines, strict=True)
-    )
-    return down, up
+    off: Mapping[str, Array] = {}
+    if rule.cancellation is not None and rule.decays_gradient(flags):
+        off = rule.cancellation(h, inputs.values, FAIL * _column(inputs.compute_error[:, 0]))
+    intervals = {name: (off.get(name, nothing), off.get(name, nothing)) for name in names}
+    if rule.spread is None:
+        return intervals
+    between = jnp.where(_column(loses_as_it_stores(inputs)), 2.0, 0.0)
+    lost = {name: between * _column(inputs.floor[:, i]) for i, name in enumerate(names)}
+    error = {name: lost[name] + off.get(name, 0.0) for name in names}
+    rounding = {name: between * _column(inputs.compute_error[:, i]) * reach[name] for i, name in enumerate(names)}
+    return intervals | {PARAM: rule.spread(h, counts, exact, error, rounding)}
 
 
 def _per_log(rule: Rule[Any], name: str, inputs: Inputs) -> Float64[Array, " rows"]:

@@ -76,8 +76,10 @@ def measure(
     judged, residual = there & ~undetermined, recorded - exact
     slack = slack + jnp.maximum(*interval)
     # An error e of a hyperparameter moves the exact number by e times the slope. It shows at the latest when that is as
-    # much as the residual that is there, the slack and FAIL times the bound together.
-    shown = jnp.where(judged, jnp.abs(residual) + slack + FAIL * bound, jnp.inf)
+    # much as the residual that is there, the slack and FAIL times the bound together. A residual that is larger than the
+    # other two is an error that shows, and no larger error is needed for the next one to show.
+    hidden = slack + FAIL * bound
+    shown = jnp.where(judged, jnp.minimum(jnp.abs(residual), hidden) + hidden, jnp.inf)
     return Measured(
         eta=jnp.where(there, eta, 0.0),
         judged=judged,

@@ -80,14 +80,17 @@ class Rounding:
     largest: float
 
 
-def rounding_of(profile: Profile, dtype: DType, others: Sequence[DType], stores: int) -> Rounding:
+def rounding_of(
+    profile: Profile, dtype: DType, stores: int, *, others: Sequence[DType] = (), summed: Sequence[DType] = ()
+) -> Rounding:
     """Return the rounding of an output of this format.
 
     Args:
         profile: The arithmetic that was recorded.
         dtype: The format in which the output is stored.
-        others: The formats of what is computed on the way to it.
         stores: How many operations of an unfused kernel store a number of the output's size.
+        others: The formats of the state that it is computed from.
+        summed: The formats of sums that it takes in. What they lose below their floors is lost for the output, too.
 
     ATen computes each operation on halves in float32 and rounds its result. A scalar that goes into an operation is
     rounded once: to float32, or to a wider format of the tensor; by the foreach operations on a CPU to the half itself
@@ -104,9 +107,10 @@ def rounding_of(profile: Profile, dtype: DType, others: Sequence[DType], stores:
         scalar = own.unit_roundoff if profile.rounds_scalars else operation
         size = stores * stored + scalar + (stores * operation if half else 0.0)
         result, times = 0.0, stores + 1
-        compute = max(own.unit_roundoff, *(FORMATS[other].unit_roundoff for other in others))
+        compute = max(FORMATS[each].unit_roundoff for each in (dtype, *others, *summed))
+    lost = times * own.floor + sum(FORMATS[each].floor for each in summed if each != dtype)
     size += (stores - 1) * profile.scalar_error  # the factor of the decay, 1 - lr wd, is computed once a tensor
-    return Rounding(size, result, times * own.floor, compute, own.floor, own.largest)
+    return Rounding(size, result, lost, compute, own.floor, own.largest)
 
 
 def is_biased(profile: Profile, dtypes: Sequence[DType]) -> bool:

@@ -20,6 +20,7 @@ _BESIDE = 4  # fits at a time in a first look
 _MISFIT = 1000.0  # mean square of residuals, in roundoffs: rounding leaves one or two, another cause thousands
 _BIAS = 1.0  # of the unit of residuals: what rounding may do in all elements alike
 _ANY_DECAY = 0.01  # what the search for a decay begins with where the record has none
+_SAME = 1e-6  # two slopes that differ by less of themselves are of equal numbers
 _NOTHING = 1e-4  # of a hyperparameter: this little is as good as none
 
 
@@ -148,7 +149,7 @@ def least_squares(base: Candidate, which: Sequence[Names]) -> list[Fit | None]:
     once for all of its elements. To it comes what rounding can do that has the sign of the slope in every element, which
     scatter does not show: a number such as lr is rounded for all rows alike, and half formats are biased.
 
-    A fit is None where nothing depends on the hyperparameters or the search runs away.
+    A fit is None where nothing depends on the hyperparameters, the search runs away, or any residuals would be explained.
     """
     if not which:
         return []
@@ -177,10 +178,25 @@ def least_squares(base: Candidate, which: Sequence[Names]) -> list[Fit | None]:
     ]
     used = np.maximum(1, np.sum(np.any(slopes != 0, axis=0), axis=(1, 2)))
     misfit = np.sum(np.minimum(residual**2, 1e4), axis=(1, 2)) / used
-    found = zip(factors, errors, misfit, strict=True)
     return [
-        Fit(f, e, float(m)) if np.all(np.isfinite(f + e)) and np.all(np.abs(f) < 1e12) else None for f, e, m in found
+        Fit(f, e, float(m))
+        if np.all(np.isfinite(f + e)) and np.all(np.abs(f) < 1e12) and _could_fail(slopes[:, k])
+        else None
+        for k, (f, e, m) in enumerate(zip(factors, errors, misfit, strict=True))
     ]
+
+
+def _could_fail(slopes: Floats) -> bool:
+    """Return whether there are more equations than numbers (numbers, rows, elements), so that not every residual is explained.
+
+    Those of the same slopes say the same and count once, such as those of a tensor of ones at its first step.
+    """
+    left = slopes.reshape(len(slopes), -1)
+    left = left[:, np.any(left != 0, axis=0)]
+    for _ in range(len(slopes)):
+        first = left[:, :1]
+        left = left[:, np.any(np.abs(left - first) > _SAME * np.abs(first), axis=0)]
+    return left.shape[1] > 0
 
 
 def _own(base: Candidate, name: str) -> float:

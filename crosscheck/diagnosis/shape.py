@@ -33,7 +33,8 @@ def unexplained(failing: Sequence[tuple[Rule[Any], Flags, Failing]]) -> str:
     said = ["no mistake of the catalogue explains it"]
     rule, flags, rows = max(failing, key=lambda each: len(each[2].spread))
     output = min((name for name, _ in rows.spread), key=lambda name: (name == rule.moved, name))
-    places = {tensor: at for (name, tensor), at in rows.spread.items() if name == output}
+    # Under other options, such as those of another group, the same output may disagree, too.
+    places = [(tensor, at) for _, _, each in failing for (name, tensor), at in each.spread.items() if name == output]
     said.append(_where(output, places, list(dict.fromkeys(t for _, _, each in failing for t in each.tensors))))
     with np.errstate(all="ignore"):
         trial = Trial(rule, flags, rows.sample())
@@ -43,13 +44,14 @@ def unexplained(failing: Sequence[tuple[Rule[Any], Flags, Failing]]) -> str:
     return "; ".join(said)
 
 
-def _where(output: str, places: dict[str, Spread], tensors: Iterable[str]) -> str:
-    agree = [name for name in tensors if name not in places]
+def _where(output: str, places: Sequence[tuple[str, Spread]], tensors: Iterable[str]) -> str:
+    disagree, spreads = list(dict.fromkeys(name for name, _ in places)), [at for _, at in places]
+    agree = [name for name in tensors if name not in disagree]
     other = f" (not of {listed(agree)})" if agree else ""
-    first, last = min(at.first for at in places.values()), max(at.last for at in places.values())
-    count = len(set[int]().union(*(at.steps for at in places.values())))
+    first, last = min(at.first for at in spreads), max(at.last for at in spreads)
+    count = len(set[int]().union(*(at.steps for at in spreads)))
     when = f"at step {first}" if count == 1 else f"at {count} steps from {first} to {last}"
-    return f"it is in {output} of {listed(list(places))}{other}, {when}"
+    return f"it is in {output} of {listed(disagree)}{other}, {when}"
 
 
 def _growth(trial: Trial, output: str, steps: NDArray[np.int64]) -> Iterator[str]:

@@ -15,18 +15,19 @@ from crosscheck.rules.rule import (
     Column,
     Columns,
     Counts,
-    Floors,
+    Errors,
     Hyperparameters,
     Interval,
     Options,
     Rule,
     Slot,
+    Values,
     flag,
     number,
     one_count,
     signed_gradient,
 )
-from crosscheck.trace.format import PARAM
+from crosscheck.trace.format import GRAD, PARAM
 
 Decay = Literal["none", "coupled", "decoupled"]
 
@@ -131,10 +132,27 @@ def _correction_error(h: Columns, counts: Counts, scalar_error: Column, beta_err
     return (scalar_error + t * beta_error) * (first / (1 - first) + 0.5 * second / (1 - second)) + 4 * scalar_error
 
 
-def _underflow(
-    h: Columns, counts: Counts, after: Mapping[str, Float64[Array, "rows width"]], floor: Floors
-) -> Interval:
-    """Return where the parameter may be if m, v and the divisor are each rounded twice, all off by their formats' floors.
+def _decays_gradient(flags: AdamFlags) -> bool:
+    return flags.decay == "coupled"
+
+
+def _cancellation(h: Columns, before: Values, error: Column) -> Mapping[str, Float64[Array, "rows width"]]:
+    """Return how far m and v may be off where grad and wd p cancel, beyond what their derivatives tell.
+
+    Their sum g is off by d = error (|grad| + |wd p|) at most. Where it is itself less than twice that, rounding decides its
+    size and sign. No derivative tells so: that of g² is 2 g, almost nothing, and a first step m / sqrt(v) does not depend on g
+    at all but for its sign. So there g counts as off by d.
+    """
+    decay = h["weight_decay"] * before[PARAM]
+    g = jnp.abs(h["sign"] * before[GRAD] + decay)
+    d = error * (jnp.abs(before[GRAD]) + jnp.abs(decay))
+    off = jnp.where((g < 2 * d) & jnp.isfinite(d * d), d, 0.0)
+    of_square = (1 - h["beta2"]) * off * (2 * g + off)
+    return {"exp_avg": (1 - h["beta1"]) * off, "exp_avg_sq": of_square, "max_exp_avg_sq": of_square}
+
+
+def _spread(h: Columns, counts: Counts, after: Values, error: Errors, rounding: Errors) -> Interval:
+    """Return where the parameter may be if m, v and the divisor are off by these errors.
 
     In float16 this is everyday: (1 - beta2) g² is below 2^-25 for g = 1e-3, eps = 1e-8 is zero. The quotient then lies
     between the least and the most that m and the divisor allow, and is infinite in its own direction where the divisor
@@ -145,19 +163,16 @@ def _underflow(
     name = "max_exp_avg_sq" if "max_exp_avg_sq" in after else "exp_avg_sq"
     v, m = after[name], after["exp_avg"]
     divisor = jnp.sqrt(v) / root + h["eps"]
-    least = jnp.sqrt(jnp.maximum(v - 2 * floor[name], 0.0)) / root + h["eps"] - 2 * floor[PARAM]
-    most = jnp.sqrt(v + 2 * floor[name]) / root + h["eps"] + 2 * floor[PARAM]
-    low, high = m - 2 * floor["exp_avg"], m + 2 * floor["exp_avg"]
-
-    def quotient(numerator: Any, outward: Any) -> Any:
-        """Divide by the least divisor if that takes the quotient outward, otherwise by the most."""
-        return jnp.where(
-            outward, jnp.where(least > 0, numerator / least, jnp.copysign(jnp.inf, numerator)), numerator / most
-        )
-
+    least = jnp.sqrt(jnp.maximum(v - error[name], 0.0)) / root + h["eps"] - error[PARAM]
+    most = jnp.sqrt(v + error[name]) / root + h["eps"] + error[PARAM]
+    low, high = m - error["exp_avg"], m + error["exp_avg"]
+    lost = jnp.sqrt(jnp.maximum(v - error[name] - rounding[name], 0.0)) / root + h["eps"] <= error[PARAM]
     size = h["lr"] / (1 - h["beta1"] ** t)
-    fall = jnp.maximum(quotient(high, high > 0) - m / divisor, 0.0)  # how much larger the quotient may be
-    rise = jnp.maximum(m / divisor - quotient(low, low < 0), 0.0)
+    # How much larger the quotient may be, and how much smaller: with the least divisor if that takes it away from zero.
+    larger = jnp.where(high > 0, high / least, high / most) - m / divisor
+    smaller = m / divisor - jnp.where(low < 0, low / least, low / most)
+    fall = jnp.where(lost & (high + rounding["exp_avg"] > 0), jnp.inf, jnp.maximum(larger, 0.0))
+    rise = jnp.where(lost & (low - rounding["exp_avg"] < 0), jnp.inf, jnp.maximum(smaller, 0.0))
     regular = jnp.isfinite(divisor) & (divisor > 0)  # what is wrong already is not excused
     down, up = (jnp.where(regular & ~jnp.isnan(moved), moved, 0.0) for moved in (size * fall, size * rise))
     return jnp.where(size < 0, -up, down), jnp.where(size < 0, -down, up)
@@ -201,7 +216,9 @@ ADAM = Rule(
     stores=_stores,
     complemented=("beta1", "beta2"),
     correction_error=_correction_error,
-    underflow=_underflow,
+    spread=_spread,
+    decays_gradient=_decays_gradient,
+    cancellation=_cancellation,
     stock=_stock,
 )
 ADAMW = replace(ADAM, name="adamw", flags=_decoupled_flags)

@@ -24,9 +24,11 @@ Counts = Mapping[str, Int32[Array, "rows 1"]]
 CorrectionError = Callable[[Columns, Counts, Column, Column], Column]
 Interval = tuple[Float64[Array, "rows width"], Float64[Array, "rows width"]]
 """How far below and how far above its exact value a number may be; either may be infinite."""
-Floors = Mapping[str, Float64[Array, "rows _"]]
-"""By output: how much may be lost, of each row or of each element."""
-Underflow = Callable[[Columns, Counts, Mapping[str, Float64[Array, "rows width"]], Floors], Interval]
+Values = Mapping[str, Float64[Array, "rows width"]]
+Errors = Mapping[str, Float64[Array, "rows _"]]
+"""By output: how far it may be off, of each row or of each element."""
+Spread = Callable[[Columns, Counts, Values, Errors, Errors], Interval]
+Cancellation = Callable[[Columns, Values, Column], Mapping[str, Float64[Array, "rows width"]]]
 F = TypeVar("F")
 Shape = tuple[int, ...]
 
@@ -72,6 +74,11 @@ def _once(flags: Any) -> int:
     return 1
 
 
+def _never(flags: Any) -> bool:
+    del flags
+    return False
+
+
 def _nothing(flags: Any) -> tuple[str, ...]:
     del flags
     return ()
@@ -114,10 +121,18 @@ class Rule(Generic[F]):
 
     Takes hyperparameters, counts, and the relative errors of such a number (a power of beta, the norm) and of beta itself.
     """
-    underflow: Underflow | None = None
-    """Where the parameter may be when state and divisor lose what lies below their formats' floors.
+    spread: Spread | None = None
+    """Where the parameter may be when the state and the divisor of its step are off by more than their derivatives can tell.
 
-    Takes hyperparameters, counts, exact state after the step and the floors.
+    Takes hyperparameters, counts, exact state after the step, how far each may be off, and how far rounding may take each beside.
+    The last decides only whether all of the divisor may be lost: in a small sum of large numbers rounding alone decides the sign.
+    """
+    decays_gradient: Callable[[F], bool] = _never
+    """Whether weight decay is added to the gradient before the state takes it in. The sum is stored in the parameter's format."""
+    cancellation: Cancellation | None = None
+    """How far each slot may be off where gradient and weight decay cancel in their sum, beyond what its derivatives tell.
+
+    Takes hyperparameters, the numbers before the step, and the relative error of either.
     """
 
     @property

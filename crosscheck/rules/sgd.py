@@ -52,6 +52,10 @@ def _hyperparameters_read(flags: SGDFlags) -> tuple[str, ...]:
     )
 
 
+def _decays_gradient(flags: SGDFlags) -> bool:
+    return flags.decay
+
+
 def _unused(flags: SGDFlags) -> tuple[str, ...]:
     return () if flags.momentum else ("momentum_buffer",)
 
@@ -90,5 +94,6 @@ SGD = Rule(
     own=_own,
     hyperparameters_read=_hyperparameters_read,
     formula=_formula,
+    decays_gradient=_decays_gradient,
     stock=_stock,
 )

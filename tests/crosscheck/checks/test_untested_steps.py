@@ -88,3 +88,41 @@ def test_a_group_whose_rate_does_not_show_is_named(tmp_path: Path) -> None:
     assert (
         "not even a rate twice as large would have shown in group 1: nothing there could have failed" in report.reason
     )
+
+
+def test_a_group_of_an_empty_tensor_is_left_out(tmp_path: Path) -> None:
+    """Nothing in it can move, so it takes nothing from what the others show."""
+    weight, nothing = make_parameters((20, 50), (0, 3))
+    optimizer = Adam([{"params": [weight]}, {"params": [nothing], "weight_decay": 0.1}])
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, [weight, nothing], range(1, 5))
+    report = replay(tmp_path)
+    assert (report.verdict, report.not_tested) == (Verdict.MATCH, ("eps",))
+    assert set(report.power) == {"group 0"}
+
+
+def test_a_record_of_empty_tensors_alone_is_vacuous(tmp_path: Path) -> None:
+    (nothing,) = make_parameters((0, 3))
+    optimizer = Adam([nothing])
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, [nothing], range(1, 5))
+    report = replay(tmp_path)
+    assert (report.verdict, report.reason) == (
+        Verdict.VACUOUS,
+        "no recorded step moved anything that could be checked",
+    )
+
+
+def test_a_hyperparameter_that_a_mismatch_names_is_not_called_untested(tmp_path: Path) -> None:
+    """Every element shows that the rate is another one, so the record tests it, however far off it is."""
+
+    class Thrice(Adam):
+        def step(self, closure: Any = None) -> Any:
+            self.param_groups[0]["lr"] *= 3
+            super().step(closure)
+            self.param_groups[0]["lr"] /= 3
+
+    report = recorded(tmp_path / "trace", lambda p: Thrice(p, lr=1e-3), rule="adam")
+    assert "lr acts as 0.003" in report.findings[0].cause
+    assert not any("lr" in line for line in report.not_tested)
+    assert report.power["group 0"]["lr"].smallest < 1e-3

@@ -145,3 +145,92 @@ def test_a_second_moment_beyond_float32(tmp_path: Path, kernels: str, size: floa
     report = recorded(lambda p: Adam(p, lr=1e-3, eps=eps, **of(kernels)), tmp_path / "trace", sizes=[size] * 5)
     assert report.findings == ()
     assert report.verdict is Verdict.MATCH
+
+
+DECAY = 0.1
+
+
+def cancelling(
+    make: Callable[[Any], Optimizer], trace: Path, dtype: torch.dtype, off: float = 0.0, **more: Any
+) -> Report:
+    """Record two steps in which weight decay cancels all of the gradient of one parameter but some of its last bits."""
+    others, weight = make_parameters((50,), (300,), dtype=dtype)
+    optimizer = make([others, weight])
+    turn = 1 if optimizer.param_groups[0]["maximize"] else -1
+    with Recorder(optimizer, trace, steps="all", **more):
+        for step in (1, 2):
+            feed([others], step)
+            spread = torch.linspace(1 - 2 * off, 1 + 2 * off, len(weight))
+            weight.grad = (turn * DECAY * spread * weight.detach().float()).to(dtype)
+            optimizer.step()
+    return replay(trace)
+
+
+@pytest.mark.parametrize("flags", [{}, {"amsgrad": True}, {"maximize": True}], ids=str)
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_a_gradient_that_weight_decay_cancels(
+    dtype: torch.dtype, kernels: str, flags: dict[str, bool], tmp_path: Path
+) -> None:
+    """What is left of their sum is rounding alone, and Adam squares it, divides by its root and takes its sign."""
+    report = cancelling(lambda p: Adam(p, weight_decay=DECAY, **flags, **of(kernels)), tmp_path / "trace", dtype)
+    assert (report.verdict, report.findings) == (Verdict.MATCH, ())
+    assert report.max_eta < 2
+
+
+def test_a_gradient_that_weight_decay_nearly_cancels_is_still_tested(tmp_path: Path) -> None:
+    """In bfloat16 a sum of a fifth of its terms is more than rounding leaves, and shows a second moment that is too large."""
+
+    class TooLarge(Adam):
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            self.state[self.param_groups[0]["params"][1]]["exp_avg_sq"] *= 1.5
+
+    report = cancelling(
+        lambda p: TooLarge(p, weight_decay=DECAY, foreach=False), tmp_path / "trace", torch.bfloat16, 0.25, rule="adam"
+    )
+    (finding, *_) = report.findings
+    assert finding.slot == "exp_avg_sq"
+    assert finding.elements > 50
+
+
+@pytest.mark.filterwarnings("ignore:crosscheck. before step")
+@pytest.mark.parametrize("flags", [{}, {"nesterov": True}], ids=str)
+@pytest.mark.parametrize("kernels", ["single", "foreach"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_model_that_becomes_a_half_while_its_buffers_stay(
+    dtype: torch.dtype, kernels: str, flags: dict[str, bool], tmp_path: Path
+) -> None:
+    """The buffer is float32, but the sum of gradient and weight decay that it takes in is rounded to the half before."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(20, 20)
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, **flags, **of(kernels))
+    with Recorder(optimizer, tmp_path, model=model, steps="all"):
+        for step in range(1, 7):
+            if step == 3:
+                model.to(dtype)
+            feed(model.parameters(), step, 1e-3 if step % 2 else 1e-6)
+            optimizer.step()
+    report = replay(tmp_path)
+    assert optimizer.state[model.weight]["momentum_buffer"].dtype == torch.float32
+    assert (report.verdict, report.findings) == (Verdict.MATCH, ())
+    assert report.max_eta < 2
+
+
+@pytest.mark.filterwarnings("ignore:crosscheck. before step")
+def test_without_weight_decay_such_a_buffer_is_held_to_its_own_format(tmp_path: Path) -> None:
+    class Off(SGD):
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            for state in self.state.values():
+                state["momentum_buffer"] *= 1 + 1e-4
+
+    model = torch.nn.Linear(20, 20)
+    optimizer = Off(model.parameters(), lr=0.1, momentum=0.9)
+    with Recorder(optimizer, tmp_path, model=model, steps="all", rule="sgd"):
+        for step in range(1, 5):
+            if step == 2:
+                model.to(torch.bfloat16)
+            feed(model.parameters(), step)
+            optimizer.step()
+    assert any("weight (2)" in finding.tensors for finding in replay(tmp_path).findings)

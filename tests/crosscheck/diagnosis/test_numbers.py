@@ -87,3 +87,75 @@ def test_residuals_are_in_roundoffs_of_their_own_output() -> None:
 )
 def test_a_number_is_told_to_the_digit_of_its_error(value: float, error: float, said: str) -> None:
     assert with_error(value, error) == said
+
+
+class FasterBuffer(torch.optim.SGD):
+    """SGD whose buffers decay 5 % less than its momentum says; the step with Nesterov's momentum is right."""
+
+    def step(self, closure: Any = None) -> Any:
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if "momentum_buffer" in self.state[p]:
+                self.state[p]["momentum_buffer"] *= 1.05
+        super().step(closure)
+
+
+def test_as_many_numbers_as_equations_are_no_cause(tmp_path: Path) -> None:
+    """In one step of a tensor of ones all elements say the same, once of the buffer and once of the parameter.
+
+    So rate and decay together would explain whatever is there. Of a tensor of one element any number explains the buffer.
+    """
+    gain, single = torch.nn.Parameter(torch.ones(12)), torch.nn.Parameter(torch.full((1,), 0.7))
+    optimizer = FasterBuffer(
+        [{"params": [gain], "nesterov": True, "weight_decay": 0.1}, {"params": [single], "weight_decay": 1e-4}],
+        lr=4e-4,
+        momentum=0.9,
+    )
+
+    def step() -> None:
+        for p in (gain, single):
+            p.grad = torch.full_like(p, 0.5)
+        optimizer.step()
+
+    step()
+    # The hook that records sees the buffer before it is multiplied.
+    with Recorder(optimizer, tmp_path, rule="sgd", steps="all"):
+        step()
+    report = replay(tmp_path)
+    assert report.findings[0].slot == "momentum_buffer"
+    assert "acts as" not in str(report)
+    assert "no mistake of the catalogue explains it" in report.findings[0].cause
+
+
+def test_more_equations_than_numbers_are_a_cause(tmp_path: Path) -> None:
+    """The same mistake of a buffer without Nesterov's momentum, in elements that differ, is a wrong momentum."""
+    weight = torch.nn.Parameter(torch.linspace(-1, 1, 12))
+    optimizer = FasterBuffer([weight], lr=4e-4, momentum=0.9, weight_decay=0.1)
+    with Recorder(optimizer, tmp_path, rule="sgd", steps="all"):
+        for size in (0.5, 0.7):
+            weight.grad = torch.linspace(size, 1, 12)
+            optimizer.step()
+    assert "momentum x 1.0500" in replay(tmp_path).findings[0].cause
+
+
+def test_where_nothing_explains_it_the_tensors_of_all_groups_are_named(tmp_path: Path) -> None:
+    """Both groups disagree, each by a formula of its own, and neither may be said to agree."""
+    draw = torch.Generator().manual_seed(0)
+
+    class Noisy(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            for state in self.state.values():
+                state["momentum_buffer"] += torch.randn(40, generator=draw)
+
+    tensors = [torch.nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2)]
+    decayed, plain = (
+        {"params": [tensor], "weight_decay": decay} for tensor, decay in zip(tensors, (0.1, 0.0), strict=True)
+    )
+    optimizer = Noisy([decayed, plain], lr=0.1, momentum=0.9)
+    with Recorder(optimizer, tmp_path, rule="sgd", steps="all"):
+        for _ in range(3):
+            for tensor in tensors:
+                tensor.grad = torch.randn(40, generator=draw)
+            optimizer.step()
+    finding = next(finding for finding in replay(tmp_path).findings if finding.slot == "momentum_buffer")
+    assert f"it is in momentum_buffer of {' and '.join(finding.tensors)}, at 3 steps" in finding.cause
