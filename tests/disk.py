@@ -1,10 +1,12 @@
-"""A disk that tests can fill or make read-only: a small tmpfs, if this process may mount one."""
+"""A disk that tests can fill or make read-only: a small tmpfs, if this process may mount one. And calls that fail as on a bad disk."""
 
 import contextlib
+import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 class Disk:
@@ -42,6 +44,23 @@ class Disk:
     @property
     def _ballast(self) -> Path:
         return self.folder / "ballast"
+
+
+def at_once(_seconds: float) -> None:
+    """Stand in for `time.sleep`."""
+
+
+def failing(number: int, times: int, work: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `work`, which fails with this error so many times first."""
+    left = [times]
+
+    def fail(*arguments: Any, **others: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return work(*arguments, **others)
+
+    return fail
 
 
 def _succeeds(tool: str, *arguments: str) -> bool:

@@ -1,5 +1,7 @@
 """Networks of somebody else's, which tests train as `model.name = tests.networks:NAME`, right ones and wrong ones."""
 
+import os
+import signal
 from typing import Any
 
 import torch
@@ -83,6 +85,20 @@ def raises(num_classes: int) -> nn.Module:
 
 def exits(num_classes: int) -> nn.Module:
     raise SystemExit(f"usage: train.py --classes {num_classes}")
+
+
+class Killed(nn.Module):
+    """A network that kills rank 1 at its twelfth batch, but not when a launcher has started the ranks again."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head, self.batches = nn.Linear(3072, num_classes), 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.batches += 1
+        if self.batches == 12 and (os.environ.get("RANK"), os.environ.get("TORCHELASTIC_RESTART_COUNT")) == ("1", "0"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.head(images.flatten(1))
 
 
 def grey(num_classes: int) -> nn.Module:

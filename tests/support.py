@@ -31,9 +31,9 @@ QUICKSTART = RECIPES / "quickstart.toml"
 
 SMALL = (
     "--data.source=synthetic",
-    "--data.train_images=320",
+    "--data.train_images=160",
     "--data.test_images=50",
-    "--training.batch_size=32",
+    "--training.batch_size=16",
     "--training.epochs=2",
     "--training.threads=1",
     "--crosscheck.record=false",
@@ -53,7 +53,7 @@ so that batches are small."""
 
 RANKS = multiprocessing.get_context("forkserver")
 """It starts every rank of these tests: a process has one fork server, and its first start fixes what that has imported."""
-RANKS.set_forkserver_preload(["distrib.train", "distrib.command"])
+RANKS.set_forkserver_preload(["distrib.train", "distrib.command", "distrib.page.render", "tests.warm"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,17 @@ def train_well(
 
 def steps(folder: Path) -> list[dict[str, Any]]:
     """Return the line of each step in metrics.jsonl."""
+    return _lines(folder, "step")
+
+
+def epochs(folder: Path) -> list[dict[str, Any]]:
+    """Return the line of each epoch in metrics.jsonl."""
+    return _lines(folder, "epoch")
+
+
+def _lines(folder: Path, kind: str) -> list[dict[str, Any]]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line for line in lines if line["kind"] == "step"]
+    return [line for line in lines if line["kind"] == kind]
 
 
 def losses(folder: Path) -> list[float]:

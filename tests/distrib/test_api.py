@@ -23,9 +23,9 @@ from tests.support import JAX, RANKS, ROOT, SMALL, free_port, read_json, run_wit
 SECONDS = 300
 QUICK: Mapping[str, Any] = {
     "data.source": "synthetic",
-    "data.train_images": 320,
+    "data.train_images": 160,
     "data.test_images": 50,
-    "training.batch_size": 32,
+    "training.batch_size": 16,
     "training.epochs": 2,
     "training.threads": 1,
     "crosscheck.record": False,

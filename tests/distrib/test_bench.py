@@ -44,8 +44,8 @@ def test_all_of_them_train_on_as_many_images(tmp_path: Path) -> None:
     with run.module.register_forward_hook(count):
         bench.measure(run, rounds=1, part=4)
     blocks, steps = 2, 10 + 4 + 10  # the whole loop, recorded steps, and bare ones
-    assert sum(seen) == blocks * steps * 32
-    assert set(seen) == {8}
+    assert sum(seen) == blocks * steps * 16
+    assert set(seen) == {4}
 
 
 def test_a_run_of_two_classes(tmp_path: Path) -> None:

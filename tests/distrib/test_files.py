@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from distrib import files
 from distrib.errors import BadInput
 from distrib.files import expand_path, read_json, replacing, sync, write_atomically, write_json
+from tests.disk import at_once, failing
 from tests.support import largest_file
 
 
@@ -116,10 +116,6 @@ def test_sync_of_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
         sync(tmp_path / "absent")
 
 
-def at_once(_seconds: float) -> None:
-    """Stand in for a pause."""
-
-
 @pytest.mark.parametrize("number", files.TRANSIENT, ids=errno.errorcode.get)
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
 @pytest.mark.parametrize("times", [3, 4])
@@ -128,16 +124,8 @@ def test_what_passes_by_itself_is_tried_four_times(
 ) -> None:
     path = tmp_path / "a.json"
     write_json(path, "old")
-    work, left = getattr(os, call), [times]
-
-    def failing(*arguments: Any, **others: Any) -> Any:
-        if left[0] > 0:
-            left[0] -= 1
-            raise OSError(number, os.strerror(number))
-        return work(*arguments, **others)
-
     monkeypatch.setattr(time, "sleep", at_once)
-    monkeypatch.setattr(os, call, failing)
+    monkeypatch.setattr(os, call, failing(number, times, getattr(os, call)))
     if times < 4:
         write_json(path, "new")
     else:

@@ -3,7 +3,10 @@
 Each function takes the number of its rank last and is called before the rank trains.
 """
 
+import functools
+import itertools
 import os
+import pkgutil
 import signal
 import threading
 import time
@@ -12,17 +15,42 @@ from pathlib import Path
 from typing import Any
 
 from distrib.checkpoint import store
+from distrib.job.stop import StopRequest
 from distrib.training.observers import Observers
 from tests.disk import Disk
 from tests.support import replace_attribute
 
 NOBODY = 65534
+UPDATE = ("distrib.optim.update:Update", "step")
+"""The place and the name of the function that makes an update, for `asked_in`."""
 
 
 def killed_after(step: int, rank: int) -> None:
     """Kill the rank (SIGKILL) right after this step, before the next one begins."""
     del rank
     _after(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def asked_in(place: str, name: str, call: int, rank: int) -> None:
+    """Send the rank SIGTERM when it enters the function `name` of this module or class for the `call`-th time."""
+    del rank
+    owner, requests, calls = pkgutil.resolve_name(place), list[StopRequest](), itertools.count(1)
+    function, enter = getattr(owner, name), StopRequest.__enter__
+
+    def entering(self: StopRequest) -> StopRequest:
+        requests.append(self)
+        return enter(self)
+
+    @functools.wraps(function)
+    def asking(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert requests[-1].wait(300)  # a thread hears of the signal
+            time.sleep(0.1)  # and ends the process if there is nobody to agree with
+        return function(*arguments, **named)
+
+    replace_attribute(StopRequest, "__enter__", entering)
+    replace_attribute(owner, name, asking)
 
 
 def killed_in_save(number: int, seconds: float, rank: int) -> None:

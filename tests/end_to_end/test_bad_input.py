@@ -11,7 +11,6 @@ from distrib.checkpoint.store import newest_valid
 from tests.support import QUICKSTART, RECIPES, SMALL, read_json, train, train_well
 
 HAS_FP16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_fp16", "amx_fp16"))
-SMALL_IMAGES = ("--training.batch_size=4", "--training.epochs=1")
 
 
 def refused(*arguments: str | Path, world_size: int = 1, file_limit: int = 0) -> str:
@@ -37,6 +36,12 @@ def images(tmp_path: Path) -> Path:
     return root
 
 
+def of(images: Path) -> list[str]:
+    """Return the options of a short training on this folder of images."""
+    source = [f"--data.source=folder:{images}", f"--data.root={images.parent}"]
+    return [*source, "--training.batch_size=4", "--training.epochs=1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -54,7 +59,7 @@ def images(tmp_path: Path) -> Path:
             [QUICKSTART, *SMALL, "--training.world_size=2"],
             ["training.world_size = 2", "launch/cpu-2.yaml", "_size is from the command line"],
         ),
-        ([QUICKSTART, *SMALL, "--training.accumulate=3"], ["training.accumulate = 3", "batch_size = 32", "divisor"]),
+        ([QUICKSTART, *SMALL, "--training.accumulate=3"], ["training.accumulate = 3", "batch_size = 16", "divisor"]),
         (
             [RECIPES / "article-sgd.toml", *SMALL, "--schedule.name=multistep", "--schedule.milestones=[1, 5]"],
             ["schedule.milestones = [1, 5] epochs", "the whole run has 20"],
@@ -83,43 +88,29 @@ def test_a_format_that_the_cpu_only_emulates(tmp_path: Path, world_size: int) ->
 
 
 def test_a_good_folder_trains(tmp_path: Path, images: Path) -> None:
-    options = (f"--data.source=folder:{images}", f"--data.root={tmp_path}", *SMALL_IMAGES)
-    assert train_well(tmp_path / "run", *options)["parameters"] == 145_578 - 8 * 65  # two classes
+    assert train_well(tmp_path / "run", *of(images))["parameters"] == 145_578 - 8 * 65  # two classes
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_corrupt_image_is_named(tmp_path: Path, images: Path, world_size: int) -> None:
     broken = images / "train" / "dogs" / "2.png"
     broken.write_bytes(b"not a picture")
-    options = (
-        f"--data.source=folder:{images}",
-        f"--data.root={tmp_path}",
-        *SMALL_IMAGES,
-        "--output.dir",
-        tmp_path / "run",
-    )
-    assert str(broken) in refused(QUICKSTART, *options, world_size=world_size)
+    assert str(broken) in refused(QUICKSTART, *of(images), "--output.dir", tmp_path / "run", world_size=world_size)
 
 
 def test_a_split_without_images_is_named(tmp_path: Path, images: Path) -> None:
     shutil.rmtree(images / "test" / "cats")
     shutil.rmtree(images / "test" / "dogs")
-    options = (
-        f"--data.source=folder:{images}",
-        f"--data.root={tmp_path}",
-        *SMALL_IMAGES,
-        "--output.dir",
-        tmp_path / "run",
-    )
-    assert str(images / "test") in refused(QUICKSTART, *options)
+    assert str(images / "test") in refused(QUICKSTART, *of(images), "--output.dir", tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, images: Path) -> None:
     train_well(tmp_path / "run", *SMALL)
     checkpoint, _ = newest_valid(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None
-    options = (f"--data.source=folder:{images}", f"--data.root={tmp_path}", *SMALL_IMAGES)
-    said = refused(QUICKSTART, *options, f"--checkpoint.resume={checkpoint.path}", "--output.dir", tmp_path / "other")
+    said = refused(
+        QUICKSTART, *of(images), f"--checkpoint.resume={checkpoint.path}", "--output.dir", tmp_path / "other"
+    )
     assert str(checkpoint.path) in said
 
 

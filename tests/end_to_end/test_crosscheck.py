@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from threading import Timer
 
@@ -23,16 +24,15 @@ from distrib.job.stop import Stopped, StopRequest
 from distrib.optim.update import Update
 from distrib.training import summary
 from tests.crosscheck.faulty import FaultySGD
+from tests.end_to_end.faults import UPDATE, asked_in
 from tests.support import (
     OVERFLOWING,
     QUICKSTART,
     SMALL,
     read_json,
     replace_attribute,
-    start,
     train,
     train_well,
-    wait_for,
     wait_until,
 )
 
@@ -92,17 +92,14 @@ def test_rank_0_records_for_all(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_continues_its_trace(tmp_path: Path) -> None:
-    arguments = [QUICKSTART, *RECORDED, "--training.epochs=40", "--training.ema=0.9", "--output.dir", tmp_path]
-    ranks = start(arguments)
-    wait_for(tmp_path / "metrics.jsonl", '"epoch": 2')
-    ranks.send(0, signal.SIGTERM)
-    [stopped] = ranks.wait()
+    arguments = [QUICKSTART, *RECORDED, "--training.ema=0.9", "--output.dir", tmp_path]
+    [stopped] = train(arguments, plant=partial(asked_in, *UPDATE, 13))
     assert stopped.code == 75
     [result] = train(arguments)
     assert result.code == 0, result
     report = read_json(tmp_path / "crosscheck.json")
     assert report["verdict"] == "match"
-    assert report["steps"] == 400
+    assert report["steps"] == 20
     assert any("resumed" in note for note in report["notes"])
     checked = {name for name, result in report["checks"].items() if result == "match"}
     assert checked == {"optimizer", "continuity", "clipping", "average", "learning rate", "options"}

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.disk import at_once
 from tests.support import QUICKSTART, SMALL, read_json, replace_attribute, train, train_well
 
-TINY = (*SMALL, "--training.epochs=1", "--data.train_images=64", "--crosscheck.record", "--crosscheck.replay=false")
+TINY = (*SMALL, "--training.epochs=1", "--data.train_images=32", "--crosscheck.record", "--crosscheck.replay=false")
 
 
 def refuses(call: str, name: str, number: int, times: int, rank: int) -> None:
@@ -31,10 +32,6 @@ def refuses(call: str, name: str, number: int, times: int, rank: int) -> None:
 
     replace_attribute(module, call, failing)
     replace_attribute(time, "sleep", at_once)
-
-
-def at_once(_seconds: float) -> None:
-    """Stand in for a pause."""
 
 
 def refuse_twice(rank: int) -> None:

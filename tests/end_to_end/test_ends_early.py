@@ -1,14 +1,14 @@
 """A run that ends early, and the checkpoint that was the best, whatever interrupts it."""
 
-import signal
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from distrib.errors import BadInput
 from distrib.inference.saved_run import SavedRun
-from tests.support import QUICKSTART, SMALL, checkpoint_of, read_json, start, steps, tensor_bytes, train, train_well
+from tests.end_to_end.faults import UPDATE, asked_in
+from tests.support import QUICKSTART, SMALL, checkpoint_of, read_json, steps, tensor_bytes, train, train_well
 
 LONG = (*SMALL, "--training.epochs=30", "--optimizer.lr=1e-5", "--schedule.name=constant")
 """Its accuracy hardly moves, so that soon two epochs in a row bring no gain; ten steps an epoch."""
@@ -50,12 +50,14 @@ def test_a_best_checkpoint_that_was_not_kept(tmp_path: Path) -> None:
         SavedRun(tmp_path).classifier(best=True)
 
 
-@pytest.mark.parametrize("interrupted", ["training", "evaluation"])
-def test_an_interrupted_run_ends_after_the_same_step(whole: Path, tmp_path: Path, interrupted: str) -> None:
+@pytest.mark.parametrize(
+    "moment", [(*UPDATE, 15), ("distrib.training.run:Run", "evaluate", 3)], ids=["training", "evaluation"]
+)
+def test_an_interrupted_run_ends_after_the_same_step(whole: Path, tmp_path: Path, moment: tuple[str, str, int]) -> None:
     end = read_json(whole / "summary.json")["steps"]
     best = read_json(whole / "summary.json")["best_step"]
-    ranks = start([QUICKSTART, *PATIENT, "--output.dir", tmp_path], plant=_stop_in[interrupted])
-    assert [result.code for result in ranks.wait()] == [75]
+    [stopped] = train([QUICKSTART, *PATIENT, "--output.dir", tmp_path], plant=partial(asked_in, *moment))
+    assert stopped.code == 75
     summary = train_well(tmp_path, *PATIENT)
     assert (summary["steps"], summary["best_step"]) == (end, best)
     assert kept(tmp_path) == kept(whole)
@@ -76,36 +78,3 @@ def test_the_accuracy_that_is_enough(tmp_path: Path) -> None:
     assert "training.stop_at_accuracy = 0.01" in summary["ended_early"]
     longer = train_well(tmp_path, *LONG, "--training.epochs=2")
     assert (longer["steps"], longer["ended_early"]) == (20, None)
-
-
-def _in_training(rank: int) -> None:
-    del rank
-    from distrib.optim.update import Update
-
-    step = Update.step
-
-    def asked(self: Update) -> bool:
-        if self.applied == 14:
-            signal.raise_signal(signal.SIGTERM)
-        return step(self)
-
-    Update.step = asked
-
-
-def _in_evaluation(rank: int) -> None:
-    del rank
-    from distrib.training.run import Run
-
-    evaluate, calls = Run.evaluate, list[int]()
-
-    def asked(self: Run, *arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGTERM)
-            time.sleep(1)  # a thread receives it, and this evaluation is the last
-        return evaluate(self, *arguments)  # pyright: ignore[reportArgumentType]
-
-    Run.evaluate = asked  # pyright: ignore[reportAttributeAccessIssue]
-
-
-_stop_in = {"training": _in_training, "evaluation": _in_evaluation}

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from distrib.training.metrics.late_number import LateNumber
-from tests.support import QUICKSTART, RECIPES, ROOT, SMALL, losses, read_json, train_well
+from tests import support
+from tests.support import QUICKSTART, RECIPES, ROOT, losses, read_json, train_well
+
+SMALL = (*support.SMALL, "--data.train_images=320", "--training.batch_size=32")
+"""The tolerances of these tests are for batches of this size."""
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

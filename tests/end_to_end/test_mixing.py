@@ -34,10 +34,10 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_loss_is_that_of_both_labels(straight: Path) -> None:
     """Of the first step, from probabilities as targets; the network is still the one that the seed makes."""
-    data = synthetic.load(320, 50)
+    data = synthetic.load(160, 50)
     torch.manual_seed(0)
     network = build_network(ModelConfig(), 10)
-    plan = Plan(num_images=320, batch_size=32, last_batch="drop", accumulate=1, seed=0, rank=0, world_size=1)
+    plan = Plan(num_images=160, batch_size=16, last_batch="drop", accumulate=1, seed=0, rank=0, world_size=1)
     normalize = Normalize(*data.moments(), torch.device("cpu"), channels_last=False)
     (part,) = Batches(
         data.train, plan, normalize, Augmentation(crop_scale=(0.4, 1.0)), Mixing(mixup=0.4, cutmix=1.0)

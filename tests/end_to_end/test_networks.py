@@ -53,14 +53,20 @@ def test_a_resumed_run_ends_with_the_same_bytes(options: tuple[str, ...], world_
 
 def test_the_statistics_are_those_of_all_ranks(tmp_path: Path) -> None:
     """The first batch norm of the network keeps those of the last batch, which is smaller here and has nothing but its images."""
-    options = ("--training.epochs=1", "--data.train_images=40", "--training.last_batch=mask", "--data.augment=false")
+    options = (
+        "--training.epochs=1",
+        "--data.train_images=40",
+        "--training.batch_size=32",
+        "--training.last_batch=mask",
+    )
     plan = Plan(num_images=40, batch_size=32, last_batch="mask", accumulate=1, seed=0, rank=0, world_size=1)
     data = synthetic.load(40, 1)
     normalize = Normalize(*data.moments(), torch.device("cpu"), channels_last=False)
     seen = normalize(data.train.images[plan.global_batch(2, torch.device("cpu"))])
     for world_size in (1, 2):
         folder = tmp_path / str(world_size)
-        train_well(folder, *SMALL, "--model.name=tests.networks:drawn", *options, world_size=world_size)
+        drawn = ("--model.name=tests.networks:drawn", "--data.augment=false")
+        train_well(folder, *SMALL, *drawn, *options, world_size=world_size)
         mean = statistics(folder, 2)["0.running_mean"]
         assert torch.allclose(mean, seen.mean((0, 2, 3)), atol=1e-5)
 

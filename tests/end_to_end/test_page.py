@@ -32,10 +32,10 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert run.facts.classes[:2] == ["disc", "ring"]
     assert str(QUICKSTART) in run.facts.command
     assert run.images is not None
-    assert len(run.images.images) == 32
+    assert len(run.images.images) == 16
     assert run.mistakes is not None
     assert sum(map(sum, run.mistakes.confusion)) == 50, "each test image counts once"
-    assert render(run).count("<img ") == 32 + len(run.mistakes.worst)
+    assert render(run).count("<img ") == 16 + len(run.mistakes.worst)
     defaults, config = run.facts.defaults, run.config
     assert {
         key for key in ("training.clip_norm", "training.seed", "schedule.name") if config.get(key) != defaults[key]

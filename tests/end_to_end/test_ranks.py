@@ -4,8 +4,10 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tests.support import (
     QUICKSTART,
     SMALL,
     Ranks,
+    Result,
     losses,
     read_json,
     replace_attribute,
@@ -37,7 +40,7 @@ SHORT = (f"--training.timeout_seconds={TIMEOUT}",)
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    train_well(folder, *SMALL, "--training.batch_size=50")
+    train_well(folder, *SMALL, "--training.batch_size=10")
     return folder
 
 
@@ -45,8 +48,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_loss_does_not_depend_on_the_number_of_ranks(
     tmp_path: Path, alone: Path, world_size: int, parts: int
 ) -> None:
-    """A batch of 50 images divides neither by 3 nor by 4."""
-    options = ("--training.batch_size=50", f"--training.accumulate={parts}")
+    """A batch of 10 images divides neither by 3 nor by 4."""
+    options = ("--training.batch_size=10", f"--training.accumulate={parts}")
     summary = train_well(tmp_path, *SMALL, *options, world_size=world_size)
     assert summary["world_size"] == world_size
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=2e-5)
@@ -78,20 +81,30 @@ def test_when_a_rank_is_killed_the_others_leave_and_name_it(tmp_path: Path, vict
     assert f"rank {victim}" in status["reason"]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_disk_that_refuses_any_rank_is_named_by_it(tmp_path: Path, victim: int) -> None:
+def failures(folder: Path, error: Exception) -> Iterator[tuple[int, list[Result], dict[str, Any]]]:
+    """Raise the error on rank 0 of one world and on rank 1 of another. Yield for each the victim, the results and the status.
+
+    Both run at once, because a survivor waits for seconds before it names the victim.
+    """
+    command = [QUICKSTART, *LONG, "--output.dir"]
+    worlds = [
+        start([*command, folder / f"{victim}"], world_size=2, plant=partial(fails_after, 5, victim, error))
+        for victim in (0, 1)
+    ]
+    for victim, ranks in enumerate(worlds):
+        yield victim, ranks.wait(), read_json(folder / f"{victim}" / "status.json")
+
+
+def test_a_disk_that_refuses_any_rank_is_named_by_it(tmp_path: Path) -> None:
     """The other ranks only see that this rank is gone."""
     refuses = OSError(errno.ENOSPC, "No space left on device", "/scratch/file")
-    plant = partial(fails_after, 5, victim, refuses)
-    results = train([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=plant)
     said = "bad input: /scratch/file cannot be written (No space left on device): free space"
-    assert (results[victim].code, results[victim].err.startswith(said)) == (2, True), results
-    assert results[1 - victim].code == 1
-    status = read_json(tmp_path / "status.json")
-    assert (status["exit_code"], status["retry"]) == (2, False)
+    for victim, results, status in failures(tmp_path, refuses):
+        assert (results[victim].code, results[victim].err.startswith(said)) == (2, True), results
+        assert results[1 - victim].code == 1
+        assert (status["exit_code"], status["retry"]) == (2, False)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(
     ("error", "words", "retry"),
     [
@@ -102,26 +115,22 @@ def test_a_disk_that_refuses_any_rank_is_named_by_it(tmp_path: Path, victim: int
     ids=["disk", "device", "memory"],
 )
 def test_whether_to_try_again_does_not_depend_on_the_rank(
-    tmp_path: Path, victim: int, error: Exception, words: str, retry: bool
+    tmp_path: Path, error: Exception, words: str, retry: bool
 ) -> None:
-    plant = partial(fails_after, 5, victim, error)
-    results = train([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=plant)
-    assert [result.code for result in results] == [1, 1]
-    assert words in results[victim].err
-    status = read_json(tmp_path / "status.json")
-    assert (status["exit_code"], status["retry"]) == (1, retry)
-    assert words in status["reason"]
+    for victim, results, status in failures(tmp_path, error):
+        assert [result.code for result in results] == [1, 1]
+        assert words in results[victim].err
+        assert (status["exit_code"], status["retry"]) == (1, retry)
+        assert words in status["reason"]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_what_is_no_matter_of_a_disk_is_not_said_to_be_one(tmp_path: Path, victim: int) -> None:
+def test_what_is_no_matter_of_a_disk_is_not_said_to_be_one(tmp_path: Path) -> None:
     """A failed connection raises an OSError too, but must not be reported as a full disk."""
-    plant = partial(fails_after, 5, victim, ConnectionError("no route to the tracker"))
-    results = train([QUICKSTART, *LONG, "--output.dir", tmp_path], world_size=2, plant=plant)
-    assert [result.code for result in results] == [1, 1]
-    assert results[victim].err.rstrip().endswith("ConnectionError: no route to the tracker")
-    assert not any("free space" in result.err for result in results)
-    assert read_json(tmp_path / "status.json")["exit_code"] == 1
+    for victim, results, status in failures(tmp_path, ConnectionError("no route to the tracker")):
+        assert [result.code for result in results] == [1, 1]
+        assert results[victim].err.rstrip().endswith("ConnectionError: no route to the tracker")
+        assert not any("free space" in result.err for result in results)
+        assert status["exit_code"] == 1
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -129,21 +138,28 @@ def test_a_rank_that_hangs_is_named_within_the_timeout(tmp_path: Path, victim: i
     """Rank 0 hosts the store, so if it hangs, the store does not answer the others."""
     ranks = start([QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=2)
     wait_for(tmp_path / "metrics.jsonl", '"kind": "epoch"')
-    expect_the_others_to_leave(ranks, victim, signal.SIGSTOP)
+    ranks.send(victim, signal.SIGSTOP)
+    expect_the_others_to_leave(ranks, victim)
 
 
-@pytest.mark.parametrize(("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)], ids=str)
-def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path, victim: int, number: signal.Signals) -> None:
+def test_ranks_that_no_error_reaches_leave_all_the_same(tmp_path: Path) -> None:
     """On GPUs the main thread waits for ever for a collective in which a dead rank takes no part."""
-    ranks = start([QUICKSTART, *LONG, *SHORT, "--output.dir", tmp_path], world_size=3, plant=partial(deaf_after, 5))
-    wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
+    ends = [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)]
+    folders = [tmp_path / f"{victim} {number.name}" for victim, number in ends]
+    command, deaf = [QUICKSTART, *LONG, *SHORT, "--output.dir"], partial(deaf_after, 5)
+    worlds = [start([*command, folder], world_size=3, plant=deaf) for folder in folders]
+    for folder in folders:
+        wait_for(folder / "metrics.jsonl", '"step": 5,')
     time.sleep(TIMEOUT + 1)
     # A rank whose heartbeat goes on is alive, however long its main thread waits.
-    assert all(process.is_alive() for process in ranks.processes)
-    expect_the_others_to_leave(ranks, victim, number)
-    status = read_json(tmp_path / "status.json")
-    assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 1, True)
-    assert f"rank {victim}" in status["reason"]
+    assert all(process.is_alive() for ranks in worlds for process in ranks.processes)
+    for ranks, (victim, number) in zip(worlds, ends, strict=True):
+        ranks.send(victim, number)
+    for folder, ranks, (victim, _) in zip(folders, worlds, ends, strict=True):
+        expect_the_others_to_leave(ranks, victim)
+        status = read_json(folder / "status.json")
+        assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 1, True)
+        assert f"rank {victim}" in status["reason"]
 
 
 def test_a_run_that_was_suspended_as_a_whole_lost_nobody(tmp_path: Path) -> None:
@@ -154,7 +170,8 @@ def test_a_run_that_was_suspended_as_a_whole_lost_nobody(tmp_path: Path) -> None
             ranks.send(rank, number)
         time.sleep(seconds)
     assert all(process.is_alive() for process in ranks.processes)
-    expect_the_others_to_leave(ranks, 1, signal.SIGKILL)
+    ranks.send(1, signal.SIGKILL)
+    expect_the_others_to_leave(ranks, 1)
 
 
 def test_a_launcher_that_lost_a_rank_hears_of_it_before_it_kills_the_others(tmp_path: Path) -> None:
@@ -168,16 +185,16 @@ def test_a_launcher_that_lost_a_rank_hears_of_it_before_it_kills_the_others(tmp_
     )
     wait_for(tmp_path / "metrics.jsonl", '"step": 5,')
     ranks.send(0, signal.SIGTERM)
-    expect_the_others_to_leave(ranks, 1, signal.SIGKILL, silence=10)
+    ranks.send(1, signal.SIGKILL)
+    expect_the_others_to_leave(ranks, 1, silence=10)
     assert "rank 1" in read_json(tmp_path / "status.json")["reason"]
 
 
-def expect_the_others_to_leave(ranks: Ranks, victim: int, number: signal.Signals, silence: int = SILENCE) -> None:
-    """Send the victim a signal and check that the other ranks exit with 1, and that the first of them names the victim.
+def expect_the_others_to_leave(ranks: Ranks, victim: int, silence: int = SILENCE) -> None:
+    """Check that the other ranks exit with 1, and that the first of them names the victim, which got a signal just now.
 
     It says after how many seconds of silence, which it counts in looks, so that a busy machine has all the time it needs.
     """
-    ranks.send(victim, number)
     survivors = [rank for rank in range(len(ranks.processes)) if rank != victim]
     deadline = time.monotonic() + PATIENCE
     for rank in survivors:

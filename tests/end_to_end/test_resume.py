@@ -8,7 +8,7 @@ from tests.support import RECIPES, SMALL, checkpoint_of, tensor_bytes, train_wel
 # first of these.
 OPTIONS = (
     *SMALL,
-    "--data.train_images=330",
+    "--data.train_images=170",
     "--training.last_batch=mask",
     "--training.accumulate=2",
     "--training.clip_norm=0.5",

@@ -1,19 +1,15 @@
 """A request to stop at any moment ends with 75 and loses nothing: the next start ends with the bytes of an undisturbed run."""
 
 import functools
-import importlib
-import json
-import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distrib.optim.update import Update
-from tests.support import QUICKSTART, SMALL, losses, read_json, replace_attribute, start, train, train_well, wait_for
+from tests.end_to_end.faults import UPDATE, asked_in
+from tests.support import QUICKSTART, SMALL, epochs, losses, read_json, start, train, train_well, wait_for
 
 AVERAGED = (*SMALL, "--training.ema=0.9")
 RECORDED = ("--crosscheck.record=true", "--crosscheck.gradient_steps=[]")
@@ -33,32 +29,8 @@ MOMENTS: dict[str, tuple[str, str]] = {
 
 def ask_in(moment: str, on_rank: int, rank: int) -> None:
     """Send the rank a signal when it first enters the function of this moment."""
-    if rank != on_rank:
-        return
-    module, name = MOMENTS[moment]
-    owner: Any = importlib.import_module(module)
-    _before(owner, name, lambda calls: calls == 1)
-
-
-def ask_at_update(number: int, _rank: int) -> None:
-    """Send the rank a signal before this update."""
-    _before(Update, "step", lambda calls: calls == number)
-
-
-def _before(owner: Any, name: str, when: Callable[[int], bool]) -> None:
-    """Let a function send this process a signal before the call for which `when` returns True."""
-    function, calls = getattr(owner, name), 0
-
-    @functools.wraps(function)
-    def asking(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if when(calls):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.3)  # the thread that listens needs a moment to hear of it
-        return function(*arguments, **named)
-
-    replace_attribute(owner, name, asking)
+    if rank == on_rank:
+        asked_in(*MOMENTS[moment], 1, rank)
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +67,26 @@ def test_at_any_moment(tmp_path: Path, undisturbed: Callable[[int], Path], momen
     assert summary["test_loss"] == expected["test_loss"]
     assert summary["crosscheck"]["verdict"] == ("match" if moment == "replay" else "not recorded")
     assert losses(tmp_path) == losses(undisturbed(world_size))
-    assert _epochs(tmp_path) == [1, 2]
+    assert [line["epoch"] for line in epochs(tmp_path)] == [1, 2]
 
 
 @pytest.mark.parametrize("update", [10, 20], ids=["an epoch's last step", "the last step"])
 def test_at_a_step_before_an_evaluation(tmp_path: Path, undisturbed: Callable[[int], Path], update: int) -> None:
     """The checkpoint is written and the evaluation is left to the next start."""
     command = [QUICKSTART, *AVERAGED, "--output.dir", tmp_path]
-    [result] = train(command, plant=functools.partial(ask_at_update, update))
+    [result] = train(command, plant=functools.partial(asked_in, *UPDATE, update))
     assert result.code == 75
     assert read_json(tmp_path / "status.json")["step"] == update
-    assert _epochs(tmp_path) == [1, 2][: update // 10 - 1]
+    assert [line["epoch"] for line in epochs(tmp_path)] == [1, 2][: update // 10 - 1]
     second, third = train(command)[0], train(command)[0]
     assert (second.code, third.code) == (0, 0)
-    assert _epochs(tmp_path) == [1, 2]
+    # The third start finds a complete run, although the newest checkpoint still says that an evaluation is due.
     assert "holds this run complete" in third.out
+    assert [line["epoch"] for line in epochs(tmp_path)] == [1, 2]
     told = [line for line in second.out.splitlines() if line.startswith("epoch ") and "test accuracy" in line]
     # Before its first step a start does not know its speed.
     assert ["images/s" in line for line in told] == ([False, True] if update == 10 else [False])
-    assert _epochs(tmp_path, "lr") == _epochs(undisturbed(1), "lr")
+    assert [line["lr"] for line in epochs(tmp_path)] == [line["lr"] for line in epochs(undisturbed(1))]
     summary, expected = (read_json(folder / "summary.json") for folder in (tmp_path, undisturbed(1)))
     for key in ("weights_sha256", "train_loss", "test_loss", "test_accuracy"):
         assert summary[key] == expected[key]
@@ -124,7 +97,7 @@ def test_results_do_not_outlive_the_step_that_they_are_of(tmp_path: Path) -> Non
     train_well(tmp_path, *SMALL, "--training.epochs=1")
     (tmp_path / "crosscheck.json").write_text('{"verdict": "match"}')
     command = [QUICKSTART, *SMALL, "--output.dir", tmp_path]
-    [result] = train(command, plant=functools.partial(ask_at_update, 10))
+    [result] = train(command, plant=functools.partial(asked_in, *UPDATE, 10))
     assert (result.code, read_json(tmp_path / "status.json")["step"]) == (75, 20)
     assert not any((tmp_path / name).exists() for name in ("summary.json", "crosscheck.json", "page/mistakes.json"))
     assert "There is no verdict before training is over" in (tmp_path / "index.html").read_text()
@@ -160,8 +133,3 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     assert ranks.wait()[0].code == 130
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["exit_code"], status["retry"]) == ("failed", 130, False)
-
-
-def _epochs(folder: Path, key: str = "epoch") -> list[float]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line[key] for line in lines if line["kind"] == "epoch"]

@@ -2,8 +2,8 @@
 
 import json
 import shutil
-import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,18 +11,18 @@ import pytest
 from distrib.checkpoint.store import newest_valid
 from distrib.page.run_files import read_run
 from distrib.page.timeline import events
+from tests.end_to_end.faults import UPDATE, asked_in
 from tests.support import (
     OVERFLOWING,
     QUICKSTART,
     SMALL,
     checkpoint_of,
+    epochs,
     losses,
     read_json,
-    start,
     steps,
     train,
     train_well,
-    wait_for,
 )
 
 SUMMARY_KEYS = {
@@ -39,7 +39,7 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     [result] = train([QUICKSTART, *SMALL, "--output.dir", tmp_path])
     assert result.code == 0
     assert result.err == ""
-    assert "320 training images, 2 epochs of 10 steps, global batch 32 on 1 process, " in result.out
+    assert "160 training images, 2 epochs of 10 steps, global batch 16 on 1 process, " in result.out
     assert result.out.count("\nepoch ") == 2
     assert "done: test accuracy" in result.out
     assert " after 2 epochs (20 updates of fused SGD), " in result.out
@@ -51,7 +51,7 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
     assert (summary["world_size"], summary["parameters"], summary["dataset"]) == (1, 145_578, "synthetic")
     assert summary["fused"] is True
     assert summary["peak_device_memory"] is None, "a CPU has no memory of its own"
-    assert summary["flop"] == 640 * 69_209_856
+    assert summary["flop"] == 320 * 69_209_856
     assert summary["flop_per_second"] == pytest.approx(69_209_856 * summary["images_per_second"])
     share = summary["share_of_peak"]
     assert share is None or 0 < share <= 1, "none if the machine was busier while its peak was measured"
@@ -67,17 +67,15 @@ def test_a_run_leaves_what_the_design_promises(tmp_path: Path) -> None:
         "step": 20,
         "retry": False,
     }
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 21))
-    assert all(0 < line["data_seconds"] < line["seconds"] for line in lines if line["kind"] == "step")
-    epochs = [line for line in lines if line["kind"] == "epoch"]
-    assert [(line["epoch"], line["flop"]) for line in epochs] == [(1, 320 * 69_209_856), (2, summary["flop"])]
-    assert epochs[1]["peak_memory"] <= summary["peak_memory"]
+    assert [line["step"] for line in steps(tmp_path)] == list(range(1, 21))
+    assert all(0 < line["data_seconds"] < line["seconds"] for line in steps(tmp_path))
+    assert [(line["epoch"], line["flop"]) for line in epochs(tmp_path)] == [(1, 160 * 69_209_856), (2, summary["flop"])]
+    assert epochs(tmp_path)[1]["peak_memory"] <= summary["peak_memory"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
 def test_the_network_learns_the_drawn_shapes(tmp_path: Path) -> None:
-    more = ("--data.train_images=6400", "--data.test_images=1000", "--training.epochs=3")
+    more = ("--data.train_images=3200", "--data.test_images=1000", "--training.epochs=3")
     summary = train_well(tmp_path, *SMALL, *more, "--optimizer.lr=0.03")
     assert summary["test_accuracy"] > 0.5, "chance is 0.1"
 
@@ -113,14 +111,14 @@ def test_accumulation_changes_rounding_only(tmp_path: Path, parts: int) -> None:
 
 
 def test_a_masked_last_batch_trains_on_every_image(tmp_path: Path) -> None:
-    summary = train_well(tmp_path, *SMALL, "--training.batch_size=100", "--training.last_batch=mask")
-    assert summary["steps"] == 2 * 4  # 100 + 100 + 100 + 20
+    summary = train_well(tmp_path, *SMALL, "--training.batch_size=50", "--training.last_batch=mask")
+    assert summary["steps"] == 2 * 4  # 50 + 50 + 50 + 10
     *whole, short = losses(tmp_path)[4:]
-    assert summary["train_loss"] == pytest.approx((100 * sum(whole) + 20 * short) / 320, rel=1e-12)
+    assert summary["train_loss"] == pytest.approx((50 * sum(whole) + 10 * short) / 160, rel=1e-12)
     seconds = sum(line["seconds"] for line in steps(tmp_path))
-    assert summary["images_per_second"] == pytest.approx(640 / seconds, rel=1e-3)
+    assert summary["images_per_second"] == pytest.approx(320 / seconds, rel=1e-3)
     facts = read_run(tmp_path).facts
-    assert (facts.steps_per_epoch, facts.images_per_epoch) == (4, 320)
+    assert (facts.steps_per_epoch, facts.images_per_epoch) == (4, 160)
 
 
 def test_options_of_the_update_path_work_together(tmp_path: Path) -> None:
@@ -145,13 +143,13 @@ def test_fp16_counts_the_steps_it_skips(tmp_path: Path) -> None:
     assert summary["applied_updates"] + summary["skipped_steps"] == 20
     skipped = f"{summary['skipped_steps']} of 20 steps were skipped"
     assert skipped in (tmp_path / "index.html").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    skipped = [line for line in lines if line["kind"] == "step" and not line["applied"]]
+    lines = steps(tmp_path)
+    skipped = [line for line in lines if not line["applied"]]
     assert [line["gradient_norm"] for line in skipped] == [None] * len(skipped), "it has overflowed"
-    rates = {line["applied_updates"]: line["lr"] for line in lines if line["kind"] == "step" and line["applied"]}
+    rates = {line["applied_updates"]: line["lr"] for line in lines if line["applied"]}
     train_well(tmp_path / "float32", *SMALL)
-    plain = [json.loads(line) for line in (tmp_path / "float32" / "metrics.jsonl").read_text().splitlines()]
-    assert rates == {n: lr for n, lr in ((line.get("applied_updates"), line["lr"]) for line in plain) if n in rates}
+    plain = {line["applied_updates"]: line["lr"] for line in steps(tmp_path / "float32")}
+    assert rates == {n: lr for n, lr in plain.items() if n in rates}
 
 
 def test_torch_compile_gives_the_same_losses(tmp_path: Path) -> None:
@@ -197,7 +195,7 @@ def test_weights_that_are_not_finite_take_no_checkpoint_s_place(tmp_path: Path, 
 
 
 def test_a_run_does_not_end_well_with_weights_that_are_not_finite(tmp_path: Path) -> None:
-    arguments = [QUICKSTART, *SMALL, "--training.epochs=1", "--data.train_images=32", "--output.dir", tmp_path]
+    arguments = [QUICKSTART, *SMALL, "--training.epochs=1", "--data.train_images=16", "--output.dir", tmp_path]
     [result] = train([*arguments, *BREAKING])
     assert result.code == 1
     assert "there is none of an earlier step: the same command with other values starts anew" in result.err
@@ -218,25 +216,22 @@ def test_a_test_loss_that_is_not_finite_is_told_and_ends_nothing(tmp_path: Path)
 
 
 def test_a_stopped_run_continues_to_the_same_weights(tmp_path: Path) -> None:
-    longer = ("--training.epochs=20", "--training.ema=0.95")
-    straight = train_well(tmp_path / "straight", *SMALL, *longer)
+    options = (*SMALL, "--training.ema=0.95")
+    straight = train_well(tmp_path / "straight", *options)
     folder = tmp_path / "stopped"
-    running = start([QUICKSTART, *SMALL, *longer, "--output.dir", folder])
-    wait_for(folder / "metrics.jsonl", '"kind": "epoch"')
-    running.send(0, signal.SIGTERM)
-    [result] = running.wait()
+    # The ranks agree to stop before each update, so that the step after this one is the last.
+    [result] = train([QUICKSTART, *options, "--output.dir", folder], plant=partial(asked_in, *UPDATE, 12))
     assert result.code == 75
     status = read_json(folder / "status.json")
-    assert (status["state"], status["exit_code"]) == ("stopped", 75)
-    assert status["step"] < 200
+    assert (status["state"], status["exit_code"], status["step"]) == ("stopped", 75, 13)
     assert "stopped on request" in (folder / "index.html").read_text(encoding="utf-8")
-    resumed = train_well(folder, *SMALL, *longer)
+    resumed = train_well(folder, *options)
     assert resumed["weights_sha256"] == straight["weights_sha256"]
     assert (resumed["test_accuracy"], resumed["flop"]) == (straight["test_accuracy"], straight["flop"])
     assert resumed["train_loss"] == pytest.approx(straight["train_loss"])
     assert losses(folder) == losses(tmp_path / "straight")
     happened = [(event.kind, event.step) for event in events(read_run(folder))]
-    assert happened == [("start", 0), ("stop", status["step"]), ("resume", status["step"]), ("done", 200)]
+    assert happened == [("start", 0), ("stop", 13), ("resume", 13), ("done", 20)]
 
 
 def test_a_complete_run_answers_for_its_own_configuration_only(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def time_limit_near(training: Training) -> None:
     dependent = ["--dependency", f"afterok:{job}", f"--nodelist={training.pair[0]}"]
     check = training.cluster.submit("slurm/crosscheck.sbatch", training.folder / "trace", options=dependent)
     training.reach(MIDDLE)
-    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    training.send_usr1()
     said = training.expect_done(restarts=1)
     assert "train.sbatch: stopped on request after step " in said
     assert training.cluster.wait(check) == "COMPLETED", training.cluster.said(check)
@@ -127,9 +127,9 @@ def signal_at_start_up(training: Training) -> None:
 def _signal_as_it_starts(training: Training, program: str) -> None:
     """Send the signal as soon as a process of this program runs."""
     training.nodes = 1
-    job = training.submit()
+    training.submit()
     expect_process(program, training.folder)
-    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    training.send_usr1()
     said = training.expect_done(restarts=1)
     assert said.count("; requeued") == 1
 
@@ -142,9 +142,9 @@ def signal_in_set_up(training: Training) -> None:
     first = f"[[ -n ${{SLURM_RESTART_COUNT:-}} ]] || {{ : >{shlex.quote(str(began))}; sleep 5; }}"
     set_up.write_text(f"source 'set up'\n{first}\n")
     training.environment["SETUP"] = str(set_up)
-    job = training.submit()
+    training.submit()
     assert wait_until(began.exists, 300)
-    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    training.send_usr1()
     said = training.expect_done(restarts=1)
     assert "train.sbatch: asked to stop before the ranks were started; restart 1 of at most 10; requeued" in said
 
@@ -153,9 +153,9 @@ def submitted_from_a_task(training: Training) -> None:
     """The training is submitted from inside a task of an array, and sbatch passes on the variables of that task."""
     training.nodes = 1
     training.environment |= {"SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": "9"}
-    job = training.submit()
+    training.submit()
     training.reach(MIDDLE)
-    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    training.send_usr1()
     said = training.expect_done(restarts=1)
     assert "train.sbatch: stopped on request after step " in said
     assert not list(training.cluster.project.glob("slurm-1_1.*"))
@@ -165,10 +165,10 @@ def no_answer(training: Training) -> None:
     """A rank hangs when the time limit is near. The job is queued again and continues from its newest checkpoint."""
     training.nodes = 1
     training.environment["STOP_SECONDS"] = "2"
-    job = training.submit()
+    training.submit()
     training.reach(MIDDLE)
     training.trainers()["0"].send(signal.SIGSTOP)
-    training.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    training.send_usr1()
     said = training.expect_done(restarts=1)
     assert "train.sbatch: asked to stop, but no answer" in said
 
@@ -201,7 +201,7 @@ def sweep(training: Training) -> None:
     for task, run in runs.items():
         run.job = f"{array}_{task}"
     runs[2].reach(MIDDLE)
-    cluster.run("scancel", "--batch", "--signal=USR1", runs[2].job)
+    runs[2].send_usr1()
     runs[1].expect_done(restarts=0)
     runs[2].expect_done(restarts=1)
 

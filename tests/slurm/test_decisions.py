@@ -1,6 +1,6 @@
 """train.sbatch does what slurm/decide.py decides when a start has ended (test_decide.py has the whole table).
 
-The batch script is the real one. Small scripts play srun, scontrol and python.
+The batch script is the real one. Small scripts play srun, scontrol, sleep and python.
 """
 
 import itertools
@@ -30,6 +30,9 @@ case $* in
     requeue*) [ -z "$REFUSE" ] || { echo "$REFUSE" >&2 && exit 1; }; echo "$2" >requeued ;;
 esac
 """
+SLEEP = """#!/bin/sh
+exec /bin/sleep 0.05  # between two looks at srun, which take a second in a job
+"""
 PYTHON = f"""#!/bin/sh
 [ ! -e python-is-broken ] || exit 1
 case $* in *"${{SIGNAL_AT:-nothing}}"*) kill -USR1 "$BATCH" ;; esac
@@ -45,7 +48,7 @@ class Batch:
         for name in ("slurm", "distrib", "launch"):
             (root / name).symlink_to(ROOT / name)
         (root / "bin").mkdir()
-        for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("python", PYTHON)):
+        for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sleep", SLEEP), ("python", PYTHON)):
             (root / "bin" / name).write_text(text)
             (root / "bin" / name).chmod(0o755)
 

@@ -14,6 +14,7 @@ RECIPE = "launch/recipes/quickstart.toml"
 LENGTH = (
     *SMALL,
     "--data.train_images=3200",
+    "--training.batch_size=32",
     "--training.epochs=1",
     "--checkpoint.every_steps=10",
 )
@@ -48,6 +49,10 @@ class Training:
         file = self.folder / "metrics.jsonl"
         there = wait_until(lambda: file.exists() and file.read_text().count('"kind": "step"') >= step, seconds)
         assert there, f"step {step} was not reached: {self.cluster.said(self.job)}"
+
+    def send_usr1(self) -> None:
+        """Send the batch script the signal with which SLURM says that the time limit is near."""
+        self.cluster.run("scancel", "--batch", "--signal=USR1", self.job)
 
     def launchers(self) -> dict[str, Process]:
         """Return the launchers by node."""

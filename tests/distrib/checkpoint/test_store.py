@@ -23,6 +23,7 @@ from torch import Tensor
 from distrib.checkpoint import store
 from distrib.errors import BadInput
 from distrib.files import TRANSIENT
+from tests.disk import at_once, failing
 from tests.support import largest_file
 
 Parts = dict[str, dict[str, Tensor]]
@@ -548,23 +549,6 @@ def test_what_a_killed_save_left_gives_its_space_to_the_next(tmp_path: Path, mon
 
 
 BREAKING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENFILE, errno.ENOMEM, errno.EBUSY)
-
-
-def at_once(_seconds: float) -> None:
-    """Stand in for a pause."""
-
-
-def failing(number: int, times: int, work: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `work`, which fails with this error so many times first."""
-    left = [times]
-
-    def fail(*arguments: Any, **others: Any) -> Any:
-        if left[0] > 0:
-            left[0] -= 1
-            raise OSError(number, os.strerror(number))
-        return work(*arguments, **others)
-
-    return fail
 
 
 @pytest.mark.parametrize("number", BREAKING, ids=errno.errorcode.get)

@@ -18,11 +18,11 @@ def test_it_says_what_a_run_would_be_and_writes_nothing(tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert list(tmp_path.iterdir()) == []
     for words in (
-        r"\[training\]\n  epochs = 2 +the command line\n  batch_size = 32 +the command line\n  last_batch = 'drop' +default\n",
+        r"\[training\]\n  epochs = 2 +the command line\n  batch_size = 16 +the command line\n  last_batch = 'drop' +default\n",
         r"\[optimizer\]\n  name = 'sgd' +the recipe\n",
         r"world      1 process, cpu, 1 of \d+ cores a process\n",
-        r"batch      32 images, 32 a rank, in 2 parts of 16\n",
-        r"data       synthetic: 320 training images, 50 test images, 10 classes\n",
+        r"batch      16 images, 16 a rank, in 2 parts of 8\n",
+        r"data       synthetic: 160 training images, 50 test images, 10 classes\n",
         r"steps      20 in 2 epochs of 10\n",
         r" [│|]   .*[•*]",
         r"memory     [\d.,]+ [MG]iB a rank, at the peak of these steps",
@@ -52,7 +52,7 @@ def test_rank_0_speaks_for_all(tmp_path: Path) -> None:
     first, second = train([QUICKSTART, *SMALL, DRY, "--output.dir", tmp_path / "run"], world_size=2)
     assert (first.code, second.code, second.out) == (0, 0, "")
     assert "world      2 processes" in first.out
-    assert "batch      32 images, 16 a rank\n" in first.out
+    assert "batch      16 images, 8 a rank\n" in first.out
     assert list(tmp_path.iterdir()) == []
 
 

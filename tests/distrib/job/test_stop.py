@@ -14,20 +14,11 @@ import pytest
 
 from distrib.job import stop
 from distrib.job.stop import LAUNCHER_DIED, Stopped, StopRequest
+from tests.clock import FakeClock
 from tests.support import wait_until
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-
-
-class Clock:
-    """Stands for the time module: seconds pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Left:
@@ -48,8 +39,8 @@ def running(left: Left | None = None) -> StopRequest:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
     monkeypatch.setattr(stop, "time", clock)
     return clock
 
@@ -126,7 +117,7 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 2.0])
-def test_same_keypress_is_not_a_second_wish(clock: Clock, seconds: float) -> None:
+def test_same_keypress_is_not_a_second_wish(clock: FakeClock, seconds: float) -> None:
     left = Left()
     with running(left) as request:
         send(signal.SIGINT, lambda: request.reason)
@@ -137,7 +128,7 @@ def test_same_keypress_is_not_a_second_wish(clock: Clock, seconds: float) -> Non
 
 
 @pytest.mark.parametrize("seconds", [2.1, 600.0])
-def test_later_ctrl_c_stops_at_once(clock: Clock, seconds: float) -> None:
+def test_later_ctrl_c_stops_at_once(clock: FakeClock, seconds: float) -> None:
     left = Left()
     with running(left) as request:
         send(signal.SIGINT, lambda: request.reason)
@@ -147,7 +138,7 @@ def test_later_ctrl_c_stops_at_once(clock: Clock, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name)
-def test_other_signals_never_stop_at_once(clock: Clock, number: signal.Signals) -> None:
+def test_other_signals_never_stop_at_once(clock: FakeClock, number: signal.Signals) -> None:
     left = Left()
     with running(left) as request:
         for _ in range(3):
@@ -196,7 +187,7 @@ with StopRequest(lambda code, reason: None) as request:
 """
 
 
-def test_in_somebody_elses_process_a_second_ctrl_c_raises(clock: Clock) -> None:
+def test_in_somebody_elses_process_a_second_ctrl_c_raises(clock: FakeClock) -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopRequest(None, {}) as request:
         signal.raise_signal(signal.SIGINT)

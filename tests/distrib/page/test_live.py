@@ -8,31 +8,22 @@ import pytest
 from distrib.display import Display
 from distrib.page import render
 from distrib.page.live import LivePage
+from tests.clock import FakeClock
 from tests.distrib.page.folders import hostile_run
 
 
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def page(clock: Clock) -> LivePage:
+def page(clock: FakeClock) -> LivePage:
     return LivePage(Display(main=True, quiet=False), clock)
 
 
 def test_it_is_written_every_half_minute_and_at_epochs(
-    clock: Clock, page: LivePage, monkeypatch: pytest.MonkeyPatch
+    clock: FakeClock, page: LivePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(_: Path) -> None:
         clock.now += 0.05
@@ -47,7 +38,7 @@ def test_it_is_written_every_half_minute_and_at_epochs(
     assert written == [30, 61, 92, 100, 131, 162, 193, 200, 231, 262, 293, 300]
 
 
-def test_it_costs_a_hundredth_at_most(clock: Clock, page: LivePage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_costs_a_hundredth_at_most(clock: FakeClock, page: LivePage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs of a second, and pages that take longer and longer."""
     cost = 0.1
 
@@ -92,7 +83,7 @@ def test_a_mistake_in_the_template_is_told_of(
 
 
 def test_without_the_template_library_there_is_none(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     page = LivePage(Display(main=True, quiet=False), clock)

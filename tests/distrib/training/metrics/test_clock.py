@@ -4,26 +4,17 @@ import pytest
 
 from distrib.training.metrics import clock
 from distrib.training.metrics.clock import Clock
-
-
-class Hands:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
+from tests.clock import FakeClock
 
 
 @pytest.fixture
-def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
-    found = Hands()
+def hands(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    found = FakeClock()
     monkeypatch.setattr(clock, "time", found)
     return found
 
 
-def test_the_time_of_a_step_is_split(hands: Hands) -> None:
+def test_the_time_of_a_step_is_split(hands: FakeClock) -> None:
     """Two parts take 1 s each to come, the end of the batch another 0.5 s, and to compute on a part takes 3 s."""
 
     def batch() -> list[int]:
