@@ -1,7 +1,7 @@
 """Replays a trace: Optax computes every recorded step again, in float64. This never imports torch."""
 
 import copy
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +11,7 @@ from crosscheck.checks.check import Check, Context
 from crosscheck.checks.conclusion import conclude
 from crosscheck.checks.judging.judge import Judge
 from crosscheck.checks.ranks.comparison import Comparison
+from crosscheck.checks.ranks.starts import Start
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.float64 import float64
 from crosscheck.report.findings import Findings
@@ -68,7 +69,7 @@ class Replaying:
         Raises UnsupportedOptimizer.
         """
         self._growing = growing
-        starts = {rank: [segment.header.first_step for segment in segments] for rank, segments in ranks.items()}
+        starts = {rank: _starts(segments, growing) for rank, segments in ranks.items()}
         self._comparison = Comparison(starts) if len(ranks) > 1 else None
         self._ranks = {rank: _Rank(segments, worker, self._comparison) for rank, segments in ranks.items()}
         self._world_size = max(segments[-1].header.world_size for segments in ranks.values())
@@ -88,12 +89,18 @@ class Replaying:
 
         Raises TraceError.
         """
-        for number, rank in sorted(self._ranks.items(), key=lambda each: each[1].place):
+        for number, rank in sorted(self._ranks.items(), key=self._progress):
             if rank.advance():
                 return True
             if self._comparison is not None and not (self._growing and rank.is_open):
                 self._comparison.end(number, rank.place[0])  # others are not to wait for it
         return False
+
+    def _progress(self, numbered: tuple[int, "_Rank"]) -> tuple[int, int]:
+        """Return how far a rank was fed: up to which start of the run, and which step."""
+        number, rank = numbered
+        segment, step = rank.place
+        return (0 if self._comparison is None else self._comparison.starts.number(number, segment)), step
 
     def end(self) -> None:
         """Draw the conclusions that need whole segments, when all of them were fed. Raises TraceError."""
@@ -115,9 +122,21 @@ class Replaying:
         return of_all_ranks(
             reports,
             comparison.finding(),
-            compared=comparison.rows > 0,
+            compared=comparison.is_answer,
             notes=comparison.notes(self._world_size),
         )
+
+
+def _starts(segments: Sequence[Segment], growing: bool) -> list[Start]:
+    """Return what is known of a rank's segments before their parts are read; to the last one they may still come."""
+    return [
+        Start(
+            segment.header.first_step,
+            segment.header.world_size,
+            is_empty=not segment.part_files and not (growing and segment is segments[-1] and segment.end is None),
+        )
+        for segment in segments
+    ]
 
 
 class _Rank:

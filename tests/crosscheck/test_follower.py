@@ -139,13 +139,16 @@ def test_all_ranks_are_followed(whole: Path, tmp_path: Path) -> None:
     harmed = harm(whole, tmp_path / "harmed")
     bring(whole, path := tmp_path / "trace", "header.json", "part-000001*", "part-000002*")
 
+    def become(rank: int, header: Path) -> None:
+        alone = header.read_text()
+        header.write_text(alone.replace('"rank": 0', f'"rank": {rank}').replace('"world_size": 1', '"world_size": 2'))
+
+    become(0, segment(path) / "header.json")
+
     def begin() -> None:
         other = path / "rank-0001"
         bring(harmed, other / "later", "header.json", "part-000001*")
-        header = segment(other / "later") / "header.json"
-        header.write_text(
-            header.read_text().replace('"rank": 0', '"rank": 1').replace('"world_size": 1', '"world_size": 2')
-        )
+        become(1, segment(other / "later") / "header.json")
         segment(other / "later").rename(segment(other))
 
     ready = (

@@ -3,106 +3,118 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from crosscheck.checks.ranks.differences import Attempt, Difference, Moment, common_steps, of_attempts, of_blocks
+from crosscheck.checks.ranks.causes import Place, Spread, cause
+from crosscheck.checks.ranks.differences import Attempt, Difference, Moment, Pair, of_attempts
+from crosscheck.checks.ranks.starts import Start, Starts
 from crosscheck.report.finding import REPLICAS, Finding
 from crosscheck.text import listed
 from crosscheck.trace.format import PARAM, Option, Part
 from crosscheck.trace.tensors import TensorBlock
 
-Place = tuple[int, float]
-"""The number of a segment, and a step in it."""
-
-
-@dataclass(slots=True)
-class _Spread:
-    """All differences of one kind."""
-
-    first: Difference
-    place: Place
-    rank: int  # of `first`, beside the lowest one
-    ahead: int  # `Difference.ahead`, of any difference at that place
-    ranks: set[int] = field(default_factory=set[int])
-    steps: set[int] = field(default_factory=set[int])
-    tensors: dict[str, None] = field(default_factory=dict[str, None])
-    elements: int = 0
-
 
 class Comparison:
-    """Holds each rank against the lowest one, bit for bit.
+    """Holds each rank that recorded a start of the run against the lowest one that did, bit for bit.
 
     What was compared with all others is let go: of ranks that are read at the same pace, about a part each is in memory.
     """
 
-    def __init__(self, starts: Mapping[int, Sequence[int]]) -> None:
-        """`starts`: by rank, the first step of each of its segments."""
-        self.ranks = tuple(sorted(starts))
-        self.rows = 0
-        """Rows of tensors that were compared."""
-        self._fitting = _number_of_alike(list(starts.values()))
-        self._more = any(len(its) > self._fitting for its in starts.values())
-        self._read: dict[int, Place] = dict.fromkeys(self.ranks, (0, 0.0))  # up to where
-        self._blocks: defaultdict[tuple[int, str, bool], list[tuple[int, TensorBlock]]] = defaultdict(list)
+    def __init__(self, segments: Mapping[int, Sequence[Start]]) -> None:
+        """`segments`: by rank."""
+        self.ranks = tuple(sorted(segments))
+        self.starts = Starts(segments)
+        self._read: dict[int, tuple[int, float]] = dict.fromkeys(self.ranks, (0, 0.0))  # up to which segment and step
+        self._blocks: defaultdict[tuple[int, str], list[tuple[int, TensorBlock]]] = defaultdict(list)
         self._attempts: dict[Place, dict[int, Attempt]] = {}
         self._tensors: defaultdict[int, set[str]] = defaultdict(set)  # by rank
-        self._spreads: dict[tuple[Moment, str], _Spread] = {}
-        self._counts = Counter[tuple[int, int]]()  # of steps, by rank and segment
-        self._began: dict[int, int] = {}  # by segment: the first step that was compared
+        self._spreads: dict[tuple[Moment, str, int], Spread] = {}  # also by the lowest rank
+        self._counts = Counter[tuple[int, int]]()  # of steps, by rank and start
+        self._began: dict[int, int] = {}  # by start: the first step that was compared
+        self._compared: set[tuple[int, str]] = set()  # tensors of ranks, each by rank and name
+        self._not_compared: set[tuple[int, str]] = set()  # of some steps, although the lowest rank has these as well
 
     def __bool__(self) -> bool:
         """Return whether ranks differ."""
         return bool(self._spreads)
 
+    @property
+    def is_answer(self) -> bool:
+        """Return whether the ranks recorded anything in common that could have shown a difference."""
+        return bool(self._compared or self._spreads)
+
     def add_steps(self, rank: int, segment: int, part: Part, options: Sequence[Sequence[Mapping[str, Option]]]) -> None:
         """Take in the steps of a part, before its tensors."""
-        done = min(self._read.values())
+        start = self.starts.number(rank, segment)
+        done = [min(self._read_of(number, each) for each in its) for number, its in enumerate(self.starts.members)]
         for key, waiting in self._blocks.items():
-            waiting[:] = [(whose, block) for whose, block in waiting if (key[0], block.steps[-1].step) > done]
-        self._attempts = {place: by_rank for place, by_rank in self._attempts.items() if place > done}
+            waiting[:] = [(whose, block) for whose, block in waiting if block.steps[-1].step > done[key[0]]]
+        self._attempts = {place: by_rank for place, by_rank in self._attempts.items() if place[1] > done[place[0]]}
         self._read[rank] = segment, part.steps[-1].step
-        self._counts[rank, segment] += len(part.steps)
+        self._counts[rank, start] += len(part.steps)
         self._tensors[rank] |= {tensor.name for tensor in part.tensors}
-        if segment >= self._fitting:
+        if len(self.starts.members[start]) == 1:
             return
-        for step, groups in zip(part.steps, options, strict=True):
-            by_rank = self._attempts.setdefault((segment, step.step), {})
-            by_rank[rank] = Attempt(step.applied, groups)
-            for first, other in self._pairs(rank, by_rank):
-                self._add(segment, other, of_attempts(step.step, by_rank[first], by_rank[other]))
+        groups = {tensor.name: tensor.group for tensor in part.tensors if tensor.stepped}
+        for step, its_options in zip(part.steps, options, strict=True):
+            by_rank = self._attempts.setdefault((start, step.step), {})
+            by_rank[rank] = Attempt(step.applied, its_options, groups)
+            for first, other in self._pairs(start, rank, by_rank):
+                self._add(start, other, of_attempts(step.step, by_rank[first], by_rank[other]))
 
     def add_tensor(self, rank: int, segment: int, block: TensorBlock) -> None:
         """Take in the rows of a tensor."""
-        if segment >= self._fitting:
+        start = self.starts.number(rank, segment)
+        if len(self.starts.members[start]) == 1:
             return
-        waiting = self._blocks[segment, block.info.name, block.full]
+        waiting = self._blocks[start, block.info.name]
         for whose, seen in waiting:
-            for first, other in self._pairs(rank, [whose]):
-                blocks = {rank: block, whose: seen}
-                steps = common_steps(blocks[first], blocks[other])[0]
-                if len(steps) and block.info.shape == seen.info.shape:
-                    self.rows += len(steps)
-                    self._began[segment] = min(int(steps[0]), self._began.get(segment, int(steps[0])))
-                    self._add(segment, other, of_blocks(blocks[first], blocks[other]))
+            blocks = {rank: block, whose: seen}
+            for first, other in self._pairs(start, rank, [whose]):
+                self._compare(start, other, blocks[first], blocks[other])
         waiting.append((rank, block))
 
     def end(self, rank: int, segment: int) -> None:
         """Take in that nothing more of the segment comes from this rank."""
         self._read[rank] = segment, np.inf
 
-    def _pairs(self, rank: int, others: Iterable[int]) -> Iterator[tuple[int, int]]:
-        """Yield the pairs of this rank and others that are compared: the lowest rank, and one that is not."""
-        lowest = self.ranks[0]
+    def _read_of(self, start: int, rank: int) -> float:
+        """Return up to which step the rank's segment of a start was read; infinity if all of it was."""
+        segment, step = self._read[rank]
+        wanted = self.starts.members[start][rank]
+        return step if segment == wanted else math.inf if segment > wanted else 0.0
+
+    def _pairs(self, start: int, rank: int, others: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """Yield the pairs of this rank and others that are compared: the lowest rank of the start, and one that is not."""
+        lowest = self.starts.lowest(start)
         for other in others:
             if other != rank and lowest in (rank, other):
                 yield lowest, other if rank == lowest else rank
 
-    def _add(self, segment: int, rank: int, differences: Iterable[Difference]) -> None:
+    def _compare(self, start: int, other: int, ours: TensorBlock, theirs: TensorBlock) -> None:
+        """Compare a tensor of the lowest rank with that of another one."""
+        tensor = other, ours.info.name
+        if ours.full != theirs.full and tensor not in self._not_compared:
+            return  # the sampled elements of both have shown as much
+        pair = Pair(ours, theirs)
+        if not len(pair.steps):
+            return
+        alike = ours.info.shape == theirs.info.shape
+        if alike and pair.has_evidence:
+            self._compared.add(tensor)
+        elif ours.info.numel or theirs.info.numel:
+            self._not_compared.add(tensor)
+        if alike:
+            self._began[start] = min(int(pair.steps[0]), self._began.get(start, int(pair.steps[0])))
+            self._add(start, other, pair.differences())
+
+    def _add(self, start: int, rank: int, differences: Iterable[Difference]) -> None:
         for found in differences:
-            place = segment, found.step
-            spread = self._spreads.setdefault((found.moment, found.slot), _Spread(found, place, rank, found.ahead))
+            place, lowest = (start, found.step), self.starts.lowest(start)
+            spread = self._spreads.setdefault(
+                (found.moment, found.slot, lowest), Spread(found, place, lowest, rank, found.ahead)
+            )
             if place <= spread.place:
                 spread.ahead = found.ahead or (spread.ahead if place == spread.place else 0)
             if (place, found.number) < (spread.place, spread.first.number):
@@ -119,6 +131,7 @@ class Comparison:
         spread = min(self._spreads.values(), key=_in_order)
         first = spread.first
         ours, theirs = first.values or (None, None)
+        start = spread.place[0]
         return Finding(
             step=first.step,
             tensor=first.tensor,
@@ -126,7 +139,12 @@ class Comparison:
             index=first.index,
             recorded=theirs,
             expected=ours,
-            cause=f"{self._who(spread)}: {self._what(spread)}",
+            cause=cause(
+                spread,
+                self.starts,
+                at_start=first.step == self._began.get(start),
+                counts=self._unequal_counts(start),
+            ),
             elements=spread.elements,
             steps=len(spread.steps),
             last_step=max(spread.steps),
@@ -134,51 +152,13 @@ class Comparison:
             check=REPLICAS,
         )
 
-    def _who(self, spread: _Spread) -> str:
-        ranks = [str(rank) for rank in sorted(spread.ranks)]
-        who = f"ranks {listed(ranks)} differ" if len(ranks) > 1 else f"rank {ranks[0]} differs"
-        return f"{who} from rank {self.ranks[0]}"
-
-    def _what(self, spread: _Spread) -> str:
-        first = spread.first
-        if first.moment is Moment.GRADIENT:
-            differ = "the gradients that the optimizers consumed are not the same, although the parameters were"
-            return f"{differ}. {self._why_gradients_differ(spread)}"
-        if first.moment is Moment.APPLIED:
-            return "one skipped the step and the other did not"
-        if first.moment is Moment.OPTIONS:
-            return f"{first.slot} is not the same"
-        unseen = "" if first.values else ", in elements that are not sampled: their digest is another"
-        if first.moment is Moment.AFTER:
-            return (
-                f"{first.slot} is not the same after the step, although all that is on record of what it was computed from "
-                f"is{unseen}"
-            )
-        if first.step == self._began.get(spread.place[0]):
-            return f"{first.slot} was not the same before the first step on record{unseen}: they did not start alike"
-        return f"{first.slot} was changed between two steps on some ranks and not on others{unseen}"
-
-    def _why_gradients_differ(self, spread: _Spread) -> str:
-        step, lowest, other = spread.first.step, self.ranks[0], spread.rank
-        if spread.ahead:
-            behind, ahead = (lowest, other) if spread.ahead > 0 else (other, lowest)
-            return (
-                f"That of step {step} on rank {ahead} is that of step {step + 1} on rank {behind}: rank {ahead} did not take a "
-                f"step that rank {behind} took"
-            )
-        unequal = self._unequal_counts(spread.place[0])
-        return (
-            "Either they were not averaged over the ranks (a no_sync that never ends, parameters that DDP does not know, no "
-            f"all-reduce), or they are of different iterations{unequal and f': {unequal}'}"
-        )
-
-    def _unequal_counts(self, segment: int) -> str:
-        """Return how many steps of a segment each rank has; empty if all have the same, or if there may be more to come."""
+    def _unequal_counts(self, start: int) -> str:
+        """Return how many steps of a start each rank has; empty if all have the same, or if there may be more to come."""
         by_count: dict[int, list[str]] = {}
-        for rank in self.ranks:
-            if self._read[rank] < (segment, math.inf):
+        for rank in self.starts.members[start]:
+            if self._read_of(start, rank) < math.inf:
                 return ""
-            by_count.setdefault(self._counts[rank, segment], []).append(str(rank))
+            by_count.setdefault(self._counts[rank, start], []).append(str(rank))
         each = [(f"rank{'s' * (len(its) > 1)} {listed(its)}", f"{number:,}") for number, its in by_count.items()]
         (first, steps), *others = each
         said = [f"{first} recorded {steps} steps", *(f"{who} {number}" for who, number in others)]
@@ -190,27 +170,27 @@ class Comparison:
         alone = sorted(set[str]().union(*each) - each[0].intersection(*each))
         if alone:
             yield f"{listed(alone)} {'is' if len(alone) == 1 else 'are'} not on every rank: nothing compares what ranks hold of that"
-        for segment in range(self._fitting):
-            if unequal := self._unequal_counts(segment):
-                yield f"{unequal} in segment-{segment + 1:04}: nothing compares those that not all of them have"
-        if self._more:
-            yield f"from segment-{self._fitting + 1:04} on, the ranks' segments do not begin alike and were not compared"
+        without = sorted({tensor for _, tensor in self._not_compared - self._compared})
+        if without:
+            yield (
+                f"of {listed(without)} the ranks recorded no element in common, and no digest of the same elements: nothing "
+                "compares what they hold of that"
+            )
+        for start, members in enumerate(self.starts.members):
+            ranks = [str(rank) for rank in members]
+            if len(ranks) == 1:
+                yield f"{self.starts.described(start)} of rank {ranks[0]} has no counterpart on other ranks: nothing compares it"
+                continue
+            if len(ranks) < len(self.ranks):
+                yield f"{self.starts.described(start)} was compared between ranks {listed(ranks)} only"
+            if unequal := self._unequal_counts(start):
+                yield f"{unequal} in {self.starts.name(start)}: nothing compares those that not all of them have"
         if len(self.ranks) < world_size:
             which = listed([str(rank) for rank in self.ranks])
             yield f"of {world_size} ranks {which} recorded: nothing is known of the others"
 
 
-def _in_order(spread: _Spread) -> tuple[object, ...]:
+def _in_order(spread: Spread) -> tuple[object, ...]:
     """Sort what leads to something before it: by step, moment and tensor, and a state before the parameter computed from it."""
     first = spread.first
     return spread.place, first.moment, first.number, first.slot == PARAM, first.slot
-
-
-def _number_of_alike(starts: Sequence[Sequence[int]]) -> int:
-    """Return how many segments, from the first on, begin with the same step on all ranks."""
-    alike = 0
-    for firsts in zip(*starts, strict=False):
-        if len(set(firsts)) > 1:
-            break
-        alike += 1
-    return alike

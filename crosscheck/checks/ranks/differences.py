@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,13 @@ class Difference:
     slot: str
     tensor: str
     number: int
-    """Of the tensor, or of the group whose option it is."""
+    """Of the tensor."""
     step: int
     index: tuple[int, ...] | None = None
     values: tuple[float, float] | None = None
     """Of the element, on the first rank and on the other; None where no element shows it."""
+    lacking: Literal["", "first", "other"] = ""
+    """Which of the two ranks has no such quantity at this step, although the other one has it."""
     elements: Mapping[int, int]
     """By step."""
     ahead: int = 0
@@ -50,70 +52,102 @@ class Attempt(NamedTuple):
 
     applied: bool
     options: Sequence[Mapping[str, Option]]  # by group
+    groups: Mapping[str, int]  # by name of the tensor
+
+    def options_of(self, tensor: str) -> Mapping[str, Option]:
+        """Return the options of a tensor's group; none if the group came after the step."""
+        group = self.groups[tensor]
+        return self.options[group] if group < len(self.options) else {}
 
 
 def of_attempts(step: int, first: Attempt, other: Attempt) -> Iterator[Difference]:
-    """Yield in what the two ranks' attempts at a step differ."""
+    """Yield in what the two ranks' attempts at a step differ. Groups may be split or ordered differently on the two ranks."""
     if first.applied != other.applied:
         yield Difference(
             moment=Moment.APPLIED, slot="step", tensor="all tensors", number=0, step=step, elements={step: 1}
         )
-    for group, (ours, theirs) in enumerate(zip(first.options, other.options, strict=False)):
-        for name in sorted(ours.keys() & theirs.keys()):
+    known: dict[tuple[int, int], list[str]] = {}  # by the tensor's groups: the options that differ
+    for number, tensor in enumerate(first.groups):
+        if tensor not in other.groups:
+            continue
+        ours, theirs = first.options_of(tensor), other.options_of(tensor)
+        pair = first.groups[tensor], other.groups[tensor]
+        if pair not in known:
+            known[pair] = [name for name in sorted(ours.keys() & theirs.keys()) if _unequal(ours[name], theirs[name])]
+        for name in known[pair]:
             a, b = ours[name], theirs[name]
-            if a != b and (a == a or b == b):  # NaN is no difference
-                yield Difference(
-                    moment=Moment.OPTIONS,
-                    slot=name,
-                    tensor=f"group {group}",
-                    number=group,
-                    step=step,
-                    values=(float(a), float(b)) if isinstance(a, int | float) and isinstance(b, int | float) else None,
-                    elements={step: 1},
-                )
+            yield Difference(
+                moment=Moment.OPTIONS,
+                slot=name,
+                tensor=tensor,
+                number=number,
+                step=step,
+                values=(float(a), float(b)) if isinstance(a, int | float) and isinstance(b, int | float) else None,
+                elements={step: 1},
+            )
 
 
-def common_steps(first: TensorBlock, other: TensorBlock) -> tuple[_Rows, _Rows, _Rows]:
-    """Return the steps that both blocks have, and the rows that they are in."""
-    steps = ([step.step for step in block.steps] for block in (first, other))
-    return np.intersect1d(*steps, assume_unique=True, return_indices=True)
+def _unequal(a: Option, b: Option) -> bool:
+    return a != b and (a == a or b == b)  # NaN is no difference
 
 
-def of_blocks(first: TensorBlock, other: TensorBlock) -> Iterator[Difference]:
-    """Yield in what two blocks of a tensor differ, in the rows and the elements that both have."""
-    pair = _Pair(first, other)
-    for found in pair.compare(Moment.GRADIENT, GRAD, (first.grad, other.grad), (first.has_grad, other.has_grad)):
-        yield replace(found, ahead=pair.gradients_ahead(found.step))
-    ours, theirs = all_quantities(first), all_quantities(other)
-    for name in sorted(ours.keys() & theirs.keys()):  # one that is absent everywhere appears in a later row, or never
-        a, b = ours[name], theirs[name]
-        befores, afters = (a.before, b.before), (a.after, b.after)
-        there = (a.there_before, b.there_before), (a.there_after, b.there_after)
-        yield from pair.compare(Moment.BEFORE, name, befores, there[0], pair.digests_differ(a, b, 0))
-        yield from pair.compare(Moment.AFTER, name, afters, there[1], pair.digests_differ(a, b, 1))
-
-
-class _Pair:
+class Pair:
     """Two blocks of a tensor, and which rows and columns of them are the same steps and elements."""
 
     def __init__(self, first: TensorBlock, other: TensorBlock) -> None:
         self._blocks = first, other
-        self._steps, *self._rows = common_steps(first, other)
+        steps = ([step.step for step in block.steps] for block in (first, other))
+        self.steps, *self._rows = np.intersect1d(*steps, assume_unique=True, return_indices=True)
+        """The steps that both have, and the rows that these are in."""
         # The positions that both have, and the columns that they are in.
         self._positions, *self._columns = np.intersect1d(first.coordinates, other.coordinates, return_indices=True)
 
-    def digests_differ(self, a: Quantity, b: Quantity, moment: int) -> _Bits:
-        """Return for each row whether the digests of the same elements differ before (0) or after (1) the step."""
-        if a.digests is None or b.digests is None or a.held is None or b.held is None:
-            return np.zeros(len(self._steps), np.bool_)
-        ours, theirs = self._rows
-        alike = np.all(a.held[ours + moment] == b.held[theirs + moment], axis=1)
-        return alike & (a.digests[ours, moment] != b.digests[theirs, moment])
+    @property
+    def has_evidence(self) -> bool:
+        """Return whether anything on record could show that the two differ: elements or digests that both have of a step."""
+        if not len(self.steps) or len(self._positions):
+            return len(self.steps) > 0
+        ours, theirs = map(all_quantities, self._blocks)
+        return any(
+            self._same_digests(ours[name], theirs[name], moment).any()
+            for name in ours.keys() & theirs.keys()
+            for moment in (0, 1)
+        )
 
-    def gradients_ahead(self, step: int) -> int:
+    def differences(self) -> Iterator[Difference]:
+        """Yield in what the two differ, in the rows and the elements that both have."""
+        first, other = self._blocks
+        for found in self._compare(Moment.GRADIENT, GRAD, (first.grad, other.grad), (first.has_grad, other.has_grad)):
+            yield replace(found, ahead=self._gradients_ahead(found.step))
+        ours, theirs = all_quantities(first), all_quantities(other)
+        for name in sorted(
+            ours.keys() & theirs.keys()
+        ):  # one that is absent everywhere appears in a later row, or never
+            a, b = ours[name], theirs[name]
+            befores, afters = (a.before, b.before), (a.after, b.after)
+            there = (a.there_before, b.there_before), (a.there_after, b.there_after)
+            yield from self._compare(Moment.BEFORE, name, befores, there[0], self._digests_differ(a, b, 0))
+            yield from self._compare(Moment.AFTER, name, afters, there[1], self._digests_differ(a, b, 1))
+
+    def _same_digests(self, a: Quantity, b: Quantity, moment: int) -> _Bits:
+        """Return for each row whether both have a digest of the same elements before (0) or after (1) the step."""
+        if a.digests is None or b.digests is None or a.held is None or b.held is None:
+            return np.zeros(len(self.steps), np.bool_)
+        ours, theirs = a.held[self._rows[0] + moment], b.held[self._rows[1] + moment]
+        return np.all(ours == theirs, axis=1) & (ours[:, 0] < ours[:, 1])
+
+    def _digests_differ(self, a: Quantity, b: Quantity, moment: int) -> _Bits:
+        """Return for each row whether the digests of the same elements differ before (0) or after (1) the step."""
+        same = self._same_digests(a, b, moment)
+        if a.digests is None or b.digests is None or not same.any():
+            return same
+        ours, theirs = self._rows
+        return same & (a.digests[ours, moment] != b.digests[theirs, moment])
+
+    def _gradients_ahead(self, step: int) -> int:
         """Return whether the other rank has the gradient of a step later (1), earlier (-1), or neither (0): `Difference.ahead`."""
-        at = int(np.searchsorted(self._steps, step))
-        if at + 1 == len(self._steps) or self._steps[at + 1] != step + 1:
+        at = int(np.searchsorted(self.steps, step))
+        if at + 1 == len(self.steps) or self.steps[at + 1] != step + 1:
             return 0
         gradients = [block.grad[rows[[at, at + 1]]] for block, rows in zip(self._blocks, self._rows, strict=True)]
         ours, theirs = (grads[:, columns] for grads, columns in zip(gradients, self._columns, strict=True))
@@ -122,7 +156,7 @@ class _Pair:
                 return ahead
         return 0
 
-    def compare(
+    def _compare(
         self,
         moment: Moment,
         slot: str,
@@ -144,18 +178,19 @@ class _Pair:
         rows = np.flatnonzero(counts)
         if not len(rows):
             return
-        row, column = int(rows[0]), int(np.argmax(bits[rows[0]]))
-        shows = bool(bits[row, column])
+        row = int(rows[0])
+        column = int(np.argmax(bits[row])) if bits[row].any() else None  # None: no element shows it
         first = self._blocks[0]
         yield Difference(
             moment=moment,
             slot=slot,
             tensor=first.info.name,
             number=first.number,
-            step=int(self._steps[row]),
-            index=tuple(map(int, np.unravel_index(int(self._positions[column]), first.info.shape)))
-            if shows and not scalar
-            else None,
-            values=(float(a[row, column]), float(b[row, column])) if shows else None,
-            elements={int(self._steps[k]): int(counts[k]) for k in rows},
+            step=int(self.steps[row]),
+            index=None
+            if column is None or scalar
+            else tuple(map(int, np.unravel_index(int(self._positions[column]), first.info.shape))),
+            values=None if column is None else (float(a[row, column]), float(b[row, column])),
+            lacking="" if is_there[row] == too[row] else "other" if is_there[row] else "first",
+            elements={int(self.steps[k]): int(counts[k]) for k in rows},
         )

@@ -119,11 +119,11 @@ def test_equal_ranks_match(tmp_path: Path, flush: int) -> None:
     ("fault", "step", "tensor", "slot", "cause"),
     [
         (other_gradient, 4, "second", "grad", "the gradients that the optimizers consumed are not the same"),
-        (no_gradient, 2, "first", "grad", "the gradients that the optimizers consumed are not the same"),
+        (no_gradient, 2, "first", "grad", "consumed is there on rank 0 and absent on rank 1. Either the tensor took no part in"),
         (unsampled_gradient, 3, "first", "momentum_buffer", "in elements that are not sampled: their digest is another"),
         (before_the_first, 1, "second", "param", "before the first step on record: they did not start alike"),
         (between_steps, 3, "first", "param", "param was changed between two steps on some ranks and not on others"),
-        (other_rate, 5, "group 0", "lr", "lr is not the same"),
+        (other_rate, 5, "first", "lr", "lr is not the same"),
     ],
 )  # fmt: skip
 def test_what_ranks_differ_in_first_is_found(
@@ -132,7 +132,8 @@ def test_what_ranks_differ_in_first_is_found(
     report = of_two(tmp_path, fault, flush=2)
     [finding] = [finding for finding in report.findings if finding.check == "replicas"]
     assert (finding.step, finding.tensor, finding.slot) == (step, tensor, slot)
-    assert finding.elements == finding.steps >= 1  # one element of each tensor is sampled
+    # One element of each tensor is sampled, and each has its learning rate.
+    assert finding.elements == finding.steps * len(finding.tensors if slot == "lr" else [tensor])
     assert finding.cause.startswith("rank 1 differs from rank 0: ")
     assert cause in finding.cause
     assert (report.verdict, report.checks["replicas"]) == (Verdict.MISMATCH, "mismatch")
@@ -228,7 +229,11 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     assert "second and third are not on every rank: nothing compares what ranks hold of that" in report.notes
     record_rank(0, tmp_path, append=True, first_step=7)
     record_rank(1, tmp_path, append=True, first_step=8)
-    assert any(note.startswith("from segment-0002 on, the ranks' segments do not") for note in replay(tmp_path).notes)
+    notes = replay(tmp_path).notes
+    alone = (
+        "segment-0002 (first step {1}, world size 2) of rank {0} has no counterpart on other ranks: nothing compares it"
+    )
+    assert {alone.format(0, 7), alone.format(1, 8)} <= set(notes)
 
 
 def test_where_nothing_can_be_compared_ranks_are_not_said_to_match(tmp_path: Path) -> None:
