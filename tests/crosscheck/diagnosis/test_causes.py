@@ -190,7 +190,7 @@ def test_what_nothing_explains_is_told_by_its_shape(tmp_path: Path) -> None:
 def stable_decay(p: Tensor, start: Tensor, v: Tensor, t: float) -> Tensor:
     """Return a decay by the root of all second moments, as AdamS has it."""
     del start, t
-    return 3e-6 * p / v.mean().sqrt()
+    return 2e-7 * p / v.mean().sqrt()
 
 
 def pull_to_start(p: Tensor, start: Tensor, v: Tensor, t: float) -> Tensor:
