@@ -205,7 +205,7 @@ class _Rank:
                 for check in self._checks:
                     check.tensor(tensor)
             except TraceError as error:
-                raise TraceError(f"{part.path}: {error}") from None
+                raise TraceError(f"{part.path}: {error}") from error
 
     def end(self) -> None:
         """Draw the conclusions that need the whole segment, when all of it was fed. Raises TraceError."""

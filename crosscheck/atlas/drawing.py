@@ -14,7 +14,7 @@ import torch
 
 from crosscheck.atlas.table import Atlas, Cell, Combination, Options, Row
 from crosscheck.float64 import float64
-from crosscheck.recorder.optimizer.rule import CLASSES
+from crosscheck.recorder.optimizer.rule import CLAIMABLE
 from crosscheck.rules import RULES
 from crosscheck.rules.rule import Rule
 from crosscheck.testing import REGIMES, observe
@@ -82,7 +82,9 @@ def draw(
 
 def _cell(combination: Combination, implementation: str, dtype: str) -> Cell:
     def make(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return CLASSES[combination.rule](parameters, **combination.options, **IMPLEMENTATIONS[implementation])
+        return CLAIMABLE[combination.rule].torch_class(
+            parameters, **combination.options, **IMPLEMENTATIONS[implementation]
+        )
 
     report = observe(make, steps=6, size=1024, dtype=getattr(torch, dtype), regimes=REGIMES)
     beyond = report.out_of_range + report.undetermined
@@ -101,7 +103,7 @@ def _difference(combination: Combination, follow: Callable[[Any, Any], Any]) -> 
     """Return max |p_torch - p_optax| / max |p_torch - p_0| after all steps, where each goes on from its own last step."""
     start, gradients = _free_running()
     parameter = torch.nn.Parameter(start.clone())
-    optimizer = CLASSES[combination.rule]([parameter], **combination.options)
+    optimizer = CLAIMABLE[combination.rule].torch_class([parameter], **combination.options)
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()

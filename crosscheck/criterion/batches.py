@@ -224,10 +224,15 @@ class Batcher:
         for name in wanted:
             quantity = block.slots.get(name)
             if quantity is None or quantity.after.shape != block.param.after.shape:
-                others = sorted(set(block.slots) - {AVERAGE, *wanted})
-                if others or quantity is not None or name not in absent:
+                if quantity is not None:
                     raise TraceError(
-                        f"{block.info.name} has no slot {name!r} of its shape, which the rule {self.rule.name} needs; the record has "
+                        f"{name} of {block.info.name} is one number for the whole tensor, and the rule {self.rule.name} needs one "
+                        "for each element"
+                    )
+                others = sorted(set(block.slots) - {AVERAGE, *wanted})
+                if others or name not in absent:
+                    raise TraceError(
+                        f"{block.info.name} has no slot {name!r}, which the rule {self.rule.name} needs; the record has "
                         f"{', '.join(block.slots) or 'none'}: if it goes by another name there, record with slots={{{name!r}: …}}"
                     )
                 nothing = np.zeros(len(block.steps), np.bool_)

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 _ENOUGH = 16  # elements, to tell one kind of rounding from another
 _SLACK = 0.05  # of a unit in the last place, for the arithmetic before the number was stored
 _NEARLY_ALL = 0.99
+_HARDLY_ANY = 0.1
 
 
 def narrower(unit: float) -> Iterator[tuple[str, float]]:
@@ -119,18 +120,25 @@ def _direction(recorded: Floats, right: Floats, unit: float, what: str, narrow: 
 def _narrow_update(trial: Trial, right: Floats, unit: float) -> str:
     """Return that the update was computed in a narrower format, if its error looks like that: bounded and of either sign.
 
-    Only elements whose update is large enough to show it beside the rounding of the parameter itself are asked.
+    Only elements whose update is large enough to show it beside the rounding of the parameter itself are asked. Those that hardly
+    move must be right, and the error must not be a multiple of something that the step reads, such as a small weight decay.
     """
     real = trial.real(PARAM)
-    old, recorded = trial.right.inputs.values[PARAM][real], trial.recorded(PARAM)
-    change = right - old
+    values = {name: np.asarray(of)[real] for name, of in trial.right.inputs.values.items()}
+    recorded = trial.recorded(PARAM)
+    old = values[PARAM]
+    change, beside = right - old, unit * (np.abs(right) + np.abs(old))
     for narrow, coarse in narrower(unit):
-        use = np.abs(change) * coarse > 16 * unit * (np.abs(right) + np.abs(old))
+        use, resting = np.abs(change) * coarse > 16 * beside, np.abs(change) * coarse <= beside
+        if resting.any() and np.mean((np.abs(recorded - right) > 16 * beside)[resting]) > _HARDLY_ANY:
+            continue
         off = (recorded[use] - right[use]) / (coarse * change[use])
         if len(off) < _ENOUGH or not np.all(np.isfinite(off)):
             continue
         size = float(np.sqrt(np.mean(off**2)))
         rows = np.nonzero(real)[0][use]
+        if any(_is_multiple(off, of[use] / change[use], rows) for of in values.values()):
+            continue
         # What is the same for a whole row, such as a rate that is a little off, is no rounding of its elements. Where their
         # changes are all alike, as in Adam's first step, they would be rounded alike.
         count = np.maximum(np.bincount(rows), 1)
@@ -141,3 +149,12 @@ def _narrow_update(trial: Trial, right: Floats, unit: float) -> str:
         if scattered and random and 0.2 <= size < 1.6:
             return f"the update is computed in {narrow}"
     return ""
+
+
+def _is_multiple(off: Floats, of: Floats, rows: NDArray[np.int64]) -> bool:
+    """Return whether errors are for the most part multiples of something, with one factor for all elements of a row."""
+    if not np.all(np.isfinite(of)):
+        return False
+    factor = np.bincount(rows, off * of) / np.maximum(np.bincount(rows, of**2), 1e-300)
+    free = len(off) - len(np.unique(rows))  # a factor of its own explains a part of any row, and all of one element
+    return free >= _ENOUGH and float(np.sum((off - factor[rows] * of) ** 2)) / free < 0.5 * float(np.mean(off**2))

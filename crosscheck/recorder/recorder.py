@@ -165,7 +165,12 @@ class Recorder:
         self._capture = StepCapture(
             self.optimizer, tracked, self._sampler, options, self.loop, self._journal, first_step
         )
-        self._capture.attach(self._guard, scaler)
+        try:
+            self._capture.attach(self._guard, scaler)
+        except Exception:
+            self._capture.detach()
+            self._journal.discard()
+            raise
         if _log.isEnabledFor(logging.INFO):
             _log.info("recording to %s: %s", path, self.estimate())
         weakref.finalize(self, _end_unclosed, self._journal, weakref.ref(self))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from crosscheck.errors import MathMismatch
+from crosscheck.errors import MathMismatch, TraceError, UnsupportedOptimizer
 from crosscheck.recorder.optimizer.tensors import DTYPES
 from crosscheck.replayer import replay
 from crosscheck.report.report import Report
@@ -57,8 +57,8 @@ def check_optimizer(
     Raises:
         MathMismatch: The update differs from the formula (or nothing moved); the message has the report, which says in
             which situations, dtypes, shapes and groups.
-        UnsupportedOptimizer: There is no rule for it.
-        ValueError: There is no such situation, regime or dtype.
+        UnsupportedOptimizer: There is no rule for it, or it does not keep the state that the rule needs.
+        ValueError: There is no such situation, regime or dtype, or `slots` gives one name to two slots.
     """
     __tracebackhide__ = True  # pytest then shows the line of the test, and the report
     kinds = _known(situations)
@@ -97,7 +97,10 @@ def observe(
 def _observe(make: Make, situation: Situation, recording: Mapping[str, Any]) -> Report:
     with tempfile.TemporaryDirectory(prefix="crosscheck-") as trace:
         situation.record(make, Path(trace), **recording)
-        return replay(trace)
+        try:
+            return replay(trace)
+        except TraceError as error:  # of a trace that is whole: what is wrong is what the optimizer keeps
+            raise UnsupportedOptimizer(str(error.__cause__ or error)) from None
 
 
 def _tried(

@@ -63,6 +63,10 @@ class SegmentWriter:
         """Say that the recording ended here on purpose, or why it could not go on."""
         write_whole(self.folder / "end.json", _as_bytes(End(parts=self.parts, last_step=last_step, stopped=stopped)))
 
+    def remove(self) -> None:
+        """Remove the segment, so that another can be begun in its place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
 
 def _begin(trace: Path, header: Header, *, append: bool) -> Path:
     """Make the folder of the next segment, with its header. Raises TraceError, or OSError after which nothing new is there."""

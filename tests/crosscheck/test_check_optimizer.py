@@ -133,6 +133,41 @@ def test_a_rule_that_is_none_is_refused() -> None:
         check_optimizer(Renamed, rule="lion")
 
 
+class Belief(torch.optim.Optimizer):
+    """An optimizer with the options of Adam and other state: averages, the second of another name or of one number a tensor."""
+
+    def __init__(self, params: Iterable[Parameter], second: str) -> None:
+        self.second = second
+        super().__init__(params, {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        del closure
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            like = torch.zeros(1) if self.second == "exp_avg_sq" else torch.zeros_like(p)
+            self.state[p] |= {"step": 1, "exp_avg": torch.zeros_like(p), self.second: like}
+            p.sub_(p.grad)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (
+            "exp_avg_var",
+            "typical has no slot 'exp_avg_sq', which the rule adam needs; the record has exp_avg, exp_avg_var, step",
+        ),
+        (
+            "exp_avg_sq",
+            "exp_avg_sq of typical is one number for the whole tensor, and the rule adam needs one for each element",
+        ),
+    ],
+)
+def test_other_state_than_the_rule_s_is_refused(second: str, message: str) -> None:
+    with pytest.raises(UnsupportedOptimizer) as caught:
+        check_optimizer(lambda params: Belief(params, second), rule="adam", steps=2, size=16, situations=())
+    assert str(caught.value).startswith(message)
+
+
 class Idle(torch.optim.SGD):
     """An optimizer that does nothing."""
 

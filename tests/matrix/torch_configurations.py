@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from crosscheck import Recorder, Report, UnsupportedOptimizer, Verdict, replay
-from crosscheck.recorder.optimizer.rule import CLASSES
+from crosscheck.recorder.optimizer.rule import CLAIMABLE
 from crosscheck.recorder.optimizer.tensors import DTYPES
 from crosscheck.tolerance import WARN
 
@@ -33,7 +33,7 @@ def main() -> int:
     came_to, wrong, worst = Counter[str](), list[str](), 0.0
     for info in _torch_s_database():
         kind: type[torch.optim.Optimizer] = info.optim_cls
-        if kind not in CLASSES.values():
+        if kind not in {rule.torch_class for rule in CLAIMABLE.values()}:
             expected, found = f"no rule for {kind.__name__}", _refusal(kind, info)
             came_to[NO_RULE] += 1
             if expected not in found:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.weak import WeakIdKeyDictionary
 
 from crosscheck.errors import TraceError
 from crosscheck.recorder.claims.averages import kind_of_average, pairs_of
@@ -44,11 +43,11 @@ class LoopObjects:
         if model is not None and named_parameters is not None:
             raise TraceError("model= and named_parameters= both name the parameters; give one of them")
         named = _names(model) if model is not None else named_parameters or ()
-        self.names: Mapping[Tensor, str] = WeakIdKeyDictionary({parameter: name for name, parameter in named})
-        """Names of parameters, which are told apart by identity and not kept alive."""
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in named}
+        """Names of parameters. What tracks the parameters removes those that are not to be kept alive."""
         self._averaged = average if isinstance(average, AveragedModel) else None
         pairs = pairs_of(average, model) if isinstance(average, AveragedModel) else average
-        self.average: Mapping[Tensor, Tensor] = WeakIdKeyDictionary(dict(pairs))
+        self.average: dict[Tensor, Tensor] = dict(pairs)
         """The average of each parameter, likewise."""
         self._copy: SteppedCopy | None = None
         self._clips: dict[str, Option] = {}

@@ -10,14 +10,9 @@ from typing import Any
 import torch
 
 from crosscheck.errors import UnsupportedOptimizer
+from crosscheck.recorder.optimizer.rule import CLAIMABLE
 from crosscheck.trace.format import ROUNDOFF_OF, Option
 
-_NUMBERS = {
-    "sgd": ("lr", "momentum", "dampening", "weight_decay"),
-    "adam": ("lr", "eps", "weight_decay"),
-    "adamw": ("lr", "eps", "weight_decay"),
-}
-"""What the formula of each rule reads, one number each; the two betas of Adam come to it."""
 _DECOUPLED = "decoupled_weight_decay"
 _ALSO_DECOUPLED = (
     "weight_decouple",  # AdaBelief, pytorch_optimizer
@@ -57,7 +52,7 @@ def with_torch_names(
     named, group = dict(options), optimizer.param_groups[number]
     if "epsilon" in options:
         named.setdefault("eps", options["epsilon"])
-    for name in _NUMBERS[rule]:
+    for name in CLAIMABLE[rule].numbers:
         by_torch = kind.step.__module__.startswith("torch.optim.")
         named[name] = _number(where, name, group.get(name), named.get(name), true_is_one=by_torch)
     if rule != "sgd":

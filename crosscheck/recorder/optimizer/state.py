@@ -1,6 +1,6 @@
 """Finds the state of a parameter, and the name of the slot for each piece of it."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,11 @@ def state_of(
     return {**counts, **state}
 
 
-def slot_name(key: str, names: Mapping[str, str]) -> str:
-    """Return the name of the slot that a key of the state stands for. `names` has those that differ."""
+def slot_name(key: str, names: Mapping[str, str], state: Container[str]) -> str:
+    """Return the name of the slot that a key of the state stands for. `names` has those that differ.
+
+    Where `names` gives a slot to another key of the state, the key that is called as the slot is something else.
+    """
     slot = names.get(key, key).replace("/", ".")  # a slash parts the names of arrays
-    return f"state {slot}" if slot in RESERVED_SLOTS else slot
+    taken = key not in names and any(name == slot and other in state for other, name in names.items())
+    return f"state {slot}" if taken or slot in RESERVED_SLOTS else slot

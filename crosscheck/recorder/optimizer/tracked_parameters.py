@@ -1,7 +1,7 @@
 """Tracks the parameters that an optimizer steps, while some of them join, leave, or are replaced by others."""
 
-from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Container, Iterable, Mapping, MutableMapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,17 +11,30 @@ from crosscheck.recorder.optimizer.tensors import tensors_of
 from crosscheck.trace.format import TensorInfo
 
 
+class _Left(NamedTuple):
+    """What is kept of a parameter that left, as long as it lives: the optimizer may step it again."""
+
+    number: int
+    average: Tensor | None
+
+
 class TrackedParameters:
     """Numbers the parameters, which keep their numbers: one that leaves is not recorded any more, and one that joins goes to the end.
 
     A parameter that another one replaces in its group, or that is changed in shape or format, goes on under a new number. One that the
     optimizer does not step any more is not kept alive.
+
+    Parameters that the optimizer steps are held by ordinary references: torch.utils.swap_tensors, and with it `load_state_dict` and
+    the conversions of a module under torch.__future__, refuse a tensor to which there is a weak one.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], averages: Mapping[Tensor, Tensor]
+        self, optimizer: torch.optim.Optimizer, names: dict[Tensor, str], averages: dict[Tensor, Tensor]
     ) -> None:
-        """`names` and `averages`: of parameters, which they tell apart by identity. Raises UnsupportedOptimizer."""
+        """`names` and `averages`: of parameters, whose hash is their identity. A parameter that leaves is removed from both.
+
+        Raises UnsupportedOptimizer.
+        """
         self.infos: list[TensorInfo] = []
         """What is known of every tensor there ever was, by number."""
         self.active: list[int] = []
@@ -33,7 +46,8 @@ class TrackedParameters:
         self.elements = 0
         """The sizes of those in sum."""
         self._optimizer, self._names, self._averages = optimizer, names, averages
-        self._numbers: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
+        self._numbers: dict[Tensor, int] = {}  # of those that the optimizer steps now
+        self._left: MutableMapping[Tensor, _Left] = WeakIdKeyDictionary()
         self._positions: dict[tuple[int, int], int] = {}  # the number, by group and position in it
         self._last_listing: list[object] = []
         # By number: what a parameter is; it goes on under another number if that changes.
@@ -50,6 +64,7 @@ class TrackedParameters:
         """Take in what changed and return it, a sentence for each parameter that was replaced. Raises UnsupportedOptimizer."""
         replaced: list[str] = []
         found = tensors_of(self._optimizer, self._names)
+        self._take_back(parameter for parameter, _ in found)
         positions = [
             (number, k)
             for number, group in enumerate(self._optimizer.param_groups)
@@ -74,6 +89,7 @@ class TrackedParameters:
             tensors[number] = parameter
         self.active, self._positions, self._last_listing = list(active.values()), active, self._listing()
         self.tensors = tensors
+        self._let_go(present)
         averages = {number: self._averages.get(tensor) for number, tensor in tensors.items()}
         self.averages = {number: average for number, average in averages.items() if average is not None}
         self._formats = {number: _format(self.tensors[number]) for number in self.active}
@@ -90,6 +106,23 @@ class TrackedParameters:
     def release(self) -> None:
         """Let go of all tensors: nothing is tracked any more."""
         self.active, self.tensors, self.averages = [], {}, {}
+        for kept in (self._numbers, self._names, self._averages, self._left):
+            kept.clear()
+
+    def _take_back(self, parameters: Iterable[Tensor]) -> None:
+        """Give those of the parameters that left and are here again what they had before."""
+        for parameter in parameters:
+            left = self._left.pop(parameter, None)
+            if left is not None:
+                self._numbers[parameter] = left.number
+                if left.average is not None:
+                    self._averages[parameter] = left.average
+
+    def _let_go(self, present: Container[int]) -> None:
+        """Keep no parameter alive that left. `present`: the identities of the others."""
+        for parameter in [parameter for parameter in self._numbers if id(parameter) not in present]:
+            self._left[parameter] = _Left(self._numbers.pop(parameter), self._averages.pop(parameter, None))
+            self._names.pop(parameter, None)
 
     def _listing(self) -> list[object]:
         """Return what shows that a parameter joined, left, was replaced or frozen, or that a group is stepped by another kernel."""

@@ -6,6 +6,7 @@ import torch
 
 from crosscheck.errors import UnsupportedOptimizer
 
+_HOOK_TABLES = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks", "_optimizer_load_state_dict_post_hooks")
 _DEEPSPEED_WRAPPERS = "deepspeed.runtime.fp16."  # FP16_Optimizer and FP16_UnfusedOptimizer, also for bfloat16
 
 
@@ -40,4 +41,16 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
         )
     if not isinstance(inner, torch.optim.Optimizer):
         raise UnsupportedOptimizer(f"{kind.__name__} is not a torch.optim.Optimizer")
+    if not all(hasattr(inner, table) for table in _HOOK_TABLES):
+        raise UnsupportedOptimizer(_without_hooks(inner))
     return inner
+
+
+def _without_hooks(optimizer: torch.optim.Optimizer) -> str:
+    """Return what to record instead of an optimizer that never called torch.optim.Optimizer.__init__."""
+    inside = [name for name, its in vars(optimizer).items() if isinstance(its, torch.optim.Optimizer)]
+    where = f", which is its attribute {inside[0]}" if inside else ""
+    return (
+        f"{type(optimizer).__name__} has none of the hooks of torch.optim.Optimizer, whose __init__ it does not call; if it wraps an "
+        f"optimizer, give that one{where}"
+    )

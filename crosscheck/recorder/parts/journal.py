@@ -84,6 +84,11 @@ class Journal:
             self.closed = True
             self.writer.close(self.committed, stopped)
 
+    def discard(self) -> None:
+        """Remove the segment, of which nothing was written yet: the recording cannot begin."""
+        self.closed = True
+        self.writer.remove()
+
     def end_without_waiting(self) -> None:
         """End when the thread has written what it has, without the last step if its moving averages were not read any more.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,8 +133,9 @@ class SampleReader:
             self._addresses.append((parameter, parameter.data_ptr()))
             own: Mapping[str, Any] | None = self._optimizer.state.get(parameter)
             self._states.append((parameter, own, len(own or ())))
-            for key, value in state_of(self._optimizer, parameter, group, self._slot_names).items():
-                slot, mapping = slot_name(key, self._slot_names), own or {}
+            state = state_of(self._optimizer, parameter, group, self._slot_names)
+            for key, value in state.items():
+                slot, mapping = slot_name(key, self._slot_names, state), own or {}
                 if key not in mapping:
                     mapping = self._optimizer.param_groups[group]
                     self._counting_groups.append((group, mapping))
@@ -143,7 +145,7 @@ class SampleReader:
                         elementwise.setdefault(slot, []).append((number, value.detach()))
                     elif value.numel() == 1:
                         scalars.setdefault(slot, []).append((number, value.detach().reshape(1)))
-                elif isinstance(value, int | float):
+                elif isinstance(value, int | float | np.integer | np.floating):
                     plain_numbers.setdefault(slot, []).append((number, mapping, key))
         self._plain_numbers = list(plain_numbers.items())
         return elementwise, scalars

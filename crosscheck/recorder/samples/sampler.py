@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from crosscheck.recorder.optimizer.rule import CLAIMABLE, slot_names
 from crosscheck.recorder.optimizer.tracked_parameters import TrackedParameters
 from crosscheck.recorder.samples import columns
 from crosscheck.recorder.samples.budget import Budget
@@ -18,7 +19,6 @@ TURN_STEPS = 128
 """Steps after which other tensors and elements are sampled, and a part of the trace is committed."""
 _FULL_EVERY = 100  # steps
 _THIN_AFTER = 2**27  # bytes of a trace; after as many again each step is recorded with half as much
-_SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
 
 
 class Sampler:
@@ -43,12 +43,14 @@ class Sampler:
         if coordinates is not None and coordinates < 1:
             raise ValueError(f"coordinates={coordinates}: at least 1 element of each tensor is needed")
         self._optimizer, self._tracked = optimizer, tracked
-        self._slot_names = {theirs: ours for ours, theirs in slots.items()}
+        self._slot_names = slot_names(rule, slots)
         self._budget, self._coordinates = budget, coordinates
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
         self.everything = budget.whole or steps == "all"
         """Whether every step is recorded in full."""
-        self._copies = 1 + 2 * (1 + _SLOTS[rule])  # of an element, in a row: its gradient; parameter and state, twice
+        self._copies = 1 + 2 * (
+            1 + len(CLAIMABLE[rule].slots)
+        )  # of an element, in a row: its gradient; parameter and state, twice
         self._sampled_all = False
         self.nbytes = 0
         """Bytes that were written so far."""

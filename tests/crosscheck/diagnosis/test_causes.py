@@ -187,6 +187,40 @@ def test_what_nothing_explains_is_told_by_its_shape(tmp_path: Path) -> None:
     assert "grows like |p|^3.0, does not depend on |g|" in said
 
 
+def stable_decay(p: Tensor, start: Tensor, v: Tensor, t: float) -> Tensor:
+    """Return a decay by the root of all second moments, as AdamS has it."""
+    del start, t
+    return 2e-7 * p / v.mean().sqrt()
+
+
+def pull_to_start(p: Tensor, start: Tensor, v: Tensor, t: float) -> Tensor:
+    """Return a small pull, which changes from step to step, towards half of what the parameters were (L2-SP)."""
+    del v
+    return 1e-6 * (1 + t % 3) * (p - start / 2)
+
+
+def alternating_decay(p: Tensor, start: Tensor, v: Tensor, t: float) -> Tensor:
+    del start, v
+    return 1e-5 / p.numel() ** 0.5 * (1 + t % 2) * p
+
+
+@pytest.mark.parametrize("pull", [stable_decay, pull_to_start, alternating_decay])
+def test_a_small_multiple_of_the_parameter_is_no_narrow_update(pull: Callable[..., Tensor], tmp_path: Path) -> None:
+    """It is of either sign, is bounded, and has nothing to do with the update, so it scatters around it as rounding does."""
+    generator = torch.Generator().manual_seed(1)
+    parameters = [Parameter(torch.randn(size, generator=generator)) for size in (64, 30)]
+    start = [p.detach().clone() for p in parameters]
+
+    def move(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        old = p.clone()
+        adamw()(p, g, state, group)
+        p.sub_(pull(old, start[0 if len(p) == 64 else 1], state["exp_avg_sq"], float(state["step"])))
+
+    options = {**ADAMW, "weight_decay": 0.0, "decoupled_weight_decay": False}
+    for said in explained("adam", move, options, tmp_path / "trace", parameters):
+        assert said.startswith("no mistake of the catalogue explains it"), said
+
+
 UNIT = 2.0**-8  # of bfloat16
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
-from crosscheck import Recorder, UnsupportedOptimizer, Verdict, replay
+from crosscheck import Recorder, Verdict, replay
 from crosscheck.recorder.parts.pending import Pending
 from crosscheck.recorder.samples.reader import SampleReader
 from crosscheck.trace.writer import SegmentWriter
@@ -220,12 +219,3 @@ raise SystemExit(5)
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (5, "")
     assert replay(tmp_path).steps == 4
-
-
-class AdamW8bit(AdamW):
-    """As torchao and bitsandbytes call theirs."""
-
-
-def test_state_in_bits_is_refused_when_attached(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedOptimizer, match="AdamW8bit keeps its state in fewer bits"):
-        Recorder(AdamW8bit([Parameter(torch.ones(3))]), tmp_path, rule="adamw")

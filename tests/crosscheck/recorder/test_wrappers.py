@@ -341,6 +341,48 @@ def test_sharded_is_refused_by_name(make: Callable[[], Any], named: str, rule: s
     assert not (tmp_path / "trace").exists()
 
 
+class LookAhead(torch.optim.Optimizer):
+    """A wrapper without torch's own __init__, as those of timm and pytorch_optimizer."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.base_optimizer: Any = optimizer
+        self.param_groups, self.state, self.defaults = optimizer.param_groups, optimizer.state, optimizer.defaults
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base_optimizer.step(closure)
+
+
+def test_a_wrapper_without_hooks_is_refused_by_name(tmp_path: Path) -> None:
+    parameters = make_parameters((4,))
+    wrapper = LookAhead(SGD(parameters, lr=0.1))
+    with pytest.raises(
+        UnsupportedOptimizer, match=r"LookAhead has none of the hooks .* which is its attribute base_optimizer"
+    ):
+        Recorder(wrapper, tmp_path, rule="sgd")
+    with Recorder(wrapper.base_optimizer, tmp_path):
+        take_steps(wrapper, parameters, range(1, 4))
+    matches(tmp_path, steps=3)
+
+
+class Closed(SGD):
+    """An optimizer that takes hooks before and after a step, and no others."""
+
+    def register_load_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> Any:
+        raise NotImplementedError
+
+
+def test_what_cannot_be_attached_to_leaves_nothing_behind(tmp_path: Path) -> None:
+    parameters = make_parameters((4,))
+    closed = Closed(parameters, lr=0.1)
+    with pytest.raises(NotImplementedError):
+        Recorder(closed, tmp_path)
+    take_steps(closed, parameters, (1, 2))
+    optimizer = SGD(parameters, lr=0.1)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, parameters, range(1, 4))
+    matches(tmp_path, steps=3)
+
+
 def test_recording_needs_no_jax(tmp_path: Path) -> None:
     script = f"""
 import torch

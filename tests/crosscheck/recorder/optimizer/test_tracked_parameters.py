@@ -3,6 +3,7 @@
 import gc
 import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW
+from torch.optim.swa_utils import AveragedModel
 
 from crosscheck import Recorder, Report, Verdict, replay
 from tests.crosscheck.recording import feed, full_steps, make_parameters, parts_of, take_steps
@@ -78,7 +80,11 @@ def test_parameters_that_were_replaced_are_not_kept_alive(tmp_path: Path) -> Non
         gc.collect()
         return sum(parameter() is not None for parameter in stepped)
 
-    recorder = Recorder(optimizer, tmp_path)
+    (first,) = optimizer.param_groups[0]["params"]
+    recorder = Recorder(
+        optimizer, tmp_path, named_parameters=[("points", first)], average=[(first, first.detach().clone())]
+    )
+    del first
     for number in range(12):
         if number:
             optimizer.state.clear()
@@ -97,17 +103,87 @@ def test_parameters_that_were_replaced_are_not_kept_alive(tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("default")
 def test_a_record_that_ended_keeps_no_parameter_alive(tmp_path: Path) -> None:
-    optimizer = SGD([Parameter(torch.randn(8, 3))], lr=0.1)
-    recorder = Recorder(optimizer, tmp_path)
-    weight = weakref.ref(optimizer.param_groups[0]["params"][0])
+    model = torch.nn.Linear(3, 8)
+    optimizer = SGD([model.weight], lr=0.1)
+    recorder = Recorder(optimizer, tmp_path, model=model)
+    named = [weakref.ref(parameter) for parameter in model.parameters()]
+    del model
     take_steps(optimizer, optimizer.param_groups[0]["params"], (1, 2))
     optimizer.param_groups[0]["params"][0].grad = torch.eye(8)[:, :3].to_sparse()
     with pytest.warns(UserWarning, match="the record ends with step 2"):
         optimizer.step()
     optimizer.param_groups[0]["params"] = []
     gc.collect()
-    assert weight() is None
+    assert [parameter() for parameter in named] == [None, None]
     recorder.close()
+
+
+def swap(model: torch.nn.Module) -> None:
+    for parameter in list(model.parameters()):
+        torch.utils.swap_tensors(parameter, Parameter(parameter.detach().clone()))
+
+
+def convert(model: torch.nn.Module) -> None:
+    model.double().float()
+
+
+def load(model: torch.nn.Module) -> None:
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+
+
+@pytest.mark.parametrize("objects", ["none", "model", "average"])
+@pytest.mark.parametrize("change", [swap, convert, load])
+def test_parameters_are_swapped_as_without_a_recorder(
+    change: Callable[[torch.nn.Module], None], objects: str, tmp_path: Path
+) -> None:
+    """Torch refuses to swap a tensor that has weak references, also of one that the optimizer does not step."""
+    model = torch.nn.Linear(6, 3)
+    frozen = torch.nn.Sequential(model, torch.nn.Linear(3, 3))
+    averaged = AveragedModel(frozen) if objects == "average" else None
+    recording: dict[str, Any] = {} if objects == "none" else {"model": frozen, "average": averaged or ()}
+    optimizer = Adam(model.parameters(), lr=0.1)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with Recorder(optimizer, tmp_path, **recording):
+            for step in range(1, 5):
+                take_steps(optimizer, list(model.parameters()), (step,))
+                if averaged is not None:
+                    averaged.update_parameters(frozen)
+                if step % 2 == 0:
+                    optimizer.zero_grad()
+                    change(frozen)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    report = replay(tmp_path)
+    assert (report.verdict, report.steps) == (Verdict.MATCH, 4), str(report)
+    assert len(parts_of(tmp_path)[-1].tensors) == 2
+
+
+def test_values_that_a_swap_changes_are_seen(tmp_path: Path) -> None:
+    model = torch.nn.Linear(6, 3)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with Recorder(optimizer, tmp_path, model=model):
+        take_steps(optimizer, list(model.parameters()), (1, 2))
+        torch.utils.swap_tensors(model.bias, Parameter(torch.zeros(3)))
+        take_steps(optimizer, list(model.parameters()), (3, 4))
+    (finding,) = replay(tmp_path).findings
+    assert (finding.check, finding.step, finding.tensor) == ("continuity", 3, "bias")
+
+
+def test_a_parameter_that_comes_back_has_its_number_and_its_average(tmp_path: Path) -> None:
+    model = torch.nn.Linear(6, 3)
+    optimizer, averaged = SGD(model.parameters(), lr=0.1), AveragedModel(model)
+    with Recorder(optimizer, tmp_path, model=model, average=averaged):
+        for step in range(1, 7):
+            optimizer.param_groups[0]["params"] = [model.weight, model.bias] if step not in (3, 4) else [model.weight]
+            take_steps(optimizer, optimizer.param_groups[0]["params"], (step,))
+            averaged.update_parameters(model)
+        swap(model)
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    last = parts_of(tmp_path)[-1]
+    assert [tensor.name for tensor in last.tensors] == ["weight", "bias"]
+    assert all("average" in rows.slots for block in last.blocks for rows in block.tensors)
 
 
 def test_a_parameter_that_leaves_is_told(tmp_path: Path) -> None:
