@@ -29,10 +29,15 @@ _NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
 class Clipping(Check):
     """Judges the way from backward to the optimizer as if it were a step.
 
-    Without claims nobody says whether the gradient is clipped, but a loss scale on record says what it is divided by.
+    Without a claim nobody says whether the gradient is clipped, but a loss scale on record says what it is divided by.
     """
 
     def start(self) -> None:
+        claims = self.segment.header.claims
+        bounds = (None, None) if claims is None else (claims.clip_norm, claims.clip_value)
+        # A claim of other things has NaN, which says nothing of clipping.
+        self._silent = claims is None or (_is_nan(bounds[0]) and bounds[1] is None)
+        self._claimed = (None, None) if self._silent else bounds
         self._applied = self._with_backward = 0  # steps
         # Before clipping, over all segments so far; below zero: no gradient of backward is on record.
         self._largest_norm = max((check._largest_norm for check in self.earlier), default=-1.0)
@@ -80,7 +85,7 @@ class Clipping(Check):
             slots={},
         )
         self.answered = True
-        if self.claims.clip_value is not None or self._told.get("clip_value") is not None:
+        if self._claimed[1] is not None or self._told.get("clip_value") is not None:
             scales = np.array([step.loss_scale or 1.0 for step in tensor.steps])
             sizes = np.abs(tensor.backward.astype(np.float64)) / scales[:, None]
             self._largest_element = max(self._largest_element, float(np.max(sizes[there], initial=-1.0)))
@@ -90,15 +95,15 @@ class Clipping(Check):
         """Note whether gradients are not on record or not checked, and whether anything was clipped."""
         if self._with_backward and not self.answered:
             self.context.unclaimed.add("clipping")
-            said = _UNCLAIMED if self.segment.header.claims is not None else _UNCLAIMED_AT_ALL
+            said = _UNCLAIMED_AT_ALL if self._silent else _UNCLAIMED
             self.context.notes += [said] if said not in self.context.notes else []
         elif self._with_backward not in (0, self._applied):
             self.context.notes.append(
                 f"gradients at the end of backward are on record for {self._with_backward} of {self._applied} applied steps"
             )
 
-        bounds = {"clip_norm": self.claims.clip_norm, "clip_value": self.claims.clip_value}
-        bounds = self._told if bounds["clip_norm"] is None and bounds["clip_value"] is None else bounds
+        bounds = dict(zip(("clip_norm", "clip_value"), self._claimed, strict=True))
+        bounds = self._told if self._claimed == (None, None) else bounds
         limits = {"clip_norm": (bounds.get("clip_norm"), "norm"), "clip_value": (bounds.get("clip_value"), "element")}
         largest = {"clip_norm": self._largest_norm, "clip_value": self._largest_element}
         for claim, (limit, what) in limits.items():
@@ -114,18 +119,18 @@ class Clipping(Check):
     def _options_of(self, step: Step, told: dict[str, Option], error: float, unit_roundoff: float) -> dict[str, Option]:
         """Return what makes the consumed gradient of the one that backward left.
 
-        The bounds of clipping are those claimed; where none is, those that the loop's own call told. Without any claim there
-        is clipping that nobody tells of, so that only the loss scale is held to.
+        The bounds of clipping are those claimed; where none is, those that the loop's own call told. Where nothing is said of
+        clipping there may be some, so that only the loss scale is held to.
         """
         scale = step.loss_scale or 1.0
         options: dict[str, Option] = {"loss_scale": scale, "world_size": float(self.segment.header.world_size)}
-        clip_norm, clip_value = self.claims.clip_norm, self.claims.clip_value
+        clip_norm, clip_value = self._claimed
         if clip_norm is None and clip_value is None:
             clip_norm, clip_value = _number(told.get(CLIP_NORM)), _number(told.get(CLIP_VALUE))
             self._told = {"clip_norm": clip_norm, "clip_value": clip_value}
         if clip_norm is not None and clip_value is not None:
             return options | {"clip_norm": math.nan}  # the norm between the two clippings is not on record
-        if self.segment.header.claims is None and clip_norm is None and clip_value is None:
+        if self._silent and clip_norm is None and clip_value is None:
             return options if _shows_unscaling(step, unit_roundoff) else options | {"clip_norm": math.nan}
         if clip_norm is not None and step.backward_norm is not None:
             norm = step.backward_norm / scale
@@ -141,7 +146,11 @@ def _number(value: Option) -> float | None:
 
 def _unknown(options: dict[str, Option]) -> bool:
     """Return whether nobody said how the gradient is clipped, or no claim can hold it."""
-    return any(value != value for value in (options.get("clip_norm"), options.get("clip_value")))
+    return any(map(_is_nan, (options.get("clip_norm"), options.get("clip_value"))))
+
+
+def _is_nan(value: Option) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _shows_unscaling(step: Step, unit_roundoff: float) -> bool:

@@ -102,12 +102,14 @@ class Recorder:
             model: The model. Its names are those of the tensors, and pair the parameters with those of `average`.
             scheduler: The scheduler that the loop steps after every applied update: what it claims is read from it, as a
                 formula where its class has one, otherwise rate by rate from a copy of it.
-            scheduler_every: How many updates there are to one step of the scheduler, such as those of an epoch.
+            scheduler_every: How many updates there are to one step of the scheduler, such as those of an epoch. If they are more
+                than one, the loop may count skipped steps among them or not.
             clip_norm: The bound to which the loop clips the global norm of the gradients.
             clip_value: The bound to which the loop clamps every element of the gradients.
             claims: What happens around the optimizer: clipping, schedule, moving average, options by tensor. The
-                replay checks it; what is not claimed is not checked. Name here as well what the trainer itself changes
-                between steps, such as parameters (`Claims(between=("param",))`), or the replay reports a change.
+                replay checks it; what is not claimed is not checked. Claims without a bound of clipping say that there is no
+                clipping. Name here as well what the trainer itself changes between steps, such as parameters
+                (`Claims(between=("param",))`), or the replay reports a change.
             append: Continue an existing trace with a segment of its own: a resumed run.
             first_step: The number of the first step to come.
             world_size: Ranks of the run; left out, those of torch.distributed if it is initialized.

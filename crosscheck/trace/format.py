@@ -69,7 +69,7 @@ class Scaler(_Strict):
 class Claims(_Strict):
     """What a trainer states that it does around the optimizer; the replay checks it."""
 
-    clip_norm: Number | None = None  # the gradients' global 2-norm is clipped at
+    clip_norm: Number | None = None  # the gradients' global 2-norm is clipped at; NaN: nothing is said of clipping
     clip_value: Number | None = None  # every element is clamped at
     stochastic_rounding: bool = False  # parameters and state are rounded at random to one of their two neighbours
     # Decay of the moving average of the parameters; or all weigh the same.

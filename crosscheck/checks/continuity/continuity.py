@@ -118,6 +118,8 @@ class Continuity(Check):
                     unwritten.pop(name, None)
                 elif step.applied or quantity.there_before[row] or not quantity.there_after[row]:
                     continue
+                elif not quantity.after[row].size:
+                    continue  # a tensor without elements has nothing that a step could write
                 elif not self.context.rule.starts_from_zero(name) or quantity.after[row].any():
                     unwritten[name] = step.step
         self._last.keep(block, left_by(block, len(block.steps) - 1, quantities, unwritten))
@@ -150,9 +152,9 @@ class Continuity(Check):
             cause = f"{name} was changed {when}, outside the optimizer's step"
             return _Change(cause, found, left, moved) if moved.any() else None
         zero_is_absent = self.context.rule.starts_from_zero(name)
-        if found is not None and (found.any() or not zero_is_absent):
+        if found is not None and found.size and (found.any() or not zero_is_absent):
             return _Change(f"{name} appeared {when}", found, np.zeros_like(found), all_of(found))
-        if left is not None and (left.any() or not zero_is_absent):
+        if left is not None and left.size and (left.any() or not zero_is_absent):
             return _Change(f"{name} was dropped {when}", np.zeros_like(left), left, all_of(left))
         return None
 

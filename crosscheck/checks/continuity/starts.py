@@ -112,7 +112,9 @@ def _started_from_zero(rule: Rule[Any], block: TensorBlock) -> Iterator[Finding]
     """Yield a finding for each slot that torch would make in this first step, but that is there as zeros already."""
     for name, slot in rule.slots.items():
         start, found = slot.start, values_before(block.slots.get(name), 0)
-        if not isinstance(start, Absent) or found is None or found.any() or not block.has_grad[0]:
+        if not isinstance(start, Absent) or found is None or not block.has_grad[0]:
+            continue
+        if found.any() or not found.size:
             continue
         if block.options[0].get(start.harmless_unless) and not block.steps[0].state_loaded:
             cause = f"{name} was there before the first gradient, as zeros: {start.otherwise}"

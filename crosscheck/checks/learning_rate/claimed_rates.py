@@ -79,21 +79,25 @@ class Formula:
 class Table:
     """Rates that the recorder took from a copy of the scheduler, each beside the one that was used."""
 
-    counts: _Counts  # that are known, ascending
+    stepped: _Counts  # how often the copy had been stepped when it gave a rate, ascending
     rates: _Floats
     every: int = 1
+    first: int = 0  # what is counted before the copy was made
     name: str = "scheduler's own"
     total: float = np.inf
     cancels: bool = True
 
     def factors(self, counts: _Counts) -> _Floats:
-        if not len(self.counts):
+        if not len(self.stepped):
             return np.full(counts.shape, np.nan)
-        at = np.minimum(np.searchsorted(self.counts, counts), len(self.counts) - 1)
-        return np.where(self.counts[at] == counts, self.rates[at], np.nan)
+        stepped = counts // self.every - self.first // self.every
+        at = np.minimum(np.searchsorted(self.stepped, stepped), len(self.stepped) - 1)
+        return np.where(self.stepped[at] == stepped, self.rates[at], np.nan)
 
 
-def claimed_of_group(claim: Mapping[str, Any], group: int, counts: _Counts, recorded: _Floats) -> Claimed:
+def claimed_of_group(
+    claim: Mapping[str, Any], group: int, counts: _Counts, recorded: _Floats, claimed_before: int
+) -> Claimed:
     """Return what the claim says of a group.
 
     Args:
@@ -101,10 +105,13 @@ def claimed_of_group(claim: Mapping[str, Any], group: int, counts: _Counts, reco
         group: The number of the parameter group.
         counts: The updates applied before each attempt on record.
         recorded: The rate claimed beside each of these attempts; NaN where there is none.
+        claimed_before: The updates applied before all of them, by the claim itself.
     """
     if claim["name"] == RECORDED:
-        known, first = np.unique(counts[~np.isnan(recorded)], return_index=True)
-        return Table(known, recorded[~np.isnan(recorded)][first], claim["every"])
+        every, taken = claim["every"], counts - counts[:1]
+        stepped = (claimed_before + taken) // every - claimed_before // every
+        known, first = np.unique(stepped[~np.isnan(recorded)], return_index=True)
+        return Table(known, recorded[~np.isnan(recorded)][first], every, int(counts[0]) if len(counts) else 0)
     if claim["name"] == BY_GROUP:
         schedules = claim["schedules"]
         return Formula(schedules[min(group, len(schedules) - 1)])

@@ -9,10 +9,17 @@ from numpy.typing import NDArray
 from crosscheck.checks.check import Check
 from crosscheck.checks.learning_rate.claimed_rates import Claimed, Table
 from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
-from crosscheck.checks.learning_rate.rates import RateUsed, check_learning_rates, claimed_by_group, counts_of
+from crosscheck.checks.learning_rate.rates import (
+    RateUsed,
+    attempts_before,
+    check_learning_rates,
+    claimed_by_group,
+    counts_of,
+)
+from crosscheck.checks.learning_rate.unclaimed import moved_on
 from crosscheck.errors import TraceError
 from crosscheck.report.finding import Finding
-from crosscheck.trace.format import Option, Part, Step, TensorInfo
+from crosscheck.trace.format import Option, Part, TensorInfo
 from crosscheck.trace.reserved_options import CLAIMED_RATE
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
 
@@ -22,27 +29,22 @@ _Floats = NDArray[np.float64]
 class LearningRate(Check):
     """Gathers the learning rates of every step of a segment, and then holds them against the schedule.
 
-    Where no schedule is claimed, one thing can be asked all the same: a step that was skipped must leave the learning
-    rate where it was, because the next attempt is the same step.
+    Where no schedule is claimed, one thing can be asked all the same: whether a rate that changes with every update stays where
+    it is after a step that was skipped.
     """
 
     def start(self) -> None:
         self._initial: dict[int, float] = {}  # by group, where it is told
         self._rates: list[RateUsed] = []
-        self._last: tuple[Step, list[dict[str, Option]]] | None = None
         self._scheduled = False  # a scheduler of torch's keeps initial_lr in the groups that it has
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
-        silent = self.claims.schedule is None
-        self.answered = not silent
+        self.answered = self.claims.schedule is not None
         claimed = {tensor.group: lr for tensor in reversed(part.tensors) if (lr := self._claimed(tensor)) is not None}
         for step, groups in zip(part.steps, options, strict=True):
             rates = tuple(_number(group.get("lr")) for group in groups)
             told = tuple(_number(group.get(CLAIMED_RATE)) for group in groups)
             self._rates.append(RateUsed(step.step, step.applied, rates, told))
-            if silent and self._last is not None and not self._last[0].applied:
-                self.context.findings.add(_moved_on(*self._last, step, groups))
-            self._last = step, groups
             self._scheduled |= any("initial_lr" in group for group in groups)
             for number, group in enumerate(groups):
                 told = claimed.get(number, group.get("initial_lr"))
@@ -51,7 +53,10 @@ class LearningRate(Check):
 
     def finish(self) -> None:
         schedule = self.claims.schedule
-        if schedule is None or not self._rates:
+        if schedule is None:
+            self.context.findings.add(moved_on(self._rates))
+            return
+        if not self._rates:
             return
         read_schedule(schedule)
         on_record = self._applied_on_record()
@@ -59,7 +64,7 @@ class LearningRate(Check):
         if schedule["name"] == RECORDED:
             self.context.findings.add(self._not_restored(schedule, applied))
         counts = counts_of(self._rates, applied)
-        each = claimed_by_group(schedule, self._rates, counts)
+        each = claimed_by_group(schedule, self._rates, counts, self.claims.applied)
         right = [claimed.factors(counts) for claimed in each]
         initial = [self._initial_rate(number, claimed, right[number]) for number, claimed in enumerate(each)]
         fractions = self._fractions(each, initial, counts)
@@ -90,13 +95,15 @@ class LearningRate(Check):
 
     def _not_restored(self, claim: Mapping[str, Any], applied: int) -> Iterator[Finding]:
         """Yield a finding if the scheduler that gave the claimed rates did not stand where the run does."""
-        if claim["stepped"] != applied // claim["every"]:
+        every = claim["every"]
+        taken = {applied} if every == 1 else {applied, attempts_before(self._rates, applied)}
+        if all(claim["stepped"] != count // every for count in taken):
             yield Finding(
                 step=self._rates[0].step,
                 tensor="group 0",
                 slot="lr",
                 recorded=float(claim["stepped"]),
-                expected=float(applied // claim["every"]),
+                expected=float(applied // every),
                 cause=(
                     f"the scheduler had been stepped {claim['stepped']} times when recording began, after {applied} "
                     "applied updates: its state was not restored, or it was stepped for other reasons"
@@ -130,7 +137,7 @@ class LearningRate(Check):
         Raises TraceError if a run goes on and nothing tells.
         """
         first = next(k for k, used in enumerate(self._rates) if group < len(used.lr))
-        if isinstance(claimed, Table) and (first == 0 or len(claimed.counts)):
+        if isinstance(claimed, Table) and (first == 0 or len(claimed.stepped)):
             return 1.0  # the table has rates instead of factors
         if group in self._initial:
             return self._initial[group]
@@ -162,24 +169,6 @@ def _is_number(value: Option) -> bool:
 
 def _number(value: Option) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def _moved_on(
-    skipped: Step, before: list[dict[str, Option]], step: Step, now: list[dict[str, Option]]
-) -> Iterator[Finding]:
-    """Yield a finding for each group whose learning rate is another after a skipped step."""
-    for number, (old, new) in enumerate(zip(before, now, strict=False)):
-        lr, expected = new.get("lr"), old.get("lr")
-        if lr != expected and isinstance(lr, int | float) and isinstance(expected, int | float):
-            yield Finding(
-                step=step.step,
-                tensor=f"group {number}",
-                slot="lr",
-                recorded=float(lr),
-                expected=float(expected),
-                cause=f"the schedule advanced on a skipped step: step {skipped.step} was skipped, yet lr went on",
-                check="learning rate",
-            )
 
 
 def _told(claim: Mapping[str, Any]) -> str:

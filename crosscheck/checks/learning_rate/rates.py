@@ -1,6 +1,7 @@
 """Compares the learning rates that were used with a claim, and names the mistakes that explain the wrong ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,14 +59,15 @@ def check_learning_rates(
     steps = np.array([attempt.step for attempt in attempts], np.int64)
     findings = list[Finding]()
     mistakes: dict[int, list[_Mistake]] = {}  # by the schedule: groups may share one
-    each = claimed_by_group(claim, attempts, counts)
-    for group, (initial, claimed) in enumerate(zip(initial_lr, each, strict=False)):
-        if initial is None:
-            continue
-        there = np.array([group < len(attempt.lr) for attempt in attempts], np.bool_)
-        used = np.array([attempt.lr[group] for attempt in attempts if group < len(attempt.lr)], np.float64)
-        rates = _Rates(claimed, initial, used, _times(initial, claimed.factors(counts)[there]))
-        wrong = rates.told & ~rates.agree(rates.expected)
+    claimed_before = applied_before if claimed_before is None else claimed_before
+    each = claimed_by_group(claim, attempts, counts, claimed_before)
+    compared = list(_compared(each, initial_lr, attempts, counts))
+    if any(rates.wrong.any() for *_, rates in compared) and any(claimed.every > 1 for claimed in each):
+        by_attempts = attempts_before(attempts, applied_before) + np.arange(len(attempts))
+        if not any(rates.wrong.any() for *_, rates in _compared(each, initial_lr, attempts, counts, by_attempts)):
+            return []
+    for group, there, rates in compared:
+        claimed, used, wrong = rates.claimed, rates.used, rates.wrong
         if wrong.any():
             if id(claimed) not in mistakes:
                 tried = mistaken_counts(
@@ -87,7 +89,9 @@ def check_learning_rates(
     return findings
 
 
-def claimed_by_group(claim: Mapping[str, Any], attempts: Sequence[RateUsed], counts: _Counts) -> list[Claimed]:
+def claimed_by_group(
+    claim: Mapping[str, Any], attempts: Sequence[RateUsed], counts: _Counts, claimed_before: int
+) -> list[Claimed]:
     """Return what is claimed of each group that any attempt has; groups of one schedule share one object."""
     read_schedule(claim)
     number = max((len(attempt.lr) for attempt in attempts), default=0)
@@ -96,7 +100,7 @@ def claimed_by_group(claim: Mapping[str, Any], attempts: Sequence[RateUsed], cou
     found: list[Claimed] = []
     for group in range(number):
         told = [attempt.claimed[group] if group < len(attempt.claimed) else np.nan for attempt in attempts]
-        new = claimed_of_group(claim, group, counts, np.array(told, np.float64))
+        new = claimed_of_group(claim, group, counts, np.array(told, np.float64), claimed_before)
         found.append(next((old for old in found if isinstance(old, Formula) and old == new), new))
     return found
 
@@ -107,9 +111,14 @@ def counts_of(attempts: Sequence[RateUsed], applied_before: int) -> _Counts:
     return applied_before + np.cumsum(applied) - applied
 
 
-def _not_restored(claimed_before: int | None, applied_before: int) -> Iterator[str]:
+def attempts_before(attempts: Sequence[RateUsed], applied_before: int) -> int:
+    """Return how many attempts there were before these, by their numbers; at least as many as updates were applied."""
+    return max(attempts[0].step - 1, applied_before)
+
+
+def _not_restored(claimed_before: int, applied_before: int) -> Iterator[str]:
     """Yield that claim and record start from different counts, if they do."""
-    if claimed_before is not None and claimed_before != applied_before:
+    if claimed_before != applied_before:
         yield (
             f"the claim goes on from {claimed_before} applied updates, and the record from {applied_before}: the scheduler's "
             "state was probably not restored"
@@ -149,6 +158,10 @@ class _Rates(NamedTuple):
     def told(self) -> _Bits:
         """Return where the claim says anything: a rate that is no number is one that nobody could compute."""
         return ~np.isnan(self.expected) if isinstance(self.claimed, Table) else np.ones(self.expected.shape, np.bool_)
+
+    @property
+    def wrong(self) -> _Bits:
+        return self.told & ~self.agree(self.expected)
 
     @property
     def in_float32(self) -> bool:
@@ -216,6 +229,30 @@ class _Rates(NamedTuple):
                 f"the initial lr acts as {self.initial * ratio:.6g} where the claim says {self.initial:.6g} "
                 f"({ratio:.6g} times)"
             )
+
+
+def _compared(
+    each: Sequence[Claimed],
+    initial_lr: Sequence[float | None],
+    attempts: Sequence[RateUsed],
+    counts: _Counts,
+    by_attempts: _Counts | None = None,
+) -> Iterator[tuple[int, _Bits, _Rates]]:
+    """Yield of each group that the schedule covers its number, which attempts have it, and its rates.
+
+    `by_attempts`: what a scheduler that is stepped once in several updates counts instead: the batches of an epoch are counted
+    whether their steps were skipped or not.
+    """
+    for group, (initial, claimed) in enumerate(zip(initial_lr, each, strict=False)):
+        if initial is None:
+            continue
+        counted = counts
+        if by_attempts is not None and claimed.every > 1:
+            counted = by_attempts
+            claimed = replace(claimed, first=int(counted[0])) if isinstance(claimed, Table) else claimed
+        there = np.array([group < len(attempt.lr) for attempt in attempts], np.bool_)
+        used = np.array([attempt.lr[group] for attempt in attempts if group < len(attempt.lr)], np.float64)
+        yield group, there, _Rates(claimed, initial, used, _times(initial, claimed.factors(counted)[there]))
 
 
 def _times(initial: float, factor: _Floats) -> _Floats:

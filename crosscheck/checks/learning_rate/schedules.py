@@ -114,7 +114,12 @@ def _piecewise(start: float, boundaries: Sequence[float], factors: Sequence[floa
 
 
 def _polynomial(total: int, power: float) -> Schedule:
-    return optax.polynomial_schedule(1.0, 0.0, power, total)
+    """Return (1 - t / total)^power, and what it has at `total` from there on: PolynomialLR.
+
+    Optax's `polynomial_schedule` subtracts from 1, and XLA makes t times 1 / total of its t / total. What is left at `total` can
+    then be 1e-16 or below zero, of which a power below 1 makes 1e-8 or NaN.
+    """
+    return lambda applied: (jnp.maximum(total - applied, 0) / total) ** power
 
 
 def _cosine_annealing(half_period: int, end_factor: float) -> Schedule:

@@ -1,5 +1,6 @@
 """Is each loss scale the one that torch.amp.GradScaler makes of the steps that were applied, also where a run goes on?"""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from crosscheck.checks.loss_scale.scaler_rule import (
 )
 from crosscheck.report.coverage import runs, spans
 from crosscheck.report.finding import Finding
-from crosscheck.trace.format import LOSS_SCALE, Option, Part, Scaler
+from crosscheck.trace.format import LOSS_SCALE, Option, Part, Scaler, Step
 
 
 class LossScale(Check):
@@ -24,6 +25,7 @@ class LossScale(Check):
         self._steps = 0
         self._shared = False  # whether gradients of another optimizer overflowed under the same scaler
         self._scales: list[ScaleUsed] = []
+        self._overflows: list[int] = []  # applied steps whose gradients were not finite at the end of backward
 
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         self._steps += len(part.steps)
@@ -33,6 +35,9 @@ class LossScale(Check):
                 self._scales[-1] = self._scales[-1]._replace(applied=False)
             if step.loss_scale is not None:
                 self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale))
+        # A norm in float64 may overflow where no number in float64 does.
+        if not any(tensor.dtype == "float64" for tensor in part.tensors):
+            self._overflows += [step.step for step in part.steps if _overflowed(step) and step.applied]
 
     def finish(self) -> None:
         scaler = self.segment.header.scaler
@@ -44,11 +49,17 @@ class LossScale(Check):
             else:
                 self.context.findings.add_complete(found)
         if scaler is not None:
+            self.context.findings.add(map(_applied_all_the_same, self._overflows))
             moved = len({used.loss_scale for used in self._scales}) > 1
             untested = f"it stayed at {scaler.scale:g}: neither backoff nor growth was seen"
             if not self.answered:
                 untested = "not every step on record has one"
             self.context.claimed("loss scale", "the scaler's loss scale", "" if moved and self.answered else untested)
+        elif self._overflows:
+            self.context.warnings.append(
+                f"gradients were not finite at the end of backward in {spans(runs(self._overflows))}, and the optimizer was stepped "
+                "under a loss scale all the same: torch.amp.GradScaler skips such a step"
+            )
 
     def _not_restored(self, scaler: Scaler) -> Iterator[Finding]:
         """Yield a finding if the scaler with which a run goes on is not as an earlier segment left it."""
@@ -63,6 +74,24 @@ class LossScale(Check):
             if left is not None and not (check._shared and backed):
                 yield from _differs(left, scaler, first)
             return
+
+
+def _overflowed(step: Step) -> bool:
+    """Return whether a step under a loss scale has gradients of which the scaler must find that they are not finite."""
+    return step.loss_scale is not None and step.backward_norm is not None and not math.isfinite(step.backward_norm)
+
+
+def _applied_all_the_same(step: int) -> Finding:
+    return Finding(
+        step=step,
+        tensor="loss scaler",
+        slot="found_inf",
+        recorded=0.0,
+        expected=1.0,
+        cause="the step was applied although gradients were not finite at the end of backward, which torch.amp.GradScaler skips: either "
+        "they were changed before the scaler looked at them, or what it found was set back",
+        check="loss scale",
+    )
 
 
 def _differs(left: Scaler, found: Scaler, step: int) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """Reads what the objects of a training loop say of it: scheduler, model, averaged model, bounds of clipping."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -134,9 +135,13 @@ def _names(model: Module) -> Iterable[tuple[str, Tensor]]:
 
 
 def _join(claims: Claims | None, read: Mapping[str, Any]) -> Claims | None:
-    """Return what was written down and what was read, together. Raises TraceError, by name, where they contradict."""
+    """Return what was written down and what was read, together. Raises TraceError, by name, where they contradict.
+
+    Objects alone say nothing of clipping, unless its bound is among them. What is written down says that there is none.
+    """
     if claims is None:
-        return Claims(**read) if read else None
+        silent = {} if {"clip_norm", "clip_value"} & set(read) else {"clip_norm": math.nan}
+        return Claims(**silent, **read) if read else None
     written = {name: getattr(claims, name) for name in claims.model_fields_set}
     for name, value in read.items():
         if written.get(name) is not None and written[name] != value:

@@ -36,9 +36,9 @@ class Journal:
     def commit(self, *, wait: bool = True) -> None:
         """Write the steps that wait as one part. Unless told to `wait`, leave a small one to the thread.
 
-        Raises OSError and UnsupportedOptimizer, also those of the part that was left to the thread before. Then the steps that
-        wait are dropped, because no part can follow one that is missing. For the same reason Ctrl-C in the middle closes the
-        journal: the record ends as that of a killed run.
+        Raises OSError, also of the part that was left to the thread before. Then the steps that wait are dropped, because no part
+        can follow one that is missing. For the same reason Ctrl-C in the middle closes the journal: the record ends as that of a
+        killed run. Raises UnsupportedOptimizer for state that changes its dtype; the steps before that go on waiting.
         """
         self._wait_for_thread()
         try:

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder.parts.row_blocks import Row, RowBlock
+from crosscheck.recorder.parts.series import ChangedFormat
 from crosscheck.recorder.parts.step_records import StepRecord, steps_of
 from crosscheck.recorder.samples import sampler
 from crosscheck.trace.format import Part, TensorInfo
@@ -55,15 +57,33 @@ class Pending:
         return self._nbytes <= _HELD_TWICE
 
     def take(self, tensors: tuple[TensorInfo, ...]) -> tuple[Part, dict[str, Tensor]] | None:
-        """Return the part that waits with its arrays, and start anew; None if nothing waits. Raises UnsupportedOptimizer."""
+        """Return the part that waits with its arrays, and start anew; None if nothing waits.
+
+        Raises UnsupportedOptimizer for state that changes its dtype; the steps before that go on waiting.
+        """
         records, blocks = self.records, self._blocks
         self.records, self._blocks, self._nbytes, self._committed_at = [], [], 0, time.monotonic()
         if not records:
             return None
-        listed = {record.step for record in records}
-        for block in blocks:  # Ctrl-C can come between the rows of a step and its record
-            block.rows = [row for row in block.rows if row.step in listed]
-        blocks = [block for block in blocks if block.rows]
-        arrays: dict[str, Tensor] = {}
-        laid_out = tuple(block.lay_out(number, arrays) for number, block in enumerate(blocks))
+        problem = ""
+        while True:
+            blocks, arrays = _with_records(blocks, records), dict[str, Tensor]()
+            try:
+                laid_out = tuple(block.lay_out(number, arrays) for number, block in enumerate(blocks))
+                break
+            except ChangedFormat as changed:
+                name = tensors[changed.number].name
+                problem = f"{changed.slot} of {name} changed its format, from {changed.formats}, by step {changed.step}"
+                records = [record for record in records if record.step < changed.step]
+        if problem:
+            self.records, self._blocks = records, blocks
+            raise UnsupportedOptimizer(problem)
         return Part(tensors=tensors, steps=steps_of(records), blocks=laid_out), arrays
+
+
+def _with_records(blocks: Iterable[RowBlock], records: Iterable[StepRecord]) -> list[RowBlock]:
+    """Return the blocks that have rows of these records, without all others: Ctrl-C can come between a step's rows and its record."""
+    listed = {record.step for record in records}
+    for block in blocks:
+        block.rows = [row for row in block.rows if row.step in listed]
+    return [block for block in blocks if block.rows]

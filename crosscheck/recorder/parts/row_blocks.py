@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.parts.series import EMPTY, Series, by_tensor, unequal
+from crosscheck.recorder.parts.series import EMPTY, ChangedFormat, Series, by_tensor, unequal
 from crosscheck.recorder.samples.digest_ranges import Quantity
 from crosscheck.recorder.samples.digests import Digests
 from crosscheck.recorder.samples.snapshot import Sample, Snapshot, Values
@@ -52,7 +52,7 @@ class RowBlock:
     def lay_out(self, number: int, arrays: dict[str, Tensor]) -> Block:
         """Put the block's arrays into `arrays` and return its description; `number` is its position in the part.
 
-        Raises UnsupportedOptimizer for a quantity that changes its dtype.
+        Raises ChangedFormat for state that changes its dtype.
         """
         layout = _Layout(self.sample, self.rows)
         tensors: list[TensorRows] = []
@@ -73,10 +73,11 @@ class _Layout:
     """The values of a block's rows, put together by quantity and tensor."""
 
     def __init__(self, sample: Sample, rows: Sequence[Row]) -> None:
-        """Fetch from the device what is still there. Raises UnsupportedOptimizer for a quantity that changes its dtype."""
+        """Fetch from the device what is still there. Raises ChangedFormat for state that changes its dtype."""
         self._sample, self._rows = sample, rows
-        self._grads = by_tensor(sample.columns, [row.grad for row in rows])
-        self._backwards = by_tensor(sample.columns, [row.backward for row in rows])
+        # A half that a fused kernel divides by the loss scale is a float32; one that was unscaled before is still a half.
+        self._grads = by_tensor(sample.columns, [row.grad for row in rows], widen=True)
+        self._backwards = by_tensor(sample.columns, [row.backward for row in rows], widen=True)
         self._slots = _slots(sample, rows)
         self.boundaries = _boundaries(rows)
         """Between which rows digests were taken: k is before row k."""
@@ -139,7 +140,10 @@ class _Layout:
 
 
 def _slots(sample: Sample, rows: Sequence[Row]) -> list[_Slot]:
-    """Return the parameters, the state and the moving average of all rows; state of one number a tensor comes last."""
+    """Return the parameters, the state and the moving average of all rows; state of one number a tensor comes last.
+
+    Raises ChangedFormat for a slot that changes its dtype.
+    """
     befores = [_by_slot(row.before, row.average_before) for row in rows]
     afters = [_by_slot(row.after, row.average_after) for row in rows]
     slots: list[_Slot] = []
@@ -147,9 +151,13 @@ def _slots(sample: Sample, rows: Sequence[Row]) -> list[_Slot]:
         columns = None if scalar else sample.columns
         names = dict.fromkeys(name for found in (*befores, *afters) for name in found[kind])
         for name in names:
-            before, after = (
-                by_tensor(columns, [found[kind].get(name) for found in side]) for side in (befores, afters)
-            )
+            try:
+                before, after = (
+                    by_tensor(columns, [found[kind].get(name) for found in side]) for side in (befores, afters)
+                )
+            except ChangedFormat as error:
+                error.slot, error.step = name, rows[error.row].step
+                raise
             slots.append(_Slot(name, scalar, before, after))
     return slots
 

@@ -1,14 +1,24 @@
 """Makes series of values: one quantity of one tensor, in those rows of a block that have it."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder.samples.columns import Columns
 from crosscheck.recorder.samples.snapshot import Values
+
+
+class ChangedFormat(Exception):
+    """The values of a tensor have another dtype from a row on."""
+
+    def __init__(self, number: int, row: int, old: torch.dtype, new: torch.dtype) -> None:
+        self.number, self.row = number, row
+        self.slot, self.step = "", 0  # for whoever knows them
+        self.formats = " to ".join(str(dtype).removeprefix("torch.") for dtype in (old, new))
+        super().__init__(f"tensor {number} changed its format at row {row}, from {self.formats}")
 
 
 class Series(NamedTuple):
@@ -25,10 +35,13 @@ class Series(NamedTuple):
 EMPTY = Series([], torch.zeros(0, 0, device="cpu"))
 
 
-def by_tensor(columns: Mapping[int, Columns] | None, values: Sequence[Values | None]) -> dict[int, Series]:
+def by_tensor(
+    columns: Mapping[int, Columns] | None, values: Sequence[Values | None], *, widen: bool = False
+) -> dict[int, Series]:
     """Return the values of all rows, tensor by tensor. Without columns each tensor has one number, which becomes a float64.
 
-    Raises UnsupportedOptimizer for values that change their dtype.
+    If the values of a tensor change their dtype, they are all put into the widest, which is exact, if told to `widen`; otherwise it
+    raises ChangedFormat.
     """
     chunks: dict[tuple[tuple[int, ...], torch.dtype], tuple[list[int], list[Tensor]]] = {}
     for row, each in enumerate(values):
@@ -44,14 +57,19 @@ def by_tensor(columns: Mapping[int, Columns] | None, values: Sequence[Values | N
         for number, found in zip(numbers, torch.split(table, widths, dim=1), strict=True):
             ordered = found if columns is None else columns[number].sort(found)
             pieces.setdefault(number, []).append(Series(rows, ordered))
-    return {number: _joined(each) for number, each in pieces.items()}
+    return {number: _joined(number, each, widen=widen) for number, each in pieces.items()}
 
 
-def _joined(pieces: Sequence[Series]) -> Series:
-    """Return one series of all rows in ascending order."""
-    dtypes = sorted({str(piece.values.dtype).removeprefix("torch.") for piece in pieces})
-    if len(dtypes) > 1:
-        raise UnsupportedOptimizer(f"a tensor of the state changed its format, from {' to '.join(dtypes)} or back")
+def _joined(number: int, pieces: Sequence[Series], *, widen: bool) -> Series:
+    """Return one series of all rows of a tensor in ascending order."""
+    dtypes = [piece.values.dtype for piece in pieces]
+    if len(set(dtypes)) > 1:
+        if not widen:
+            first = min(pieces, key=lambda piece: piece.rows[0]).values.dtype
+            other = min((piece for piece in pieces if piece.values.dtype != first), key=lambda piece: piece.rows[0])
+            raise ChangedFormat(number, other.rows[0], first, other.values.dtype)
+        widest = reduce(torch.promote_types, dtypes)
+        pieces = [piece._replace(values=piece.values.to(widest)) for piece in pieces]
     if len(pieces) == 1:
         return Series(pieces[0].rows, pieces[0].values.contiguous())
     together = Series([row for piece in pieces for row in piece.rows], torch.cat([piece.values for piece in pieces]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from crosscheck import Claims, Recorder, Report, TraceError, Verdict, replay
 from tests.crosscheck.recording import make_parameters
@@ -17,11 +18,20 @@ Loop = Callable[[int, Parameter, torch.optim.Optimizer, Recorder], object]
 """Does what a loop does after `backward` in a step, whose number comes first."""
 
 
-def run(trace: Path, loop: Loop, *, told: bool = False, scale: float = 1.0, **recording: Any) -> Report:
+def run(
+    trace: Path,
+    loop: Loop,
+    *,
+    told: bool = False,
+    scale: float = 1.0,
+    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+    **recording: Any,
+) -> Report:
     """Record a few steps of a loop that steps the optimizer itself. `told`: it tells the recorder of each clipping."""
     (weight,) = make_parameters((3, 4))
     optimizer = torch.optim.SGD([("weight", weight)], lr=1e-5, momentum=0.9)
-    with Recorder(optimizer, trace, **recording) as recorder:
+    made = None if scheduler is None else scheduler(optimizer)
+    with Recorder(optimizer, trace, scheduler=made, **recording) as recorder:
         if told:
             recorder.loop.watch_clipping()
         for step in range(1, 7):
@@ -164,6 +174,37 @@ def test_gradients_without_a_claim_are_said_to_be_unchecked(tmp_path: Path) -> N
     with pytest.raises(TraceError, match="clipping was not tested"):
         replay(tmp_path, require=["clipping"])
     assert run(tmp_path / "claimed", loop, claims=Claims()).checks["clipping"] == "match"
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_scheduler_says_nothing_of_clipping(by_hand: bool, tmp_path: Path) -> None:
+    def loop(step: int, weight: Parameter, optimizer: torch.optim.Optimizer, recorder: Recorder) -> None:
+        del step
+        recorder.after_backward()
+        clip_grad_norm_([weight], 0.1)
+        optimizer.step()
+
+    claims = Claims(applied=0) if by_hand else None
+    report = run(tmp_path, loop, scheduler=lambda optimizer: StepLR(optimizer, 100), claims=claims)
+    assert report.checks["clipping"] == ("mismatch" if by_hand else "not tested"), str(report)
+    assert (report.verdict is Verdict.MATCH) == (not by_hand)
+
+
+@pytest.mark.parametrize(("twice", "verdict"), [(False, Verdict.MATCH), (True, Verdict.MISMATCH)])
+def test_with_a_scheduler_a_loss_scale_is_held_to_as_well(twice: bool, verdict: Verdict, tmp_path: Path) -> None:
+    scaler, how = scaler_of(given=True)
+
+    def loop(step: int, weight: Parameter, optimizer: torch.optim.Optimizer, recorder: Recorder) -> None:
+        del step
+        recorder.after_backward()
+        scaler.unscale_(optimizer)
+        assert weight.grad is not None
+        weight.grad /= SCALE if twice else 1.0
+        scaler.step(optimizer)
+        scaler.update()
+
+    report = run(tmp_path, loop, scale=SCALE, scheduler=lambda optimizer: StepLR(optimizer, 100), **how)
+    assert (report.verdict, report.checks["clipping"]) == (verdict, verdict.value), str(report)
 
 
 def test_clipping_is_not_tested_if_every_step_was_skipped(tmp_path: Path) -> None:

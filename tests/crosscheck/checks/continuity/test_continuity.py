@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 
 from crosscheck import Claims, Finding, Recorder, Report, Verdict, replay
-from tests.crosscheck.recording import applied, make_parameters, nothing_more, overflowing_steps, take_steps
+from tests.crosscheck.recording import applied, feed, make_parameters, nothing_more, overflowing_steps, take_steps
 
 Tamper = Callable[[Optimizer, Sequence[Parameter]], None]
 
@@ -438,6 +438,28 @@ def test_buffer_that_a_skipped_first_step_allocated(
     assert (finding.step, finding.tensor, finding.slot) == (skipped + 1, "weight", "momentum_buffer")
     assert "momentum_buffer was never written" in finding.cause
     assert "step 1, which was skipped" in finding.cause
+
+
+def test_tensors_without_elements(tmp_path: Path) -> None:
+    """A skipped step allocates their buffers as well, and they are dropped with the others: neither is wrong of them."""
+    parameters = make_parameters((0, 3), (4,))
+    optimizer = SGD(parameters, lr=0.1, momentum=0.9, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with Recorder(optimizer, tmp_path):
+        for step in range(1, 7):
+            feed(parameters, step, size=float(scaler.scale(torch.ones(()))))
+            if step == 1:
+                parameters[1].grad = torch.full_like(parameters[1], torch.inf)
+            if step == 5:
+                optimizer.state.clear()
+            scaler.step(optimizer)
+            scaler.update()
+    report = replay(tmp_path)
+    assert {finding.tensors for finding in report.findings} == {("group0.1",)}, report
+    assert [finding.cause.partition(":")[0] for finding in report.findings] == [
+        "momentum_buffer was never written",
+        "momentum_buffer was dropped between steps 4 and 5",
+    ]
 
 
 @pytest.mark.parametrize("fused", [False, True])

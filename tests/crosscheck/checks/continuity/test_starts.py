@@ -158,6 +158,16 @@ def test_a_recorder_attached_in_the_middle_is_told(
     assert open_trace(tmp_path)[0].header.attached_with_state
 
 
+def test_a_tensor_without_elements_is_no_wrong_start(tmp_path: Path) -> None:
+    """Its buffer is there when the recorder is attached, and nothing says that it is zero."""
+    parameters = make_parameters((8,), (0, 3))
+    optimizer = dampened(parameters)
+    some_steps(optimizer, parameters)
+    with Recorder(optimizer, tmp_path):
+        take_steps(optimizer, parameters, range(1, 4))
+    assert replay(tmp_path).verdict is Verdict.MATCH
+
+
 @pytest.mark.parametrize("attach_first", [False, True])
 @pytest.mark.parametrize("make", [adam, dampened])
 def test_a_state_that_is_loaded_before_the_first_step(make: Any, attach_first: bool, tmp_path: Path) -> None:

@@ -241,6 +241,27 @@ def test_a_schedule_of_epochs_that_is_stepped_at_other_times(times: Callable[[in
     assert re.fullmatch(f"lr is not what the step schedule, stepped once in 10 updates, gives: {cause}", found.cause)
 
 
+@pytest.mark.parametrize("skip", [(2,), (15, 33), (10, 20)], ids=str)
+def test_a_schedule_of_epochs_may_count_their_batches(skip: Sequence[int]) -> None:
+    """A loop that steps its scheduler after each epoch of batches counts those whose steps were skipped as well."""
+    batches = [used._replace(applied=used.step not in skip) for used in stepped(lambda attempt: attempt // EVERY)]
+    assert check_learning_rates(ONCE_AN_EPOCH, (0.1,), batches) == []
+    before = sum(used.applied for used in batches[:35])
+    assert check_learning_rates(ONCE_AN_EPOCH, (0.1,), batches[35:], applied_before=before) == []
+    updates = loop(
+        lambda optimizer: twin.LambdaLR(optimizer, lambda count: 0.5 ** (count // EVERY // 3)), attempts=60, skip=skip
+    )
+    assert check_learning_rates(ONCE_AN_EPOCH, PEAKS, updates) == []
+
+
+def test_a_schedule_of_epochs_does_not_count_now_batches_and_now_updates() -> None:
+    claim = {"name": "every", "updates": 2, "schedule": {"name": "exponential", "size": 1, "gamma": 0.5}}
+    batches, updates = (0, 0, 1, 1, 2, 2, 3, 3), (0, 0, 0, 1, 1, 2, 2, 3)
+    for counted, right in ((batches, True), (updates, True), ((*batches[:4], *updates[4:]), False)):
+        record = [RateUsed(step, step != 2, (0.1 * 0.5**epoch,)) for step, epoch in enumerate(counted, 1)]
+        assert (check_learning_rates(claim, (0.1,), record) == []) == right
+
+
 def test_an_epoch_is_estimated_by_the_steps_that_a_change_takes() -> None:
     claim = ONCE_AN_EPOCH["schedule"]
     (found,) = check_learning_rates(claim, (0.1,), stepped(lambda update: update // 7))

@@ -137,6 +137,11 @@ def cosine(warmup: int, total: int, start: float = 0.01, end: float = 0.0) -> tu
     )
 
 
+def polynomial(total: int, power: float) -> tuple[Any, Make, int]:
+    stated = {"name": "polynomial", "total": total, "power": power}
+    return stated, lambda optimizer: twin.PolynomialLR(optimizer, total, power), total + 10
+
+
 TORCH: list[tuple[Any, Make, int]] = [
     ({"name": "constant"}, lambda o: twin.ConstantLR(o, factor=1.0), 10),
     ({"name": "step", "size": 390, "gamma": 0.1}, lambda o: twin.StepLR(o, 390, 0.1), 1170),
@@ -161,6 +166,7 @@ TORCH: list[tuple[Any, Make, int]] = [
     onecycle(10, 0.95),
     onecycle(11, 0.2, 1.0, 1e10),
     *(onecycle(total, 0.23, 5.0, linear=True) for total in (1000, 1, 2, 3, 7)),
+    *(polynomial(total, power) for total, power in ((49, 0.25), (49, 1.0), (1170, 0.5), (1170, 2.0), (7, 0.0))),
 ]
 
 
@@ -195,6 +201,12 @@ def test_a_plateau_ends_with_its_last_update(size: int) -> None:
     """Optax's own `exponential_decay`, compiled, ends 37 of these 60 plateaus late if their size is 49."""
     found = factors({"name": "step", "size": size, "gamma": 0.5}, np.arange(60 * size))
     assert found.tolist() == [0.5 ** (count // size) for count in range(60 * size)]
+
+
+@pytest.mark.parametrize("power", [0.1, 0.5, 1.0])
+def test_a_polynomial_is_zero_from_its_end_on(power: float) -> None:
+    """Of Optax's own `polynomial_schedule`, compiled, the root of what is left after 49 of 49 updates is NaN."""
+    assert factors({"name": "polynomial", "total": 49, "power": power}, np.arange(49, 60)).tolist() == [0.0] * 11
 
 
 def test_many_milestones() -> None:

@@ -361,3 +361,55 @@ def test_a_scale_that_is_changed_on_purpose_can_be_claimed(tmp_path: Path) -> No
     report = resumed(tmp_path, lost, between=("loss_scale",))
     assert (str(report.verdict), report.checks["loss scale"]) == ("match", "match")
     assert any(note.startswith("loss_scale was changed before step 11, otherwise than") for note in report.notes)
+
+
+def set_back(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Have the scaler forget what it found of the gradients."""
+    for found in scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values():  # pyright: ignore
+        found.zero_()
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("when", ["before", "after", "never"])
+def test_a_step_that_overflowed_and_was_applied(when: str, given: bool, tmp_path: Path) -> None:
+    """The gradient is mended before the scaler looks at it, or after that; it is only skipped if it is not mended."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with Recorder(optimizer, tmp_path, scaler=scaler if given else None) as recorder:
+        for step in range(1, 7):
+            optimizer.zero_grad()
+            scaler.scale((weight * (math.inf if step == 4 else 1.0)).sum()).backward()  # pyright: ignore[reportUnknownMemberType]
+            recorder.after_backward()
+            assert weight.grad is not None
+            if step == 4 and when == "before":
+                weight.grad.nan_to_num_(0, 0, 0)
+            scaler.unscale_(optimizer)
+            if step == 4 and when == "after":
+                weight.grad.nan_to_num_(0, 0, 0)
+                set_back(optimizer, scaler)
+            scaler.step(optimizer)
+            scaler.update()
+    report = replay(tmp_path)
+    found = [(found.check, found.step, found.slot) for found in report.findings]
+    assert found == ([("loss scale", 4, "found_inf")] if given and when != "never" else []), str(report)
+    warned = any(
+        "not finite at the end of backward in step 4, and the optimizer was" in told for told in report.warnings
+    )
+    assert warned == (not given and when != "never"), str(report)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e38), (torch.float64, 1e200)], ids=str)
+def test_a_norm_that_is_not_finite_while_every_gradient_is(dtype: torch.dtype, size: float, tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.zeros(9, dtype=dtype))
+    optimizer = torch.optim.SGD([weight], lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    with Recorder(optimizer, tmp_path, scaler=scaler) as recorder:
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale((weight * size).sum()).backward()  # pyright: ignore[reportUnknownMemberType]
+            recorder.after_backward()
+            scaler.step(optimizer)
+            scaler.update()
+    report = replay(tmp_path)
+    assert (report.skipped, [found for found in report.findings if found.check == "loss scale"]) == (0, [])

@@ -193,6 +193,27 @@ def test_a_scheduler_stepped_once_an_epoch(told: bool, function: bool, tmp_path:
         )
 
 
+@pytest.mark.parametrize("applied", [5, 6])
+def test_a_scheduler_of_epochs_whose_batch_was_skipped(applied: int, tmp_path: Path) -> None:
+    """The run goes on after two epochs of three batches, of which five were updates; the loop may say either number."""
+    model = small()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = made.LambdaLR(optimizer, lambda step: 0.8**step)
+    with Recorder(optimizer, tmp_path, scheduler=scheduler, scheduler_every=3) as recorder:
+        for update in range(1, 7):
+            recorder.skipped() if update == 2 else step(model, optimizer)
+            if update % 3 == 0:
+                scheduler.step()
+    goes_on: dict[str, Any] = {"claims": Claims(applied=applied), "append": True, "first_step": 7}
+    with Recorder(optimizer, tmp_path, scheduler=scheduler, scheduler_every=3, **goes_on):
+        for update in range(7, 13):
+            step(model, optimizer)
+            if update % 3 == 0:
+                scheduler.step()
+    report = replay(tmp_path)
+    assert (report.verdict, report.checks["learning rate"]) == (Verdict.MATCH, "match"), str(report)
+
+
 @pytest.mark.parametrize(("restored", "function"), [(True, False), (False, False), (False, True)])
 def test_a_run_that_goes_on(restored: bool, function: bool, tmp_path: Path) -> None:
     """What was applied before is on record, so a scheduler that begins anew is seen."""
