@@ -56,7 +56,7 @@ def attach(
         applied: Updates applied before, where the library tells.
     """
     arguments = dict(found) | dict(given)
-    if "claims" in given:  # what is written down counts more than what was found
+    if given.get("claims") is not None:  # what is written down counts more than what was found
         written = given["claims"].model_fields_set
         arguments = {k: v for k, v in arguments.items() if k in given or k not in _claimed_by(written)}
     scheduler = arguments.get("scheduler")

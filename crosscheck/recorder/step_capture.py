@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.recorder import gradients
 from crosscheck.recorder.claims.loop_objects import LoopObjects
-from crosscheck.recorder.hooks.scaler_watch import ScalerWatch
+from crosscheck.recorder.hooks.scaler_watch import ScalerWatch, Updates
 from crosscheck.recorder.hooks.steps import watch_steps
 from crosscheck.recorder.optimizer.options import Options
 from crosscheck.recorder.optimizer.tracked_parameters import TrackedParameters
@@ -105,12 +105,14 @@ class StepCapture:
             row.grad = gradients.consumed(self._gather_gradients(reader), scale)
             row.before = reader.snapshot(row.step, before=True)
         options = self._options.read()
+        updates = Updates() if self._scaler_watch is None else self._scaler_watch.updates(skipped=self._after_skip)
         self._record = StepRecord(
             step=self.step + 1,
             norm=None if self._backward_norm is None else gradients.norm(self._all_gradients(), scale),
             backward_norm=self._backward_norm,
             loss_scale=self._loss_scale(scale),
-            overflow_elsewhere=self._scaler_watch is not None and self._scaler_watch.overflowed_elsewhere(),
+            overflow_elsewhere=updates.overflow_elsewhere,
+            scaler_updates=updates.overflows,
             options=tuple(group | {"compiled": True} for group in options) if compiled else options,
         )
 

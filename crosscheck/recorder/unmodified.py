@@ -3,18 +3,24 @@
 import gc
 import itertools
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.util import Finalize
 from pathlib import Path
 from traceback import walk_stack
+from typing import Any, cast
+from zlib import crc32
 
 import torch
 from torch import Tensor, distributed, nn
 
 from crosscheck.recorder.recorder import Recorder
 
-_replicated = itertools.count(1)  # optimizers of this process that other ranks have as well, in the same order
+_NAMED = 8  # ranks that the name of a folder has one by one
+_replicated = Counter[
+    str
+]()  # optimizers of this process that other ranks have as well, in the same order, by those ranks
 
 
 def record(optimizer: torch.optim.Optimizer, folder: Path, rule: str) -> Path:
@@ -23,8 +29,9 @@ def record(optimizer: torch.optim.Optimizer, folder: Path, rule: str) -> Path:
     To be called in a hook of the optimizer's step. The record ends with the process. Raises UnsupportedOptimizer.
     """
     warnings.filterwarnings("ignore", message="crosscheck: ")  # the script's stderr is its own; the report says it all
-    rank, world_size = _place(optimizer)
-    trace = _new_folder(folder) if world_size == 1 else folder / f"replicated-{next(_replicated)}"
+    rank, replicas = _place(optimizer)
+    world_size = len(replicas)
+    trace = _new_folder(folder) if world_size == 1 else folder / _shared_name(replicas)
     try:
         recorder = Recorder(
             optimizer,
@@ -49,15 +56,33 @@ def record(optimizer: torch.optim.Optimizer, folder: Path, rule: str) -> Path:
     return trace
 
 
-def _place(optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-    """Return the rank and the number of ranks, if DDP keeps the optimizer's parameters equal on all of them; else 0 and 1."""
+def _place(optimizer: torch.optim.Optimizer) -> tuple[int, list[int]]:
+    """Return the ranks on which DDP keeps the optimizer's parameters equal, and this process's position among them.
+
+    Without DDP it is this rank alone. Where groups of ranks train different parts of a model, it is those of the group.
+    """
     if not (distributed.is_available() and distributed.is_initialized()):
-        return 0, 1
+        return 0, [0]
+    here = distributed.get_rank()
     wanted = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    groups: list[set[int]] = []
     for module in _modules():
         if type(module).__name__ == "DistributedDataParallel" and wanted & set(map(id, module.parameters())):
-            return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+            with suppress(Exception):  # the group of a module that is not in use any more was destroyed
+                groups.append(set(distributed.get_process_group_ranks(cast(Any, module).process_group)))
+    replicas = sorted(set[int].intersection(*groups)) if groups else [here]
+    return replicas.index(here), replicas
+
+
+def _shared_name(replicas: list[int]) -> str:
+    """Return the name of the folder into which these ranks record the optimizer, the same on each of them."""
+    among = ""
+    if len(replicas) < distributed.get_world_size():
+        among = f"-ranks-{'-'.join(map(str, replicas))}"
+        if len(replicas) > _NAMED:
+            among = f"-ranks-{replicas[0]}-to-{replicas[-1]}-{crc32(among.encode()):08x}"
+    _replicated[among] += 1
+    return f"replicated-{_replicated[among]}{among}"
 
 
 def _new_folder(folder: Path) -> Path:

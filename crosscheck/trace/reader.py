@@ -215,7 +215,10 @@ def open_ranks(*paths: Path) -> dict[int, tuple[Segment, ...]]:
             found[rank] = segments
     rules = sorted({segments[0].header.rule for segments in found.values()})
     if len(rules) > 1:
-        raise TraceError(f"{paths[0]}: its ranks claim different rules ({shown(', '.join(rules))}); replay them apart")
+        raise TraceError(
+            f"{paths[0]}: its ranks claim different rules ({shown(', '.join(rules))}), and a replay takes one: copy the folders of "
+            "ranks of the same rule to a place of their own, and replay that"
+        )
     return dict(sorted(found.items()))
 
 
@@ -237,7 +240,10 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
         raise TraceError(f"{path} is not a trace: it holds no segment-0001/ (see docs/trace.md)")
     rules = sorted({segment.header.rule for segment in segments})
     if len(rules) > 1:
-        raise TraceError(f"{folder}: its segments claim different rules ({shown(', '.join(rules))}); replay them apart")
+        raise TraceError(
+            f"{folder}: its segments claim different rules ({shown(', '.join(rules))}), and a replay takes one: copy the segments of "
+            "one rule to a folder of their own, named from segment-0001 on, and replay that"
+        )
     ranks = sorted({segment.header.rank for segment in segments})
     if len(ranks) > 1:
         raise TraceError(

@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from crosscheck.errors import TraceError
 from crosscheck.files import patiently, sync_folder, write_whole
@@ -28,10 +28,12 @@ class SegmentWriter:
     def __init__(self, trace: Path, header: Header, *, append: bool) -> None:
         """Open a segment of the header's rank.
 
-        Raises TraceError if the folder cannot be written, or holds a trace while `append` is not set.
+        Raises TraceError if the folder cannot be written, holds a trace while `append` is not set, or holds steps of another rule.
         """
+        _expect_rule(trace, header.rule)
         if header.rank:
             trace = trace / f"rank-{header.rank:04}"
+            _expect_rule(trace, header.rule)
         try:
             self.folder = patiently(lambda: _begin(trace, header, append=append))
             patiently(lambda: sync_folder(trace))
@@ -93,6 +95,18 @@ def _begin(trace: Path, header: Header, *, append: bool) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return folder
+
+
+def _expect_rule(trace: Path, rule: str) -> None:
+    """Raise TraceError if a folder holds steps of another rule. One that cannot be read is left to the replay."""
+    try:
+        held = Header.model_validate_json((trace / "segment-0001" / "header.json").read_bytes()).rule
+    except (OSError, ValidationError):
+        return
+    if held != rule:
+        raise TraceError(
+            f"{trace} holds steps of {held}, and these are of {rule}, but a replay takes one rule: choose another folder"
+        )
 
 
 def _as_bytes(model: BaseModel) -> bytes:

@@ -2,7 +2,7 @@
 or without a gradient, and a run that was resumed must go on from what it had left.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -81,6 +81,11 @@ class Continuity(Check):
             said += "from the beginning again"
         elif self._resumed:
             said += f"its {len(self._resumed)} tensors and their slots were held, bit for bit, against what step {step - 1} left"
+        elif self._last.may_have_been_repeated:
+            said += (
+                f"step {step - 1} is on record, but a start after that may have taken it again, so nothing says whether the run went "
+                "on from there; Recorder.flush() before each checkpoint settles it"
+            )
         else:
             said += f"what step {step - 1} left is not on record, so nothing says whether the run went on from there"
         return f"{said}; {spans(twice)} recorded before as well, and judged both times" if twice else said
@@ -107,10 +112,11 @@ class Continuity(Check):
         if last is not None and last.step < self._last.first_step:
             self._resumed.add(block.info.name)
         unwritten = {} if last is None else dict(last.unwritten)
-        for row in _noteworthy(block, quantities):
+        for row in _noteworthy(block, quantities, self._last.joins):
             step = block.steps[row]
             if row:
                 last = left_by(block, row - 1, quantities, unwritten)
+                self._last.keep_for_join(block, last)
             if last is not None:
                 yield from self._join(block, row, last, unwritten)
             for name, quantity in quantities.items():
@@ -191,12 +197,13 @@ def _narrowed(block: TensorBlock, row: int, coordinates: Coordinates) -> TensorB
     )
 
 
-def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity]) -> list[int]:
-    """Return the rows whose values before the step may be others than the row before left."""
+def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity], joins: Callable[[int], bool]) -> list[int]:
+    """Return the rows whose values before the step may be others than the row before left, and those after a step that `joins`."""
     applied = np.array([step.applied for step in block.steps])
     quiet = applied & block.has_grad
     rows = ~quiet
     rows[1:] |= ~quiet[:-1]
+    rows[1:] |= np.array([joins(step.step) for step in block.steps[:-1]], dtype=bool)
     rows[0] = True
     for quantity in quantities.values():
         rows |= quantity.changed | ~quantity.there_before | ~quantity.there_after

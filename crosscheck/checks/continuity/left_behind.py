@@ -35,6 +35,11 @@ class Left:
         values = {k: v if v is None or len(v) != len(columns) else v[columns] for k, v in self.values.items()}
         return replace(self, values=values, coordinates=self.coordinates[columns])
 
+    def copied(self) -> "Left":
+        """Return the same, which keeps no array of a part in memory and does not change any more."""
+        values = {name: None if left is None else left.copy() for name, left in self.values.items()}
+        return replace(self, values=values, unwritten=dict(self.unwritten))
+
 
 def left_by(block: TensorBlock, row: int, quantities: dict[str, Quantity], unwritten: dict[str, int]) -> Left:
     """Return what a row left. `unwritten`: the slots that a skipped step allocated up to here, and which step."""
@@ -52,14 +57,33 @@ class LastRows:
         self.last_step = self.first_step - 1
         """The last step of the parts so far."""
         self._in_turns = segment.header.coordinates is None  # other tensors and elements in each part
-        self._left: dict[int, list[Left]] = {}  # by number of the tensor; at first what an earlier segment left
-        for before in earlier:
-            self._left = dict(before._ends.get(self.last_step, self._left))
         self._joins = {later.header.first_step - 1 for later in segments[1:]}  # steps before a segment
-        self._ends: dict[int, dict[int, list[Left]]] = {}  # by such a step: what it left of each tensor
+        # By such a step: what it left of each tensor, if a part ends there, and if it is within a part.
+        self._ends: dict[int, dict[int, list[Left]]] = {}
+        self._within: dict[int, dict[int, list[Left]]] = {}
+        self.may_have_been_repeated = False
+        """Whether the step before the segment is on record, but a later start may have taken it again without committing it."""
+        self._left = self._left_by_earlier(earlier)  # by number of the tensor; at first what an earlier segment left
         self._steps: dict[int, list[int]] = {}  # by tensor: its steps in this part, and the last one before the part
         self._full: set[tuple[int, int]] = set()  # the tensors and steps of this part that are in a full block
         self._whole: set[tuple[int, int]] = set()  # those of which all elements are there
+
+    def _left_by_earlier(self, earlier: Sequence["LastRows"]) -> dict[int, list[Left]]:
+        """Return what the step before the segment left of each tensor.
+
+        Within a part the run was probably not saved on purpose. If a start after that may have taken the step again, where it may
+        have come to other values, it is not known from which of the two the run went on.
+        """
+        ends: dict[int, list[Left]] = {}
+        within: dict[int, list[Left]] = {}
+        for before in earlier:
+            if self.last_step in before._ends:
+                ends, within = before._ends[self.last_step], {}
+            elif self.last_step in before._within:
+                within, self.may_have_been_repeated = before._within[self.last_step], False
+            elif before.first_step <= self.last_step and within:
+                within, self.may_have_been_repeated = {}, True
+        return dict(within or ends)
 
     def add_part(self, part: Part) -> None:
         """Take in which rows the next part has."""
@@ -99,8 +123,18 @@ class LastRows:
 
     def keep(self, block: TensorBlock, left: Left) -> None:
         """Remember what the last row left. All elements of a tensor are kept only for a row that can be held against them."""
+        self.keep_for_join(block, left)
         steps = self._steps[block.number]
         others = [other for other in self._left.get(block.number, ()) if other.full != block.full]
         after = bisect_left(steps, left.step) + 1
         needed = not block.full or after == len(steps) or (block.number, steps[after]) in self._full
         self._left[block.number] = [left, *others] if needed else others
+
+    def joins(self, step: int) -> bool:
+        """Return whether a segment goes on from a step."""
+        return step in self._joins
+
+    def keep_for_join(self, block: TensorBlock, left: Left) -> None:
+        """Remember what a row left if a segment goes on from its step."""
+        if left.step in self._joins:
+            self._within.setdefault(left.step, {}).setdefault(block.number, []).append(left.copied())

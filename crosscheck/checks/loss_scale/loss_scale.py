@@ -34,7 +34,7 @@ class LossScale(Check):
             if step.overflow_elsewhere and self._scales:
                 self._scales[-1] = self._scales[-1]._replace(applied=False)
             if step.loss_scale is not None:
-                self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale))
+                self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale, step.scaler_updates))
         # A norm in float64 may overflow where no number in float64 does.
         if not any(tensor.dtype == "float64" for tensor in part.tensors):
             self._overflows += [step.step for step in part.steps if _overflowed(step) and step.applied]
@@ -68,6 +68,12 @@ class LossScale(Check):
             known, before = check.segment.header.scaler, [used for used in check._scales if used.step < first]
             if known is None or not check.answered or not before or before[-1].step != first - 1:
                 continue
+            if any(used.updates is not None for used in check._scales):
+                self.context.notes.append(
+                    f"the loss scaler was not updated once after each step, and how often it was after step {first - 1} is not on "
+                    "record, so nothing says whether the resumed run begins with the scale that was left"
+                )
+                return
             left = left_by(known, before)
             # Whether another optimizer overflowed in the last step is told with the next one only.
             backed = same(scaler.scale, backed_off(known, before[-1].loss_scale)) and scaler.growth_tracker == 0

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crosscheck.report.finding import Finding
+from crosscheck.text import count
 from crosscheck.tolerance import roundoffs
 from crosscheck.trace.format import LOSS_SCALE, Scaler
 
@@ -18,6 +19,8 @@ class ScaleUsed(NamedTuple):
     step: int  # counted from 1, skipped ones included
     applied: bool  # also false if the gradients of another optimizer under the same scaler overflowed
     loss_scale: float
+    updates: tuple[bool, ...] | None = None
+    """Of a shared scaler's updates since the attempt before, whether each counted an overflow. None: there was the usual one."""
 
 
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:
@@ -27,6 +30,7 @@ def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Find
     0. An applied one adds 1 to the tracker; when that is growth_interval, the scale is multiplied by growth_factor,
     unless that is infinite, and the tracker set to 0. Products are rounded to float32. Each scale is held against
     what should have become of the one recorded before it, so that one fault is not found again at every later step.
+    Where other optimizers share the scaler, several updates or none may lie between two attempts.
 
     `scaler` is as it was before the first of the `attempts`, which has every attempt in its order.
     """
@@ -66,16 +70,40 @@ class _Walk:
         self.in_a_row = self.unreset = scaler.growth_tracker  # the second one as if no skip set it to 0
         self.never_set_back = True  # whether that explains each growth that came too early
         self.overdue: Finding | None = None  # the scale should have grown, and has not yet
+        self.counted = "applied steps"  # what the tracker counts
 
     def faults(self, attempts: Sequence[ScaleUsed]) -> Iterator[tuple[str, Finding]]:
         if not attempts:
             return
-        start = _float32(self.scaler.scale)
+        if any(used.updates is not None for used in attempts):
+            self.counted = "updates without an overflow"
+        start = self._updated(_float32(self.scaler.scale), attempts[0].updates or ())
         if not same(attempts[0].loss_scale, start):
             yield "start", loss_scale_finding(attempts[0], start, "the first loss scale is not the scaler's")
         for last, now in pairwise(attempts):
-            yield from self._after_applied(last, now) if last.applied else self._after_skipped(last, now)
+            if now.updates is not None:
+                yield from self._after_updates(last, now, now.updates)
+            else:
+                yield from self._after_applied(last, now) if last.applied else self._after_skipped(last, now)
         yield from self._never_grown()
+
+    def _after_updates(self, last: ScaleUsed, now: ScaleUsed, updates: Sequence[bool]) -> Iterator[tuple[str, Finding]]:
+        """Hold a scale against several updates, between which it is not on record, or against none."""
+        yield from self._never_grown()
+        expected = self._updated(last.loss_scale, updates)
+        if not same(now.loss_scale, expected):
+            yield "updates", loss_scale_finding(now, expected, _otherwise_updated(last, now, expected, updates))
+
+    def _updated(self, scale: float, updates: Sequence[bool]) -> float:
+        """Return what becomes of a scale by updates, and set the tracker."""
+        for overflowed in updates:
+            self.in_a_row = 0 if overflowed else self.in_a_row + 1
+            if overflowed:
+                scale = backed_off(self.scaler, scale)
+            elif self.in_a_row == self.scaler.growth_interval:
+                scale, self.in_a_row = _grown(self.scaler, scale), 0
+            self.unreset = self.in_a_row
+        return scale
 
     def _after_skipped(self, last: ScaleUsed, now: ScaleUsed) -> Iterator[tuple[str, Finding]]:
         yield from self._never_grown()
@@ -101,19 +129,19 @@ class _Walk:
             yield from self._never_grown()
         if self.overdue is not None:
             if changed:
-                yield "late", replace(self.overdue, cause=_grew_too("late", in_a_row, interval))
+                yield "late", replace(self.overdue, cause=self._grew_too("late", in_a_row))
                 self.overdue = None
             else:
                 self.overdue = replace(self.overdue, steps=self.overdue.steps + 1, last_step=now.step)
         elif same(now.loss_scale, expected):
             pass
         elif not changed:
-            sentence = f"the loss scale did not grow after {in_a_row} applied steps in a row, which is growth_interval"
+            sentence = f"the loss scale did not grow after {in_a_row} {self.counted} in a row, which is growth_interval"
             self.overdue = loss_scale_finding(now, expected, sentence)
         elif grew:
             self.never_set_back &= unreset == interval
             kind = "early" if in_a_row < interval else "late"
-            yield kind, loss_scale_finding(now, expected, _grew_too(kind, in_a_row, interval))
+            yield kind, loss_scale_finding(now, expected, self._grew_too(kind, in_a_row))
         elif now.loss_scale == backed_off(self.scaler, last.loss_scale):
             sentence = f"the loss scale backed off after step {last.step}, which was applied"
             yield "backoff", loss_scale_finding(now, expected, sentence)
@@ -124,6 +152,10 @@ class _Walk:
         if self.overdue is not None:
             yield "never", self.overdue
         self.overdue = None
+
+    def _grew_too(self, early_or_late: str, in_a_row: int) -> str:
+        interval = self.scaler.growth_interval
+        return f"the loss scale grew too {early_or_late}, after {in_a_row} {self.counted} in a row; growth_interval is {interval}"
 
 
 def backed_off(scaler: Scaler, scale: float) -> float:
@@ -146,15 +178,23 @@ def same(a: float, b: float) -> bool:
     return a == b or (a != a and b != b)
 
 
-def _grew_too(early_or_late: str, in_a_row: int, interval: int) -> str:
-    return f"the loss scale grew too {early_or_late}, after {in_a_row} applied steps in a row; growth_interval is {interval}"
-
-
 def _otherwise(last: ScaleUsed, now: ScaleUsed, expected: float) -> str:
     what = "applied" if last.applied else "skipped"
     return (
         f"the loss scale went from {last.loss_scale:.9g} to {now.loss_scale:.9g} after step {last.step}, which was {what}: "
         f"torch.amp.GradScaler makes {expected:.9g} of it"
+    )
+
+
+def _otherwise_updated(last: ScaleUsed, now: ScaleUsed, expected: float, updates: Sequence[bool]) -> str:
+    if not updates:
+        return (
+            f"the loss scale went from {last.loss_scale:.9g} to {now.loss_scale:.9g} between steps {last.step} and {now.step}, "
+            "though the scaler was not updated"
+        )
+    return (
+        f"the loss scale went from {last.loss_scale:.9g} to {now.loss_scale:.9g} between steps {last.step} and {now.step}, in "
+        f"{count(len(updates), 'update')} of which {sum(updates)} counted an overflow: torch.amp.GradScaler makes {expected:.9g} of it"
     )
 
 

@@ -1,14 +1,31 @@
-"""Watches loss scalers: which steps they skip, and whether gradients of another optimizer overflowed."""
+"""Watches loss scalers: which steps they skip, and what their updates count, also for other optimizers that share the scaler."""
 
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.amp import GradScaler
+from torch.amp.grad_scaler import OptState
 
 Method = Callable[..., Any]
+
+
+class _Update(NamedTuple):
+    """What an update of a loss scaler counts."""
+
+    elsewhere: bool  # an overflow of another optimizer
+    own: bool | None  # an overflow of the optimizer; None: what became of its last step says so
+
+
+class Updates(NamedTuple):
+    """What the updates of a loss scaler between two steps of the optimizer counted."""
+
+    overflow_elsewhere: bool = False
+    """Whether one of them counted an overflow of another optimizer."""
+    overflows: tuple[bool, ...] | None = None
+    """Of each one in its order, whether it counted an overflow. None: there was the usual one for the step before."""
 
 
 class ScalerWatch:
@@ -32,15 +49,24 @@ class ScalerWatch:
         self.scaler = scaler
         """The scaler, once it is known."""
         self._optimizer, self._steps, self._on_skip = optimizer, steps, on_skip
-        self._elsewhere = False
+        self._began = self._updated_after = steps()
+        self._updates: list[_Update] = []  # those after the step `_updated_after`
         _watches.add(self)
         _replace_methods(GradScaler if scaler is None else type(scaler))
         weakref.finalize(self, _restore_methods).atexit = False
 
-    def overflowed_elsewhere(self) -> bool:
-        """Return whether an update since the last call counted an overflow in the gradients of another optimizer."""
-        elsewhere, self._elsewhere = self._elsewhere, False
-        return elsewhere
+    def updates(self, *, skipped: bool) -> Updates:
+        """Return what the scaler's updates since the last step counted. `skipped`: whether the last step was."""
+        if self.scaler is None or "update" in vars(
+            self.scaler
+        ):  # the scaler has a method of its own, which nobody watches
+            return Updates()
+        seen = self._steps()
+        updates = self._updates if self._updated_after == seen else []
+        elsewhere = any(update.elsewhere for update in updates)
+        overflows = [update.elsewhere or (skipped if update.own is None else update.own) for update in updates]
+        usual = [skipped or elsewhere] if seen > self._began else []
+        return Updates(elsewhere, None if overflows == usual else tuple(overflows))
 
     def end(self) -> None:
         """See nothing more. With the last watch the class gets its methods back."""
@@ -67,14 +93,27 @@ class ScalerWatch:
         return step_is_over
 
     def before_update(self, scaler: GradScaler) -> None:
-        """See whether the coming update of a scaler counts an overflow of another optimizer."""
-        if scaler is self.scaler:
-            states = scaler._per_optimizer_states  # pyright: ignore[reportPrivateUsage]
-            others = (state for optimizer, state in states.items() if optimizer != id(self._optimizer))
-            self._elsewhere |= any(bool(inf) for state in others for inf in state["found_inf_per_device"].values())
+        """Note what the coming update of a scaler counts."""
+        if scaler is not self.scaler:
+            return
+        if self._updated_after != self._steps():
+            self._updated_after, self._updates = self._steps(), []
+        states = dict(scaler._per_optimizer_states)  # pyright: ignore[reportPrivateUsage]
+        own = states.pop(id(self._optimizer), None)
+        # What was found of a step that was taken or skipped is known by now. To read it from a GPU again would wait.
+        stepped = own is not None and own["stage"] is OptState.STEPPED
+        found = None if stepped else own is not None and _overflowed(own)
+        self._updates.append(_Update(any(map(_overflowed, states.values())), found))
+
+
+def _overflowed(state: dict[str, Any]) -> bool:
+    """Return whether a scaler found that gradients of an optimizer were not finite."""
+    return any(bool(inf) for inf in state["found_inf_per_device"].values())
 
 
 _watches = weakref.WeakSet[ScalerWatch]()
+_updating = set[int]()
+"""The ids of the scalers that are in an update right now."""
 _replaced: dict[tuple[type[GradScaler], str], tuple[Method, Method]] = {}
 """By class and name: what stands in the place of a method, and that method."""
 
@@ -94,9 +133,15 @@ def _watched_step(own: Method) -> Method:
 def _watched_update(own: Method) -> Method:
     @functools.wraps(own)
     def update(self: GradScaler, *args: Any, **kwargs: Any) -> Any:
+        if id(self) in _updating:  # a subclass's method, which is watched as well, calls that of its base class
+            return own(self, *args, **kwargs)
         for watch in list(_watches):
             watch.before_update(self)
-        return own(self, *args, **kwargs)
+        _updating.add(id(self))
+        try:
+            return own(self, *args, **kwargs)
+        finally:
+            _updating.discard(id(self))
 
     return update
 

@@ -19,6 +19,7 @@ class StepRecord:
     loss_scale: Tensor | None
     options: tuple[dict[str, Option], ...]
     overflow_elsewhere: bool = False
+    scaler_updates: tuple[bool, ...] | None = None
     applied: bool = True  # this and the next are known when the step is over
     state_loaded: bool = False
 
@@ -49,6 +50,7 @@ def steps_of(records: Sequence[StepRecord]) -> tuple[Step, ...]:
                 options=tuple(changed),
                 state_loaded=record.state_loaded,
                 overflow_elsewhere=record.overflow_elsewhere,
+                scaler_updates=record.scaler_updates,
             )
         )
     return tuple(steps)

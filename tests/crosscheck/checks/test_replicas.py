@@ -207,10 +207,12 @@ def test_ranks_may_record_into_folders_of_their_own(tmp_path: Path) -> None:
 
 
 def test_ranks_of_different_rules_are_refused(tmp_path: Path) -> None:
-    for rank, kind in enumerate((torch.optim.SGD, torch.optim.Adam)):
-        Recorder(kind(make_parameters((4,))), tmp_path, rank=rank, world_size=2).close()
-    with pytest.raises(TraceError, match=r"its ranks claim different rules \(adam, sgd\)"):
-        replay(tmp_path)
+    for rank, (folder, kind) in enumerate({"a": torch.optim.SGD, "b": torch.optim.Adam}.items()):
+        Recorder(kind(make_parameters((4,))), tmp_path / folder, rank=rank, world_size=2).close()
+    with pytest.raises(
+        TraceError, match=r"its ranks claim different rules \(adam, sgd\), and a replay takes one: copy"
+    ):
+        replay(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_rank_that_was_killed_earlier_and_a_resumed_run(tmp_path: Path) -> None:

@@ -196,6 +196,15 @@ def test_an_optimizer_that_does_not_count_is_asked_for_its_step(build: Build, tm
     assert replay(tmp_path).checks["learning rate"] == "match"
 
 
+def test_claims_may_be_left_open(build: Build, tmp_path: Path) -> None:
+    """A function of the user's own may hand on what it was not given."""
+    loop = Loop(build(1), lambda optimizer: StepLR(optimizer, 2))
+    with record(loop.accelerator, tmp_path, claims=None):
+        loop.epoch()
+    report = replay(tmp_path)
+    assert (report.verdict, report.checks["learning rate"]) == (Verdict.MATCH, "match"), str(report)
+
+
 def test_which_optimizer_is_asked(build: Build, tmp_path: Path) -> None:
     accelerator = build(1)
     with pytest.raises(TraceError, match=r"prepared 0 optimizers: call accelerator.prepare before"):

@@ -154,6 +154,16 @@ def test_an_existing_trace_is_left_alone(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_steps_of_another_rule_are_refused(rank: int, tmp_path: Path) -> None:
+    """A replay could read neither: the trace of a run that goes on, or of its ranks, is of one rule."""
+    Recorder(SGD(make_parameters((4,)), lr=0.1), tmp_path, world_size=2, rank=0).close()
+    before = contents(tmp_path)
+    with pytest.raises(TraceError, match=r"holds steps of sgd, and these are of adam, .*: choose another folder"):
+        Recorder(Adam(make_parameters((4,))), tmp_path, append=True, world_size=2, rank=rank)
+    assert contents(tmp_path) == before
+
+
 def test_append_adds_a_segment(tmp_path: Path) -> None:
     parameters = make_parameters((4,))
     optimizer = momentum_sgd(parameters)

@@ -109,7 +109,7 @@ def test_steps_that_were_recorded_twice_are_counted(tmp_path: Path) -> None:
     report = replay(tmp_path)
     assert (report.verdict, report.steps, report.warnings) == (Verdict.MATCH, 12, ())
     assert joins(report) == [
-        f"step 5, recorded segment-0002; {NOT_HELD.format(4)}; steps 5 to 7 (3) recorded before as well, and judged both times"
+        f"step 5, recorded segment-0002; {HELD} step 4 left; steps 5 to 7 (3) recorded before as well, and judged both times"
     ]
 
 
@@ -173,6 +173,7 @@ def swap(parameters: list[torch.nn.Parameter], _optimizer: torch.optim.Optimizer
     parameters[0].data.copy_(parameters[0].data.flip(0))
 
 
+@pytest.mark.parametrize("committed", [5, 8])  # the run goes on from the end of a part, or from within one
 @pytest.mark.parametrize(
     ("spoil", "tensor", "slot", "elements", "words"),
     [
@@ -183,17 +184,28 @@ def swap(parameters: list[torch.nn.Parameter], _optimizer: torch.optim.Optimizer
     ],
 )
 def test_a_start_that_does_not_go_on_from_where_the_last_one_was(
-    tmp_path: Path, spoil: Any, tensor: str, slot: str, elements: int, words: str
+    tmp_path: Path, spoil: Any, tensor: str, slot: str, elements: int, words: str, committed: int
 ) -> None:
     """Each step of the second start is correct by itself."""
     run = Run(tmp_path)
-    run.start(after=0, until=5, flush=(5,))
+    run.start(after=0, until=committed, flush=(committed,))
     run.start(after=5, until=9, well=True, spoil=spoil)
     report = replay(tmp_path)
     assert report.verdict is Verdict.MISMATCH
     found = report.findings[0]
     assert (found.step, found.tensor, found.slot, found.elements) == (6, tensor, slot, elements)
     assert words in found.cause
+
+
+def test_a_step_that_a_killed_start_may_have_taken_again(tmp_path: Path) -> None:
+    """The second start comes to other values, as on a GPU, and saves them, but is killed before it commits a step."""
+    run = Run(tmp_path)
+    run.start(after=0, until=8, flush=(8,))
+    run.start(after=2, until=6, spoil=move_a_weight)
+    run.start(after=4, until=9, well=True)
+    report = replay(tmp_path)
+    assert report.verdict is Verdict.MATCH, str(report)
+    assert "; step 4 is on record, but a start after that may have taken it again, so" in joins(report)[-1]
 
 
 def test_a_run_that_began_again(tmp_path: Path) -> None:

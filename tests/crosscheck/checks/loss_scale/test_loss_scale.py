@@ -121,6 +121,35 @@ def test_whatever_torchs_kernel_does_is_right(claimed: Scaler, applied: list[boo
     assert check_loss_scale(claimed, kernel(claimed, applied)) == []
 
 
+several = st.lists(st.lists(st.booleans(), max_size=4).map(tuple), min_size=1, max_size=12)
+
+
+def shared(claimed: Scaler, updates: Sequence[tuple[bool, ...]]) -> list[ScaleUsed]:
+    """Return the scales that torch's own kernel gives to steps before each of which there were those updates."""
+    scales = kernel(claimed, [not overflowed for between in updates for overflowed in between] + [True])
+    position, used = 0, list[ScaleUsed]()
+    for step, between in enumerate(updates, 1):
+        position += len(between)
+        used.append(ScaleUsed(step, True, scales[position].loss_scale, between))
+    return used
+
+
+@settings(max_examples=200, deadline=None)
+@given(claimed=scalers, updates=several)
+def test_any_number_of_updates_between_two_steps_is_right(claimed: Scaler, updates: list[tuple[bool, ...]]) -> None:
+    assert check_loss_scale(claimed, shared(claimed, updates)) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(updates=several, at=st.integers(0, 11), factor=st.sampled_from([0.5, 3.0]))
+def test_what_several_updates_do_not_do_is_found(updates: list[tuple[bool, ...]], at: int, factor: float) -> None:
+    at = min(at, len(updates) - 1)
+    record = shared(CLAIMED, updates)
+    changed = [used._replace(loss_scale=used.loss_scale * (factor if used.step > at else 1.0)) for used in record]
+    found = only_finding(changed)
+    assert (found.step, found.recorded, found.expected) == (at + 1, changed[at].loss_scale, record[at].loss_scale)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     claimed=scalers, applied=st.lists(st.booleans(), min_size=1, max_size=30), more=st.lists(st.booleans(), max_size=9)
@@ -315,9 +344,9 @@ def without_tracker(scaler: torch.amp.GradScaler, earlier: torch.amp.GradScaler)
     scaler.load_state_dict(earlier.state_dict() | {"_growth_tracker": 0})
 
 
-def resumed(trace: Path, restore: Restored, *, skip: Skips = (), **claims: Any) -> Report:
-    """Record a run that goes on after step 10 with a scaler of its own."""
-    weight = torch.nn.Parameter(torch.zeros(2))
+def resumed(trace: Path, restore: Restored, *, skip: Skips = (), updates: int = 1, **claims: Any) -> Report:
+    """Record a run that goes on after step 10 with a scaler of its own, which counts other gradients in further updates."""
+    weight, other = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([("weight", weight)], lr=0.1)
     earlier: torch.amp.GradScaler | None = None
     for first, last in ((1, 10), (11, 20)):
@@ -332,6 +361,10 @@ def resumed(trace: Path, restore: Restored, *, skip: Skips = (), **claims: Any) 
                 scaler.scale((weight * slope).sum()).backward()  # pyright: ignore[reportUnknownMemberType]
                 scaler.step(optimizer)
                 scaler.update()
+                for _ in range(updates - 1):
+                    other.grad = torch.ones(1)
+                    scaler.step(torch.optim.SGD([other], lr=0.1))
+                    scaler.update()
         earlier = scaler
     return replay(trace)
 
@@ -355,6 +388,15 @@ def test_a_scaler_that_was_not_restored(
     [found] = [found for found in resumed(tmp_path, restore, skip=skip).findings if found.check == "loss scale"]
     assert (found.step, found.slot, found.recorded, found.expected) == (11, slot, recorded, expected)
     assert found.cause.startswith(cause)
+
+
+@pytest.mark.parametrize("restore", [loaded, lost])
+def test_how_often_a_shared_scaler_was_updated_after_the_last_step_is_not_known(
+    restore: Restored, tmp_path: Path
+) -> None:
+    report = resumed(tmp_path, restore, updates=2)
+    assert report.checks["loss scale"] == "match", str(report)
+    assert any("how often it was after step 10 is not on record" in note for note in report.notes)
 
 
 def test_a_scale_that_is_changed_on_purpose_can_be_claimed(tmp_path: Path) -> None:

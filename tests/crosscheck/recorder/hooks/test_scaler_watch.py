@@ -67,6 +67,7 @@ def test_another_optimizer_s_overflow_backs_off_the_shared_scale(implementation:
     assert (report.verdict, report.checks["loss scale"], report.skipped) == ("match", "match", 1), str(report)
     elsewhere = [step.step for part in parts_of(tmp_path / "trace") for step in part.steps if step.overflow_elsewhere]
     assert elsewhere == [3, 7]
+    assert all(step.scaler_updates is None for part in parts_of(tmp_path / "trace") for step in part.steps)
 
 
 def test_a_shared_scale_that_does_not_back_off_is_found(tmp_path: Path) -> None:
@@ -74,6 +75,88 @@ def test_a_shared_scale_that_does_not_back_off_is_found(tmp_path: Path) -> None:
     assert {found.check for found in report.findings} == {"loss scale"}
     found = report.findings[0]
     assert (found.check, found.step, found.recorded, found.expected) == ("loss scale", 3, 64.0, 32.0)
+
+
+class Passing(torch.amp.GradScaler):
+    """A scaler of the user's own, which does something beside each update."""
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        super().update(*args, **kwargs)
+
+
+def record_gan(
+    folder: Path,
+    overflows: Iterable[tuple[int, str]] = (),
+    *,
+    scaler: torch.amp.GradScaler,
+    every: int = 1,
+    keep_scale_at: int = 0,
+) -> dict[str, Report]:
+    """Record two optimizers in a loop that updates their scaler after the step of each; `b` steps in one of so many turns."""
+    parameters: dict[str, Parameter] = dict(zip("ab", make_parameters((6,), (5,)), strict=True))
+    optimizers = {name: torch.optim.Adam([p], lr=0.1, foreach=False) for name, p in parameters.items()}
+    recorders = {name: Recorder(o, folder / name, scaler=scaler) for name, o in optimizers.items()}
+    for step in range(1, 13):
+        for name, parameter in parameters.items() if step % every == 0 else [("a", parameters["a"])]:
+            optimizers[name].zero_grad()
+            scaler.scale((parameter * (torch.inf if (step, name) in overflows else 0.5)).sum()).backward()
+            scaler.step(optimizers[name])
+            scaler.update(scaler.get_scale() if (step, name) == (keep_scale_at, "b") else None)
+    for recorder in recorders.values():
+        recorder.close()
+    return {name: replay(folder / name) for name in parameters}
+
+
+@pytest.mark.parametrize("kind", [torch.amp.GradScaler, Passing])
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("overflows", [[], [(7, "a")], [(6, "b")], [(3, "a"), (3, "b"), (12, "b")]], ids=str)
+def test_a_scaler_is_updated_after_the_step_of_each_optimizer(
+    overflows: list[tuple[int, str]], every: int, kind: Any, tmp_path: Path
+) -> None:
+    scaler = kind("cpu", init_scale=64.0, growth_interval=4)
+    for name, report in record_gan(tmp_path, overflows, scaler=scaler, every=every).items():
+        assert (name, report.verdict, report.checks["loss scale"]) == (name, "match", "match"), str(report)
+
+
+def test_a_fault_between_several_updates_is_found(tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=4)
+    report = record_gan(tmp_path, [(3, "b")], scaler=scaler, keep_scale_at=3)["a"]
+    [found] = report.findings
+    assert (found.check, found.step, found.recorded, found.expected) == ("loss scale", 4, 128.0, 64.0)
+    assert found.cause == (
+        "the loss scale went from 128 to 128 between steps 3 and 4, in 2 updates of which 1 counted an overflow: "
+        "torch.amp.GradScaler makes 64 of it"
+    )
+
+
+def test_steps_without_an_update_between_them(tmp_path: Path) -> None:
+    (parameter,) = make_parameters((6,))
+    optimizer = torch.optim.Adam([parameter], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2)
+    with Recorder(optimizer, tmp_path, scaler=scaler):
+        for step in range(1, 10):
+            optimizer.zero_grad()
+            scaler.scale((parameter * 0.5).sum()).backward()
+            if step % 2:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+    report = replay(tmp_path)
+    assert (report.verdict, report.checks["loss scale"]) == ("match", "match"), str(report)
+    updates = [step.scaler_updates for part in parts_of(tmp_path) for step in part.steps]
+    assert updates == [None, (), None, (), None, (), None, (), None]
+
+
+def test_updates_of_a_scaler_with_a_method_of_its_own_are_taken_to_be_the_usual_ones(tmp_path: Path) -> None:
+    (parameter,) = make_parameters((6,))
+    optimizer = torch.optim.Adam([parameter], lr=0.1)
+    scaler: Any = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2)
+    scaler.update = scaler.update  # as a wrapper does that was made before the recorder
+    with Recorder(optimizer, tmp_path, scaler=scaler):
+        steps_under(scaler, optimizer, skips=[4], steps=8)
+    report = replay(tmp_path)
+    assert (report.verdict, report.checks["loss scale"]) == ("match", "match"), str(report)
 
 
 def test_the_scaler_gets_its_methods_back_whoever_ends_first(tmp_path: Path) -> None:
