@@ -13,7 +13,7 @@ import torch
 from crosscheck import atlas
 from crosscheck.__main__ import main
 from crosscheck.atlas import DTYPES, IMPLEMENTATIONS, Atlas, Combination, Row, combinations, draw, text
-from crosscheck.recorder.optimizer.rule import CLASSES
+from crosscheck.recorder.optimizer.rule import CLAIMABLE
 from crosscheck.tolerance import WARN
 from tests.matrix.cells import pairwise
 
@@ -192,7 +192,8 @@ class ScaledIfFused(Scaled):
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, wrong: type[torch.optim.Optimizer], selection: tuple[Any, ...]) -> None:
-    monkeypatch.setattr("crosscheck.atlas.drawing.CLASSES", {**CLASSES, "sgd": wrong})
+    sgd = CLAIMABLE["sgd"]._replace(torch_class=wrong)
+    monkeypatch.setattr("crosscheck.atlas.drawing.CLAIMABLE", {**CLAIMABLE, "sgd": sgd})
     monkeypatch.setattr("crosscheck.atlas.draw", partial(draw, selection, dtypes=["float32"]))
 
 
