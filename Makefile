@@ -16,8 +16,10 @@ FAULTS ?= 20
 SEED   ?= 0
 OUT     ?= runs/gpu
 MINUTES ?= 9
-# As many workers as the machine has cores, up to eight; they share the cores, so waiting threads must not spin.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+# One worker more than the machine has cores, up to eight: half of the time a test waits for others. Workers share the cores, so waiting
+# threads must not spin.
+WORKERS := $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 READY  := $(VENV)/.ready
 
 .PHONY: env train test matrix chaos fuzz check bench docs gpu clean
