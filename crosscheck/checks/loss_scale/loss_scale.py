@@ -24,6 +24,7 @@ class LossScale(Check):
     def start(self) -> None:
         self._steps = 0
         self._shared = False  # whether gradients of another optimizer overflowed under the same scaler
+        self._unusual = False  # whether there was not one update of the scaler after each step
         self._scales: list[ScaleUsed] = []
         self._overflows: list[int] = []  # applied steps whose gradients were not finite at the end of backward
 
@@ -31,10 +32,12 @@ class LossScale(Check):
         self._steps += len(part.steps)
         for step in part.steps:
             self._shared |= step.overflow_elsewhere
-            if step.overflow_elsewhere and self._scales:
-                self._scales[-1] = self._scales[-1]._replace(applied=False)
+            self._unusual |= step.scaler_updates is not None
+            updates = step.scaler_updates
+            if updates is None and step.overflow_elsewhere and self._scales:
+                updates = (True,)
             if step.loss_scale is not None:
-                self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale, step.scaler_updates))
+                self._scales.append(ScaleUsed(step.step, step.applied, step.loss_scale, updates))
         # A norm in float64 may overflow where no number in float64 does.
         if not any(tensor.dtype == "float64" for tensor in part.tensors):
             self._overflows += [step.step for step in part.steps if _overflowed(step) and step.applied]
@@ -68,7 +71,7 @@ class LossScale(Check):
             known, before = check.segment.header.scaler, [used for used in check._scales if used.step < first]
             if known is None or not check.answered or not before or before[-1].step != first - 1:
                 continue
-            if any(used.updates is not None for used in check._scales):
+            if check._unusual:
                 self.context.notes.append(
                     f"the loss scaler was not updated once after each step, and how often it was after step {first - 1} is not on "
                     "record, so nothing says whether the resumed run begins with the scale that was left"

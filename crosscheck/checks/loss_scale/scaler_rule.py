@@ -17,10 +17,10 @@ class ScaleUsed(NamedTuple):
     """The loss scale of one attempt to step."""
 
     step: int  # counted from 1, skipped ones included
-    applied: bool  # also false if the gradients of another optimizer under the same scaler overflowed
+    applied: bool
     loss_scale: float
     updates: tuple[bool, ...] | None = None
-    """Of a shared scaler's updates since the attempt before, whether each counted an overflow. None: there was the usual one."""
+    """Of the scaler's updates since the attempt before, whether each counted an overflow. None: one, which counted that attempt only."""
 
 
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:
@@ -30,7 +30,7 @@ def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Find
     0. An applied one adds 1 to the tracker; when that is growth_interval, the scale is multiplied by growth_factor,
     unless that is infinite, and the tracker set to 0. Products are rounded to float32. Each scale is held against
     what should have become of the one recorded before it, so that one fault is not found again at every later step.
-    Where other optimizers share the scaler, several updates or none may lie between two attempts.
+    Where other optimizers share the scaler, several updates or none may lie between two attempts, and count the overflows of those.
 
     `scaler` is as it was before the first of the `attempts`, which has every attempt in its order.
     """

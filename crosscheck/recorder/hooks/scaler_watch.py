@@ -57,9 +57,8 @@ class ScalerWatch:
 
     def updates(self, *, skipped: bool) -> Updates:
         """Return what the scaler's updates since the last step counted. `skipped`: whether the last step was."""
-        if self.scaler is None or "update" in vars(
-            self.scaler
-        ):  # the scaler has a method of its own, which nobody watches
+        # Only methods of the class are watched, so nothing is known of the updates of a scaler that has one of its own.
+        if self.scaler is None or "update" in vars(self.scaler):
             return Updates()
         seen = self._steps()
         updates = self._updates if self._updated_after == seen else []

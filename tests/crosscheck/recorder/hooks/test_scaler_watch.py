@@ -75,6 +75,7 @@ def test_a_shared_scale_that_does_not_back_off_is_found(tmp_path: Path) -> None:
     assert {found.check for found in report.findings} == {"loss scale"}
     found = report.findings[0]
     assert (found.check, found.step, found.recorded, found.expected) == ("loss scale", 3, 64.0, 32.0)
+    assert "in 1 update of which 1 counted an overflow" in str(found.cause), "step 2 was not skipped"
 
 
 class Passing(torch.amp.GradScaler):
