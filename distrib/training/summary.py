@@ -77,9 +77,10 @@ def write(run: Run, step: int, score: Score, progress: Progress, rates: Mapping[
 def withdraw(folder: Path) -> bool:
     """Remove the results of a run that goes on, because they are those of an earlier step. Return whether there were any. Raises OSError.
 
-    The summary goes last: a report without one is that of a live replay, which stays.
+    The summary goes last: a report without one is that of a live replay, which stays. What is no file, such as a pipe, is not removed:
+    the summary that is written in its place is refused.
     """
-    if not (folder / SUMMARY).exists():
+    if not (folder / SUMMARY).is_file():
         return False
     for path in [folder / name for name in (CROSSCHECK, CROSSCHECK_PAGE, MISTAKES, SUMMARY)]:
         patiently(path, lambda path=path: path.unlink(missing_ok=True))

@@ -38,7 +38,7 @@ def trained(config: OptimizerConfig, *, ema: float | None = None) -> tuple[nn.Mo
 )
 def test_everything_that_decides_the_next_update_is_compared(config: OptimizerConfig, slots: tuple[str, ...]) -> None:
     tensors = {f"{name} {slot}" for name in ("0.weight", "0.bias") for slot in ("param", "ema", *slots)}
-    counts = {"applied_updates", "skipped_steps", "optimizer", "scaler"}
+    counts = {"applied_updates", "skipped_steps", "lr", "optimizer", "scaler"}
     assert set(fingerprints(capture(trained(config, ema=0.9)[1]), CPU)) == tensors | {"n_averaged ema"} | counts
 
 
