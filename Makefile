@@ -16,8 +16,8 @@ FAULTS ?= 20
 SEED   ?= 0
 OUT     ?= runs/gpu
 MINUTES ?= 9
-# One worker more than the machine has cores, up to eight: half of the time a test waits for others. Workers share the cores, so waiting
-# threads must not spin.
+# One worker more than the machine has cores, up to eight, so that the cores have work while tests wait for processes. The workers
+# share the cores, so waiting threads must not spin.
 WORKERS := $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 READY  := $(VENV)/.ready
