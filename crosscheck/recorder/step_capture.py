@@ -46,6 +46,7 @@ class StepCapture:
         """The number of the last step that was captured."""
         self._optimizer, self._tracked, self._sampler, self._options = optimizer, tracked, sampler, options
         self._loop, self._journal = loop, journal
+        journal.tensors = tuple(tracked.infos)
         self._averaged = bool(loop.average)
         self._hooks: list[RemovableHandle] = []
         self._scaler_watch: ScalerWatch | None = None
@@ -177,7 +178,7 @@ class StepCapture:
             if replaced:
                 more = f"; so it is with {len(replaced) - 1} more" if len(replaced) > 1 else ""
                 warn(f"crosscheck: before step {self.step + 1} {replaced[0]}{more}")
-        self._journal.tensors = tuple(self._tracked.infos)
+            self._journal.tensors = tuple(self._tracked.infos)
 
     def _begin_rows(self, *, skipped: bool) -> _OpenRows:
         """Begin the rows of the coming step: one of the sample, and one of a full sample if the step is recorded in full."""
@@ -214,11 +215,13 @@ class StepCapture:
 
     def _gather_gradients(self, reader: SampleReader) -> Values:
         """Raises UnsupportedOptimizer, by name, for a gradient that the rules do not cover."""
-        grads = [self._tracked.tensors[number].grad for number in reader.numbers]
-        for number, grad in zip(reader.numbers, grads, strict=True):
+        tensors, grads = self._tracked.tensors, list[Tensor | None]()
+        for number in reader.numbers:
+            grad = tensors[number].grad
             if grad is not None and (grad.is_sparse or grad.is_complex()):
                 name, kind = self._tracked.infos[number].name, "sparse" if grad.is_sparse else "complex"
                 raise UnsupportedOptimizer(f"the gradient of {name} is {kind}: the rules are for dense real ones")
+            grads.append(grad)
         return reader.gather(grads)
 
     def _gather_averages(self, reader: SampleReader) -> Values:

@@ -1,7 +1,8 @@
 """Tracks the parameters that an optimizer steps, while some of them join, leave, or are replaced by others."""
 
 from collections.abc import Container, Iterable, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from operator import attrgetter, is_
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -10,12 +11,37 @@ from torch.utils.weak import WeakIdKeyDictionary
 from crosscheck.recorder.optimizer.tensors import tensors_of
 from crosscheck.trace.format import TensorInfo
 
+_REQUIRES_GRAD = attrgetter("requires_grad")
+
 
 class _Left(NamedTuple):
     """What is kept of a parameter that left, as long as it lives: the optimizer may step it again."""
 
     number: int
     average: Tensor | None
+
+
+class _Listing(NamedTuple):
+    """A parameter group as it was found."""
+
+    parameters: list[Tensor]
+    trainable: list[bool]
+    kernels: tuple[object, object]  # load_state_dict may bring other ones: fused and foreach are options of a group
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> Self:
+        parameters = list(group["params"])
+        return cls(parameters, list(map(_REQUIRES_GRAD, parameters)), _kernels(group))
+
+    def shows(self, group: Mapping[str, Any]) -> bool:
+        """Return whether the group is as it was: no parameter joined, left, was replaced or frozen, and the kernel is the same."""
+        parameters: list[Tensor] = group["params"]
+        return (
+            len(parameters) == len(self.parameters)
+            and all(map(is_, parameters, self.parameters))
+            and list(map(_REQUIRES_GRAD, parameters)) == self.trainable
+            and _kernels(group) == self.kernels
+        )
 
 
 class TrackedParameters:
@@ -49,15 +75,18 @@ class TrackedParameters:
         self._numbers: dict[Tensor, int] = {}  # of those that the optimizer steps now
         self._left: MutableMapping[Tensor, _Left] = WeakIdKeyDictionary()
         self._positions: dict[tuple[int, int], int] = {}  # the number, by group and position in it
-        self._last_listing: list[object] = []
+        self._listings: list[_Listing] = []  # of each group
         # By number: what a parameter is; it goes on under another number if that changes.
         self._formats: dict[int, object] = {}
         self.update()
 
     def have_changed(self, numbers: Iterable[int]) -> bool:
         """Return whether the optimizer has other parameters than at the last update, or one of the numbered ones changed."""
-        return self._listing() != self._last_listing or any(
-            _format(self.tensors[n]) != self._formats[n] for n in numbers
+        groups = self._optimizer.param_groups
+        return (
+            len(groups) != len(self._listings)
+            or not all(listing.shows(group) for listing, group in zip(self._listings, groups, strict=True))
+            or any(_format(self.tensors[n]) != self._formats[n] for n in numbers)
         )
 
     def update(self) -> list[str]:
@@ -87,7 +116,8 @@ class TrackedParameters:
                     replaced.append(_replacement(self.infos[last], self.infos[number]))
             active[position] = number
             tensors[number] = parameter
-        self.active, self._positions, self._last_listing = list(active.values()), active, self._listing()
+        self.active, self._positions = list(active.values()), active
+        self._listings = [_Listing.of(group) for group in self._optimizer.param_groups]
         self.tensors = tensors
         self._let_go(present)
         averages = {number: self._averages.get(tensor) for number, tensor in tensors.items()}
@@ -105,7 +135,7 @@ class TrackedParameters:
 
     def release(self) -> None:
         """Let go of all tensors: nothing is tracked any more."""
-        self.active, self.tensors, self.averages = [], {}, {}
+        self.active, self.tensors, self.averages, self._listings = [], {}, {}, []
         for kept in (self._numbers, self._names, self._averages, self._left):
             kept.clear()
 
@@ -124,13 +154,6 @@ class TrackedParameters:
             self._left[parameter] = _Left(self._numbers.pop(parameter), self._averages.pop(parameter, None))
             self._names.pop(parameter, None)
 
-    def _listing(self) -> list[object]:
-        """Return what shows that a parameter joined, left, was replaced or frozen, or that a group is stepped by another kernel."""
-        return [  # load_state_dict may bring other kernels: fused and foreach are options of a group
-            (*_kernels(group), *((id(p), p.requires_grad) for p in group["params"]))
-            for group in self._optimizer.param_groups
-        ]
-
     def _add(self, parameter: Tensor, info: TensorInfo, replaces: int | None) -> int:
         number = len(self.infos)
         base = info.name if replaces is None else self.infos[replaces].name
@@ -142,13 +165,13 @@ class TrackedParameters:
         return number
 
 
-def _format(parameter: Tensor) -> object:
-    return parameter.dtype, parameter.shape, parameter.device
-
-
 def _kernels(group: Mapping[str, Any]) -> tuple[object, object]:
     """Return what chooses the implementation of a group's step."""
     return group.get("fused"), group.get("foreach")
+
+
+def _format(parameter: Tensor) -> object:
+    return parameter.dtype, parameter.shape, parameter.device
 
 
 def _replacement(old: TensorInfo, new: TensorInfo) -> str:

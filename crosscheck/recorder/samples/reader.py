@@ -1,6 +1,7 @@
 """Copies a sample's elements out of the optimizer's tensors, with few operations whatever the number of tensors."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,10 @@ from crosscheck.recorder.optimizer.state import slot_name, state_of
 from crosscheck.recorder.optimizer.tensors import DTYPES
 from crosscheck.recorder.samples.digest_ranges import Quantity
 from crosscheck.recorder.samples.digests import Digester, as_integers
+from crosscheck.recorder.samples.host_memory import Piece, is_readable, join
 from crosscheck.recorder.samples.snapshot import Bucket, BucketEntry, Numbers, Sample, Snapshot, Values
 from crosscheck.trace.format import PARAM
 
-_StateTensor = tuple[Mapping[Any, Any], Any, Tensor, int]
-"""A mapping, the key under which it holds a tensor, the tensor, and the address of its memory."""
 _PlainNumber = tuple[int, Mapping[Any, Any], Any]
 """The number of a parameter, and the mapping and the key under which a number of its state is found."""
 
@@ -41,13 +41,17 @@ class SampleReader:
         self.numbers: Numbers = tuple(parameters)
         self._optimizer, self._slot_names = optimizer, slot_names
         self._parameters = parameters
+        self._tensors = [parameter for parameter, _ in parameters.values()]
         self._buckets: list[Bucket] | None = None
         self._plain_numbers: list[tuple[str, list[_PlainNumber]]] = []  # by slot
         self._digester: Digester | None = None
         # What the buckets were made from. If any of it is another, they are made anew.
-        self._addresses: list[tuple[Tensor, int]] = []  # of each parameter
-        self._states: list[tuple[Tensor, Mapping[str, Any] | None, int]] = []  # of each parameter, and its length
-        self._state_tensors: list[_StateTensor] = []
+        self._in_place = True  # or else they hold copies of tensors that lie otherwise
+        self._states: list[Mapping[str, Any] | None] = []  # of each parameter
+        self._entries: list[int] = []  # of each state
+        self._state_keys: list[tuple[Mapping[Any, Any], Any]] = []  # where each of its tensors is found
+        self._state_tensors: list[Tensor] = []
+        self._addresses: list[int] = []  # of the memory of all parameters, and of these tensors
         self._counting_groups: list[
             tuple[int, Mapping[str, Any]]
         ] = []  # those that count the steps of their parameters
@@ -57,7 +61,7 @@ class SampleReader:
 
         Digests are taken as well if the sample has them at this step.
         """
-        snapshot = Snapshot([(bucket, self._copy(bucket.views)) for bucket in self._current_buckets()])
+        snapshot = Snapshot([(bucket, self._kept(bucket.copy())) for bucket in self._current_buckets()])
         for slot, found in self._plain_numbers:
             values = torch.tensor([mapping[key] for _, mapping, key in found], dtype=torch.float64, device="cpu")
             snapshot.counts[slot] = Values([(tuple(number for number, *_ in found), values)])
@@ -68,12 +72,31 @@ class SampleReader:
 
     def gather(self, tensors: Iterable[Tensor | None]) -> Values:
         """Copy the sample's elements of other tensors of the parameters' shapes, such as gradients; one for each parameter."""
-        present = ((n, t) for n, t in zip(self.numbers, tensors, strict=True) if t is not None)
-        return Values([(numbers, self._copy(views)) for numbers, views, _ in self._views(present)])
+        on_host: dict[torch.dtype, tuple[list[int], list[Piece]]] = {}
+        others: list[tuple[int, Tensor]] = []
+        for number, tensor in zip(self.numbers, tensors, strict=True):
+            if tensor is None:
+                continue
+            columns = self.sample.columns[number]
+            if is_readable(tensor) and columns.lie_in(tensor):
+                numbers, pieces = on_host.setdefault(tensor.dtype, ([], []))
+                numbers.append(number)
+                pieces += columns.pieces(tensor)
+            else:
+                others.append((number, tensor))
+        return Values(
+            [(self._shared(numbers), join(pieces, dtype)) for dtype, (numbers, pieces) in on_host.items()]
+            + [(numbers, self._kept(torch.cat(views))) for numbers, views, _ in self._views(others)]
+        )
 
-    def _copy(self, views: list[Tensor]) -> Tensor:
-        vector = torch.cat(views)
+    def _kept(self, vector: Tensor) -> Tensor:
+        """Return the vector, off the device if it is of a full sample, which is large."""
         return vector.cpu() if self.sample.full else vector
+
+    def _shared(self, numbers: Iterable[int]) -> Numbers:
+        """Return the numbers, as the same object at every step if they are all of them."""
+        found = tuple(numbers)
+        return self.numbers if found == self.numbers else found
 
     def _views(self, tensors: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[Numbers, list[Tensor], bool]]:
         """Yield for each dtype and device the numbers of its tensors, vectors of the sample's elements, and whether these are
@@ -81,29 +104,32 @@ class SampleReader:
         """
         for members in _same_format(tensors).values():
             pairs = [self.sample.columns[number].views(tensor) for number, tensor in members]
-            numbers = tuple(number for number, _ in members)
             yield (
-                self.numbers if numbers == self.numbers else numbers,
+                self._shared(number for number, _ in members),
                 [view for views, _ in pairs for view in views],
                 all(are_views for _, are_views in pairs),
             )
 
     def _current_buckets(self) -> list[Bucket]:
         """Return the buckets, made anew if a tensor is not where it was."""
-        state = self._optimizer.state
-        if (
-            self._buckets is None
-            or any(parameter.data_ptr() != address for parameter, address in self._addresses)
-            or any(
-                state.get(parameter) is not own or len(own or ()) != entries for parameter, own, entries in self._states
-            )
-            or any(self._optimizer.param_groups[number] is not group for number, group in self._counting_groups)
-            or any(
-                mapping.get(key) is not t or t.data_ptr() != address for mapping, key, t, address in self._state_tensors
-            )
-        ):
+        if self._buckets is None or not self._are_current():
             self._buckets = self._make_buckets()
         return self._buckets
+
+    def _are_current(self) -> bool:
+        """Return whether the optimizer has the tensors from which the buckets were made, and these are where they were."""
+        state, groups = self._optimizer.state, self._optimizer.param_groups
+        return (
+            self._in_place
+            and all(map(is_, map(state.get, self._tensors), self._states))
+            and [len(own or ()) for own in self._states] == self._entries
+            and all(groups[number] is group for number, group in self._counting_groups)
+            and all(map(is_, (mapping.get(key) for mapping, key in self._state_keys), self._state_tensors))
+            and self._find_addresses() == self._addresses
+        )
+
+    def _find_addresses(self) -> list[int]:
+        return [*map(Tensor.data_ptr, self._tensors), *map(Tensor.data_ptr, self._state_tensors)]
 
     def _make_buckets(self) -> list[Bucket]:
         elementwise, scalars = self._find_state()
@@ -118,8 +144,8 @@ class SampleReader:
                 numbers, views = tuple(n for n, _ in members), [t for _, t in members]
                 self._bucket(buckets, slot, views[0]).add(BucketEntry(slot, True, numbers), views)
         self._digester, are_views = self._make_digester(elementwise)
-        if not (are_all_views and are_views):
-            self._addresses = [(parameter, -1) for parameter, _ in self._addresses]  # copies are made at every snapshot
+        self._in_place = are_all_views and are_views
+        self._addresses = self._find_addresses()
         return list(buckets.values())
 
     def _find_state(self) -> tuple[dict[str, list[tuple[int, Tensor]]], dict[str, list[tuple[int, Tensor]]]]:
@@ -127,12 +153,13 @@ class SampleReader:
         elementwise: dict[str, list[tuple[int, Tensor]]] = {PARAM: []}
         scalars: dict[str, list[tuple[int, Tensor]]] = {}
         plain_numbers: dict[str, list[_PlainNumber]] = {}
-        self._addresses, self._states, self._state_tensors, self._counting_groups = [], [], [], []
+        self._states, self._entries, self._state_keys, self._state_tensors = [], [], [], []
+        self._counting_groups = []
         for number, (parameter, group) in self._parameters.items():
             elementwise[PARAM].append((number, parameter.detach()))
-            self._addresses.append((parameter, parameter.data_ptr()))
             own: Mapping[str, Any] | None = self._optimizer.state.get(parameter)
-            self._states.append((parameter, own, len(own or ())))
+            self._states.append(own)
+            self._entries.append(len(own or ()))
             state = state_of(self._optimizer, parameter, group, self._slot_names)
             for key, value in state.items():
                 slot, mapping = slot_name(key, self._slot_names, state), own or {}
@@ -140,7 +167,8 @@ class SampleReader:
                     mapping = self._optimizer.param_groups[group]
                     self._counting_groups.append((group, mapping))
                 if isinstance(value, Tensor):
-                    self._state_tensors.append((mapping, key, value, value.data_ptr()))
+                    self._state_keys.append((mapping, key))
+                    self._state_tensors.append(value)
                     if value.shape == parameter.shape and value.dtype in DTYPES:
                         elementwise.setdefault(slot, []).append((number, value.detach()))
                     elif value.numel() == 1:

@@ -10,6 +10,7 @@ from torch import Tensor
 from crosscheck.recorder.samples.columns import Columns
 from crosscheck.recorder.samples.digest_ranges import DigestRanges
 from crosscheck.recorder.samples.digests import Digests
+from crosscheck.recorder.samples.host_memory import Piece, is_readable, join, read
 
 Numbers = tuple[int, ...]
 """Numbers of tensors, which are their positions in the trace's list."""
@@ -48,16 +49,24 @@ class BucketEntry(NamedTuple):
 
 @dataclass(slots=True)
 class Bucket:
-    """Views of all parameters and state of one dtype on one device, which one `torch.cat` copies."""
+    """Views of all parameters and state of one dtype on one device, which are copied together."""
 
     views: list[Tensor] = field(default_factory=list[Tensor])
+    pieces: list[Piece] = field(default_factory=list[Piece])  # the same, of those that can be read where they are
     entries: list[BucketEntry] = field(default_factory=list[BucketEntry])
     sizes: list[int] = field(default_factory=list[int])  # of the entries
 
     def add(self, entry: BucketEntry, views: list[Tensor]) -> None:
         self.views += views
+        self.pieces += [read(view, 0, view.stride(0), len(view)) for view in views if is_readable(view)]
         self.entries.append(entry)
         self.sizes.append(sum(view.numel() for view in views))
+
+    def copy(self) -> Tensor:
+        """Return what the views show now, as one vector."""
+        if len(self.pieces) == len(self.views):
+            return join(self.pieces, self.views[0].dtype)
+        return torch.cat(self.views)
 
 
 @dataclass(slots=True)

@@ -324,7 +324,9 @@ def test_the_memory_of_the_training_can_still_be_resized(dtype: torch.dtype, tmp
     optimizer = Adam(parameters, lr=0.1)
     with Recorder(optimizer, tmp_path):
         take_steps(optimizer, parameters, range(1, 4))
-        for tensor in (parameters[0].data, optimizer.state[parameters[0]]["exp_avg"]):
+        gradient = parameters[0].grad
+        assert gradient is not None
+        for tensor in (parameters[0].data, optimizer.state[parameters[0]]["exp_avg"], gradient):
             storage, kept = tensor.untyped_storage(), tensor.clone()
             storage.resize_(0)
             storage.resize_(kept.nbytes)
