@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from crosscheck.page.scale import number
 from crosscheck.report.report import Power
-from crosscheck.text import shown
+from crosscheck.text import one_line
 
 
 def fill(template: str, **values: Any) -> str:
@@ -46,7 +46,7 @@ def _environment() -> Environment:
 
 def _harmless(value: Any) -> Any:
     """Show what would reorder or hide text, such as a mark that turns the direction of writing."""
-    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _exact(value: float | None) -> str:

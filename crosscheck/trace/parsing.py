@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from crosscheck.errors import TraceError
 from crosscheck.files import T, patiently
-from crosscheck.text import count, shown
+from crosscheck.text import count, one_line
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST_JSON = 24 * 2**20  # bytes, of which each may take 33 of memory; ten thousand tensors take 4 MiB
@@ -73,4 +73,4 @@ def validate(path: Path, values: Any, model: type[Model]) -> Model:
 
 def brief(text: str) -> str:
     """Return the start of a text of others, fit to be shown."""
-    return shown(text if len(text) <= 300 else f"{text[:300]}…")
+    return one_line(text if len(text) <= 300 else f"{text[:300]}…")
