@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from crosscheck.errors import TraceError
-from crosscheck.files import T, patiently
+from crosscheck.files import T, retry_transient
 from crosscheck.text import count, one_line
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -22,7 +22,7 @@ def reading(path: Path, work: Callable[[], T]) -> T:
     Raises TraceError in the place of an OSError.
     """
     try:
-        return patiently(work)
+        return retry_transient(path, work)
     except OSError as error:
         raise TraceError(f"{path} cannot be read ({error.strerror or error})") from None
 
