@@ -43,7 +43,7 @@ LAYERS: Mapping[str, tuple[set[str], ...]] = {
         {"rules", "recorder", "report"},
         {"tolerance"},
         {"trace"},
-        {"errors", "files", "float64", "json_text", "programs", "streams", "templates", "text"},
+        {"arrays", "errors", "files", "float64", "json_text", "programs", "streams", "templates", "text"},
     ),
 }
 """By package, its rooms from the top to the bottom."""
