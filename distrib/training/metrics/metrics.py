@@ -8,9 +8,7 @@ from typing import Any
 
 from distrib.errors import BadInput
 from distrib.files import Unfit, open_regular, replacing, retry_transient, to_json
-
-_LARGEST = 2**32  # bytes
-_LONGEST_LINE = 2**16
+from distrib.layout import LARGEST_METRICS, LONGEST_LINE_OF_METRICS
 
 Place = tuple[float, bool]
 """The step of a line, and whether it is the line of the epoch that ended there."""
@@ -97,8 +95,8 @@ def _reach(path: Path, until: Place) -> tuple[Place, Place]:
 def _lines(path: Path) -> Iterator[tuple[bytes, Place]]:
     """Yield each line with its place; none if there is no such file."""
     try:
-        with open_regular(path, _LARGEST) as file:
-            while line := file.readline(_LONGEST_LINE):
+        with open_regular(path, LARGEST_METRICS) as file:
+            while line := file.readline(LONGEST_LINE_OF_METRICS):
                 yield line, _place(line)
     except FileNotFoundError:
         return
