@@ -11,11 +11,11 @@ from crosscheck.commands.output import (
     EXIT_INTERRUPTED,
     Unwritable,
     expect_writable,
-    open_streams,
     refuse,
     tell,
 )
 from crosscheck.errors import TraceError, UnsupportedOptimizer
+from crosscheck.streams import open_streams
 
 COMMANDS = {"replay": replay, "report": report, "watch": watch, "record": record, "atlas": atlas}
 

@@ -10,24 +10,26 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_TRANSIENT = (
+TRANSIENT = (
     *(errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ESTALE),
     *(errno.ENFILE, errno.EMFILE, errno.ENOMEM),
 )
-"""Errors that may pass by themselves."""
+"""Errors that may pass by themselves: what met one of them is tried again."""
 _PAUSES = (0.05, 0.2, 1.0)  # seconds between tries
 
 
-def patiently(work: Callable[[], T]) -> T:
+def retry_transient(path: Path, work: Callable[[], T]) -> T:
     """Return what `work` returns. After an error that may pass by itself it is tried again, a few times in all.
 
-    So `work` must bear to be repeated. Raises OSError.
+    So `work` must bear to be repeated. Raises OSError, which names `path`: a failed write or sync does not say whose.
     """
     for pause in (*_PAUSES, None):
         try:
             return work()
         except OSError as error:
-            if pause is None or error.errno not in _TRANSIENT:
+            if pause is None or error.errno not in TRANSIENT:
+                error.strerror = error.strerror or str(error)
+                error.filename = str(path)
                 raise
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
@@ -38,7 +40,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
     After an error that may pass by itself it is tried again, a few times in all.
     """
-    patiently(lambda: _write_whole(path, data))
+    retry_transient(path, lambda: _write_whole(path, data))
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -49,16 +51,15 @@ def _write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        error.filename = str(path)  # a failed write or sync does not say whose
+        sync(path.parent)
+    except OSError:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
 
 
-def sync_folder(path: Path) -> None:
-    """Make renames in this folder survive a power cut, where folders can be opened."""
+def sync(path: Path) -> None:
+    """Make what was written to this file, or what was renamed in this folder, survive a power cut, where folders can be opened."""
     if os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)

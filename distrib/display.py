@@ -5,7 +5,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from distrib.text import discard_output, harmless
+from crosscheck.streams import discard_output
+from distrib.text import harmless
 
 
 class Display:

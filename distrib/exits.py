@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Callable
 
+from crosscheck.streams import discard_output, open_streams
 from distrib.errors import EXIT_BAD_INPUT, EXIT_FAULT, BadInput, RunFault
 from distrib.files import NEEDS_USER
-from distrib.text import discard_output, open_streams, print_error
+from distrib.text import print_error
 
 _OURS = ("twinstep", "distrib", "crosscheck")
 

@@ -9,30 +9,22 @@ import json
 import math
 import os
 import stat
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
+from crosscheck.files import TRANSIENT, retry_transient, sync
 from distrib.errors import BadInput
-
-T = TypeVar("T")
 
 NEEDS_USER = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
     *(errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO),
 )
 """Errors that somebody has to mend first: the disk is full, or the path cannot be read or written."""
-TRANSIENT = (
-    *(errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ESTALE),
-    *(errno.ENFILE, errno.EMFILE, errno.ENOMEM),
-)
-"""Errors that may pass by themselves: what met one of them is tried again."""
 DISK_BROKEN = (*TRANSIENT, errno.EIO, errno.ETIMEDOUT)
 """Errors of a disk that breaks, of its server, or of a machine that lacks something. It may be well again at the next start."""
 
-_PAUSES = (0.05, 0.2, 1.0)  # seconds between tries
 _LARGEST_JSON = 8 * 2**20  # bytes; the trainer's own files have thousands
 
 
@@ -40,25 +32,10 @@ class Unfit(ValueError):
     """A file that is not read: a pipe, a device, a folder, or one that is too large. The message says what it is."""
 
 
-def patiently(path: Path, work: Callable[[], T]) -> T:
-    """Return what `work` returns. After an error that may pass by itself it is tried again, a few times in all.
-
-    So `work` must bear to be repeated. Raises OSError, which names `path`: a failed write or sync does not say whose.
-    """
-    for pause in (*_PAUSES, None):
-        try:
-            return work()
-        except OSError as error:
-            if pause is None or error.errno not in TRANSIENT:
-                raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-            time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
-
-
 def open_regular(path: Path, most: int) -> BinaryIO:
     """Open a regular file of at most `most` bytes for reading. Raises OSError, or Unfit for everything else."""
     # O_NONBLOCK: to open a pipe for reading would wait for its writer.
-    handle = patiently(path, lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    handle = retry_transient(path, lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
@@ -78,7 +55,7 @@ def read(path: Path, most: int) -> bytes:
         with open_regular(path, most) as file:
             return file.read(most + 1)  # a file of /proc says that it is empty, and one may grow while it is read
 
-    content = patiently(path, whole)
+    content = retry_transient(path, whole)
     if len(content) > most:
         raise Unfit(f"it has more than the {most} bytes that are read")
     return content
@@ -121,7 +98,7 @@ def write_atomically(path: Path, text: str) -> None:
             new.write_bytes(data)
             new.chmod(0o644)
 
-    patiently(path, write)
+    retry_transient(path, write)
 
 
 def refuse_special(path: Path) -> None:
@@ -168,15 +145,6 @@ def _finite(value: Any) -> Any:
             return [_finite(each) for each in cast("Sequence[Any]", value)]
         case _:
             return value
-
-
-def sync(path: Path) -> None:
-    """Make what was written to this file, or what was renamed in this folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _kind(mode: int) -> str:

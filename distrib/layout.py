@@ -4,6 +4,7 @@ CONFIG = "config.toml"
 STATUS = "status.json"
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
+LARGEST_METRICS, LONGEST_LINE_OF_METRICS = 2**32, 2**16  # bytes that are read
 TRACKERS = "trackers.json"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"

@@ -17,7 +17,7 @@ from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
 from distrib.display import Display
 from distrib.errors import EXIT_DONE, BadInput, PeerLost, RunFault
-from distrib.files import NEEDS_USER, patiently, write_atomically
+from distrib.files import NEEDS_USER, retry_transient, write_atomically
 from distrib.job import lock
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.run_folder import find_folder, wait_until_visible
@@ -182,7 +182,7 @@ class Start:
         expect_installed(config.output.trackers)
         folder = find_folder(config.output.dir, self.name)
         try:
-            patiently(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
+            retry_transient(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
             resume.refuse_files_of_others(folder)  # before the lock, which is a file as well
             self.held.callback(os.close, lock.acquire(folder, self.display.say))
             earlier = self.status.final_status(folder)

@@ -1,55 +1,12 @@
-"""Text for people: how things are counted and listed, and how none of it is obeyed by a terminal that is to show it."""
+"""Text for people, as the cross-check writes it too, and how an error is printed."""
 
 import contextlib
-import io
-import os
 import sys
 from collections.abc import Sequence
 
+from crosscheck.text import count, harmless, one_line
 
-def open_streams() -> None:
-    """Open standard input, output and error where they are closed, and let them take any text.
-
-    A process without them would give their numbers to the files that it opens, and print into these.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def discard_output() -> None:
-    """Drop what standard output did not take, and what is still printed, or Python would try again when it ends."""
-    with contextlib.suppress(io.UnsupportedOperation):  # a stream that is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def harmless(text: str) -> str:
-    """Return the text with everything escaped, as Python would, that a terminal obeys instead of showing it, but for line ends.
-
-    Names of files and classes, keys and values come from outside.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-
-
-def one_line(text: object) -> str:
-    """Return the text as `harmless` does, with line ends escaped too, for a name in a line of its own: it must not begin another one."""
-    return harmless(str(text)).replace("\n", "\\n")
-
-
-def count(number: int, thing: str) -> str:
-    """Return how many there are of the thing, such as `1 epoch`, `2 epochs` and `2 processes`."""
-    plural = thing if number == 1 else f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{number} {plural}"
+__all__ = ["count", "harmless", "listed", "one_line", "print_error"]
 
 
 def listed(names: Sequence[object], most: int) -> str:

@@ -13,12 +13,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from crosscheck.streams import open_streams
 from distrib.errors import EXIT_INSISTED
 from distrib.exits import lacking
 from distrib.job.outcome import Outcome, outcome_of
 from distrib.job.status import Status
 from distrib.job.stop import BEFORE_THE_RUN, Stopped, StopRequest
-from distrib.text import open_streams, print_error
+from distrib.text import print_error
 
 if TYPE_CHECKING:
     from distrib.inference.saved_run import SavedRun

@@ -10,5 +10,5 @@ from distrib.page import template
 from distrib.training.recipe import RunConfig
 
 all_fields(RunConfig)
-template._environment().get_template("page.html.jinja")  # pyright: ignore[reportPrivateUsage]
+template.templates().environment.get_template("page.html.jinja")
 Image.preinit()

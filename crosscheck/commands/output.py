@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import os
 import sys
 from collections.abc import Generator
@@ -11,7 +10,8 @@ from pathlib import Path
 from crosscheck.files import write_whole
 from crosscheck.report.console import for_terminal
 from crosscheck.report.report import Report
-from crosscheck.text import shown
+from crosscheck.streams import discard_output
+from crosscheck.text import one_line
 
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 70
@@ -23,25 +23,6 @@ class Unwritable(Exception):
     """A file that an option names, or standard output; the message says why."""
 
 
-def open_streams() -> None:
-    """Open standard input, output and error where they are closed, and let the last two take any text.
-
-    The verdict is in the exit code too, so that nothing printed may end the program. Without this a file that is opened would
-    get the number of a closed stream, and what is printed.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def say(result: object) -> None:
     """Print the result. If the reader closes the pipe early (`| head -1`), the exit code stays the same.
 
@@ -50,7 +31,7 @@ def say(result: object) -> None:
     try:
         print(result, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
+        discard_output()
         if not isinstance(error, BrokenPipeError):
             raise Unwritable(f"standard output cannot be written ({error.strerror})") from None
 
@@ -63,12 +44,12 @@ def say_report(report: Report) -> None:
 
 def tell(message: str) -> None:
     """Print a line about the command itself to standard error."""
-    print(f"crosscheck: {shown(message)}", file=sys.stderr, flush=True)
+    print(f"crosscheck: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def refuse(message: str) -> int:
     """Print what is wrong with the input, and return the exit code that says so."""
-    print(f"bad input: {shown(message)}", file=sys.stderr)
+    print(f"bad input: {one_line(message)}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
 

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crosscheck.arrays import Floats
 from crosscheck.diagnosis.adam import FIRST, SECOND, WITH_CORRECTIONS
 from crosscheck.diagnosis.numbers import in_units
 from crosscheck.diagnosis.trial import Candidate, exact_along
 from crosscheck.rules.adam import AdamFlags
 from crosscheck.tolerance import FORMATS
 
-Floats = NDArray[np.float64]
 _ITERATIONS = 4
 _STEPS = 4.0  # a correction may be off by so many of the errors that float32 has on the average
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.arrays import Floats
 from crosscheck.diagnosis.trial import Candidate, exact_along, scaled, stored_again, stored_unit, unit_roundoffs
 from crosscheck.tolerance import FORMATS
 
-Floats = NDArray[np.float64]
 _ITERATIONS = 8  # of Gauss and Newton; the formulas are nearly linear in each hyperparameter
 _BESIDE = 4  # fits at a time in a first look
 _MISFIT = 1000.0  # mean square of residuals, in roundoffs: rounding leaves one or two, another cause thousands

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.arrays import Floats
 from crosscheck.diagnosis.cause import Cause
 from crosscheck.diagnosis.mistake import NARROW
 from crosscheck.diagnosis.trial import Candidate, Trial, exact_along_slot, stored_unit
 from crosscheck.tolerance import FORMATS
 from crosscheck.trace.format import PARAM
 
-Floats = NDArray[np.float64]
 _ENOUGH = 16  # elements, to tell one kind of rounding from another
 _SLACK = 0.05  # of a unit in the last place, for the arithmetic before the number was stored
 _NEARLY_ALL = 0.99

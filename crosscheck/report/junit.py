@@ -8,7 +8,7 @@ from crosscheck.report.advice import RECORD
 from crosscheck.report.finding import OPTIMIZER, Finding
 from crosscheck.report.report import Report
 from crosscheck.report.verdict import CheckResult, Verdict
-from crosscheck.text import shown
+from crosscheck.text import one_line
 from crosscheck.tolerance import FAIL
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -88,7 +88,7 @@ def _case(of: str, name: str, kind: str, said: str) -> ElementTree.Element:
 
 def _in_words(finding: Finding) -> str:
     numbers = f" ({finding.numbers})" if finding.numbers else ""
-    return shown(f"step {finding.step}, {finding.place}, {finding.slot}: {finding.cause}{numbers}")
+    return one_line(f"step {finding.step}, {finding.place}, {finding.slot}: {finding.cause}{numbers}")
 
 
 def _clean(text: str) -> str:

@@ -7,7 +7,7 @@ from crosscheck.json_text import strict_json
 from crosscheck.report.finding import OPTIMIZER, REPLICAS, Finding, lines_of
 from crosscheck.report.survey import Survey
 from crosscheck.report.verdict import CheckResult, Verdict
-from crosscheck.text import count, shown
+from crosscheck.text import count, one_line
 from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import Option
 
@@ -165,7 +165,7 @@ class Report:
                 f"undetermined: {count(self.undetermined, 'element')} whose format may lose what they are divided by"
             )
         lines += [f"note: {line}" for line in self.notes]
-        return "\n".join(map(shown, lines))  # names of a trace may hold anything, line breaks too
+        return "\n".join(map(one_line, lines))  # names of a trace may hold anything, line breaks too
 
 
 def _lines_of_situations(situations: Mapping[str, str]) -> list[str]:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from crosscheck.errors import TraceError
-from crosscheck.files import T, patiently
-from crosscheck.text import count, shown
+from crosscheck.files import T, retry_transient
+from crosscheck.text import count, one_line
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST_JSON = 24 * 2**20  # bytes, of which each may take 33 of memory; ten thousand tensors take 4 MiB
@@ -22,7 +22,7 @@ def reading(path: Path, work: Callable[[], T]) -> T:
     Raises TraceError in the place of an OSError.
     """
     try:
-        return patiently(work)
+        return retry_transient(path, work)
     except OSError as error:
         raise TraceError(f"{path} cannot be read ({error.strerror or error})") from None
 
@@ -73,4 +73,4 @@ def validate(path: Path, values: Any, model: type[Model]) -> Model:
 
 def brief(text: str) -> str:
     """Return the start of a text of others, fit to be shown."""
-    return shown(text if len(text) <= 300 else f"{text[:300]}…")
+    return one_line(text if len(text) <= 300 else f"{text[:300]}…")

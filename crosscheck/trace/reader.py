@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from crosscheck.errors import TraceError
-from crosscheck.text import listed, shown
+from crosscheck.text import listed, one_line
 from crosscheck.trace.consistency import check_part, check_tensors
 from crosscheck.trace.format import (
     FORMAT,
@@ -216,7 +216,7 @@ def open_ranks(*paths: Path) -> dict[int, tuple[Segment, ...]]:
     rules = sorted({segments[0].header.rule for segments in found.values()})
     if len(rules) > 1:
         raise TraceError(
-            f"{paths[0]}: its ranks claim different rules ({shown(', '.join(rules))}), and a replay takes one: copy the folders of "
+            f"{paths[0]}: its ranks claim different rules ({one_line(', '.join(rules))}), and a replay takes one: copy the folders of "
             "ranks of the same rule to a place of their own, and replay that"
         )
     return dict(sorted(found.items()))
@@ -241,7 +241,7 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
     rules = sorted({segment.header.rule for segment in segments})
     if len(rules) > 1:
         raise TraceError(
-            f"{folder}: its segments claim different rules ({shown(', '.join(rules))}), and a replay takes one: copy the segments of "
+            f"{folder}: its segments claim different rules ({one_line(', '.join(rules))}), and a replay takes one: copy the segments of "
             "one rule to a folder of their own, named from segment-0001 on, and replay that"
         )
     ranks = sorted({segment.header.rank for segment in segments})

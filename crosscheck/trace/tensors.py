@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.arrays import Floats
 from crosscheck.errors import TraceError
 from crosscheck.trace.format import DIGEST, PARAM, Option, Ranges, SlotRows, Step, TensorInfo, TensorRows
 from crosscheck.trace.reader import LoadedPart
 
-Floats = NDArray[np.float64]
 _SMALL = 2**26  # bytes
 
 

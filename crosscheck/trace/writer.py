@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from crosscheck.errors import TraceError
-from crosscheck.files import patiently, sync_folder, write_whole
+from crosscheck.files import retry_transient, sync, write_whole
 from crosscheck.trace.format import METADATA_KEY, PASS_NAME, SEGMENT_NAME, End, Header, Part, Pass
 
 
@@ -35,8 +35,8 @@ class SegmentWriter:
             trace = trace / f"rank-{header.rank:04}"
             _expect_rule(trace, header.rule)
         try:
-            self.folder = patiently(lambda: _begin(trace, header, append=append))
-            patiently(lambda: sync_folder(trace))
+            self.folder = retry_transient(trace, lambda: _begin(trace, header, append=append))
+            retry_transient(trace, lambda: sync(trace))
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and error.filename2 is not None:  # of the rename
                 raise TraceError(

@@ -28,7 +28,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from distrib.errors import BadInput
-from distrib.files import NEEDS_USER, Unfit, open_regular, patiently, read_json, sync, write_json
+from distrib.files import NEEDS_USER, Unfit, open_regular, read_json, retry_transient, sync, write_json
 
 FORMAT = "twinstep-checkpoint"
 VERSION = 1
@@ -135,7 +135,7 @@ def save(
     """
     target = checkpoint_path(folder, step)
     try:
-        patiently(target, lambda: _write(target, step, tensors, values))
+        retry_transient(target, lambda: _write(target, step, tensors, values))
     except (OSError, SafetensorError, Damaged) as error:
         if isinstance(error, OSError) and error.errno not in NEEDS_USER:
             raise
@@ -206,7 +206,7 @@ def candidates(folder: Path) -> list[Path]:
     Raises OSError for a folder that is there and cannot be listed: nobody knows then what it holds.
     """
     try:
-        there = patiently(folder, lambda: list(folder.iterdir()))
+        there = retry_transient(folder, lambda: list(folder.iterdir()))
     except FileNotFoundError:
         return []
     found = [path for path in there if _NAME.fullmatch(path.name)]
@@ -278,7 +278,7 @@ def _verify(file: Path, facts: _File) -> None:
             size = os.fstat(opened.fileno()).st_size
         if size != facts.bytes:
             raise Damaged(f"{file.name} has {size} bytes where the manifest says {facts.bytes}")
-        if patiently(file, lambda: _sha256(file)) != facts.sha256:
+        if retry_transient(file, lambda: _sha256(file)) != facts.sha256:
             raise Damaged(f"{file.name} does not have the sha256 in the manifest: its bytes changed")
 
 

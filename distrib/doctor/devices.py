@@ -12,6 +12,7 @@ from distrib.errors import BadInput
 from distrib.optim.precision import Mode, Precision, PrecisionConfig
 from distrib.ranks import world
 from distrib.system import memory
+from distrib.text import count
 
 _OPTIMIZERS: Mapping[str, Any] = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
@@ -30,11 +31,10 @@ def _device(device: torch.device) -> Finding:
     if device.type == "cuda":
         free, there = torch.cuda.mem_get_info(device)
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-        count = torch.cuda.device_count()
         return ok(
             "device",
             f"{torch.cuda.get_device_name(device)}, capability {capability}, {free / 2**30:.0f} of {there / 2**30:.0f} GiB "
-            f"free, CUDA {torch.version.cuda}; {count} GPU{'' if count == 1 else 's'} on this machine",
+            f"free, CUDA {torch.version.cuda}; {count(torch.cuda.device_count(), 'GPU')} on this machine",
         )
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if torch.version.cuda is None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from distrib.text import count
+
 State = Literal["ok", "note", "fails"]
 
 _WIDTH = 80
@@ -42,13 +44,9 @@ def table(findings: Sequence[Finding]) -> str:
     lines = [line for each in findings for line in _lines(each)]
     failing = sum(each.state == "fails" for each in findings)
     notes = sum(each.state == "note" for each in findings)
-    told = f" ({_counted(notes, 'note')})" if notes else ""
-    end = f"{_counted(failing, 'problem')}: a run would fail here{told}" if failing else f"a run can start here{told}"
+    told = f" ({count(notes, 'note')})" if notes else ""
+    end = f"{count(failing, 'problem')}: a run would fail here{told}" if failing else f"a run can start here{told}"
     return "\n".join([*lines, "", end])
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _lines(each: Finding) -> list[str]:

@@ -15,7 +15,7 @@ from distrib.arguments import Parser
 from distrib.errors import EXIT_DONE, BadInput
 from distrib.exits import run_command
 from distrib.export import card
-from distrib.files import NEEDS_USER, patiently, replacing
+from distrib.files import NEEDS_USER, replacing, retry_transient
 from distrib.inference.saved_run import SavedRun
 from distrib.page.run_files import read_run
 from distrib.text import harmless
@@ -78,7 +78,7 @@ def _expect_packages() -> None:
 def _write(to: Path, contents: Mapping[str, bytes]) -> None:
     """Replace the files, each whole or not at all, and the card last: its hashes say which files it is about. Raises BadInput and OSError."""
     try:
-        patiently(to, lambda: to.mkdir(parents=True, exist_ok=True))
+        retry_transient(to, lambda: to.mkdir(parents=True, exist_ok=True))
         for name, content in contents.items():
 
             def write(path: Path = to / name, content: bytes = content) -> None:
@@ -86,7 +86,7 @@ def _write(to: Path, contents: Mapping[str, bytes]) -> None:
                     new.write_bytes(content)
                     new.chmod(0o644)
 
-            patiently(to / name, write)
+            retry_transient(to / name, write)
     except OSError as error:
         if error.errno not in NEEDS_USER:
             raise

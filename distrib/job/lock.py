@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distrib.errors import BadInput
-from distrib.files import patiently, refuse_special
+from distrib.files import refuse_special, retry_transient
 from distrib.layout import LOCK
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -36,9 +36,9 @@ def acquire(
     """
     job = environment.get("SLURM_JOB_ID")
     path = folder / LOCK
-    file = patiently(path, lambda: _open(path))
+    file = retry_transient(path, lambda: _open(path))
     give_up, waited = time.monotonic() + wait, False
-    while not patiently(path, lambda: _taken(file, folder, say)):
+    while not retry_transient(path, lambda: _taken(file, folder, say)):
         holder = _holder(file)
         if job is None or holder.get("slurm_job") != job or time.monotonic() > give_up:
             os.close(file)
@@ -55,7 +55,7 @@ def acquire(
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(here).encode(), 0)
 
-    patiently(path, sign)
+    retry_transient(path, sign)
     return file
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from distrib.config.section import Positive, Section
 from distrib.errors import BadInput
-from distrib.files import expand_path, patiently
+from distrib.files import expand_path, retry_transient
 from distrib.layout import STATUS, WRITTEN
 
 
@@ -88,7 +88,7 @@ def wait_until_visible(folder: Path) -> str | None:
     """
     give_up = time.monotonic() + _NFS_SECONDS
     status = folder / STATUS
-    while not patiently(status, status.exists):
+    while not retry_transient(status, status.exists):
         if time.monotonic() > give_up:
             return (
                 f"output.dir = {folder} is not seen by {socket.gethostname()}: choose a folder on a disk that all "

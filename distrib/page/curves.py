@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.files import open_regular
+from distrib.layout import LARGEST_METRICS, LONGEST_LINE_OF_METRICS
 
 Column = NDArray[np.float64]  # one value a line, NaN where the line has none
 
 MOST_POINTS = 1500  # of a curve; a screen has no more
-_LARGEST = 2**32  # bytes
-_LONGEST_LINE = 2**16
 _OF_STEPS = ("loss", "lr", "applied", "seconds", "data_seconds", "gradient_norm", "loss_scale")
 _OF_EPOCHS = (
     *("epoch", "train_loss", "test_loss", "test_accuracy", "lr", "skipped_steps"),
@@ -61,7 +60,7 @@ def read(path: Path) -> tuple[Lines, Lines]:
     """
     found = {"step": _Columns(_OF_STEPS), "epoch": _Columns(_OF_EPOCHS)}
     try:
-        with open_regular(path, _LARGEST) as file:
+        with open_regular(path, LARGEST_METRICS) as file:
             for line in _objects(file):
                 if (columns := found.get(str(line.get("kind")))) is not None:
                     columns.append(line)
@@ -108,7 +107,7 @@ class _Columns:
 
 
 def _objects(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    while line := file.readline(_LONGEST_LINE):
+    while line := file.readline(LONGEST_LINE_OF_METRICS):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):

@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from distrib.errors import BadInput
 from distrib.ranks.meeting import meet
+from distrib.system import cores
 from distrib.text import count
 
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
@@ -150,9 +151,9 @@ def default_threads(environment: Mapping[str, str] = os.environ) -> int:
 
     The launchers set OMP_NUM_THREADS=1 silently, so the variable says nothing about anyone's wish.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = min(cores, int(environment.get("SLURM_CPUS_PER_TASK", cores)))  # SLURM need not enforce what it gives
-    return max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1")))
+    there = cores()
+    there = min(there, int(environment.get("SLURM_CPUS_PER_TASK", there)))  # SLURM need not enforce what it gives
+    return max(1, there // int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def device_name(device: torch.device) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from distrib.errors import EXIT_BAD_INPUT, BadInput
 from distrib.sweep.lines import OUTPUT_DIR, Line, given_folder, refuse_shared, with_overrides
+from distrib.system import cores
 
 _LONGEST_NAME = 60  # characters of the words in a folder's name
 
@@ -111,8 +112,7 @@ def _environment(worker: int, jobs: int, environment: Mapping[str, str] = os.env
     """Return the environment of a run: with several at a time each has its share of the cores, and a GPU where there are some."""
     if jobs == 1:
         return dict(environment)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = {"SLURM_CPUS_PER_TASK": str(max(1, cores // jobs))}
+    share = {"SLURM_CPUS_PER_TASK": str(max(1, cores() // jobs))}
     gpus = _gpus(environment)
     if gpus:
         share["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from distrib.config.section import Section
-from distrib.files import Unfit, open_regular, patiently, read_json, write_json
+from distrib.files import Unfit, open_regular, read_json, retry_transient, write_json
 from distrib.layout import FACTS, IMAGES, METRICS, MISTAKES
 from distrib.ranks.world import device_name
 from distrib.training.evaluate import Score
@@ -45,7 +45,7 @@ def write(run: Run, arguments: Sequence[str], before: Mapping[str, Any]) -> None
     if before:
         reached = last_step(run.folder / METRICS)
         start["before"] = {key: before.get(key) for key in ("state", "exit_code", "reason")} | {"reached": reached}
-    patiently(path, lambda: path.parent.mkdir(exist_ok=True))
+    retry_transient(path, lambda: path.parent.mkdir(exist_ok=True))
     facts = _facts(run, arguments)
     write_json(path, {**facts, "starts": [*earlier_starts(path), start][-_MOST_STARTS:]})
     if not (run.folder / IMAGES).exists() and run.resumed.step < run.total_steps:

@@ -13,7 +13,7 @@ from distrib.checkpoint.progress import Progress
 from distrib.data.images import as_bytes
 from distrib.display import Display
 from distrib.errors import RunFault
-from distrib.files import patiently, read_json, write_json
+from distrib.files import read_json, retry_transient, write_json
 from distrib.layout import CROSSCHECK, CROSSCHECK_PAGE, MISTAKES, PAGE, SUMMARY
 from distrib.optim.optimizer import implementation
 from distrib.page.live import available
@@ -83,7 +83,7 @@ def withdraw(folder: Path) -> bool:
     if not (folder / SUMMARY).is_file():
         return False
     for path in [folder / name for name in (CROSSCHECK, CROSSCHECK_PAGE, MISTAKES, SUMMARY)]:
-        patiently(path, lambda path=path: path.unlink(missing_ok=True))
+        retry_transient(path, lambda path=path: path.unlink(missing_ok=True))
     return True
 
 

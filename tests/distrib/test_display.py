@@ -127,7 +127,8 @@ def test_what_a_terminal_obeys_is_shown_instead(capsys: pytest.CaptureFixture[st
 def test_a_closed_stream_is_not_given_to_a_file(closed: int, tmp_path: Path) -> None:
     """Whatever is printed would end in the first file that was opened."""
     script = (
-        "import sys; from distrib.display import Display; from distrib.text import open_streams, print_error; open_streams(); "
+        "import sys; from crosscheck.streams import open_streams; from distrib.display import Display; "
+        "from distrib.text import print_error; open_streams(); "
         "file = open(sys.argv[1], 'w'); Display(main=True, quiet=False).say('said ü'); print_error('told'); file.close()"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "a")]
@@ -141,7 +142,10 @@ def test_a_closed_stream_is_not_given_to_a_file(closed: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("number", "thing", "said"),
-    [(1, "epoch", "1 epoch"), (0, "step", "0 steps"), (2, "process", "2 processes"), (1, "process", "1 process")],
+    [
+        *((1, "epoch", "1 epoch"), (0, "step", "0 steps"), (1170, "step", "1,170 steps")),
+        *((2, "process", "2 processes"), (1, "process", "1 process")),
+    ],
 )
 def test_one_is_no_plural(number: int, thing: str, said: str) -> None:
     assert count(number, thing) == said

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crosscheck.arrays import Bits
 from crosscheck.checks.check import Check
 from crosscheck.checks.continuity.allowed_changes import AllowedChanges
 from crosscheck.checks.continuity.idle import moved_while_idle, why_idle
 from crosscheck.checks.continuity.left_behind import Coordinates, LastRows, Left, left_by
 from crosscheck.checks.continuity.share_held import ShareHeld
 from crosscheck.checks.continuity.unsampled import moved_between, moved_within, unseen
-from crosscheck.checks.judging.bits import Bits, Values, all_of, differ, finding, values_before
+from crosscheck.checks.judging.bits import Values, all_of, differ, finding, values_before
 from crosscheck.report.coverage import spans
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import AVERAGE, Option, Part

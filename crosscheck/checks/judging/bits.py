@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.arrays import Bits
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import AVERAGE
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
-Bits = NDArray[np.bool_]
 Values = NDArray[Any]
 CONTINUITY = "continuity"
 """The name under which reports have what happens between the steps."""

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crosscheck.arrays import Counts, Floats
 from crosscheck.checks.learning_rate.schedules import factors
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED
-
-_Floats = NDArray[np.float64]
-_Counts = NDArray[np.int64]
 
 _EXACT_AT_ZERO = ("constant", "step", "multistep", "exponential")
 """Schedules that multiply. A cosine or a line that ends near zero is a difference of numbers that are not."""
@@ -38,7 +35,7 @@ class Claimed(Protocol):
         """Return whether small factors are differences of large numbers, and as inexact as these."""
         ...
 
-    def factors(self, counts: _Counts) -> _Floats:
+    def factors(self, counts: Counts) -> Floats:
         """Return the factor after each of these numbers of updates; NaN where the claim says nothing."""
         ...
 
@@ -71,7 +68,7 @@ class Formula:
     def cancels(self) -> bool:
         return self.name not in _EXACT_AT_ZERO
 
-    def factors(self, counts: _Counts) -> _Floats:
+    def factors(self, counts: Counts) -> Floats:
         return factors(self.claim, counts)
 
 
@@ -79,15 +76,15 @@ class Formula:
 class Table:
     """Rates that the recorder took from a copy of the scheduler, each beside the one that was used."""
 
-    stepped: _Counts  # how often the copy had been stepped when it gave a rate, ascending
-    rates: _Floats
+    stepped: Counts  # how often the copy had been stepped when it gave a rate, ascending
+    rates: Floats
     every: int = 1
     first: int = 0  # what is counted before the copy was made
     name: str = "scheduler's own"
     total: float = np.inf
     cancels: bool = True
 
-    def factors(self, counts: _Counts) -> _Floats:
+    def factors(self, counts: Counts) -> Floats:
         if not len(self.stepped):
             return np.full(counts.shape, np.nan)
         stepped = counts // self.every - self.first // self.every
@@ -96,7 +93,7 @@ class Table:
 
 
 def claimed_of_group(
-    claim: Mapping[str, Any], group: int, counts: _Counts, recorded: _Floats, claimed_before: int
+    claim: Mapping[str, Any], group: int, counts: Counts, recorded: Floats, claimed_before: int
 ) -> Claimed:
     """Return what the claim says of a group.
 

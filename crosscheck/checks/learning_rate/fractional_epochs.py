@@ -1,19 +1,16 @@
 """Notices a CosineAnnealingWarmRestarts that is given fractions of an epoch, `step(epoch + i / iters)`, as torch's documentation has it."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crosscheck.arrays import Counts, Floats
 from crosscheck.checks.learning_rate.claimed_rates import Claimed, Formula
 from crosscheck.checks.learning_rate.schedules import factors
-
-_Floats = NDArray[np.float64]
-_Counts = NDArray[np.int64]
 
 _RELATIVE = 1e-6  # rates may be in float32
 _NEAR_WHOLE = 0.01
 
 
-def updates_of_an_epoch(claimed: Claimed, initial: float, used: _Floats, counts: _Counts) -> int | None:
+def updates_of_an_epoch(claimed: Claimed, initial: float, used: Floats, counts: Counts) -> int | None:
     """Return of how many updates the epochs are, if the rates are the schedule's after counts / updates; None if they are not.
 
     Args:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crosscheck.arrays import Counts, Floats
 from crosscheck.checks.check import Check
 from crosscheck.checks.learning_rate.claimed_rates import Claimed, Table
 from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
@@ -22,8 +22,6 @@ from crosscheck.report.finding import Finding
 from crosscheck.trace.format import Option, Part, TensorInfo
 from crosscheck.trace.reserved_options import CLAIMED_RATE
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
-
-_Floats = NDArray[np.float64]
 
 
 class LearningRate(Check):
@@ -114,7 +112,7 @@ class LearningRate(Check):
     def _claimed(self, tensor: TensorInfo) -> Option:
         return (self.claims.options or {}).get(tensor.name, {}).get("lr")
 
-    def _fractions(self, each: Sequence[Claimed], initial: Sequence[float | None], counts: NDArray[np.int64]) -> str:
+    def _fractions(self, each: Sequence[Claimed], initial: Sequence[float | None], counts: Counts) -> str:
         """Return why the rates test no schedule if the scheduler is given fractions of an epoch; nothing if it is not."""
         for group, (claimed, rate) in enumerate(zip(each, initial, strict=True)):
             used = [attempt.lr[group] for attempt in self._rates if group < len(attempt.lr)]
@@ -129,7 +127,7 @@ class LearningRate(Check):
                 )
         return ""
 
-    def _initial_rate(self, group: int, claimed: Claimed, right: _Floats) -> float | None:
+    def _initial_rate(self, group: int, claimed: Claimed, right: Floats) -> float | None:
         """Return what a group starts from: as claimed for a tensor of it, else as torch's schedulers keep it, else as an
         earlier segment had it; for a group that is new in this segment what its first rate says. Return None for a group
         that the scheduler does not have.
@@ -180,7 +178,7 @@ def _told(claim: Mapping[str, Any]) -> str:
     return "of the scheduler's own code" if claim["name"] == RECORDED else str(claim["name"])
 
 
-def _untested(claim: Mapping[str, Any], right: Sequence[_Floats]) -> str:
+def _untested(claim: Mapping[str, Any], right: Sequence[Floats]) -> str:
     """Return why nothing on record could have contradicted the schedule; nothing if something could."""
     known = [factors[~np.isnan(factors)] for factors in right]
     if not any(map(len, known)):

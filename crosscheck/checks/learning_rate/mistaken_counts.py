@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-_Counts = NDArray[np.int64]
+from crosscheck.arrays import Counts
 
 # How often a schedule is stepped by mistake: for each loss, each part of a batch, each rank.
 _TIMES = (2, 3, 4, 5, 6, 8, 16, 32)
@@ -16,13 +15,13 @@ class Miscount(NamedTuple):
     """What a schedule may count instead of the applied updates."""
 
     sentence: str
-    counts: _Counts  # before each attempt
+    counts: Counts  # before each attempt
     micro_batches: int = 1  # of an update, where the scheduler is stepped after each of them
 
 
 def mistaken_counts(
-    counts: _Counts,
-    steps: _Counts,
+    counts: Counts,
+    steps: Counts,
     *,
     every: int,
     applied_before: int,
@@ -69,7 +68,7 @@ def mistaken_counts(
         yield Miscount(_at_other_intervals(interval, every), counts // interval * every)
 
 
-def with_a_rest(miscount: Miscount, counts: _Counts, every: int, last: int) -> Iterator[Miscount]:
+def with_a_rest(miscount: Miscount, counts: Counts, every: int, last: int) -> Iterator[Miscount]:
     """Yield the same mistake in epochs that do not divide into whole updates, for each number of micro-batches in the last.
 
     Args:

@@ -5,18 +5,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crosscheck.arrays import Bits, Counts, Floats
 from crosscheck.checks.learning_rate.claimed_rates import Claimed, Formula, Table, claimed_of_group
 from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
 from crosscheck.checks.learning_rate.mistaken_counts import Miscount, mistaken_counts, with_a_rest
 from crosscheck.report.finding import Finding
 from crosscheck.tolerance import FORMATS, roundoffs
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
-
-_Floats = NDArray[np.float64]
-_Counts = NDArray[np.int64]
-_Bits = NDArray[np.bool_]
 
 _RELATIVE = 1e-11  # torch's own schedulers multiply from step to step: 6e-14 of a rate in 30,000 steps
 _RELATIVE_IN_FLOAT32 = 2.0**-22  # a factor, its product with the initial rate, and that rate itself are rounded
@@ -90,7 +86,7 @@ def check_learning_rates(
 
 
 def claimed_by_group(
-    claim: Mapping[str, Any], attempts: Sequence[RateUsed], counts: _Counts, claimed_before: int
+    claim: Mapping[str, Any], attempts: Sequence[RateUsed], counts: Counts, claimed_before: int
 ) -> list[Claimed]:
     """Return what is claimed of each group that any attempt has; groups of one schedule share one object."""
     read_schedule(claim)
@@ -105,7 +101,7 @@ def claimed_by_group(
     return found
 
 
-def counts_of(attempts: Sequence[RateUsed], applied_before: int) -> _Counts:
+def counts_of(attempts: Sequence[RateUsed], applied_before: int) -> Counts:
     """Return how many updates were applied before each attempt."""
     applied = np.array([attempt.applied for attempt in attempts], np.int64)
     return applied_before + np.cumsum(applied) - applied
@@ -125,7 +121,7 @@ def _not_restored(claimed_before: int, applied_before: int) -> Iterator[str]:
         )
 
 
-def _first_change(rates: _Floats, counts: _Counts) -> int | None:
+def _first_change(rates: Floats, counts: Counts) -> int | None:
     """Return after how many updates a rate is first another than at the start; None if it never is."""
     changed = np.flatnonzero(rates != rates[0])
     return int(counts[changed[0]]) if len(changed) else None
@@ -135,7 +131,7 @@ class _Mistake(NamedTuple):
     """A schedule that counts something else."""
 
     counted: Miscount
-    factors: _Floats  # (attempts,)
+    factors: Floats  # (attempts,)
 
 
 def _mistakes(claimed: Claimed, tried: Iterable[Miscount]) -> list[_Mistake]:
@@ -151,16 +147,16 @@ class _Rates(NamedTuple):
 
     claimed: Claimed
     initial: float
-    used: _Floats  # (attempts,)
-    expected: _Floats  # (attempts,)
+    used: Floats  # (attempts,)
+    expected: Floats  # (attempts,)
 
     @property
-    def told(self) -> _Bits:
+    def told(self) -> Bits:
         """Return where the claim says anything: a rate that is no number is one that nobody could compute."""
         return ~np.isnan(self.expected) if isinstance(self.claimed, Table) else np.ones(self.expected.shape, np.bool_)
 
     @property
-    def wrong(self) -> _Bits:
+    def wrong(self) -> Bits:
         return self.told & ~self.agree(self.expected)
 
     @property
@@ -169,7 +165,7 @@ class _Rates(NamedTuple):
         with np.errstate(all="ignore"):  # whatever was recorded may be beyond float32
             return bool((self.used == self.used.astype(np.float32)).all())
 
-    def agree(self, expected: _Floats) -> _Bits:
+    def agree(self, expected: Floats) -> Bits:
         with np.errstate(all="ignore"):  # whatever was recorded may be infinite
             peak = float(np.max(np.abs(self.expected), initial=0.0, where=np.isfinite(self.expected)))
             size = peak if isinstance(self.claimed, Table) else max(peak, abs(self.initial))
@@ -179,7 +175,7 @@ class _Rates(NamedTuple):
         same = (self.used == expected) | (np.isnan(self.used) & np.isnan(expected))
         return np.where(np.isfinite(expected), close, same)
 
-    def causes(self, wrong: _Bits, mistakes: list[_Mistake], there: _Bits) -> list[str]:
+    def causes(self, wrong: Bits, mistakes: list[_Mistake], there: Bits) -> list[str]:
         """Return the mistakes, as sentences, each of which explains all these rates: those of the simplest kind that does."""
         found: list[str] = []
         if np.all(self.used == self.used[0]) and not np.all(self.expected == self.expected[0]):
@@ -190,7 +186,7 @@ class _Rates(NamedTuple):
                 found.append(mistake.counted.sentence)
         return list(dict.fromkeys(found)) or list(self._multiple())
 
-    def rests(self, mistakes: list[_Mistake], counts: _Counts, there: _Bits) -> Iterator[Miscount]:
+    def rests(self, mistakes: list[_Mistake], counts: Counts, there: Bits) -> Iterator[Miscount]:
         """Yield variants of those mistakes that explain the first rates and not all, where an epoch may have ended."""
         for mistake in mistakes:
             as_if, in_time = self._as_if(mistake, there)
@@ -198,7 +194,7 @@ class _Rates(NamedTuple):
             if mistake.counted.micro_batches > 1 and len(other) and other[0] > 1:
                 yield from with_a_rest(mistake.counted, counts, self.claimed.every, int(counts[there][other[0]]))
 
-    def periods(self, counts: _Counts) -> Iterator[str]:
+    def periods(self, counts: Counts) -> Iterator[str]:
         """Yield by how much longer the periods of warm restarts are than claimed, if that explains the rates."""
         updates = updates_of_an_epoch(self.claimed, self.initial, self.used, counts)
         if updates is not None:
@@ -207,7 +203,7 @@ class _Rates(NamedTuple):
                 f"step(epoch + i / {updates})"
             )
 
-    def _as_if(self, mistake: _Mistake, there: _Bits) -> tuple[_Bits, _Bits]:
+    def _as_if(self, mistake: _Mistake, there: Bits) -> tuple[Bits, Bits]:
         """Return which rates are as a mistake makes them, and of which it says something."""
         mistaken = _times(self.initial, mistake.factors[there])
         # What was counted wrong shows before the run that is claimed is over.
@@ -235,9 +231,9 @@ def _compared(
     each: Sequence[Claimed],
     initial_lr: Sequence[float | None],
     attempts: Sequence[RateUsed],
-    counts: _Counts,
-    by_attempts: _Counts | None = None,
-) -> Iterator[tuple[int, _Bits, _Rates]]:
+    counts: Counts,
+    by_attempts: Counts | None = None,
+) -> Iterator[tuple[int, Bits, _Rates]]:
     """Yield of each group that the schedule covers its number, which attempts have it, and its rates.
 
     `by_attempts`: what a scheduler that is stepped once in several updates counts instead: the batches of an epoch are counted
@@ -255,12 +251,12 @@ def _compared(
         yield group, there, _Rates(claimed, initial, used, _times(initial, claimed.factors(counted)[there]))
 
 
-def _times(initial: float, factor: _Floats) -> _Floats:
+def _times(initial: float, factor: Floats) -> Floats:
     with np.errstate(all="ignore"):  # 0 times infinity, for one
         return initial * factor
 
 
-def _finding(group: int, steps: _Counts, rates: _Rates, wrong: _Bits, causes: list[str]) -> Finding:
+def _finding(group: int, steps: Counts, rates: _Rates, wrong: Bits, causes: list[str]) -> Finding:
     at, count = int(np.argmax(wrong)), int(wrong.sum())
     used, expected = float(rates.used[at]), float(rates.expected[at])
     why = " or ".join(causes) or "no mistake of the catalogue explains it"

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscheck.arrays import Bits
 from crosscheck.checks.judging.bits import differ
 from crosscheck.trace.format import GRAD, Option
 from crosscheck.trace.tensors import Quantity, TensorBlock, all_quantities
 
 _Rows = NDArray[np.int64]
-_Bits = NDArray[np.bool_]
 
 
 class Moment(IntEnum):
@@ -129,14 +129,14 @@ class Pair:
             yield from self._compare(Moment.BEFORE, name, befores, there[0], self._digests_differ(a, b, 0))
             yield from self._compare(Moment.AFTER, name, afters, there[1], self._digests_differ(a, b, 1))
 
-    def _same_digests(self, a: Quantity, b: Quantity, moment: int) -> _Bits:
+    def _same_digests(self, a: Quantity, b: Quantity, moment: int) -> Bits:
         """Return for each row whether both have a digest of the same elements before (0) or after (1) the step."""
         if a.digests is None or b.digests is None or a.held is None or b.held is None:
             return np.zeros(len(self.steps), np.bool_)
         ours, theirs = a.held[self._rows[0] + moment], b.held[self._rows[1] + moment]
         return np.all(ours == theirs, axis=1) & (ours[:, 0] < ours[:, 1])
 
-    def _digests_differ(self, a: Quantity, b: Quantity, moment: int) -> _Bits:
+    def _digests_differ(self, a: Quantity, b: Quantity, moment: int) -> Bits:
         """Return for each row whether the digests of the same elements differ before (0) or after (1) the step."""
         same = self._same_digests(a, b, moment)
         if a.digests is None or b.digests is None or not same.any():
@@ -161,8 +161,8 @@ class Pair:
         moment: Moment,
         slot: str,
         values: tuple[NDArray[Any], NDArray[Any]],
-        there: tuple[_Bits, _Bits],
-        digests: _Bits | None = None,
+        there: tuple[Bits, Bits],
+        digests: Bits | None = None,
     ) -> Iterator[Difference]:
         """Yield the difference of a quantity, if there is one. `there`: the rows that have it; `digests`: those whose differ."""
         scalar = any(v.shape[1] != len(b.coordinates) for v, b in zip(values, self._blocks, strict=True))

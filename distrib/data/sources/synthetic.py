@@ -18,7 +18,7 @@ _TRAIN, _TEST = 0, 1
 _CHUNK = 2**20  # pixels drawn at a time: bounds the memory
 
 
-def load(train_images: int = 50_000, test_images: int = 10_000, seed: int = 20261, size: int = SIZE) -> Dataset:
+def load(train_images: int, test_images: int, seed: int = 20261, size: int = SIZE) -> Dataset:
     """Return the set drawn in size x size pixels: the same shapes at any size, with noise in each pixel."""
     splits = (_split(seed, _TRAIN, train_images, size), _split(seed, _TEST, test_images, size))
     return Dataset("synthetic", CLASSES, *splits)

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from distrib.errors import BadInput
-from distrib.files import Unfit, open_regular, patiently, replacing, to_json
-
-_LARGEST = 2**32  # bytes
-_LONGEST_LINE = 2**16
+from distrib.files import Unfit, open_regular, replacing, retry_transient, to_json
+from distrib.layout import LARGEST_METRICS, LONGEST_LINE_OF_METRICS
 
 Place = tuple[float, bool]
 """The step of a line, and whether it is the line of the epoch that ended there."""
@@ -38,26 +36,26 @@ class Metrics:
         if old_reached > reached:
             source, last = self._old, old_last
         elif last > until and last > old_last:
-            patiently(self._old, lambda: os.replace(path, self._old))
+            retry_transient(self._old, lambda: os.replace(path, self._old))
             source, old_last = self._old, last
         self._needed_until = old_last
-        patiently(path, lambda: _copy(source, path, until))
-        self._file = patiently(path, lambda: path.open("ab"))
+        retry_transient(path, lambda: _copy(source, path, until))
+        self._file = retry_transient(path, lambda: path.open("ab"))
         self.after_checkpoint(resumed_step)
 
     def write(self, **values: Any) -> None:
         """Append a line, whole and at once. Raises OSError."""
         self._file.write(to_json(values).encode() + b"\n")
-        patiently(self._path, self._file.flush)  # what could not be written yet waits in the buffer
+        retry_transient(self._path, self._file.flush)  # what could not be written yet waits in the buffer
 
     def after_checkpoint(self, step: int) -> None:
         """Let the lines go that nobody needs any more: a run continues from `step` now, or from later."""
         if step >= self._needed_until[0]:
-            patiently(self._old, lambda: self._old.unlink(missing_ok=True))
+            retry_transient(self._old, lambda: self._old.unlink(missing_ok=True))
 
     def close(self) -> None:
         """Raises OSError."""
-        patiently(self._path, self._file.close)
+        retry_transient(self._path, self._file.close)
 
 
 def last_place(path: Path) -> Place:
@@ -97,8 +95,8 @@ def _reach(path: Path, until: Place) -> tuple[Place, Place]:
 def _lines(path: Path) -> Iterator[tuple[bytes, Place]]:
     """Yield each line with its place; none if there is no such file."""
     try:
-        with open_regular(path, _LARGEST) as file:
-            while line := file.readline(_LONGEST_LINE):
+        with open_regular(path, LARGEST_METRICS) as file:
+            while line := file.readline(LONGEST_LINE_OF_METRICS):
                 yield line, _place(line)
     except FileNotFoundError:
         return

@@ -172,5 +172,5 @@ def test_a_user_without_a_home_is_to_name_the_cache(monkeypatch: pytest.MonkeyPa
 def test_more_drawn_images_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "memory", lambda: 8 * 10**9)
     config = DataConfig(source="synthetic", train_images=10**7)
-    with pytest.raises(BadInput, match=r"synthetic: 10000000 training .* take 30\.8 GB, more than half of the 8 GB"):
+    with pytest.raises(BadInput, match=r"synthetic: 10,000,000 training .* take 30\.8 GB, more than half of the 8 GB"):
         sources.load(config, "synthetic")
