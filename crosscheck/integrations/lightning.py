@@ -31,17 +31,17 @@ class RecorderCallback(Callback):
     does around the optimizer is then claimed by hand.
     """
 
-    def __init__(self, path: str | Path, *, optimizer: int = 0, **recording: Any) -> None:
+    def __init__(self, path: str | Path, *, optimizer: int = 0, **recorder_options: Any) -> None:
         """Prepare to record.
 
         Args:
             path: The folder of the trace.
             optimizer: The number of the optimizer, in the order of `configure_optimizers`.
-            **recording: More arguments of `Recorder`, such as `steps`, `average` or `claims`. They take
+            **recorder_options: More arguments of `Recorder`, such as `steps`, `average` or `claims`. They take
                 precedence over the trainer's settings.
         """
         super().__init__()
-        self.path, self._number, self._given = Path(path), optimizer, recording
+        self.path, self._number, self._given = Path(path), optimizer, recorder_options
         self.recording = Recording(None)
         """The recording, while `fit` runs, on the rank that records."""
         self._captures = False
