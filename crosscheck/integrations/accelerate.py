@@ -76,6 +76,8 @@ def record(
     }
     recorder = attach(optimizer, path, found, recorder_options)
     recorder.loop.watch_clipping()
+    if not {"scheduler", "scheduler_every"} & recorder_options.keys():
+        recorder.loop.watch_scheduler()
     return Recording(recorder, watch(accelerator, recorder))
 
 

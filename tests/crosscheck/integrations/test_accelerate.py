@@ -1,9 +1,11 @@
 """A loop of Accelerate is recorded by one line: its optimizer, scheduler, accumulation and clipping."""
 
+import itertools
 import math
 from collections.abc import Callable, Generator
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -209,6 +211,60 @@ def test_a_wrong_bound_and_a_wrong_schedule(build: Build, tmp_path: Path) -> Non
             loop.epoch()
             loop.scheduler.step()  # once an epoch too often
     assert checks(replay(tmp_path / "schedule")) == {"learning rate"}
+
+
+def halved(optimizer: Optimizer) -> StepLR:
+    return StepLR(optimizer, 1, 0.5)
+
+
+def by_its_own_code(optimizer: Optimizer) -> LambdaLR:
+    return LambdaLR(optimizer, lambda epoch: 1 / (epoch + 1))
+
+
+@pytest.mark.parametrize("schedule", [halved, by_its_own_code])
+def test_a_prepared_scheduler_that_is_stepped_once_an_epoch(
+    schedule: Callable[[Optimizer], Any], build: Build, tmp_path: Path
+) -> None:
+    """Also in a run that goes on, where the scheduler is stepped before the first update on record."""
+    loop, trace = Loop(build(1), schedule), tmp_path / "found"
+    for number in (3, 2):
+        with record(loop.accelerator, trace):
+            epochs(loop, number)
+        report = replay(trace)
+        assert (report.verdict, report.checks["learning rate"]) == (Verdict.MATCH, "not tested"), str(report)
+        [untested] = report.claims_not_tested
+        if number == 3:
+            assert "the loop stepped the scheduler 2 times in 29 updates, and the rates follow that" in untested
+            assert untested.endswith("give the recorder scheduler_every=10")
+
+
+@pytest.mark.parametrize(("every", "verdict"), [(10, "match"), (1, "mismatch")])
+def test_how_often_a_prepared_scheduler_is_stepped_can_be_given(
+    every: int, verdict: str, build: Build, tmp_path: Path
+) -> None:
+    loop = Loop(build(1), halved)
+    with record(loop.accelerator, tmp_path, scheduler_every=every):
+        epochs(loop, 3)
+    assert replay(tmp_path).checks["learning rate"] == verdict
+
+
+def epochs(loop: Loop, number: int) -> None:
+    """Train with a scheduler that is stepped once an epoch."""
+    scheduler, loop.scheduler = loop.scheduler, SimpleNamespace(step=lambda: None)
+    for _ in range(number):
+        loop.epoch()
+        scheduler.step()
+    loop.scheduler = scheduler
+
+
+@pytest.mark.parametrize("left_out", [{7}, {3, 4, 5, 6}])
+def test_a_prepared_scheduler_that_misses_some_updates(left_out: set[int], build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(1), lambda o: CosineAnnealingLR(o, 40))
+    scheduler, count = loop.scheduler, itertools.count()
+    loop.scheduler = SimpleNamespace(step=lambda: next(count) in left_out or scheduler.step())
+    with record(loop.accelerator, tmp_path):
+        loop.epoch()
+    assert checks(replay(tmp_path)) == {"learning rate"}
 
 
 def test_frozen_tensors_and_one_cycle(build: Build, tmp_path: Path) -> None:
