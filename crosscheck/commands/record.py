@@ -131,7 +131,7 @@ def _replay_all(folder: Path, require: list[str]) -> tuple[dict[str, Report], bo
     if not listed:
         tell(
             "no optimizer of torch took a step, so there is nothing to replay. An interpreter that ignores PYTHONPATH "
-            "(python -I, -E or -S) is not seen"
+            f"(python -I, -E or -S) is not seen, nor is one that cannot write to {folder}"
         )
     for entry in listed:
         if "refused" in entry:

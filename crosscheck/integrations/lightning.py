@@ -31,17 +31,17 @@ class RecorderCallback(Callback):
     does around the optimizer is then claimed by hand.
     """
 
-    def __init__(self, path: str | Path, *, optimizer: int = 0, **recording: Any) -> None:
+    def __init__(self, path: str | Path, *, optimizer: int = 0, **recorder_options: Any) -> None:
         """Prepare to record.
 
         Args:
             path: The folder of the trace.
             optimizer: The number of the optimizer, in the order of `configure_optimizers`.
-            **recording: More arguments of `Recorder`, such as `steps`, `average` or `claims`. They take
+            **recorder_options: More arguments of `Recorder`, such as `steps`, `average` or `claims`. They take
                 precedence over the trainer's settings.
         """
         super().__init__()
-        self.path, self._number, self._given = Path(path), optimizer, recording
+        self.path, self._number, self._given = Path(path), optimizer, recorder_options
         self.recording = Recording(None)
         """The recording, while `fit` runs, on the rank that records."""
         self._captures = False
@@ -112,10 +112,11 @@ class RecorderCallback(Callback):
 
 def _clipping(trainer: Trainer, module: LightningModule) -> dict[str, float] | None:
     """Return how the trainer clips, as arguments of the recorder; None if the module has its own way, which nothing tells."""
-    if type(module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping:
+    if _overrides(module, "configure_gradient_clipping"):
         return None
     if not trainer.gradient_clip_val:
-        return {}
+        # The module's hook runs after that of the callback, and may change what was captured.
+        return {"clip_norm": math.nan} if _overrides(module, "on_before_optimizer_step") else {}
     algorithm: Any = trainer.gradient_clip_algorithm
     by_value = getattr(algorithm, "value", algorithm) == "value"
     return {"clip_value" if by_value else "clip_norm": float(trainer.gradient_clip_val)}
@@ -133,12 +134,14 @@ def _schedule(trainer: Trainer, module: LightningModule, optimizer: torch.optim.
     after_each_update = (config.interval, config.frequency) == ("step", 1)
     if len(configs) > 1:
         why = f"{len(configs)} schedulers step this optimizer"
-    elif type(module).lr_scheduler_step is not LightningModule.lr_scheduler_step:
+    elif _overrides(module, "lr_scheduler_step"):
         why = f"{type(module).__name__} steps the scheduler in a way of its own, lr_scheduler_step"
+    elif _overrides(module, "optimizer_step"):
+        why = f"{type(module).__name__} steps the optimizer in a way of its own, optimizer_step"
     elif _has(trainer, StochasticWeightAveraging):
         why = "StochasticWeightAveraging replaces the scheduler during training"
-    elif _has(trainer, GradientAccumulationScheduler) and not after_each_update:
-        why = "GradientAccumulationScheduler changes how many updates an epoch has"
+    elif not after_each_update and (changing := _changes_epochs(trainer, module)):
+        why = f"{changing} may change how many updates an epoch has"
     elif config.interval == "epoch" and math.isfinite(batches):
         return {"scheduler": config.scheduler, "scheduler_every": math.ceil(batches / each) * config.frequency}
     elif after_each_update or (
@@ -152,6 +155,21 @@ def _schedule(trainer: Trainer, module: LightningModule, optimizer: torch.optim.
         )
     warn(f"crosscheck: the learning rate is not checked: {why}")
     return {}
+
+
+def _changes_epochs(trainer: Trainer, module: LightningModule) -> str | None:
+    """Return what may give one epoch more updates than another; None if nothing does."""
+    if _has(trainer, GradientAccumulationScheduler):
+        return "GradientAccumulationScheduler"
+    if trainer.reload_dataloaders_every_n_epochs:  # pyright: ignore[reportAttributeAccessIssue]
+        return "reload_dataloaders_every_n_epochs"
+    if _overrides(module, "on_train_batch_start"):  # by returning -1
+        return f"{type(module).__name__}.on_train_batch_start"
+    return None
+
+
+def _overrides(module: LightningModule, method: str) -> bool:
+    return getattr(type(module), method) is not getattr(LightningModule, method)
 
 
 def _has(trainer: Trainer, kind: type[Callback]) -> bool:

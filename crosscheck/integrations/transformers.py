@@ -28,15 +28,15 @@ except ImportError as error:
 class RecorderCallback(TrainerCallback):
     """Records the optimizer of a `Trainer.train`, from its first step to its last."""
 
-    def __init__(self, path: str | Path, **recording: Any) -> None:
+    def __init__(self, path: str | Path, **recorder_options: Any) -> None:
         """Prepare to record.
 
         Args:
             path: The folder of the trace.
-            **recording: More arguments of `Recorder`, such as `steps`, `average` or `claims`. They take
+            **recorder_options: More arguments of `Recorder`, such as `steps`, `average` or `claims`. They take
                 precedence over the trainer's settings.
         """
-        self.path, self._given = Path(path), recording
+        self.path, self._given = Path(path), recorder_options
         self.recording = Recording(None)
         """The recording, while training runs, on the rank that records."""
 

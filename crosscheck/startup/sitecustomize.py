@@ -11,6 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -72,7 +73,8 @@ def _watch_steps() -> None:
             _tell(optimizer, trace=trace.name)
         except Exception as error:  # whatever it is, the script goes on
             ours = type(error).__module__.startswith("crosscheck.")
-            _tell(optimizer, refused=str(error) if ours else f"{type(error).__name__}: {error}")
+            with suppress(Exception):  # the disk may be full, or the folder gone
+                _tell(optimizer, refused=str(error) if ours else f"{type(error).__name__}: {error}")
 
     register_optimizer_step_pre_hook(torch.compiler.disable(before_step))  # pyright: ignore[reportArgumentType]
 

@@ -5,6 +5,8 @@ None of them is a name that torch or an optimizer uses. Imports neither JAX nor 
 
 CLAIMED_RATE = "lr claimed"
 """The rate that the group should have, from a copy of the scheduler that is stepped once for each claimed step."""
+TIMES_STEPPED = "scheduler steps"
+"""How often the loop had stepped its scheduler by then, where nobody said how often it is to do so; in the first group."""
 AVERAGED = "updates averaged"
 """How many updates the moving average has seen when the step is over; in the first group."""
 CLIP_NORM = "clip_norm told"

@@ -8,6 +8,7 @@ import numpy as np
 from crosscheck.arrays import Counts, Floats
 from crosscheck.checks.check import Check
 from crosscheck.checks.learning_rate.claimed_rates import Claimed, Table
+from crosscheck.checks.learning_rate.found_schedulers import stepped_seldom
 from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
 from crosscheck.checks.learning_rate.rates import (
     RateUsed,
@@ -20,7 +21,7 @@ from crosscheck.checks.learning_rate.unclaimed import moved_on
 from crosscheck.errors import TraceError
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import Option, Part, TensorInfo
-from crosscheck.trace.reserved_options import CLAIMED_RATE
+from crosscheck.trace.reserved_options import CLAIMED_RATE, TIMES_STEPPED
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
 
 
@@ -34,6 +35,7 @@ class LearningRate(Check):
     def start(self) -> None:
         self._initial: dict[int, float] = {}  # by group, where it is told
         self._rates: list[RateUsed] = []
+        self._stepped: list[float] = []  # how often a scheduler that was found had been stepped
         self._scheduled = False  # a scheduler of torch's keeps initial_lr in the groups that it has
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
@@ -43,6 +45,7 @@ class LearningRate(Check):
             rates = tuple(_number(group.get("lr")) for group in groups)
             told = tuple(_number(group.get(CLAIMED_RATE)) for group in groups)
             self._rates.append(RateUsed(step.step, step.applied, rates, told))
+            self._stepped.append(_number(groups[0].get(TIMES_STEPPED)) if groups else float("nan"))
             self._scheduled |= any("initial_lr" in group for group in groups)
             for number, group in enumerate(groups):
                 told = claimed.get(number, group.get("initial_lr"))
@@ -59,19 +62,16 @@ class LearningRate(Check):
         read_schedule(schedule)
         on_record = self._applied_on_record()
         applied = self.claims.applied if on_record is None else on_record
-        if schedule["name"] == RECORDED:
-            self.context.findings.add(self._not_restored(schedule, applied))
         counts = counts_of(self._rates, applied)
         each = claimed_by_group(schedule, self._rates, counts, self.claims.applied)
         right = [claimed.factors(counts) for claimed in each]
         initial = [self._initial_rate(number, claimed, right[number]) for number, claimed in enumerate(each)]
-        fractions = self._fractions(each, initial, counts)
-        self.context.claimed("learning rate", f"schedule {_told(schedule)}", fractions or _untested(schedule, right))
-        if fractions:
-            self.answered = False
-            return
-        self.context.findings.add_complete(
-            check_learning_rates(
+        other_steps = self._fractions(each, initial, counts)
+        wrong, not_restored = list[Finding](), list[Finding]()
+        if not other_steps:
+            if schedule["name"] == RECORDED:
+                not_restored = list(self._not_restored(schedule, applied))
+            wrong = check_learning_rates(
                 schedule,
                 initial,
                 self._rates,
@@ -79,7 +79,14 @@ class LearningRate(Check):
                 claimed_before=self.claims.applied,
                 world_size=self.segment.header.world_size,
             )
-        )
+            if wrong or not_restored:
+                other_steps = stepped_seldom(each, initial, self._rates, self._stepped)
+        self.context.claimed("learning rate", f"schedule {_told(schedule)}", other_steps or _untested(schedule, right))
+        if other_steps:
+            self.answered = False
+            return
+        self.context.findings.add(not_restored)
+        self.context.findings.add_complete(wrong)
 
     def _applied_on_record(self) -> int | None:
         """Return how many updates were applied before this segment, if an earlier one reaches as far; None if none does."""

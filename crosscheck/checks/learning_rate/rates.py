@@ -85,6 +85,14 @@ def check_learning_rates(
     return findings
 
 
+def rates_follow(
+    each: Sequence[Claimed], initial_lr: Sequence[float | None], attempts: Sequence[RateUsed], stepped: _Counts
+) -> bool:
+    """Return whether every rate is what the schedule of its group gives after so many steps of the scheduler."""
+    aligned = [replace(one, first=int(stepped[0])) if isinstance(one, Table) else one for one in each]
+    return not any(rates.wrong.any() for *_, rates in _compared(aligned, initial_lr, attempts, stepped))
+
+
 def claimed_by_group(
     claim: Mapping[str, Any], attempts: Sequence[RateUsed], counts: Counts, claimed_before: int
 ) -> list[Claimed]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from crosscheck.errors import TraceError
@@ -15,7 +16,7 @@ from crosscheck.recorder.claims.schedule_formulas import formula_of
 from crosscheck.recorder.claims.scheduler import times_stepped, unwrap_scheduler
 from crosscheck.recorder.claims.stepped_copy import SteppedCopy
 from crosscheck.trace.format import Claims, Option
-from crosscheck.trace.reserved_options import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE
+from crosscheck.trace.reserved_options import AVERAGED, CLAIMED_RATE, CLIP_NORM, CLIP_VALUE, TIMES_STEPPED
 from crosscheck.trace.schedule_claims import RECORDED
 
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before a name
@@ -49,9 +50,10 @@ class LoopObjects:
         pairs = pairs_of(average, model) if isinstance(average, AveragedModel) else average
         self.average: dict[Tensor, Tensor] = dict(pairs)
         """The average of each parameter, likewise."""
+        self._scheduler: LRScheduler | None = None
         self._copy: SteppedCopy | None = None
         self._clips: dict[str, Option] = {}
-        self._expects_clips = False
+        self._expects_clips = self._counts_scheduler = False
         read: dict[str, Any] = {"clip_norm": clip_norm, "clip_value": clip_value}
         if self._averaged is not None:
             read["average"] = kind_of_average(self._averaged, claims.average if claims is not None else None)
@@ -71,6 +73,8 @@ class LoopObjects:
                 group[CLAIMED_RATE] = rate
             if applied:
                 self._copy.applied()
+        if self._counts_scheduler and self._scheduler is not None and claimed:
+            claimed[0][TIMES_STEPPED] = int(times_stepped(self._scheduler))
         if self._expects_clips and claimed:
             claimed[0] |= self._clips or {CLIP_NORM: float("nan"), CLIP_VALUE: float("nan")}
             self._clips = {}
@@ -81,6 +85,10 @@ class LoopObjects:
         if self._averaged is None:
             return options
         return _with(options, [{AVERAGED: int(self._averaged.n_averaged)}, *({} for _ in options[1:])])
+
+    def watch_scheduler(self) -> None:
+        """Record how often the scheduler has been stepped, from now on: nobody said how often the loop is to step it."""
+        self._counts_scheduler = True
 
     def watch_clipping(self) -> None:
         """Expect a call of `clipped` for each step that is clipped, from now on. For a step without that call no clipping is claimed."""
@@ -99,7 +107,7 @@ class LoopObjects:
             raise TraceError(
                 f"scheduler_every={every}: accepted are whole numbers from 1, the updates to one of its steps"
             )
-        inner = unwrap_scheduler(scheduler, optimizer)
+        self._scheduler = inner = unwrap_scheduler(scheduler, optimizer)
         stepped = times_stepped(inner)
         told = claims is not None and "applied" in claims.model_fields_set
         if every > 1 and stepped and not told:

@@ -46,7 +46,7 @@ def choose_rule(optimizer: torch.optim.Optimizer, rule: str) -> str:
             return name
     raise UnsupportedOptimizer(
         f"there is no rule for {type(optimizer).__name__}; there are {accepted}. If it claims one of these formulas, "
-        "say which with rule="
+        "say which with rule=, or with --rule of the command record"
     )
 
 

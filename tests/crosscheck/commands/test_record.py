@@ -13,7 +13,7 @@ import pytest
 from tests.support import ROOT, wait_for
 
 MANY = """
-import importlib.util, multiprocessing, sys, sitecustomize
+import importlib.util, multiprocessing, os, sys, sitecustomize
 assert importlib.util.find_spec("torch")
 import torch
 
@@ -67,6 +67,8 @@ for process in forked:
     process.start()
 for process in forked:
     process.join()
+os.environ["CROSSCHECK_RECORD"] = "/dev/null/nowhere"
+train(lambda p: torch.optim.SGD(p, lr=0.3))
 print(sitecustomize.WHOSE, *sys.argv[2:])
 """
 
@@ -91,7 +93,8 @@ def record(out: Path, script: str, *arguments: str, options: Sequence[str] = ())
 
 def test_every_optimizer_that_steps_is_recorded_and_replayed(tmp_path: Path) -> None:
     """One is under a loss scaler and skips a step, one is wrong, one has no rule, one steps in a forked process, and two ranks
-    never average their gradients. All but the ranks swap their parameters, which torch refuses if there are weak references.
+    never average their gradients. The last can neither be recorded nor listed, and the script goes on. All but the ranks swap
+    their parameters, which torch refuses if there are weak references.
     """
     (tmp_path / "sitecustomize.py").write_text("WHOSE = 'the user'")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -122,6 +125,10 @@ def test_every_optimizer_that_steps_is_recorded_and_replayed(tmp_path: Path) -> 
     assert {finding["tensor"] for finding in wrong["findings"]} <= {"0.weight", "0.bias", "1.weight", "1.bias"}
 
     assert "crosscheck: torch.optim.lbfgs.LBFGS is not recorded: there is no rule for LBFGS" in result.stderr
+    assert (
+        "If it claims one of these formulas, say which with rule=, or with --rule of the command record"
+        in result.stderr
+    )
     assert f"crosscheck: {tmp_path}/out/optimizer-2:\nmismatch: Decayed (single on cpu) is not sgd; " in result.stderr
 
 
@@ -132,6 +139,7 @@ def test_a_script_that_never_steps_an_optimizer(tmp_path: Path, ends: str, code:
     first, second, *rest = result.stderr.splitlines()
     assert first == "b"
     assert second.startswith("crosscheck: no optimizer of torch took a step, so there is nothing to replay")
+    assert second.endswith(f"is not seen, nor is one that cannot write to {tmp_path}/out")
     assert rest == ([] if code == 2 else [f"crosscheck: exit code {code} is the script's"])
 
 

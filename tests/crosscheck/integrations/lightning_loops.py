@@ -47,6 +47,40 @@ class OwnSchedulerStep(Automatic):
             scheduler.step()
 
 
+class OwnOptimizerStep(Automatic):
+    """A module that steps its optimizer after every second batch."""
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any) -> None:
+        del epoch
+        if batch_idx % 2:
+            optimizer.step(closure=optimizer_closure)
+        else:
+            optimizer_closure()
+
+
+class Growing(Automatic):
+    """A module that has two batches more in each epoch."""
+
+    def train_dataloader(self) -> Any:
+        return loader_of(2 + 2 * self.current_epoch)
+
+
+class EndsEpochs(Automatic):
+    """A module that ends an epoch before its last batch."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        del batch
+        return -1 if batch_idx == 4 else None
+
+
+class ChangesGradients(Automatic):
+    """A module that changes its gradients before the trainer clips them."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad.mul_(0.5)
+
+
 class TwoSchedulers(Automatic):
     """A module with two schedulers for one optimizer."""
 
@@ -103,9 +137,21 @@ class Manual(pl.LightningModule):
         ]
 
 
-def fit(module: Any, folder: Path, *callbacks: RecorderCallback, epochs: int = 3, load: Any = None, **more: Any) -> Any:
+def loader_of(batches: int) -> Any:
     generator = torch.Generator().manual_seed(1)
-    inputs = torch.utils.data.TensorDataset(torch.randn(14, 8, generator=generator))
+    inputs = torch.utils.data.TensorDataset(torch.randn(2 * batches, 8, generator=generator))
+    return torch.utils.data.DataLoader(inputs, batch_size=2)
+
+
+def fit(
+    module: Any,
+    folder: Path,
+    *callbacks: RecorderCallback,
+    epochs: int = 3,
+    load: Any = None,
+    own_data: bool = False,
+    **more: Any,
+) -> Any:
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -118,5 +164,5 @@ def fit(module: Any, folder: Path, *callbacks: RecorderCallback, epochs: int = 3
         default_root_dir=folder,
         **more,
     )
-    trainer.fit(module, torch.utils.data.DataLoader(inputs, batch_size=2), ckpt_path=load)
+    trainer.fit(module, None if own_data else loader_of(7), ckpt_path=load)
     return trainer

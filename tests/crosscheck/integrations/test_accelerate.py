@@ -1,14 +1,18 @@
 """A loop of Accelerate is recorded by one line: its optimizer, scheduler, accumulation and clipping."""
 
+import itertools
 import math
 from collections.abc import Callable, Generator
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
@@ -108,6 +112,75 @@ def test_what_is_told_of_clipping(build: Build, tmp_path: Path) -> None:
     assert all(math.isnan(cast(float, value)) for value in told[1:])
 
 
+METHODS = ("backward", "clip_grad_norm_", "clip_grad_value_")
+
+
+def test_the_methods_in_an_accelerator_take_what_its_own_take(build: Build, tmp_path: Path) -> None:
+    """Also by name."""
+    loop = Loop(build(1), warm_up)
+    own = {name: parameters(getattr(loop.accelerator, name)) for name in METHODS}
+    with record(loop.accelerator, tmp_path):
+        assert {*METHODS} <= vars(loop.accelerator).keys()
+        assert {name: parameters(getattr(loop.accelerator, name)) for name in METHODS} == own
+        loop.accelerator.backward(loss=loop.model(torch.randn(4, 8)).square().mean())
+        loop.accelerator.clip_grad_norm_(parameters=loop.model.parameters(), max_norm=1.0, norm_type=1)
+        loop.accelerator.clip_grad_value_(parameters=loop.model.parameters(), clip_value=0.1)
+
+
+def parameters(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+    found = signature(method, follow_wrapped=False).parameters.values()
+    return [(each.name, each.kind, each.default) for each in found]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # Accelerate reads that of the rows
+@pytest.mark.parametrize("of", ["iterator", "list", "tensor"])
+@pytest.mark.parametrize("clip", METHODS[1:])
+def test_what_is_clipped_is_the_same_with_and_without_a_recorder(
+    clip: str, of: str, build: Build, tmp_path: Path
+) -> None:
+    found: list[list[Tensor]] = []
+    for recorded in (False, True):
+        loop = Loop(build(1), warm_up)
+        recording = record(loop.accelerator, tmp_path) if recorded else None
+        loop.accelerator.backward(loop.model(torch.ones(4, 8)).square().mean() * 30)
+        given = {
+            "iterator": loop.model.parameters(),
+            "list": [*loop.model.parameters()],
+            "tensor": loop.model[0].weight,
+        }
+        getattr(loop.accelerator, clip)(given[of], 0.1)
+        found.append([parameter.grad.clone() for parameter in loop.model.parameters()])
+        if recording is not None:
+            loop.optimizer.step()
+            recording.close()
+    assert all(map(torch.equal, *found))
+    assert replay(tmp_path).verdict is Verdict.MATCH
+
+
+def test_recordings_may_end_in_any_order(build: Build, tmp_path: Path) -> None:
+    accelerator = build(1)
+    models = [network(), network()]
+    prepared = [cast(Any, accelerator.prepare_optimizer(SGD(model.parameters(), lr=0.1))) for model in models]
+    untouched = dict(vars(accelerator))
+    first, second = (
+        record(accelerator, tmp_path / str(number), optimizer=optimizer, model=model)
+        for number, (optimizer, model) in enumerate(zip(prepared, models, strict=True))
+    )
+    for model, optimizer in zip(models, prepared, strict=True):
+        accelerator.backward(model(torch.randn(4, 8)).square().mean())
+        accelerator.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        if model is models[0]:
+            first.close()
+            first.close()
+            assert "backward" in vars(accelerator)
+    second.close()
+    assert vars(accelerator) == untouched
+    assert [replay(tmp_path / name).checks["clipping"] for name in "01"] == ["match", "match"]
+
+
 def test_a_bound_that_never_clips_is_told(build: Build, tmp_path: Path) -> None:
     loop = Loop(build(4), warm_up)
     with record(loop.accelerator, tmp_path):
@@ -138,6 +211,60 @@ def test_a_wrong_bound_and_a_wrong_schedule(build: Build, tmp_path: Path) -> Non
             loop.epoch()
             loop.scheduler.step()  # once an epoch too often
     assert checks(replay(tmp_path / "schedule")) == {"learning rate"}
+
+
+def halved(optimizer: Optimizer) -> StepLR:
+    return StepLR(optimizer, 1, 0.5)
+
+
+def by_its_own_code(optimizer: Optimizer) -> LambdaLR:
+    return LambdaLR(optimizer, lambda epoch: 1 / (epoch + 1))
+
+
+@pytest.mark.parametrize("schedule", [halved, by_its_own_code])
+def test_a_prepared_scheduler_that_is_stepped_once_an_epoch(
+    schedule: Callable[[Optimizer], Any], build: Build, tmp_path: Path
+) -> None:
+    """Also in a run that goes on, where the scheduler is stepped before the first update on record."""
+    loop, trace = Loop(build(1), schedule), tmp_path / "found"
+    for number in (3, 2):
+        with record(loop.accelerator, trace):
+            epochs(loop, number)
+        report = replay(trace)
+        assert (report.verdict, report.checks["learning rate"]) == (Verdict.MATCH, "not tested"), str(report)
+        [untested] = report.claims_not_tested
+        if number == 3:
+            assert "the loop stepped the scheduler 2 times in 29 updates, and the rates follow that" in untested
+            assert untested.endswith("give the recorder scheduler_every=10")
+
+
+@pytest.mark.parametrize(("every", "verdict"), [(10, "match"), (1, "mismatch")])
+def test_how_often_a_prepared_scheduler_is_stepped_can_be_given(
+    every: int, verdict: str, build: Build, tmp_path: Path
+) -> None:
+    loop = Loop(build(1), halved)
+    with record(loop.accelerator, tmp_path, scheduler_every=every):
+        epochs(loop, 3)
+    assert replay(tmp_path).checks["learning rate"] == verdict
+
+
+def epochs(loop: Loop, number: int) -> None:
+    """Train with a scheduler that is stepped once an epoch."""
+    scheduler, loop.scheduler = loop.scheduler, SimpleNamespace(step=lambda: None)
+    for _ in range(number):
+        loop.epoch()
+        scheduler.step()
+    loop.scheduler = scheduler
+
+
+@pytest.mark.parametrize("left_out", [{7}, {3, 4, 5, 6}])
+def test_a_prepared_scheduler_that_misses_some_updates(left_out: set[int], build: Build, tmp_path: Path) -> None:
+    loop = Loop(build(1), lambda o: CosineAnnealingLR(o, 40))
+    scheduler, count = loop.scheduler, itertools.count()
+    loop.scheduler = SimpleNamespace(step=lambda: next(count) in left_out or scheduler.step())
+    with record(loop.accelerator, tmp_path):
+        loop.epoch()
+    assert checks(replay(tmp_path)) == {"learning rate"}
 
 
 def test_frozen_tensors_and_one_cycle(build: Build, tmp_path: Path) -> None:
@@ -215,6 +342,10 @@ def test_which_optimizer_is_asked(build: Build, tmp_path: Path) -> None:
         record(accelerator, tmp_path)
     record(accelerator, tmp_path / "1", optimizer=first).close()
     record(accelerator, tmp_path / "2", optimizer=second).close()
+    del accelerator._optimizers  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(TraceError, match=r"does not say where it keeps what it has prepared: give optimizer="):
+        record(accelerator, tmp_path / "3")
+    record(accelerator, tmp_path / "3", optimizer=first).close()
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -92,11 +92,20 @@ def test_a_module_that_clips_in_its_own_way_is_not_accused(loops: Any, tmp_path:
     assert matches(tmp_path / "trace", "learning rate", steps=4).checks["clipping"] == "not recorded"
 
 
+def test_a_module_that_changes_gradients_before_the_step_is_not_accused(loops: Any, tmp_path: Path) -> None:
+    callback = loops.RecorderCallback(tmp_path / "trace")
+    loops.fit(loops.ChangesGradients({"interval": "step"}), tmp_path, callback, epochs=1)
+    report = matches(tmp_path / "trace", "learning rate", steps=7)
+    assert report.checks["clipping"] == "not tested"
+
+
 @pytest.mark.parametrize(
     ("module", "callback", "why"),
     [
         ("Automatic", ("GradientAccumulationScheduler", {"scheduling": {0: 1, 1: 2}}), "how many updates an epoch has"),
         ("Automatic", ("StochasticWeightAveraging", {"swa_lrs": 0.005}), "replaces the scheduler"),
+        ("EndsEpochs", None, "EndsEpochs.on_train_batch_start may change how many updates an epoch has"),
+        ("OwnOptimizerStep", None, "OwnOptimizerStep steps the optimizer in a way of its own"),
         ("TwoSchedulers", None, "2 schedulers step this optimizer"),
         ("OwnSchedulerStep", None, "OwnSchedulerStep steps the scheduler in a way of its own"),
     ],
@@ -111,6 +120,19 @@ def test_a_schedule_that_lightning_does_not_step_regularly_is_left_out(
     (segment,) = open_trace(trace)
     assert segment.header.claims is None or segment.header.claims.schedule is None
     assert replay(trace).verdict is Verdict.MATCH
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_epochs_whose_data_are_loaded_anew_may_have_other_lengths(loops: Any, interval: str, tmp_path: Path) -> None:
+    """Only a scheduler that is stepped by epochs is left out then."""
+    callback = loops.RecorderCallback(tmp_path / "trace")
+    module = loops.Growing({"interval": interval})
+    trainer = loops.fit(module, tmp_path, callback, own_data=True, reload_dataloaders_every_n_epochs=1)
+    assert trainer.global_step == 2 + 4 + 6
+    if interval == "step":
+        matches(tmp_path / "trace", "learning rate", steps=12)
+    else:
+        assert matches(tmp_path / "trace", steps=12).checks["learning rate"] == "not recorded"
 
 
 @pytest.mark.parametrize(("fused", "how"), [(False, {}), (False, CLIPPED), (True, {})])
