@@ -49,7 +49,7 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
             seed=run.plan.seed,
         )
     except TraceError as error:
-        cause = error.__context__
+        cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno not in NEEDS_USER:
             raise OSError(cause.errno, cause.strerror, str(run.folder / TRACE)) from None
         raise BadInput(f"crosscheck.record = true: {error}") from None
