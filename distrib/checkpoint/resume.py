@@ -43,7 +43,7 @@ def continue_from(
     non_default: Collection[str],
     steps_per_epoch: int,
     total_steps: int,
-    is_enough: Callable[[Progress], bool],
+    enough: Callable[[Progress], str | None],
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
@@ -58,7 +58,7 @@ def continue_from(
         return Resumed()
 
     def is_over(step: int, progress: Progress) -> bool:
-        return step == total_steps or is_enough(progress)
+        return step == total_steps or enough(progress) is not None
 
     def load() -> Resumed:
         checkpoint = _open(Path(found))

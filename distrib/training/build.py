@@ -98,9 +98,7 @@ def build(
         non_default=config.non_default_keys(),
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.steps(training.epochs),
-        is_enough=lambda progress: (
-            progress.enough(stop_at_accuracy=training.stop_at_accuracy, patience=training.patience) is not None
-        ),
+        enough=training.enough,
     )
     raise_if_stop_requested(resumed.step)
     run = Run(

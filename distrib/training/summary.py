@@ -40,7 +40,7 @@ def write(run: Run, step: int, score: Score, progress: Progress, rates: Mapping[
         "best_step": progress.best_step,
         "epochs": run.plan.epoch_of(step),
         "steps": step,
-        "ended_early": run.enough(progress) if step < run.total_steps else None,
+        "ended_early": run.config.training.enough(progress) if step < run.total_steps else None,
         "applied_updates": run.update.applied,
         "skipped_steps": run.update.skipped,
         **rates,

@@ -102,7 +102,7 @@ class Caller:
             non_default={*KEYS, *(keys or ())},
             steps_per_epoch=STEPS_PER_EPOCH,
             total_steps=TOTAL_STEPS,
-            is_enough=lambda progress: progress.epochs_without_gain >= 2,
+            enough=lambda progress: "no gain" if progress.epochs_without_gain >= 2 else None,
         )
 
 
