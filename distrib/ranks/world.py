@@ -161,6 +161,12 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores a process"
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has computed all that it was given. A CPU has computed it already."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def hardware(
     device: torch.device, environment: Mapping[str, str] = os.environ, cpu_info: Path = Path("/proc/cpuinfo")
 ) -> str:
