@@ -1,4 +1,4 @@
-"""One start of a run: from its recipe and folder to its status and exit code."""
+"""Makes one start of a run, from its recipe and folder to its status and exit code."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What changed in a run since its checkpoint was written: what makes it another run, and what is only said."""
+"""Compares a run with the one that wrote its checkpoint: some changes make it another run, the others are only said."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path

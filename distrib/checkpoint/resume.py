@@ -1,4 +1,4 @@
-"""Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
+"""Finds the checkpoint that `checkpoint.resume` means, and refuses one that the run may not continue."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: everything that decides the next update, and nothing else.
+"""Takes from a run everything that decides the next update, and nothing else, and puts it back.
 
 Data order and augmentation are pure functions of the step, so no sampler or generator state is saved.
 """

@@ -1,6 +1,6 @@
-"""What a checkpoint holds beside its tensors: one schema, which every checkpoint that is read must satisfy.
+"""Defines what a checkpoint holds beside its tensors: one schema, which every checkpoint that is read must satisfy.
 
-Its hashes say that nothing changed since it was written; they do not say who wrote it.
+The hashes of a checkpoint say that nothing changed since it was written; they do not say who wrote it.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""From a TOML recipe and `--section.key value` overrides to one checked configuration, whatever its sections are."""
+"""Makes one checked configuration of a TOML recipe and `--section.key value` overrides, whatever its sections are."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence

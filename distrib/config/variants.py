@@ -1,4 +1,4 @@
-"""A section with variants, such as the optimizer: what of a recipe stays when the command line chooses another one."""
+"""Says what of a recipe stays when the command line chooses another variant of a section, such as another optimizer."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from inspect import get_annotations

@@ -1,4 +1,4 @@
-"""The packages that a run needs, and those that only some of it needs."""
+"""Looks for the packages that a run needs, and for those that only some of it needs."""
 
 import platform
 import sys

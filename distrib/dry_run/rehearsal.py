@@ -1,4 +1,4 @@
-"""A dry run: everything that a start does up to its first steps, in memory, and what is to be told of it."""
+"""Makes a dry run: it does everything that a start does up to its first steps, in memory, and prints what it found."""
 
 import io
 import sys

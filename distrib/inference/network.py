@@ -1,4 +1,4 @@
-"""From a run's folder, or from one of its checkpoints, to a network that says how probable each class is."""
+"""Loads from a run's folder, or from one of its checkpoints, a network that says how probable each class is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The processes of a run: who takes part, and what each may use."""
+"""Checks and starts the processes of a run, and says what each may use."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from distrib.errors import BadInput
-from distrib.ranks.meeting import meet
+from distrib.ranks.meeting import rendezvous
 from distrib.text import count
 
 # Decoding a folder of images or compiling may keep one rank busy for minutes while the others wait.
@@ -109,7 +109,7 @@ def start(threads: int | None, *, deterministic: bool, timeout: int = START_SECO
     threads = threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        meet(os.environ, timeout)
+        rendezvous(os.environ, timeout)
     try:
         accelerator = _accelerator()
     except ValueError as error:  # it reads dozens of variables

@@ -1,4 +1,4 @@
-"""The runs of a sweep, one after the other or several at a time, each a process of its own."""
+"""Takes the runs of a sweep to their end, one after the other or several at a time, each in a process of its own."""
 
 import hashlib
 import os

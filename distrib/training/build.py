@@ -1,4 +1,4 @@
-"""From a recipe to a run: data, network, optimizer and checkpoint, in the order in which they need each other."""
+"""Builds a run from its recipe: data, network, optimizer and checkpoint, in the order in which they need each other."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The table [training] of a recipe: length, batches, seed, clipping, evaluation and time-outs."""
+"""Defines the table [training] of a recipe: length, batches, seed, clipping, evaluation and time-outs."""
 
 from typing import Annotated, Literal, Self
 

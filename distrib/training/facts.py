@@ -1,4 +1,4 @@
-"""What the run page tells of a run beside its curves: where it runs, on what, from which command, and each of its starts.
+"""Writes what the run page tells of a run beside its curves: where it runs, on what, from which command, and each of its starts.
 
 RUN/page/facts.json is written at each start, and keeps what it says of the earlier ones. RUN/page/images.json holds images of
 the first step that was taken, and RUN/page/mistakes.json what the network got wrong in the end.

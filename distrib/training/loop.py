@@ -1,4 +1,4 @@
-"""The training loop."""
+"""Runs one epoch after another: it takes the steps, evaluates, and saves checkpoints."""
 
 from contextlib import closing, nullcontext
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Recording a run for the cross-check: its optimizer's steps, and chosen forward and backward passes."""
+"""Records a run for the cross-check: its optimizer's steps, and chosen forward and backward passes."""
 
 from contextlib import AbstractContextManager, nullcontext
 

@@ -1,4 +1,4 @@
-"""A run: data, network, optimizer and all else that the loop needs, put together by `build.py`."""
+"""Holds a run: data, network, optimizer and all else that the loop needs, put together by `build.py`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

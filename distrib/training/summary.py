@@ -1,4 +1,4 @@
-"""summary.json: what a run came to, and the verdict of its cross-check once there is one. Its keys are an interface."""
+"""Writes summary.json: what a run came to, and the verdict of its cross-check once there is one. Its keys are an interface."""
 
 import hashlib
 from collections.abc import Mapping

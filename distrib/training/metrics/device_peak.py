@@ -1,4 +1,4 @@
-"""What a device can do at its best: the FLOP a second of a large matrix product, measured, because no table has every device."""
+"""Measures the FLOP a second that a device reaches in a large matrix product, because no table has every device."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""A number of the device that is read when the device has it anyway."""
+"""Reads a number of the device when the device has it anyway."""
 
 import math
 
