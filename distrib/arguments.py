@@ -1,4 +1,4 @@
-"""Command lines of the small commands: a mistake in one is bad input like any other."""
+"""Parses the command lines of the small commands: a mistake in one is bad input like any other."""
 
 import argparse
 from typing import NoReturn

@@ -137,15 +137,13 @@ def _time(
     step: Callable[[int], None], first: int, count: int, device: torch.device, recorder: Recorder | None
 ) -> float:
     """Return the seconds that a step takes in one block. The recorder commits its part, and is closed, in that time."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    world.synchronize(device)
     start = time.perf_counter()
     for number in range(first, first + count):
         step(number)
     if recorder is not None:
         recorder.close()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    world.synchronize(device)
     return (time.perf_counter() - start) / count
 
 

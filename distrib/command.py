@@ -1,4 +1,4 @@
-"""What is typed behind `twinstep train`: help, or a recipe with overrides, which becomes one start of a run."""
+"""Runs what is typed behind `twinstep train`: it prints help, or makes one start of a run from a recipe with overrides."""
 
 import time
 from collections.abc import Sequence

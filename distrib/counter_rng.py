@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of (seed, epoch, stream, index): no generator, no state.
+"""Computes random numbers as a pure function of (seed, epoch, stream, index): there is no generator and no state.
 
 A counter-based generator: the finaliser of splitmix64 (Steele, Lea & Flood, "Fast splittable
 pseudorandom number generators", OOPSLA 2014) applied to a key and a counter. The same integers

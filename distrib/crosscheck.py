@@ -1,4 +1,4 @@
-"""The cross-check of a run: what of it is recorded, and the replay of the record, during training and when it is over."""
+"""Configures the cross-check of a run, and replays its record, during training and when it is over."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar, one line an epoch, a closing line. Rank 0 only."""
+"""Shows a person a progress bar, one line an epoch and a closing line, on rank 0 only."""
 
 import sys
 from typing import Any

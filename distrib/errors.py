@@ -1,4 +1,4 @@
-"""The exceptions that end a run: BadInput, which the user must mend, and RunFault, which came up in the run itself."""
+"""Defines the exceptions that end a run: BadInput, which the user must mend, and RunFault, which came up in the run itself."""
 
 EXIT_DONE = 0
 EXIT_FAULT = 1

@@ -1,4 +1,4 @@
-"""How a command ends: one exit code for each kind of error, and one line that says it."""
+"""Ends a command, with one exit code for each kind of error and one line that says it."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The recipes and launch files that come with the project, found by their bare names from any folder."""
+"""Finds the recipes and launch files that come with the project, by their bare names, from any folder."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

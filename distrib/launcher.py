@@ -152,7 +152,11 @@ def _launch(arguments: Sequence[str]) -> int:
     except SignalException as error:
         return _SIGNALLED + error.sigval
     except ValueError as error:  # options, or a launch file, that do not go together; ranks are processes of their own
-        raise BadInput(f"the launcher refuses its options: {' '.join(str(error).split())}") from None
+        if "--debug" in arguments:
+            raise
+        raise BadInput(
+            f"the launcher refuses its options: {' '.join(str(error).split())} (--debug shows where in its code)"
+        ) from error
     except SystemExit as error:  # bad arguments, of which argparse has spoken, or --quiet
         return error.code if isinstance(error.code, int) else EXIT_FAULT
     return EXIT_DONE

@@ -1,4 +1,4 @@
-"""The layout of a run's folder: the name of everything that a run leaves in it. Scripts and users know these names, so they stay."""
+"""Names everything that a run leaves in its folder. Scripts and users know these names, so they stay."""
 
 CONFIG = "config.toml"
 STATUS = "status.json"

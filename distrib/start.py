@@ -1,4 +1,4 @@
-"""One start of a run: from its recipe and folder to its status and exit code."""
+"""Makes one start of a run, from its recipe and folder to its status and exit code."""
 
 import contextlib
 import os
@@ -255,7 +255,7 @@ class Start:
 
 def _is_complete(ready: Run) -> bool:
     """Return whether the folder holds the whole run: the step that it ends with, and the summary, which comes after all evaluation."""
-    step, ended = ready.resumed.step, ready.enough(ready.resumed.progress) is not None
+    step, ended = ready.resumed.step, ready.config.training.enough(ready.resumed.progress) is not None
     return (step == ready.total_steps or ended) and step == summary.completed_steps(ready.folder)
 
 

@@ -1,4 +1,4 @@
-"""What is asked of the operating system: that freed memory stays with the process, that children die with it."""
+"""Asks the operating system that freed memory stays with the process, that children die with it, and how much memory there is."""
 
 import contextlib
 import ctypes

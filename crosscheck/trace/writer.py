@@ -42,8 +42,8 @@ class SegmentWriter:
                 raise TraceError(
                     f"{error.filename2}: somebody else began it at this moment. If several ranks record, give each its rank= and "
                     "world_size=: then they write one trace"
-                ) from None
-            raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from None
+                ) from error
+            raise TraceError(f"{trace} cannot be written ({error.strerror}): choose another folder") from error
         self.parts = 0
 
     def write(self, part: Part, arrays: dict[str, torch.Tensor]) -> int:

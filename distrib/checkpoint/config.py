@@ -1,4 +1,4 @@
-"""When checkpoints are written, how many stay, and where a run continues from."""
+"""Says when checkpoints are written, how many stay, and where a run continues from."""
 
 from distrib.config.section import Positive, PositiveNumber, Section
 

@@ -1,4 +1,4 @@
-"""What changed in a run since its checkpoint was written: what makes it another run, and what is only said."""
+"""Compares a run with the one that wrote its checkpoint: some changes make it another run, the others are only said."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -50,15 +50,13 @@ def differences(
     """Return a line that names the checkpoint, and one for each kind of difference, none of which makes it another run."""
     there, here = saved.identity.model_dump(), identity.model_dump()
     changed = [  # those of the identity that did: they matter to the last bits only
-        f"{fact} {there[fact]} -> {here[fact]}"
-        for fact in here
-        if fact != "precision" and there[fact] != here[fact] and there[fact] is not None
+        f"{fact} {there[fact]} -> {here[fact]}" for fact in here if fact != "precision" and there[fact] != here[fact]
     ]
     lines = [f"continuing from {path}"]
     if changed:
         lines.append(f"note: {', '.join(changed)} since then, so the last bits will differ from an undisturbed run")
     then = saved.config
-    if there["precision"] not in (None, here["precision"]):
+    if there["precision"] != here["precision"]:
         lines.append(
             f"note: the run took precision {there['precision']} and goes on in {here['precision']}, so its results will differ "
             f"from those of an undisturbed run: --precision.mode {there['precision']} goes on as before"

@@ -1,4 +1,4 @@
-"""How far a run has come in its epochs, how good it has become, and whether that is enough."""
+"""Counts how far a run has come in its epochs and how good it has become, and says whether that is enough."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Where a run continues from, and whether it may: the meaning of `checkpoint.resume`."""
+"""Finds the checkpoint that `checkpoint.resume` means, and refuses one that the run may not continue."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -31,45 +31,52 @@ class Resumed:
     progress: Progress = field(default_factory=Progress)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """What the run is that wants to continue, to compare a checkpoint with."""
+
+    keys: Mapping[str, Any]
+    """Its dotted configuration keys: what changed in them since is said."""
+    non_default: Collection[str]
+    """Keys whose values are not their defaults. One that the checkpoint does not know is newer than it, and is said if it is among them."""
+    identity: Identity
+    total_steps: int
+    enough: Callable[[Progress], str | None]
+    """Says why a run that has come so far ends before its last step, or None if it goes on."""
+
+    def is_over(self, step: int, progress: Progress) -> bool:
+        """Return whether a run that stands here has nothing left to train."""
+        return step == self.total_steps or self.enough(progress) is not None
+
+
 def continue_from(
     config: CheckpointConfig,
-    keys: Mapping[str, Any],
     folder: Path,
-    identity: Identity,
+    expected: Expected,
     accelerator: Accelerator,
     display: Display,
     update: Update,
-    *,
-    non_default: Collection[str],
-    steps_per_epoch: int,
-    total_steps: int,
-    is_enough: Callable[[Progress], bool],
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
-    `keys` are the run's dotted configuration keys: what changed in them since is said. One that the checkpoint does not know is newer
-    than it, and is said if its value is another than the default, as those among `non_default` are.
-
-    A checkpoint after `total_steps` steps, or one of a run that had come far enough, leaves nothing to train, so nothing that
-    matters may have changed, or old results would pass for those of the new values.
+    A checkpoint that leaves nothing to train is only taken if nothing that matters has changed since, or old results would pass for
+    those of the new values.
     """
     found = on_main(accelerator, lambda: _find(config, folder, display))
     if found is None:
         return Resumed()
 
-    def is_over(step: int, progress: Progress) -> bool:
-        return step == total_steps or is_enough(progress)
-
     def load() -> Resumed:
+        keys, identity = expected.keys, expected.identity
         checkpoint = _open(Path(found))
         saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
-        progress = _progress(checkpoint.step, saved, steps_per_epoch)
+        progress = _progress(saved)
         refuse_another_run(checkpoint.path, saved, keys, identity)
-        _refuse_beyond(checkpoint.path, checkpoint.step, total_steps, keys)
-        if is_over(checkpoint.step, progress):
-            remedy = to_train_on(early=checkpoint.step < total_steps)
+        _refuse_beyond(checkpoint.path, checkpoint.step, expected)
+        if expected.is_over(checkpoint.step, progress):
+            remedy = to_train_on(early=checkpoint.step < expected.total_steps)
             refuse_nothing_to_train(checkpoint.path, saved, keys, remedy)
-        for line in differences(checkpoint.path, saved, keys, identity, non_default):
+        for line in differences(checkpoint.path, saved, keys, identity, expected.non_default):
             display.say(line)
         same_optimizer = all(saved.config.get(key) == keys[key] for key in keys if key.startswith("optimizer."))
         state.restore(checkpoint, saved, update, same_optimizer=same_optimizer)
@@ -79,7 +86,7 @@ def continue_from(
 
     resumed = on_every_rank(accelerator, load)
     best = resumed.progress.best_step
-    goes_on = resumed.progress.evaluation_pending or not is_over(resumed.step, resumed.progress)
+    goes_on = resumed.progress.evaluation_pending or not expected.is_over(resumed.step, resumed.progress)
     if config.best and best is not None and goes_on:
         kept = store.checkpoint_path(folder / CHECKPOINTS, best)
         if not on_main(accelerator, kept.is_dir):
@@ -206,25 +213,21 @@ def _not_finite(checkpoint: store.Checkpoint, update: Update) -> str:
     )
 
 
-def _refuse_beyond(path: Path, step: int, total_steps: int, keys: Mapping[str, Any]) -> None:
+def _refuse_beyond(path: Path, step: int, expected: Expected) -> None:
     """Raise BadInput for a checkpoint beyond the run's last step."""
-    if step > total_steps:
+    if step > expected.total_steps:
         raise BadInput(
-            f"checkpoint {path} is at step {step}, beyond the {count(total_steps, 'step')} of training.epochs = "
-            f"{keys['training.epochs']}: raise training.epochs, or start a new run (another output.dir)"
+            f"checkpoint {path} is at step {step}, beyond the {count(expected.total_steps, 'step')} of training.epochs = "
+            f"{expected.keys['training.epochs']}: raise training.epochs, or start a new run (another output.dir)"
         )
 
 
-def _progress(step: int, saved: Saved, steps_per_epoch: int) -> Progress:
-    progress = Progress(
+def _progress(saved: Saved) -> Progress:
+    return Progress(
         saved.epoch_loss,
         saved.train_loss,
-        saved.evaluation_pending or False,
+        saved.evaluation_pending,
         saved.best_accuracy,
         saved.best_step,
         saved.epochs_without_gain,
     )
-    # Before checkpoints said so, the losses of an epoch stayed in the sum until it was evaluated.
-    if saved.evaluation_pending is None and progress.epoch_loss > 0 and step % steps_per_epoch == 0:
-        progress.end_epoch(steps_per_epoch)
-    return progress

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: everything that decides the next update, and nothing else.
+"""Takes from a run everything that decides the next update, and nothing else, and puts it back.
 
 Data order and augmentation are pure functions of the step, so no sampler or generator state is saved.
 """
@@ -78,8 +78,7 @@ def restore(checkpoint: Checkpoint, saved: Saved, update: Update, *, same_optimi
                 tensor.copy_(there[name])
     _restore_optimizer(checkpoint, update.optimizer)
     update.applied, update.skipped = saved.applied_updates, saved.skipped_steps
-    if saved.lr is not None:
-        update.lr = saved.lr
+    update.lr = saved.lr
     if update.scaler.is_enabled() and saved.scaler is not None:
         interval = update.scaler.get_growth_interval()  # the recipe's, which may have changed
         update.scaler.load_state_dict(saved.scaler.model_dump(by_alias=True) | {"growth_interval": interval})

@@ -1,4 +1,4 @@
-"""Checkpoint folders on disk: written whole or not at all, read back, verified before use, oldest dropped last.
+"""Writes checkpoint folders whole or not at all, reads them back, verifies them before use, and drops the oldest last.
 
     checkpoints/step-00000390/
         manifest.json          format, step, every file's size and sha256, the values that are not tensors
@@ -120,9 +120,9 @@ def save(
     values: Mapping[str, Any],
     *,
     keep: int,
-    also: int | None = None,
+    keep_step: int | None = None,
 ) -> Path:
-    """Write one checkpoint, read it back, and only then drop all but the newest `keep` and the one after step `also`.
+    """Write one checkpoint, read it back, and only then drop all but the newest `keep` and the one after step `keep_step`.
 
     The folder that holds `folder` must be there: a run whose folder was moved away must not begin another one in its place.
 
@@ -150,7 +150,7 @@ def save(
             else "there is no earlier checkpoint, so the same command begins the run again"
         )
         raise BadInput(f"checkpoint {target} {problem} or choose another output.dir; {again}") from None
-    _drop_old(folder, step, keep, also)
+    _drop_old(folder, step, keep, keep_step)
     return target
 
 
@@ -298,14 +298,14 @@ def _damage(name: str) -> Generator[None]:
         raise kind(f"{name} cannot be read ({error.strerror})") from None
 
 
-def _drop_old(folder: Path, step: int, keep: int, also: int | None) -> None:
-    """Keep the newest `keep` up to `step`, and the one of the step `also`. Later ones were passed over as damaged: they neither count nor go.
+def _drop_old(folder: Path, step: int, keep: int, keep_step: int | None) -> None:
+    """Keep the newest `keep` up to `step`, and the one of the step `keep_step`. Later ones were passed over as damaged: they neither count nor go.
 
     What a killed save was replacing goes too: only one process writes here.
     """
     up_to_now = [path for path in candidates(folder) if step_of(path) <= step and path.suffix != _OLD]
     replaced = [path for path in candidates(folder) if path.suffix == _OLD]
-    dropped = [path for path in up_to_now[keep:] if step_of(path) != also]
+    dropped = [path for path in up_to_now[keep:] if step_of(path) != keep_step]
     for path in dropped + replaced:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -1,6 +1,6 @@
-"""What a checkpoint holds beside its tensors: one schema, which every checkpoint that is read must satisfy.
+"""Defines what a checkpoint holds beside its tensors: one schema, which every checkpoint that is read must satisfy.
 
-Its hashes say that nothing changed since it was written; they do not say who wrote it.
+The hashes of a checkpoint say that nothing changed since it was written; they do not say who wrote it.
 """
 
 from collections.abc import Mapping
@@ -42,8 +42,8 @@ class Identity(_Values):
     world_size: _Count
     threads: _Count
     torch: _Text
-    hardware: _Text | None = None  # None: written before checkpoints said so
-    precision: _Text | None = None  # the mode that the run took; None: as for hardware
+    hardware: _Text
+    precision: _Text  # the mode that the run took
     code: _Text | None = None  # sha256 of the file of a network that is not the project's
 
 
@@ -63,16 +63,16 @@ class Saved(_Values):
 
     config: dict[str, Any]
     identity: Identity
-    inference: Inference | None = None  # None: written before checkpoints said so
+    inference: Inference
     epoch_loss: float
     train_loss: float | None = None
-    evaluation_pending: bool | None = None  # None: written before checkpoints said so
+    evaluation_pending: bool
     best_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     best_step: _Count | None = None
     epochs_without_gain: _Count = 0
     applied_updates: _Count
     skipped_steps: _Count
-    lr: float | None = None  # that the last step used; None: written before checkpoints said so
+    lr: float  # that the last step used
     optimizer: _Text
     scaler: SavedScaler | None
 

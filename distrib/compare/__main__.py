@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distrib.arguments import Parser
-from distrib.compare.parting import common_steps, differing_keys, first_beyond_thousandth, first_difference
+from distrib.compare.parting import Parting, common_steps, differing_keys, first_beyond_thousandth, first_difference
 from distrib.compare.read import read_run
 from distrib.compare.text import notes, text
 from distrib.errors import EXIT_DONE, BadInput
@@ -67,18 +67,16 @@ def _as_json(runs: Sequence[RunFiles]) -> dict[str, Any]:
         "partings": {
             other.name: {
                 "common_steps": common_steps(first, other),
-                **{
-                    name: None if (parting := find(first, other)) is None else asdict(parting)
-                    for name, find in _PARTINGS.items()
-                },
+                "first_difference": _parting_as_json(first_difference(first, other)),
+                "first_beyond_thousandth": _parting_as_json(first_beyond_thousandth(first, other)),
             }
             for other in others
         },
     }
 
 
-_PARTINGS = {"first_difference": first_difference, "first_beyond_rounding": first_beyond_thousandth}
-"""By the key in --json, which keeps its name because programs read it."""
+def _parting_as_json(parting: Parting | None) -> dict[str, Any] | None:
+    return None if parting is None else asdict(parting)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The comparison as a page: the curves of all runs on one chart, and the tables."""
+"""Renders the comparison as a page, with the curves of all runs on one chart, and the tables."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Where two runs part: the first step at which a quantity differs at all, and the first at which it differs by more than a thousandth."""
+"""Finds the first step at which a number of two runs differs at all, and the first at which it does by more than a thousandth."""
 
 import math
 from collections.abc import Sequence

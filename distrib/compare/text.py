@@ -1,4 +1,4 @@
-"""The comparison as text that fits a terminal."""
+"""Writes the comparison as text that fits a terminal."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Every key a recipe may hold, read off the section classes: for help, hints and parsing."""
+"""Reads every key that a recipe may hold off the section classes, for help, hints and parsing."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`python -m distrib.train --help`: every key with its default and its meaning."""
+"""Writes `python -m distrib.train --help`: every key with its default and its meaning."""
 
 import textwrap
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""From a TOML recipe and `--section.key value` overrides to one checked configuration, whatever its sections are."""
+"""Makes one checked configuration of a TOML recipe and `--section.key value` overrides, whatever its sections are."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from distrib.config.fields import types
 from distrib.config.messages import COMMAND_LINE, explain
-from distrib.config.variants import drop_replaced, replaces_a_variant
+from distrib.config.variants import drop_replaced, replaced_variants
 from distrib.errors import BadInput
 from distrib.files import DISK_BROKEN, Unfit, read
 
@@ -55,9 +55,10 @@ def resolve_values(
     `source` says in messages where the values are from. Raises as `resolve` does.
     """
     table = read_toml(recipe)
-    if replaces_a_variant(model, table, given):
+    replaced = list(replaced_variants(model, table, given))
+    if replaced:
         _expect_known_keys(model, table, str(recipe))  # before some of them go
-    notes = drop_replaced(model, table, given, str(recipe), source)
+    notes = drop_replaced(replaced, table, given, str(recipe), source)
     origin = dict.fromkeys(_leaves(table), str(recipe)) | dict.fromkeys(given, source)
     for key, value in given.items():
         _put(table, key, value, source)

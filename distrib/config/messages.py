@@ -1,4 +1,4 @@
-"""pydantic's findings in the words of the person who wrote the recipe."""
+"""Says pydantic's findings in the words of the person who wrote the recipe."""
 
 import re
 import reprlib

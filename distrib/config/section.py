@@ -1,4 +1,4 @@
-"""What every configuration section has in common."""
+"""Defines what every configuration section has in common."""
 
 from typing import Annotated
 

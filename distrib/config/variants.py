@@ -1,24 +1,46 @@
-"""A section with variants, such as the optimizer: what of a recipe stays when the command line chooses another one."""
+"""Says what of a recipe stays when the command line chooses another variant of a section, such as another optimizer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from inspect import get_annotations
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from pydantic import BaseModel
 
 from distrib.config.messages import as_toml
 
 
+class Replaced(NamedTuple):
+    """A section of which the command line chooses another variant than the recipe."""
+
+    section: str
+    old: type[BaseModel]
+    new: type[BaseModel]
+
+
+def replaced_variants(model: type[BaseModel], table: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Replaced]:
+    """Yield each section of the recipe's table of which the values that are given, by dotted key, choose another variant."""
+    for section, info in model.model_fields.items():
+        classes = cast("tuple[type[BaseModel], ...]", get_args(info.annotation))
+        variants = {cls.model_fields["name"].default: cls for cls in classes}
+        own = table.get(section)
+        if not isinstance(own, dict):
+            continue
+        old, new = cast("dict[str, Any]", own).get("name"), given.get(f"{section}.name")
+        if isinstance(old, str) and old != new and old in variants and new in variants:
+            yield Replaced(section, variants[old], variants[new])
+
+
 def drop_replaced(
-    model: type[BaseModel], table: dict[str, Any], given: Mapping[str, Any], recipe: str, source: str
+    replaced: Iterable[Replaced], table: dict[str, Any], given: Mapping[str, Any], recipe: str, source: str
 ) -> list[str]:
     """Take from the recipe's table what was meant for a variant that is replaced. Return a note on each section.
 
-    `given` holds by dotted key the values that replace the recipe's, and `source` says where they are from. A key stays if it means the same for both variants, which is so if
-    both inherit it from one class: `fused` of SGD is that of Adam, and a learning rate of SGD is none of Adam's.
+    `given` holds by dotted key the values that replace the recipe's, and `source` says where they are from. A key stays if it means
+    the same for both variants, which is so if both inherit it from one class: `fused` of SGD is that of Adam, and a learning rate of
+    SGD is none of Adam's.
     """
     notes: list[str] = []
-    for section, old, new in _replaced(model, table, given):
+    for section, old, new in replaced:
         own = table[section]
         dropped = [key for key in own if key != "name" and _owner(old, key) is not _owner(new, key)]
         told = [key for key in dropped if f"{section}.{key}" not in given]
@@ -34,26 +56,6 @@ def drop_replaced(
                 + _defaults(section, new, told)
             )
     return notes
-
-
-def replaces_a_variant(model: type[BaseModel], table: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    """Return whether the command line chooses another variant of a section than the recipe."""
-    return any(True for _ in _replaced(model, table, given))
-
-
-def _replaced(
-    model: type[BaseModel], table: Mapping[str, Any], given: Mapping[str, Any]
-) -> Iterator[tuple[str, type[BaseModel], type[BaseModel]]]:
-    """Yield each section of which the command line chooses another variant, with the classes of the old and the new one."""
-    for section, info in model.model_fields.items():
-        classes = cast("tuple[type[BaseModel], ...]", get_args(info.annotation))
-        variants = {cls.model_fields["name"].default: cls for cls in classes}
-        own = table.get(section)
-        if not isinstance(own, dict):
-            continue
-        old, new = cast("dict[str, Any]", own).get("name"), given.get(f"{section}.name")
-        if isinstance(old, str) and old != new and old in variants and new in variants:
-            yield section, variants[old], variants[new]
 
 
 def _owner(variant: type[BaseModel], key: str) -> type | None:

@@ -1,4 +1,4 @@
-"""The table [data] of a recipe: where images come from, and how training images are varied."""
+"""Defines the table [data] of a recipe: where images come from, and how training images are varied."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What computes: the GPU or the CPU, which fused kernels and which number formats it has, and why not where it has not."""
+"""Looks at what computes: the GPU or the CPU, which fused kernels and number formats it has, and why it lacks others."""
 
 import os
 import platform

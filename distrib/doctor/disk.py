@@ -1,4 +1,4 @@
-"""The disk of the runs: whether it takes files, how fast, and whether it has locks; and the one of the data."""
+"""Looks at the disk of the runs, whether it takes files, how fast, and whether it has locks; and at the one of the data."""
 
 import errno
 import os

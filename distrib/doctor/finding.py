@@ -1,4 +1,4 @@
-"""What the doctor finds: a line each, with the fix where something would fail."""
+"""Prints what the doctor finds as a table: a line each, with the fix where something would fail."""
 
 import textwrap
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The world of a run: its processes, how they talk to each other, and the batch system that starts them."""
+"""Looks at the processes of a run, how they talk to each other, and the batch system that starts them."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The packages that a run needs, and those that only some of it needs."""
+"""Looks for the packages that a run needs, and for those that only some of it needs."""
 
 import platform
 import sys
@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from distrib.doctor.finding import Finding, fails, note, ok
 
-_TRAINING = {
+TRAINING = {
     "torch": (2, 11),
     "torchvision": (0, 26),
     "accelerate": (1, 10),
@@ -15,19 +15,20 @@ _TRAINING = {
     "safetensors": (0, 5),
     "pydantic": (2, 12),
     "pillow": (11, 0),
+    "psutil": (5, 9),
     "tqdm": (4, 67),
     "tomli-w": (1, 2),
 }
-"""Without these, or with older ones, nothing trains."""
+"""Without these, or with older ones, nothing trains: what pyproject.toml says of the project and its extra `train`."""
 _REPLAY = ("jax", "optax")
 
 
 def look() -> Iterator[Finding]:
     """Yield a finding for Python, for what training needs, and for what a replay needs."""
     yield ok("python", f"{platform.python_version()} ({sys.executable})")
-    found = {name: _version(name) for name in (*_TRAINING, *_REPLAY)}
-    wrong = [name for name, least in _TRAINING.items() if not _is_at_least(found[name], least)]
-    there = ", ".join(f"{name} {found[name] or 'missing'}" for name in _TRAINING)
+    found = {name: _version(name) for name in (*TRAINING, *_REPLAY)}
+    wrong = [name for name, least in TRAINING.items() if not _is_at_least(found[name], least)]
+    there = ", ".join(f"{name} {found[name] or 'missing'}" for name in TRAINING)
     if wrong:
         yield fails(
             "packages",

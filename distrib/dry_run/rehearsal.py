@@ -1,4 +1,4 @@
-"""A dry run: everything that a start does up to its first steps, in memory, and what is to be told of it."""
+"""Makes a dry run: it does everything that a start does up to its first steps, in memory, and prints what it found."""
 
 import io
 import sys
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -75,7 +74,7 @@ def rehearse(
     sizes = list(_sizes(run))
     with tempfile.TemporaryDirectory(prefix="twinstep-dry-run-") as place:
         measured = _measure(run, Path(place), request)
-    ascii_only = not _takes("•│└─")
+    ascii_only = not _stdout_takes_lines()
     lines = [*text.configuration(config.keys(), resolved.origin), ""]
     lines += [*_world(run), _steps(run, already), ""]
     lines += ["learning rate" + (" of the last group" if len(update.optimizer.param_groups) > 1 else "")]
@@ -116,14 +115,14 @@ def _measure(run: Run, place: Path, request: StopRequest) -> _Measured:
     for step in list(run.remaining_steps())[: 1 + MEASURED]:
         began = time.perf_counter()
         loop.take_step(rehearsed, step, observers, stop=request.asked(), checkpoint=False)
-        _wait(run)
+        world.synchronize(run.accelerator.device)
         seconds.append(time.perf_counter() - began)
     observers.close()
     some = min(len(run.test), run.config.training.eval_batch_size * run.plan.world_size)
     part = replace(rehearsed, test=Split(run.test.images[:some], run.test.labels[:some]))
     began = time.perf_counter()
     part.evaluate(request.asked)
-    _wait(run)
+    world.synchronize(run.accelerator.device)
     evaluation = (time.perf_counter() - began) * len(run.test) / some
     counted = seconds[1:]
     mean = sum(counted) / len(counted) if counted else None
@@ -139,11 +138,6 @@ def _with_the_record(measured: _Measured, run: Run) -> _Measured:
     cost = recorder.estimate()
     recorder.close()
     return replace(measured, trace=str(cost), trace_bytes=cost.disk_bytes, trace_seconds=cost.seconds)
-
-
-def _wait(run: Run) -> None:
-    if run.accelerator.device.type == "cuda":
-        torch.cuda.synchronize(run.accelerator.device)
 
 
 def _world(run: Run) -> Iterator[str]:
@@ -215,11 +209,11 @@ def _time(run: Run, measured: _Measured) -> str:
     )
 
 
-def _takes(characters: str) -> bool:
-    """Return whether standard output can write these characters."""
+def _stdout_takes_lines() -> bool:
+    """Return whether standard output can write the characters of a plot."""
     encoding = sys.stdout.encoding if isinstance(sys.stdout, io.TextIOBase) else None
     try:
-        characters.encode(encoding or "ascii")
+        "•│└─".encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
     return True

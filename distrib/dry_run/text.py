@@ -1,4 +1,4 @@
-"""The words of a dry run: the configuration with its origins, the learning rate as a plot, sizes and times."""
+"""Writes what a dry run prints: the configuration with its origins, the learning rate as a plot, sizes and times."""
 
 import math
 import textwrap

@@ -1,4 +1,4 @@
-"""The card of an exported network: what it is, what it was trained on and how well, and how to use the files beside it."""
+"""Writes the card of an exported network: what it is, what it was trained on and how well, and how to use the files beside it."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""From a run's network to the bytes of a torch.export program and of an ONNX model, both checked against the checkpoint.
+"""Makes of a run's network the bytes of a torch.export program and of an ONNX model, both checked against the checkpoint.
 
 Both take images as an image library decodes them, uint8 (N, H, W, C), and give logits: normalisation is inside, because mean and
 std that are kept somewhere else are the first thing to go wrong.

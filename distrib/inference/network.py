@@ -1,4 +1,4 @@
-"""From a run's folder, or from one of its checkpoints, to a network that says how probable each class is."""
+"""Loads from a run's folder, or from one of its checkpoints, a network that says how probable each class is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,11 +68,6 @@ def load(path: Path, device: torch.device, *, network: str | None = None, best: 
     checkpoint = _best(path, _checkpoint(path)) if best else _checkpoint(path)
     saved = checked(checkpoint.path, checkpoint.step, checkpoint.values)
     how = saved.inference
-    if how is None:
-        raise BadInput(
-            f"checkpoint {checkpoint.path} was written before checkpoints held the names of the classes: continue the run (raise "
-            "training.epochs), and take the new one"
-        )
     config = _model_config(checkpoint.path, saved)
     if len(how.mean) != len(how.std) or not takes_size(config, how.image_size):
         raise BadInput(f"checkpoint {checkpoint.path}: its manifest holds what no run writes; take another checkpoint")

@@ -1,4 +1,4 @@
-"""A run as its folder holds it, for programs: configuration, summary, curves and the network."""
+"""Gives programs a run as its folder holds it: configuration, summary, curves and the network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

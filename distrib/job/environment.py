@@ -1,4 +1,4 @@
-"""What a launcher or a batch system says in the environment: checked once, before anything relies on it."""
+"""Checks what a launcher or a batch system says in the environment, once, before anything relies on it."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One start at a time in a run's folder, on whatever machine of a cluster.
+"""Lets one start at a time into a run's folder, on whatever machine of a cluster.
 
 The kernel holds the lock for the process, on a local disk and on NFS alike, and drops it when the process dies:
 a dead job never blocks its own requeue.

@@ -1,4 +1,4 @@
-"""How a start ended on one rank: its exit code, its message, and what status.json says of it."""
+"""Decides how a start ended on one rank: its exit code, its message, and what status.json says of it."""
 
 import time
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The run's folder and what is shown while it runs."""
+"""Configures where a run writes and what it shows, and finds its folder."""
 
 import os
 import re

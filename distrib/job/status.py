@@ -1,4 +1,4 @@
-"""status.json: what became of a start, for programs, because exit codes do not survive a launcher."""
+"""Writes and reads status.json, which tells programs what became of a start, because exit codes do not survive a launcher."""
 
 import contextlib
 import os

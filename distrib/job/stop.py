@@ -1,4 +1,4 @@
-"""Requests to stop, from a person, a batch system or a launcher.
+"""Hears requests to stop, from a person, a batch system or a launcher.
 
 A request is a wish: all ranks agree on it at the end of a step, write a checkpoint and leave with exit code 75.
 Before the run has a process group there is nothing to agree on or to save, and it is left at once; so it is

@@ -1,4 +1,4 @@
-"""The network of the article: small, without non-linearities but max-pooling. The gradient twin has it in JAX."""
+"""Builds the network of the article: small, without non-linearities but max-pooling. The gradient twin has it in JAX."""
 
 from torch import nn
 

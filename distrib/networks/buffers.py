@@ -1,4 +1,4 @@
-"""The buffers of a network: what a forward pass in training mode changes, such as the running statistics of a batch norm."""
+"""Gives a network its buffers back, such as running statistics of a batch norm, after a pass in training mode changed them."""
 
 from collections.abc import Generator
 from contextlib import contextmanager

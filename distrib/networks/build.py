@@ -1,4 +1,4 @@
-"""From a recipe to a network, and what it must be for this trainer before any image of the run reaches it."""
+"""Builds the network that a recipe names, and checks that this trainer can train it, before any image of the run reaches it."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence

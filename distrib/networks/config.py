@@ -1,4 +1,4 @@
-"""Which network a run trains, and how it is laid out in memory."""
+"""Defines the table [model] of a recipe: which network a run trains, and how it is laid out in memory."""
 
 import re
 from collections.abc import Mapping

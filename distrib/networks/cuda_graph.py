@@ -1,4 +1,4 @@
-"""A network whose forward and backward passes are each one CUDA graph: two launches instead of one for every kernel."""
+"""Captures a network's forward and backward passes as one CUDA graph each: two launches instead of one for every kernel."""
 
 from contextlib import AbstractContextManager
 

@@ -1,4 +1,4 @@
-"""Where a network comes from: the project's own by their names, and code of somebody else, imported by its name."""
+"""Finds what makes a network: the project's own by their names, and code of somebody else, which is imported by its name."""
 
 import hashlib
 import importlib

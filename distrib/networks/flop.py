@@ -1,4 +1,4 @@
-"""How many floating-point operations a network takes to learn from an image, as torch's FLOP counter counts them."""
+"""Counts by torch's FLOP counter how many floating-point operations a network takes to learn from an image."""
 
 import copy
 

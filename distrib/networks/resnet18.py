@@ -1,4 +1,4 @@
-"""torchvision's ResNet-18 with the stem that everybody gives it for CIFAR."""
+"""Builds torchvision's ResNet-18 with the stem that everybody gives it for CIFAR."""
 
 from torch import nn
 from torchvision.models import resnet18 as for_imagenet

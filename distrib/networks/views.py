@@ -1,4 +1,4 @@
-"""Test-time augmentation: the logits of an image as the mean over several views of it."""
+"""Averages the logits of an image over several views of it: test-time augmentation."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW with every parameter torch gives them, and parameter groups by name."""
+"""Builds SGD, Adam and AdamW with every parameter torch gives them, and with parameter groups by name."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -176,7 +176,7 @@ def build_optimizer(
         config.fused if config.fused is not None else not config.foreach and device.type in ("cpu", "cuda")
     )
     if options["fused"]:
-        options["foreach"] = None  # torch takes foreach = False beside fused = True, but says nothing by it
+        options["foreach"] = None  # the recipe may say foreach = false, which torch would store beside fused = true
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
     optimizer: torch.optim.Optimizer = kind(_group(config, list(named_parameters)), **options)
     for group in optimizer.param_groups:
@@ -192,7 +192,7 @@ def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, 
     own: dict[int | None, dict[str, Any]] = {None: {}}
     for number, group in enumerate(config.groups):
         own[number] = group.model_dump(exclude={"pattern"}, exclude_none=True)
-    return {name: base | own[_home(config, name)] for name in names}
+    return {name: base | own[_group_index(config, name)] for name in names}
 
 
 def implementation(optimizer: torch.optim.Optimizer) -> str:
@@ -208,7 +208,7 @@ def implementation(optimizer: torch.optim.Optimizer) -> str:
 def _group(config: OptimizerConfig, named_parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> list[dict[str, Any]]:
     members: defaultdict[int | None, list[tuple[str, torch.nn.Parameter]]] = defaultdict(list)
     for name, parameter in named_parameters:
-        members[_home(config, name)].append((name, parameter))
+        members[_group_index(config, name)].append((name, parameter))
     groups: list[dict[str, Any]] = []
     for number, group in enumerate(config.groups):
         if number not in members:
@@ -221,6 +221,6 @@ def _group(config: OptimizerConfig, named_parameters: Sequence[tuple[str, torch.
     return groups + ([{"params": members[None]}] if None in members else [])
 
 
-def _home(config: OptimizerConfig, name: str) -> int | None:
+def _group_index(config: OptimizerConfig, name: str) -> int | None:
     """Return the number of the first group that takes the parameter of this name, if one does."""
     return next((i for i, group in enumerate(config.groups) if fnmatchcase(name, group.pattern)), None)

@@ -1,4 +1,4 @@
-"""Number formats: autocast and loss scaling, the same on CPU and GPU.
+"""Chooses the number format of a run, with autocast and loss scaling, in the same way on CPU and GPU.
 
 Accelerate is told `no`: it makes no loss scaler on a CPU and does not notice the steps that a fused
 optimizer skips. The wish given to `accelerate launch --mixed_precision` is honoured here instead.

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions of the number of updates applied so far.
+"""Computes learning-rate schedules as pure functions of the number of updates applied so far.
 
 Nothing here counts or steps. An optimizer step that the loss scaler skips does not advance the
 schedule, a resumed run asks for the same factor again, and no rank can step it twice.

@@ -1,4 +1,4 @@
-"""What happens between the gradients and the new weights: clip, step or skip, count, average."""
+"""Makes new weights of the gradients: it clips, steps or skips, counts and averages."""
 
 from collections.abc import Callable
 from typing import cast

@@ -1,4 +1,4 @@
-"""The charts of a page: what each draws, in numbers for the script that draws it and in words for whoever cannot see it."""
+"""Describes the charts of a page: what each draws, in numbers for its script and in words for whoever cannot see it."""
 
 import math
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""metrics.jsonl as columns of numbers, thinned out to what a page can show."""
+"""Reads metrics.jsonl as columns of numbers, thinned out to what a page can show."""
 
 import json
 import math

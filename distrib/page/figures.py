@@ -1,4 +1,4 @@
-"""What a run computes and how fast, in words: the figures beside the charts of its page."""
+"""Says in words what a run computes and how fast: the figures beside the charts of its page."""
 
 import math
 from collections.abc import Iterator

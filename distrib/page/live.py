@@ -1,4 +1,4 @@
-"""When the page is written: it must never cost a run more than a hundredth of its time, nor end it."""
+"""Decides when the page is written: it must never cost a run more than a hundredth of its time, nor end it."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From a run's folder to its index.html."""
+"""Renders a run's folder as its index.html."""
 
 import shlex
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What happened to a run between its steps: starts, stops, resumes and faults."""
+"""Tells what happened to a run between its steps: starts, stops, resumes and faults."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How ranks tell each other: results, errors, requests to stop. Every rank takes part in every call, in the same order."""
+"""Lets ranks tell each other results, errors and requests to stop. Every rank takes part in every call, in the same order."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A 64-bit digest of each tensor, computed where the tensor is; equal bytes, equal digest.
+"""Computes a 64-bit digest of each tensor where the tensor is; equal bytes have equal digests.
 
 The bytes, in C order whatever the strides, are read as 64-bit words; word i plus i times an odd constant
 goes through the finaliser of splitmix64, and the results are added modulo 2^64. The finaliser is a

@@ -1,4 +1,4 @@
-"""Who is gone: each rank counts seconds in the process group's store, from a thread.
+"""Finds out which rank is gone: each counts seconds in the process group's store, from a thread.
 
 When a collective fails, every rank sees an error, but the error names an address at best. Ranks that
 merely wait for the dead one go on counting, so the ranks whose count stands still are the ones to name.

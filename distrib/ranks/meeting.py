@@ -1,4 +1,4 @@
-"""How the processes of a run find each other: within a limit, and telling for whom they wait.
+"""Lets the processes of a run find each other within a limit, and says meanwhile for whom they wait.
 
 torch's own start waits long for a peer that never comes, and says nothing meanwhile.
 """
@@ -22,34 +22,34 @@ _LOOK_EVERY = 0.1
 _HOST = "the one that holds the store of all ranks (rank 0, or the launcher of its machine)"
 
 
-def meet(environment: Mapping[str, str], seconds: int) -> None:
+def rendezvous(environment: Mapping[str, str], seconds: int) -> None:
     """Form the process group of the several ranks that the environment names, which Accelerate takes if it is there.
 
     Raises PeerLost if not all ranks have come after `seconds`, which is also the time-out of the group's collectives.
 
-    A launcher's second start meets in a corner of the store that nobody has written to: with a static rendezvous the agent's
+    A launcher's second start uses a prefix in the store that nobody has written under: with a static rendezvous the agent's
     store outlives its ranks, and a rank that reads where its peer listens before the peer has said it anew is told where the
     dead one listened. The same goes for a second run of one process.
     """
     rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
     hosts = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = _Patience(environment, seconds)
-    everybodys = _open_store(environment, patience) if hosts else _find_store(environment, patience)
-    everybodys.set_timeout(timedelta(seconds=seconds))
-    corner = f"start-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}-{next(_meetings)}"
-    store = dist.PrefixStore(corner, everybodys)  # pyright: ignore[reportPrivateImportUsage]
+    store = _open_store(environment, patience) if hosts else _find_store(environment, patience)
+    store.set_timeout(timedelta(seconds=seconds))
+    prefix = f"start-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}-{next(_meetings)}"
+    own = dist.PrefixStore(prefix, store)  # pyright: ignore[reportPrivateImportUsage]
     try:
-        store.set(f"here/{rank}", "yes")
-        here = store.add("here", 1)
+        own.set(f"here/{rank}", "yes")
+        here = own.add("here", 1)
         while here < world_size:
-            patience.spend(lambda: _missing(store, world_size))
+            patience.spend(lambda: _missing(own, world_size))
             time.sleep(_LOOK_EVERY)
-            here = store.add("here", 0)
+            here = own.add("here", 0)
     except dist.DistError:
         raise patience.end(f"{_HOST} left again") from None
     dist.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo",
-        store=store,
+        store=own,
         rank=rank,
         world_size=world_size,
         timeout=timedelta(seconds=seconds),

@@ -1,4 +1,4 @@
-"""Whether all ranks hold the same: weights, optimizer, moving average, counts, bit for bit.
+"""Checks that all ranks hold the same weights, optimizer, moving average and counts, bit for bit.
 
 Data parallelism rests on it and nothing else looks: a rank that went astray sends gradients of other
 weights into every sum, the loss still falls, and rank 0's weights are saved.

@@ -1,4 +1,4 @@
-"""The running statistics of batch norms, which every rank takes from its own images, and all ranks must hold alike."""
+"""Averages over the ranks the running statistics of batch norms, which every rank takes from its own images."""
 
 from collections.abc import Iterator
 

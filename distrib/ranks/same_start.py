@@ -1,7 +1,7 @@
-"""Whether all ranks were started alike.
+"""Refuses a start whose ranks were not started alike.
 
 Ranks with another seed, or other images under the same path, train without an error to weights that belong to no run; ranks
-with another interval between comparisons wait for each other for ever. Only what was started can tell, before it trains.
+with another interval between comparisons wait for each other for ever. Only the ranks themselves can find that out, before they train.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The one small all-reduce of each step: the global loss, and what any rank asked for.
+"""Tells all ranks the global loss of a step and what any of them asked for, by one small all-reduce.
 
 The loss must be known before the update (a loss that is not finite must not reach the weights),
 yet reading it from a GPU at once would stall the queue. So the sum is started between the last

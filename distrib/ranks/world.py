@@ -1,4 +1,4 @@
-"""The processes of a run: who takes part, and what each may use."""
+"""Checks and starts the processes of a run, and says what each may use."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from distrib.errors import BadInput
-from distrib.ranks.meeting import meet
+from distrib.ranks.meeting import rendezvous
 from distrib.system import cores
 from distrib.text import count
 
@@ -110,7 +110,7 @@ def start(threads: int | None, *, deterministic: bool, timeout: int = START_SECO
     threads = threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        meet(os.environ, timeout)
+        rendezvous(os.environ, timeout)
     try:
         accelerator = _accelerator()
     except ValueError as error:  # it reads dozens of variables
@@ -160,6 +160,12 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores a process"
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has computed all that it was given. A CPU has computed it already."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def hardware(

@@ -1,4 +1,4 @@
-"""The file of a sweep: a run a line, `RECIPE [--section.key VALUE ...]` in shell words; # starts a comment."""
+"""Reads the file of a sweep: a run a line, `RECIPE [--section.key VALUE ...]` in shell words; # starts a comment."""
 
 import io
 import os

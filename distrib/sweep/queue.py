@@ -1,4 +1,4 @@
-"""The runs of a sweep, one after the other or several at a time, each a process of its own."""
+"""Takes the runs of a sweep to their end, one after the other or several at a time, each in a process of its own."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distrib.errors import EXIT_BAD_INPUT, BadInput
+from distrib.errors import EXIT_BAD_INPUT
 from distrib.sweep.lines import OUTPUT_DIR, Line, given_folder, refuse_shared, with_overrides
 from distrib.system import cores
 
@@ -44,17 +44,12 @@ def plan(lines: Sequence[Line], folder: Path, overrides: Sequence[str]) -> list[
 
 
 def _run(line: Line, folder: Path, overrides: Sequence[str]) -> PlannedRun:
-    words, earlier = with_overrides(line, overrides), folder / f"line-{line.number:03}"
+    words = with_overrides(line, overrides)
     if line.problem:
-        return PlannedRun(line, earlier, words)
+        return PlannedRun(line, folder / f"line-{line.number:03}", words)
     if (given := given_folder(words)) is not None:
         return PlannedRun(line, given, words)
     own = folder / _name(line.words)
-    if earlier.exists() and not own.exists():
-        raise BadInput(
-            f"{earlier} is of a sweep that named its folders for the numbers of their lines, and line {line.number} may be "
-            f"another one by now: rename it to {own.name} to continue it as line {line.number}, or choose another --dir"
-        )
     return PlannedRun(line, own, (*words, OUTPUT_DIR, str(own)))
 
 

@@ -1,4 +1,4 @@
-"""From a recipe to a run: data, network, optimizer and checkpoint, in the order in which they need each other."""
+"""Builds a run from its recipe: data, network, optimizer and checkpoint, in the order in which they need each other."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -69,39 +69,21 @@ def build(
     raise_if_stop_requested(0)
     moments = dataset.moments()
     plan = _plan(config, len(dataset.train), accelerator)
-    expect_room(config.output.profile_steps, plan)
-    config.crosscheck.expect_steps(plan.steps(training.epochs))
     if device.type == "cpu":
         keep_freed_memory()  # only now: what loading the data freed should go back
-    network = collectives.on_every_rank(accelerator, lambda: make_network(config, dataset, moments, plan, device))
-    require_same(accelerator, {"the code of model.name": None if network.code is None else network.code.sha256})
-    if network.note:
-        display.say(network.note)
+    network = _network(config, accelerator, display, dataset, moments, plan)
     plan = replace(plan, fillers=not has_batch_norm(network.module))  # which would take part in mean and variance
     update = _initial_update(config, network.module, device, plan, precision)
-    batches = Batches(
-        dataset.train.to(device),
-        plan,
-        Normalize(*moments, device, channels_last=config.model.channels_last),
-        _augmentation(config.data, moments[0]),
-        _mixing(config.data),
-    )
+    batches = _batches(config, dataset, plan, moments, device)
     identity = _identity(fingerprint, plan, device, precision, network)
-    resumed = resume.continue_from(
-        config.checkpoint,
-        config.keys(),
-        folder,
-        identity,
-        accelerator,
-        display,
-        update,
+    expected = resume.Expected(
+        keys=config.keys(),
         non_default=config.non_default_keys(),
-        steps_per_epoch=plan.steps_per_epoch,
+        identity=identity,
         total_steps=plan.steps(training.epochs),
-        is_enough=lambda progress: (
-            progress.enough(stop_at_accuracy=training.stop_at_accuracy, patience=training.patience) is not None
-        ),
+        enough=training.enough,
     )
+    resumed = resume.continue_from(config.checkpoint, folder, expected, accelerator, display, update)
     raise_if_stop_requested(resumed.step)
     run = Run(
         config=config,
@@ -131,6 +113,18 @@ def build(
     return run
 
 
+def _batches(
+    config: RunConfig, dataset: Dataset, plan: Plan, moments: tuple[Tensor, Tensor], device: torch.device
+) -> Batches:
+    return Batches(
+        dataset.train.to(device),
+        plan,
+        Normalize(*moments, device, channels_last=config.model.channels_last),
+        _augmentation(config.data, moments[0]),
+        _mixing(config.data),
+    )
+
+
 def _augmentation(config: DataConfig, mean: Tensor) -> Augmentation | None:
     if not config.augment:
         return None
@@ -156,8 +150,8 @@ def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) ->
 
 
 def _plan(config: RunConfig, num_images: int, accelerator: Accelerator) -> Plan:
-    """Return which images belong to which step. Raises BadInput where a batch is too large or too small."""
-    return Plan(
+    """Return which images belong to which step. Raises BadInput where a batch, or a step that the recipe names, is out of range."""
+    plan = Plan(
         num_images=num_images,
         batch_size=config.training.batch_size,
         last_batch=config.training.last_batch,
@@ -166,6 +160,27 @@ def _plan(config: RunConfig, num_images: int, accelerator: Accelerator) -> Plan:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
+    expect_room(config.output.profile_steps, plan)
+    config.crosscheck.expect_steps(plan.steps(config.training.epochs))
+    return plan
+
+
+def _network(
+    config: RunConfig,
+    accelerator: Accelerator,
+    display: Display,
+    dataset: Dataset,
+    moments: tuple[Tensor, Tensor],
+    plan: Plan,
+) -> Network:
+    """Return the network with its first weights. Raises BadInput, also if its code is not the same on all ranks."""
+    network = collectives.on_every_rank(
+        accelerator, lambda: make_network(config, dataset, moments, plan, accelerator.device)
+    )
+    require_same(accelerator, {"the code of model.name": None if network.code is None else network.code.sha256})
+    if network.note:
+        display.say(network.note)
+    return network
 
 
 def _initial_update(

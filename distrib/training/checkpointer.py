@@ -1,4 +1,4 @@
-"""When a checkpoint of a run is due, whether there is something worth saving, and how it is saved."""
+"""Decides when a checkpoint of a run is due and whether there is something worth saving, and saves it."""
 
 import time
 from pathlib import Path
@@ -56,7 +56,12 @@ class Checkpointer:
                 tensors, values = state.capture(run.update)
                 values |= resume.metadata(run.config.keys(), run.identity, run.inference, progress)
                 store.save(
-                    folder, step, tensors, values, keep=config.keep, also=progress.best_step if config.best else None
+                    folder,
+                    step,
+                    tensors,
+                    values,
+                    keep=config.keep,
+                    keep_step=progress.best_step if config.best else None,
                 )
 
         on_every_rank(run.accelerator, save)

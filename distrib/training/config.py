@@ -1,9 +1,10 @@
-"""The table [training] of a recipe: length, batches, seed, clipping, evaluation and time-outs."""
+"""Defines the table [training] of a recipe: length, batches, seed, clipping, evaluation and time-outs."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from distrib.checkpoint.progress import Progress
 from distrib.config.section import Positive, PositiveNumber, Section
 from distrib.networks.views import Tta
 
@@ -79,3 +80,10 @@ class TrainingConfig(Section):
             if self.cuda_graph and is_set:
                 raise ValueError(f"training.cuda_graph = true with {other}: {why}; leave one of the two out")
         return self
+
+    def enough(self, progress: Progress) -> str | None:
+        """Return in words why a run that has come so far ends before its last epoch, or None if it goes on.
+
+        It is asked at the end of an epoch.
+        """
+        return progress.enough(stop_at_accuracy=self.stop_at_accuracy, patience=self.patience)

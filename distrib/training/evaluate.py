@@ -1,4 +1,4 @@
-"""Accuracy and loss on the test images, each counted once whatever the number of ranks."""
+"""Computes accuracy and loss on the test images, each counted once whatever the number of ranks."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

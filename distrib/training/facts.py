@@ -1,4 +1,4 @@
-"""What the run page tells of a run beside its curves: where it runs, on what, from which command, and each of its starts.
+"""Writes what the run page tells of a run beside its curves: where it runs, on what, from which command, and each of its starts.
 
 RUN/page/facts.json is written at each start, and keeps what it says of the earlier ones. RUN/page/images.json holds images of
 the first step that was taken, and RUN/page/mistakes.json what the network got wrong in the end.
@@ -12,7 +12,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,7 +47,8 @@ def write(run: Run, arguments: Sequence[str], before: Mapping[str, Any]) -> None
         start["before"] = {key: before.get(key) for key in ("state", "exit_code", "reason")} | {"reached": reached}
     retry_transient(path, lambda: path.parent.mkdir(exist_ok=True))
     facts = _facts(run, arguments)
-    write_json(path, {**facts, "starts": [*earlier_starts(path), start][-_MOST_STARTS:]})
+    earlier = earlier_starts(path, run.display.say)
+    write_json(path, {**facts, "starts": [*earlier, start][-_MOST_STARTS:]})
     if not (run.folder / IMAGES).exists() and run.resumed.step < run.total_steps:
         write_json(run.folder / IMAGES, _images(run, run.resumed.step + 1))
 
@@ -127,13 +128,23 @@ def _defaults(config: RunConfig) -> dict[str, Any]:
     return found
 
 
-def earlier_starts(path: Path) -> list[Any]:
-    """Return what the file says of earlier starts; nothing if there is none, or none that can be read."""
+def earlier_starts(path: Path, say: Callable[[str], None]) -> list[Any]:
+    """Return what the file says of earlier starts; nothing if there is none.
+
+    One that is damaged is kept under another name, and `say` is told, because a new one takes its place. Raises OSError.
+    """
     try:
         starts = read_json(path)["starts"]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        if isinstance(starts, list):
+            return cast(list[Any], starts)
+    except FileNotFoundError:
         return []
-    return cast(list[Any], starts) if isinstance(starts, list) else []
+    except (ValueError, TypeError, KeyError):
+        pass
+    kept = path.with_name(f"{path.name}.damaged")
+    path.replace(kept)
+    say(f"note: {path} does not say which starts the run had before this one: it is kept as {kept.name}")
+    return []
 
 
 def last_step(metrics: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""Runs one epoch after another: it takes the steps, evaluates, and saves checkpoints."""
 
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -39,7 +39,7 @@ def train(
                 raise _stopped(run, request, last, run.resumed.path)
             _save(checkpointer, observers, last, progress)  # again, with what the evaluation found
         for step in run.remaining_steps():
-            if (step - 1) % run.plan.steps_per_epoch == 0 and run.enough(progress):
+            if (step - 1) % run.plan.steps_per_epoch == 0 and run.config.training.enough(progress):
                 break
             epoch_ends = step % run.plan.steps_per_epoch == 0
             stop = request.asked() or observers.asks_to_stop()

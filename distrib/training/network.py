@@ -1,4 +1,4 @@
-"""The network of a run before its first step: made by the recipe, checked, and brought to the device."""
+"""Makes the network of a run as it is before the first step, checks it, and brings it to the device."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What watches the loop: metrics, trackers, display, clocks, and the recorder of the cross-check."""
+"""Watches the loop: it feeds metrics, trackers, display, clocks, and the recorder of the cross-check."""
 
 from dataclasses import replace
 from typing import Any

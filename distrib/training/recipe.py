@@ -1,4 +1,4 @@
-"""Every table that a recipe may hold: the sections, each from the module whose behaviour it configures."""
+"""Puts together every table that a recipe may hold, each from the module whose behaviour it configures."""
 
 import warnings
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Recording a run for the cross-check: its optimizer's steps, and chosen forward and backward passes."""
+"""Records a run for the cross-check: its optimizer's steps, and chosen forward and backward passes."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -49,7 +49,7 @@ def start_recorder(run: Run, *, first_step: int) -> Recorder:
             seed=run.plan.seed,
         )
     except TraceError as error:
-        cause = error.__context__
+        cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno not in NEEDS_USER:
             raise OSError(cause.errno, cause.strerror, str(run.folder / TRACE)) from None
         raise BadInput(f"crosscheck.record = true: {error}") from None

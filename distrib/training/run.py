@@ -1,4 +1,4 @@
-"""A run: data, network, optimizer and all else that the loop needs, put together by `build.py`."""
+"""Holds a run: data, network, optimizer and all else that the loop needs, put together by `build.py`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distrib import counter_rng
-from distrib.checkpoint.progress import Progress
 from distrib.checkpoint.resume import Resumed
 from distrib.checkpoint.values import Identity, Inference
 from distrib.data.batches.batches import Batches, Part
@@ -74,11 +73,6 @@ class Run:
     def remaining_steps(self) -> Iterator[int]:
         """Return the steps still to take. They count from 1; a resumed run continues behind its checkpoint."""
         return iter(range(self.resumed.step + 1, self.total_steps + 1))
-
-    def enough(self, progress: Progress) -> str | None:
-        """Return in words why the run ends before its last epoch, or None if it goes on. Asked at the end of an epoch."""
-        training = self.config.training
-        return progress.enough(stop_at_accuracy=training.stop_at_accuracy, patience=training.patience)
 
     def seed_step(self, step: int) -> None:
         """Let what the network draws in this step, as dropout does, follow from the seed, the step and the rank alone."""

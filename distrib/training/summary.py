@@ -1,4 +1,4 @@
-"""summary.json: what a run came to, and the verdict of its cross-check once there is one. Its keys are an interface."""
+"""Writes summary.json: what a run came to, and the verdict of its cross-check once there is one. Its keys are an interface."""
 
 import hashlib
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def write(run: Run, step: int, score: Score, progress: Progress, rates: Mapping[
         "best_step": progress.best_step,
         "epochs": run.plan.epoch_of(step),
         "steps": step,
-        "ended_early": run.enough(progress) if step < run.total_steps else None,
+        "ended_early": run.config.training.enough(progress) if step < run.total_steps else None,
         "applied_updates": run.update.applied,
         "skipped_steps": run.update.skipped,
         **rates,

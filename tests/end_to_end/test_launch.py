@@ -265,6 +265,8 @@ def test_a_launch_file_that_is_none(
 def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--cpu", "--multi_gpu", "-m", "distrib.train", "quickstart"]) == 2
     assert capsys.readouterr().err.startswith("bad input: the launcher refuses its options: You can only use one of ")
+    with pytest.raises(ValueError, match="You can only use one of"):
+        main(["--debug", "--cpu", "--multi_gpu", "-m", "distrib.train", "quickstart"])
 
 
 def test_without_arguments_it_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:

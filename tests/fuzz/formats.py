@@ -25,7 +25,7 @@ from distrib.job import environment, lock
 from distrib.job.status import Status
 from distrib.page.render import render
 from distrib.page.run_files import read_run
-from distrib.training import summary
+from distrib.training import facts, summary
 from distrib.training.metrics.metrics import Metrics
 from distrib.training.metrics.trackers import read_identities
 from distrib.training.recipe import RunConfig
@@ -142,6 +142,12 @@ def run_summary(place: Path) -> Format:
     )
 
 
+def starts(place: Path) -> Format:
+    file = place / "starts" / "facts.json"
+    data = json.dumps({"starts": [{"time": 1.5, "step": 0, "world_size": 1}]}).encode()
+    return plain("facts.json", file, data, lambda: facts.earlier_starts(file, lambda _: None))
+
+
 def trackers(place: Path) -> Format:
     file = place / "trackers.json"
     data = json.dumps({"wandb": "o6st55wb", "tensorboard": ""}).encode()
@@ -229,6 +235,6 @@ FORMATS: list[Callable[[Path], Format]] = [
     _checkpoint("manifest.json", right_hashes=True),
     _checkpoint("model.safetensors", right_hashes=True),
     _checkpoint("optimizer.safetensors", right_hashes=True),
-    *(metrics, run_summary, trackers, status, lost, run_lock, sweep, variables),
+    *(metrics, run_summary, starts, trackers, status, lost, run_lock, sweep, variables),
     *(_page(name) for name in _PAGE_FILES),
 ]

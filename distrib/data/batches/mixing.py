@@ -1,4 +1,4 @@
-"""Mixup and cutmix: each image of a global batch is mixed with the one behind it, by draws that are a pure function of (seed, step)."""
+"""Mixes each image of a global batch with the one behind it (mixup, cutmix), by draws that follow from (seed, step) alone."""
 
 import math
 from dataclasses import dataclass

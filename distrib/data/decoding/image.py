@@ -38,7 +38,7 @@ Open = Callable[[], BinaryIO]
 def decode_image(opened: Open, room: Room, size: int) -> tuple[numpy.ndarray, tuple[int, int]]:
     """Return the image in size x size pixels, and the width and height of its file.
 
-    Raises Unfit, in the words of what is wrong with it, and OSError for a disk that breaks.
+    Raises Unfit, in the words of what is wrong with it, OSError for a disk that breaks, and MemoryError.
     """
     try:
         with opened() as file, Image.open(file, formats=_FORMATS) as image:
@@ -48,13 +48,15 @@ def decode_image(opened: Open, room: Room, size: int) -> tuple[numpy.ndarray, tu
             with room.for_pixels(pixels):
                 seen = _as_seen(image)
                 return numpy.asarray(fit(seen, size)), seen.size
+    except MemoryError:  # the machine lacks memory, and nothing is known of the image
+        raise
     except Exception as error:  # PIL raises whatever its decoders raise; all of it means this file
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise
-        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):  # its message names the open file, not the path
             why = f"it is none of {', '.join(_FORMATS)}"
-        raise Unfit(why) from None
+        raise Unfit(why) from error
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

@@ -9,7 +9,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,17 @@ class Decoded:
     images: Mapping[str, Tensor]
     sizes: Sizes
     """The sizes of the image files."""
+    uncached: str = ""
+    """Why the cache could not be written; empty if it was, or was not needed."""
 
     @classmethod
     def cut(cls, images: Tensor, counts: Mapping[str, int], sizes: Sizes) -> "Decoded":
         """Cut `images`, those of all splits one behind the other, into those of each split; `counts` says how many it has."""
         return cls(dict(zip(counts, torch.split(images, list(counts.values())), strict=True)), sizes)
+
+    def notes(self, size: int) -> tuple[str, ...]:
+        """Return what the owner of images that are seen as size x size should know, in sentences."""
+        return (*self.sizes.notes(size), *([self.uncached] if self.uncached else []))
 
 
 def state_of(facts: os.stat_result) -> tuple[int, int, int]:
@@ -61,7 +67,10 @@ def through(cache: Path, key: str, counts: Mapping[str, int], size: int, decode:
     decoded = read(file, counts, size)
     if decoded is None:
         decoded = decode()
-        write(file, decoded)
+        if why := write(file, decoded):
+            decoded = replace(
+                decoded, uncached=f"images cannot be cached in {cache} ({why}), so every start decodes them"
+            )
     return decoded
 
 
@@ -91,8 +100,8 @@ def read(file: Path, counts: Mapping[str, int], size: int) -> Decoded | None:
     return Decoded(images, Sizes((w, h), (width, height)))
 
 
-def write(file: Path, decoded: Decoded) -> None:
-    """Write the cache, whole or not at all. One that cannot be written costs time, not the run."""
+def write(file: Path, decoded: Decoded) -> str:
+    """Write the cache, whole or not at all, and return why that failed, or nothing. One that cannot be written costs time, not the run."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _remove_left(file.parent)
@@ -100,8 +109,9 @@ def write(file: Path, decoded: Decoded) -> None:
             sizes = " ".join(f"{width}x{height}" for width, height in decoded.sizes)
             save_file(dict(decoded.images), new, {"sha256": _sha256(decoded.images), "sizes": sizes})
             new.chmod(_mode_of_a_new_file(file.parent))  # both put it where only this user can read it
-    except (OSError, SafetensorError):
-        return
+    except (OSError, SafetensorError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
 
 
 def _remove_left(folder: Path) -> None:

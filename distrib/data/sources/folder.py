@@ -59,7 +59,7 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
         split: Split(decoded.images[split], torch.tensor([label for label, _ in members]))
         for split, members in taken.items()
     }
-    return Dataset(f"folder {path}", classes, **splits, notes=(*decoded.sizes.notes(size), *_left_out(left_out)))
+    return Dataset(f"folder {path}", classes, **splits, notes=(*decoded.notes(size), *_left_out(left_out)))
 
 
 def _decode(path: Path, taken: Taken, size: int) -> Decoded:

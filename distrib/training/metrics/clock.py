@@ -1,4 +1,4 @@
-"""How long steps take, and how much of that they wait for their batch. Only the host's clock is read; no device is waited for."""
+"""Measures how long steps take, and how much of that they wait for their batch, by the host's clock: no device is waited for."""
 
 import time
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What a device can do at its best: the FLOP a second of a large matrix product, measured, because no table has every device."""
+"""Measures the FLOP a second that a device reaches in a large matrix product, because no table has every device."""
 
 import math
 import time
@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from distrib.optim.precision import Precision
+from distrib.ranks.world import synchronize
 
 _SIZES = (256, 512, 1024, 2048, 4096, 8192)  # rows of the square matrices
 _LEAST_SIZES = 2  # if the machine was busy, the smallest product may seem long enough
@@ -52,13 +53,8 @@ def _fastest(matrix: torch.Tensor) -> float:
 
 def _seconds(matrix: torch.Tensor) -> float:
     """Return how long it takes to multiply the matrix with itself."""
-    _wait(matrix.device)
+    synchronize(matrix.device)
     began = time.perf_counter()
     torch.mm(matrix, matrix)
-    _wait(matrix.device)
+    synchronize(matrix.device)
     return max(time.perf_counter() - began, 1e-9)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""The figures of a run: what it computes, how fast, at which share of what the devices can do, and in how much memory."""
+"""Computes how many FLOP a run takes, how fast it is, at which share of what the devices can do, and in how much memory."""
 
 import resource
 from dataclasses import dataclass

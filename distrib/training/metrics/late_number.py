@@ -1,4 +1,4 @@
-"""A number of the device that is read when the device has it anyway."""
+"""Reads a number of the device when the device has it anyway."""
 
 import math
 
@@ -19,11 +19,13 @@ class LateNumber:
             self._copied.record()
 
     def read(self) -> float | None:
-        """Return the number, or None if it is not finite. Waits for its copy."""
+        """Return the number, or None if it is not finite, or if its device has failed. Waits for its copy."""
         try:
             if self._copied is not None:
                 self._copied.synchronize()
             number = float(self._host)
-        except RuntimeError:  # the device has failed; the error of the step itself says so
+        except (
+            torch.AcceleratorError
+        ):  # every later call to the device raises it again, and files are closed before that
             return None
         return number if math.isfinite(number) else None

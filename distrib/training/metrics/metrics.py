@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, one line a step and one an epoch, also after a resume."""
+"""Writes metrics.jsonl: one JSON object a line, one line a step and one an epoch, also after a resume."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a network takes for what, and the test images that it gets most wrong: counted while it is evaluated anyway."""
+"""Counts what a network takes for what, and finds the test images that it gets most wrong, while it is evaluated anyway."""
 
 import math
 from collections.abc import Callable

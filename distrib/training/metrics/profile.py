@@ -1,4 +1,4 @@
-"""A profile of a few steps by torch.profiler: profile.json for a viewer of Chrome traces, and profile.txt, a table of operators."""
+"""Profiles a few steps by torch.profiler, into profile.json, which viewers of Chrome traces show, and a table, profile.txt."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Experiment trackers of Accelerate's: they are told what metrics.jsonl is told, by a thread, and can neither slow nor end a run."""
+"""Tells Accelerate's experiment trackers what metrics.jsonl is told, from a thread, so that they never slow or end a run."""
 
 import contextlib
 import threading

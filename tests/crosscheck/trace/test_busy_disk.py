@@ -118,7 +118,8 @@ def test_a_segment_begins_on_a_disk_that_was_busy(
         assert [entry.name for entry in trace.iterdir()] == ["segment-0001"]
         assert reader.open_trace(trace)[0].end is not None
     else:
-        with pytest.raises(TraceError, match=r"trace cannot be written \(Input/output error\)"):
+        with pytest.raises(TraceError, match=r"trace cannot be written \(Input/output error\)") as caught:
             Recorder(optimizer, trace)
+        assert isinstance(caught.value.__cause__, OSError)  # by which the trainer knows a disk that breaks
         assert not list(trace.glob(".segment*"))
     assert failed == [number]

@@ -86,9 +86,20 @@ def drop(*keys: str) -> Harm:
 MANIFESTS: dict[str, tuple[Harm, str]] = {
     **{
         f"no {key}": (drop("values", key), key)
-        for key in ("config", "identity", "epoch_loss", "applied_updates", "skipped_steps", "optimizer", "scaler")
+        for key in (
+            *(
+                "config",
+                "identity",
+                "inference",
+                "epoch_loss",
+                "evaluation_pending",
+                "applied_updates",
+                "skipped_steps",
+            ),
+            *("lr", "optimizer", "scaler"),
+        )
     },
-    "identity without a seed": (drop("values", "identity", "seed"), "identity.seed"),
+    **{f"identity without {key}": (drop("values", "identity", key), f"identity.{key}") for key in ("seed", "hardware")},
     "identity is a list": (put("values", "identity", value=[]), "identity"),
     "config is text": (put("values", "config", value="x"), "config"),
     "epoch_loss is text": (put("values", "epoch_loss", value="1"), "epoch_loss"),

@@ -12,7 +12,7 @@ from torch import nn
 from distrib.checkpoint import resume, state, store
 from distrib.checkpoint.config import CheckpointConfig
 from distrib.checkpoint.progress import Progress
-from distrib.checkpoint.resume import Resumed
+from distrib.checkpoint.resume import Expected, Resumed
 from distrib.checkpoint.values import Identity, Inference
 from distrib.display import Display
 from distrib.errors import BadInput
@@ -93,16 +93,17 @@ class Caller:
         """`keys` are those that somebody has set since, and `defaults` those that nobody has."""
         return resume.continue_from(
             CheckpointConfig(resume=str(wish), best=best),
-            KEYS | (keys or {}) | (defaults or {}),
             folder,
-            IDENTITY.model_copy(update=identity),
+            Expected(
+                keys=KEYS | (keys or {}) | (defaults or {}),
+                non_default={*KEYS, *(keys or ())},
+                identity=IDENTITY.model_copy(update=identity),
+                total_steps=TOTAL_STEPS,
+                enough=lambda progress: "no gain" if progress.epochs_without_gain >= 2 else None,
+            ),
             self.accelerator,
             Display(main=True, quiet=True),
             self.fresh.update,
-            non_default={*KEYS, *(keys or ())},
-            steps_per_epoch=STEPS_PER_EPOCH,
-            total_steps=TOTAL_STEPS,
-            is_enough=lambda progress: progress.epochs_without_gain >= 2,
         )
 
 
@@ -135,26 +136,6 @@ def test_a_checkpoint_says_whether_an_evaluation_is_pending(
 ) -> None:
     Trainer().save(tmp_path, step, epoch_loss, evaluation_pending=pending)
     assert go(tmp_path).progress == Progress(epoch_loss, 2 * epoch_loss, pending)
-
-
-@pytest.mark.parametrize(
-    ("step", "epoch_loss", "progress"),
-    [
-        (6, 3.0, Progress(3.0, 6.0, evaluation_pending=False)),
-        (8, 0.0, Progress(0.0, 0.0, evaluation_pending=False)),
-        (8, 6.0, Progress(0.0, 1.5, evaluation_pending=True)),
-    ],
-    ids=["in an epoch", "evaluated", "not evaluated"],
-)
-def test_a_checkpoint_from_before_it_said_so_is_understood(
-    go: Caller, step: int, epoch_loss: float, progress: Progress, tmp_path: Path
-) -> None:
-    """Then the losses of an epoch stayed in the sum until it was evaluated."""
-    path = Trainer().save(tmp_path, step, epoch_loss)
-    checkpoint = store.open_checkpoint(path)
-    older = {key: value for key, value in checkpoint.values.items() if key != "evaluation_pending"}
-    store.save(path.parent, step, {part: checkpoint.tensors(part) for part in ("model", "optimizer")}, older, keep=9)
-    assert go(tmp_path).progress == progress
 
 
 def test_the_end_of_an_epoch_asks_for_its_evaluation() -> None:

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distrib.checkpoint import state, store
-from distrib.checkpoint.values import Identity, Saved
+from distrib.checkpoint import resume, state, store
+from distrib.checkpoint.progress import Progress
+from distrib.checkpoint.values import Saved
 from distrib.errors import BadInput
 from distrib.optim.optimizer import SGD, Adam, AdamW, OptimizerConfig, SGDGroup, build_optimizer
 from distrib.optim.update import Update
+from tests.distrib.checkpoint.test_resume import IDENTITY, INFERENCE
 
 OPTIMIZERS: dict[str, Callable[[dict[str, Any]], OptimizerConfig]] = {
     "sgd": lambda kernels: SGD(lr=0.01, **kernels),
@@ -78,11 +80,9 @@ def write(trainer: Trainer, folder: Path, step: int = 3) -> store.Checkpoint:
 
 def restore(checkpoint: store.Checkpoint, update: Update, *, same_optimizer: bool = False) -> None:
     """Restore what `write` wrote, of which the tests say the rest."""
-    identity = Identity(
-        dataset="", num_images=0, batch_size=1, last_batch="drop", seed=0, world_size=1, threads=1, torch=""
-    )
-    values = {"config": {}, "identity": identity.model_dump(), "epoch_loss": 0.0} | dict(checkpoint.values)
-    state.restore(checkpoint, Saved.model_validate(values), update, same_optimizer=same_optimizer)
+    facts = resume.metadata({}, IDENTITY, INFERENCE, Progress())
+    saved = Saved.model_validate(facts | dict(checkpoint.values))
+    state.restore(checkpoint, saved, update, same_optimizer=same_optimizer)
 
 
 def assert_same(left: Trainer, right: Trainer) -> None:

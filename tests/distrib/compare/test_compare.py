@@ -59,11 +59,11 @@ def test_real_runs_part_by_what_they_computed_and_not_by_how_long_it_took(
     code, out, _ = compare(capsys, *(tmp_path / name for name in ("one", "again", "two")), "--json")
     assert code == 0
     partings = json.loads(out)["partings"]
-    nothing = {"first_difference": None, "first_beyond_rounding": None}
+    nothing = {"first_difference": None, "first_beyond_thousandth": None}
     assert partings[str(tmp_path / "again")] == {"common_steps": 20, **nothing}
     two = partings[str(tmp_path / "two")]
     assert two["first_difference"] is None or two["first_difference"]["quantity"] in ("loss", "gradient_norm")
-    assert two["first_beyond_rounding"] is None, "one process and two take the same steps on the same images"
+    assert two["first_beyond_thousandth"] is None, "one process and two take the same steps on the same images"
 
 
 def test_what_they_came_to_and_what_differs(
@@ -99,9 +99,9 @@ def test_the_first_step_at_which_they_part(tmp_path: Path, capsys: pytest.Captur
     assert code == 0
     partings = json.loads(out)["partings"]
     exact = {"step": 2, "quantity": "loss", "first": 1.5, "other": 1.5000001}
-    assert partings[str(rounded)] == {"common_steps": 3, "first_difference": exact, "first_beyond_rounding": None}
+    assert partings[str(rounded)] == {"common_steps": 3, "first_difference": exact, "first_beyond_thousandth": None}
     assert partings[str(wrong)]["first_difference"] == exact
-    assert partings[str(wrong)]["first_beyond_rounding"] == {**exact, "step": 3, "first": 1.25, "other": 1.3}
+    assert partings[str(wrong)]["first_beyond_thousandth"] == {**exact, "step": 3, "first": 1.25, "other": 1.3}
     _, out, _ = compare(capsys, one, rounded, wrong)
     assert "step 2, loss: 1.5 and 1.5000001; never by more than a thousandth, so this may be rounding" in out
     assert "step 2, loss: 1.5 and 1.5000001; by more than a thousandth at step 3, loss: 1.25 and 1.3" in out

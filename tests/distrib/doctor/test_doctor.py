@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def test_the_table_fits_a_terminal() -> None:
     assert all(len(line) <= 80 for line in lines[:-3])
     assert lines[-1] == "1 problem: a run would fail here (1 note)"
     assert table([ok("python", "3.11")]).splitlines()[-1] == "a run can start here"
+
+
+def test_what_training_needs_is_what_pyproject_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    minima = {name: f"{least}.0".split(".")[:2] for name, least in (each.split(">=") for each in wanted)}
+    assert {name: (int(major), int(minor)) for name, (major, minor) in minima.items()} == software.TRAINING
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_a_checkpoint_of_something_else(
     model = {"model": good.tensors("model")}
     for number, (change, words) in enumerate(
         [
-            ({"inference": None}, "before checkpoints held the names of the classes"),
+            ({"inference": None}, "what no run writes"),
             (
                 {"config": {**good.values["config"], "model.name": "other"}},
                 "model.name: Value error, accepted are article",

@@ -63,19 +63,6 @@ def test_a_run_has_its_folder_by_its_words_wherever_they_stand(tmp_path: Path) -
     assert re.fullmatch(r"[\w.-]{1,69}", odd.folder.name, re.ASCII)
 
 
-def test_a_folder_named_for_a_number_is_continued_only_by_a_person(tmp_path: Path) -> None:
-    """As earlier versions named them."""
-    lines = [Line(1, ("a.toml",)), Line(3, ("b.toml",))]
-    (tmp_path / "line-003").mkdir()
-    with pytest.raises(
-        BadInput, match=r"line-003 is of a sweep .* rename it to b-[0-9a-f]{8} to continue it as line 3"
-    ):
-        plan(lines, tmp_path, [])
-    [_, run] = plan(lines, tmp_path / "elsewhere", [])
-    (tmp_path / "line-003").rename(tmp_path / run.folder.name)
-    assert plan(lines, tmp_path, [])[1].folder == tmp_path / run.folder.name
-
-
 @pytest.mark.parametrize(
     ("lines", "overrides"),
     [

@@ -8,11 +8,15 @@ from distrib.training import facts
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"starts": 3}', "\0"])
-def test_earlier_starts_that_cannot_be_read_are_none(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "facts.json"
-    assert facts.earlier_starts(path) == []
+def test_a_damaged_file_of_starts_is_kept_beside_the_new_one(tmp_path: Path, text: str) -> None:
+    path, said = tmp_path / "facts.json", list[str]()
+    assert facts.earlier_starts(path, said.append) == []
+    assert said == []
     path.write_text(text)
-    assert facts.earlier_starts(path) == []
+    assert facts.earlier_starts(path, said.append) == []
+    assert "it is kept as facts.json.damaged" in said[0]
+    assert (tmp_path / "facts.json.damaged").read_text() == text
+    assert not path.exists()
 
 
 def test_the_last_step_is_that_of_the_last_whole_line(tmp_path: Path) -> None:

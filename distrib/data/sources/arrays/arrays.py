@@ -78,7 +78,7 @@ def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
             )
             for split in SPLITS
         }
-        return Dataset(f"arrays {path}", classes, **splits, notes=decoded.sizes.notes(size))
+        return Dataset(f"arrays {path}", classes, **splits, notes=decoded.notes(size))
 
 
 def _find(file: ArrayFile, split: str, kind: str) -> str:

@@ -5,7 +5,8 @@ a run that is resumed sees the same images whatever the hub has by then. No code
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from distrib.data.images import Dataset
@@ -86,21 +87,28 @@ def _fetched(said: str, repository: str, variant: str, *, download: bool) -> Pat
     )
     if not download:
         raise BadInput(f"{said} is not whole in the cache of the hub, and data.download is false: {fix}")
-    try:
-        for revision in _REVISIONS:
+
+    for revision in _REVISIONS:
+        with _answers_of_the_hub(said, fix):
             listed = [PurePath(file) for file in list_repo_files(repository, repo_type="dataset", revision=revision)]
-            inside = [file for file in listed if file.suffix == ".parquet" and file.is_relative_to(variant)]
-            if inside:
-                files, _ = split_files(said, inside)
-                wanted = [str(file) for its in files.values() for file in its]
+        inside = [file for file in listed if file.suffix == ".parquet" and file.is_relative_to(variant)]
+        if inside:
+            files, _ = split_files(said, inside)
+            wanted = [str(file) for its in files.values() for file in its]
+            with _answers_of_the_hub(said, fix):
                 top = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=wanted)
-                return Path(top) / variant
-    except BadInput:
-        raise
+            return Path(top) / variant
+    raise BadInput(f"{said}: the hub has no parquet files of it{f' in {variant}' if variant else ''}; use another set")
+
+
+@contextmanager
+def _answers_of_the_hub(said: str, fix: str) -> Generator[None]:
+    """Raise every error of a call to the hub as BadInput, and OSError for a disk that breaks."""
+    try:
+        yield
     except Exception as error:  # each version of huggingface_hub has errors of another HTTP client
         if isinstance(error, OSError) and error.errno in DISK_BROKEN:
             raise
         said_by_hub = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = " ".join(said_by_hub[:2]) or type(error).__name__
-        raise BadInput(f"{said} cannot be fetched from the hub ({why}): check the name, or {fix}") from None
-    raise BadInput(f"{said}: the hub has no parquet files of it{f' in {variant}' if variant else ''}; use another set")
+        raise BadInput(f"{said} cannot be fetched from the hub ({why}): check the name, or {fix}") from error

@@ -64,7 +64,7 @@ def load(
     key = _key(path, [table.file for table in every], chosen.image, counts, size)
     decoded = image_cache.through(cache, key, counts, size, lambda: _decode(tables, taken, chosen.image, size))
     splits = {split: Split(decoded.images[split], torch.from_numpy(labels[split])[taken[split]]) for split in tables}
-    return Dataset(source, classes, **splits, notes=(*decoded.sizes.notes(size), *_left_out(others)))
+    return Dataset(source, classes, **splits, notes=(*decoded.notes(size), *_left_out(others)))
 
 
 def _listing(said: str, path: Path) -> list[Path]:

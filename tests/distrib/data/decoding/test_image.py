@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from distrib.data.decoding.image import decode_image
 from distrib.data.decoding.room import Room
+from distrib.files import Unfit
 
 SIDE = 2048
 
@@ -29,6 +30,24 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     content = io.BytesIO()
     image.save(content, kind, **options)
     return content.getvalue()
+
+
+def test_a_lack_of_memory_says_nothing_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", lacks)
+    with pytest.raises(MemoryError):
+        decoded(b"an image")
+
+
+def test_an_error_without_a_message_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(Unfit, match="ZeroDivisionError"):
+        decoded(b"an image")
 
 
 @pytest.mark.parametrize("orientation", range(10))

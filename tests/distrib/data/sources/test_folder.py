@@ -403,8 +403,12 @@ def test_a_damaged_cache_is_decoded_again(
 
 def test_a_cache_that_cannot_be_written_costs_time_only(birds: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    data = folder.load(birds, tmp_path / "file" / "cache")
-    assert same(data, folder.load(birds, tmp_path / "cache"))
+    place = tmp_path / "file" / "cache"
+    data = folder.load(birds, place)
+    assert f"images cannot be cached in {place} (Not a directory), so every start decodes them" in data.notes
+    cached = folder.load(birds, tmp_path / "cache")
+    assert same(data, cached)
+    assert not any("cached" in note for note in cached.notes)
 
 
 def test_missing_folder(tmp_path: Path, cache: Path) -> None:

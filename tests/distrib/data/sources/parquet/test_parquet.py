@@ -304,3 +304,14 @@ def test_a_set_of_the_hub_that_is_cached_in_part(hub_cache: Path, tmp_path: Path
         of_hub("owner/birds", tmp_path / "cache", download=False)
     with pytest.raises(BadInput, match="cannot be fetched from the hub"):
         of_hub("owner/birds", tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_mistake_of_ours_is_not_called_one_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake(*_: object) -> None:
+        raise KeyError("test")
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *_args, **_options: ["train.parquet"])  # pyright: ignore
+    monkeypatch.setattr(hub, "split_files", mistake)
+    with pytest.raises(KeyError, match="test"):
+        of_hub("owner/crows", tmp_path / "cache")
