@@ -17,7 +17,7 @@ from crosscheck.float64 import float64
 from crosscheck.recorder.optimizer.rule import CLAIMABLE
 from crosscheck.rules import RULES
 from crosscheck.rules.rule import Rule
-from crosscheck.testing import REGIMES, observe
+from crosscheck.testing import observe
 
 IMPLEMENTATIONS: Mapping[str, Options] = {
     "single": {"foreach": False},
@@ -86,7 +86,7 @@ def _cell(combination: Combination, implementation: str, dtype: str) -> Cell:
             parameters, **combination.options, **IMPLEMENTATIONS[implementation]
         )
 
-    report = observe(make, steps=6, size=1024, dtype=getattr(torch, dtype), regimes=REGIMES)
+    report = observe(make, getattr(torch, dtype))
     beyond = report.out_of_range + report.undetermined
     return Cell(implementation, dtype, report.verdict, report.max_eta, beyond, report.elements)
 

@@ -4,41 +4,50 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from crosscheck.errors import UnsupportedOptimizer
 from crosscheck.report.finding import Finding
 from crosscheck.report.merging import merged, union
 from crosscheck.report.report import Report
 from crosscheck.report.verdict import CheckResult, Verdict
-from crosscheck.testing.situations import Situation, Vectors
+from crosscheck.testing.outcome import Outcome, findings_of
+from crosscheck.testing.situation import OptimizerRaised, Situation
+from crosscheck.testing.situations import Vectors
 
 
 class Answer(NamedTuple):
-    """The result of one situation."""
+    """What one situation came to."""
 
     label: str
     situation: Situation
-    report: Report | str  # or what was raised
+    outcome: Outcome
+    requested: bool = False
+    """Whether the caller named the situation. Then no match is told without it."""
 
     @property
     def came_to(self) -> str:
         """Return the verdict: of a mismatch with the tensors and the first step, of a vacuous record with the reason."""
-        if isinstance(self.report, str):
-            return f"not tried, for the optimizer raised {self.report}"
-        if self.report.verdict is Verdict.VACUOUS:
-            return f"vacuous: {self.report.reason}"
-        if self.report.verdict is Verdict.MATCH:
+        if isinstance(self.outcome, OptimizerRaised):
+            return f"not tried, for the optimizer raised {self.outcome}"
+        if isinstance(self.outcome, UnsupportedOptimizer):
+            return f"not tried, for the recorder refuses it: {self.outcome}"
+        if isinstance(self.outcome, Finding):
+            return f"mismatch of {', '.join(self.outcome.tensors)}: {self.outcome.cause}"
+        if self.outcome.verdict is Verdict.VACUOUS:
+            return f"vacuous: {self.outcome.reason}"
+        if self.outcome.verdict is Verdict.MATCH:
             return str(Verdict.MATCH)
-        wrong = dict.fromkeys(tensor for finding in self.report.findings for tensor in finding.tensors)
+        wrong = dict.fromkeys(tensor for finding in findings_of(self.outcome) for tensor in finding.tensors)
         right = [name for name in self.situation.parameters if name not in wrong]
         rest = f"; {', '.join(right)} match" if right else ""
-        return f"mismatch of {', '.join(wrong)}, from step {self.report.findings[0].step}{rest}"
+        return f"mismatch of {', '.join(wrong)}, from step {findings_of(self.outcome)[0].step}{rest}"
 
 
 def merged_answers(answers: Sequence[Answer]) -> Report:
     """Return one report of all. What it tells about hyperparameters is that of the first report."""
-    reports = list({id(it): it for answer in answers if isinstance(it := answer.report, Report)}.values())
-    vectors = [it for a in answers if isinstance(it := a.report, Report) and isinstance(a.situation, Vectors)]
-    proves_nothing = vectors[0].reason if all(report.verdict is Verdict.VACUOUS for report in vectors) else ""
-    findings = _first_of_each(finding for report in reports for finding in report.findings)
+    outcomes = list({id(answer.outcome): answer.outcome for answer in answers}.values())  # several may share one report
+    reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
+    findings = _first_of_each(finding for outcome in outcomes for finding in findings_of(outcome))
+    proves_nothing = _proves_nothing(answers)
     return merged(
         reports,
         verdict=Verdict.MISMATCH if findings else Verdict.VACUOUS if proves_nothing else Verdict.MATCH,
@@ -59,6 +68,18 @@ def merged_answers(answers: Sequence[Answer]) -> Report:
         tensors=sum(report.tensors for report in reports),
         tensors_not_tested=reports[0].tensors_not_tested,
     )
+
+
+def _proves_nothing(answers: Sequence[Answer]) -> str:
+    """Return why there is no match even without findings: the vectors prove nothing, or a situation that must match does not."""
+    vectors = [it for a in answers if isinstance(it := a.outcome, Report) and isinstance(a.situation, Vectors)]
+    if all(report.verdict is Verdict.VACUOUS for report in vectors):
+        return vectors[0].reason
+    for answer in answers:
+        needed = answer.requested or isinstance(answer.outcome, UnsupportedOptimizer)
+        if needed and answer.came_to != Verdict.MATCH and not findings_of(answer.outcome):
+            return f"{answer.label}: {answer.came_to}"
+    return ""
 
 
 def _first_of_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:

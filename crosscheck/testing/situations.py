@@ -1,91 +1,15 @@
 """The situations in which `check_optimizer` tries an optimizer: parameters, their gradients, and what happens between the steps."""
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from crosscheck.recorder import Recorder
-from crosscheck.testing.gradients import Draw
-
-Make = Callable[[list[Parameter]], torch.optim.Optimizer]
+from crosscheck.testing.situation import Situation
 
 SHAPES: Mapping[str, tuple[int, ...]] = {"0-D": (), "1-D": (7,), "2-D": (5, 6), "4-D": (2, 3, 4, 5), "empty": (0,)}
 _BESIDE = {torch.float32: torch.bfloat16}  # the format that "two dtypes" puts beside another; float32 beside the rest
-
-
-class Situation:
-    """Two vectors in one group, with a gradient at each step. Each subclass overrides that in which it differs."""
-
-    changes_rate = False
-    """The learning rate of every group falls in the middle, as a scheduler would have it."""
-    resumes = False
-    """In the middle a new optimizer takes over the state of the first one, as in a run that is resumed."""
-
-    def __init__(self, dtype: torch.dtype, *, steps: int, seed: int) -> None:
-        self.steps, self.half = steps, steps // 2
-        """How many steps are taken, and after which of them a state is loaded."""
-        self.turn = max(2, self.half)
-        """The step at which all else changes: before a state is loaded, which could hide it where both are tried."""
-        self.draw = Draw(seed)
-        self.parameters = self.make_parameters(dtype)
-
-    def make_parameters(self, dtype: torch.dtype) -> dict[str, Parameter]:
-        """Return the parameters by the names that a report is to call them."""
-        return self.vectors(dtype, "1-D", "another 1-D")
-
-    def vectors(self, dtype: torch.dtype, *names: str) -> dict[str, Parameter]:
-        return {name: self.draw.parameter((24,), dtype) for name in names}
-
-    def in_second_group(self, name: str) -> bool:
-        """Return whether a parameter is in a group that is added, with options of its own."""
-        del name
-        return False
-
-    def gradient(self, name: str, step: int) -> Tensor | None:
-        """Return the gradient of a parameter at a step, or None."""
-        del step
-        return self.draw.gradient(self.parameters[name], "typical")
-
-    def record(self, make: Make, trace: Path, **recording: Any) -> None:
-        """Take all steps and record them."""
-        optimizer, start = self._build(make), 1
-        if self.resumes and self.half:
-            self._record_steps(optimizer, range(1, self.half + 1), trace, recording)
-            state, start = copy.deepcopy(optimizer.state_dict()), self.half + 1
-            optimizer = self._build(make)
-            optimizer.load_state_dict(state)
-        self._record_steps(optimizer, range(start, self.steps + 1), trace, recording)
-
-    def _build(self, make: Make) -> torch.optim.Optimizer:
-        added = [parameter for name, parameter in self.parameters.items() if self.in_second_group(name)]
-        optimizer = make([parameter for name, parameter in self.parameters.items() if not self.in_second_group(name)])
-        if added:
-            optimizer.add_param_group({"params": added, **other_options(optimizer.param_groups[0])})
-        return optimizer
-
-    def _record_steps(
-        self, optimizer: torch.optim.Optimizer, steps: range, trace: Path, recording: Mapping[str, Any]
-    ) -> None:
-        with Recorder(
-            optimizer,
-            trace,
-            named_parameters=self.parameters.items(),
-            append=steps.start > 1,
-            first_step=steps.start,
-            **recording,
-        ):
-            for step in steps:
-                if self.changes_rate and step == self.turn:
-                    for group in optimizer.param_groups:
-                        group["lr"] = group["lr"] * 0.3
-                for name, parameter in self.parameters.items():
-                    parameter.grad = self.gradient(name, step)
-                optimizer.step()
 
 
 class Vectors(Situation):
@@ -176,6 +100,17 @@ class LateGradients(Situation):
         return None if absent else super().gradient(name, step)
 
 
+class ReusedGradients(Situation):
+    """Each gradient is written into the tensor of the one before, as it is after `zero_grad(set_to_none=False)`.
+
+    State that shares its memory with a gradient then changes between two steps.
+    """
+
+    def gradient(self, name: str, step: int) -> Tensor | None:
+        new, tensor = super().gradient(name, step), self.parameters[name].grad
+        return new if new is None or tensor is None else tensor.copy_(new)
+
+
 class ChangedRate(Situation):
     changes_rate = True
 
@@ -191,6 +126,7 @@ SITUATIONS: Mapping[str, type[Situation]] = {
     "zero gradients": ZeroGradients,
     "absent gradients": AbsentGradients,
     "late gradients": LateGradients,
+    "reused gradients": ReusedGradients,
     "changed rate": ChangedRate,
     "loaded state": LoadedState,
 }
@@ -217,21 +153,3 @@ class AllAtOnce(Situation):
     def gradient(self, name: str, step: int) -> Tensor | None:
         part, its = self._parts[name]
         return part.gradient(its, step)
-
-
-def other_options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options for a second group that differ from these and are as usual; what is zero or absent stays so."""
-    found: dict[str, Any] = {}
-    for name, factor in {"lr": 0.3, "weight_decay": 2.0, "eps": 10.0, "dampening": 0.5}.items():
-        if group.get(name):
-            found[name] = group[name] * factor
-    if group.get("momentum"):
-        found["momentum"] = _further_from_one(group["momentum"])
-    if "betas" in group:
-        found["betas"] = tuple(map(_further_from_one, group["betas"]))
-    return found
-
-
-def _further_from_one(decay: Any) -> Any:
-    """Return a decay that forgets faster: 0.8 for 0.9."""
-    return 2 * decay - 1 if decay > 0.6 else decay / 2

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from crosscheck import MathMismatch, Report, Verdict, check_optimizer
 from crosscheck.testing import SITUATIONS
-from crosscheck.testing.situations import other_options
+from crosscheck.testing.situation import Make, other_options
 
 
 class Flawed(torch.optim.SGD):
@@ -49,7 +49,9 @@ class Flawed(torch.optim.SGD):
         grad = grad.add(p, alpha=wd)
         known = self.outside.get(p) if self.flaw == "state kept outside" else state.get("momentum_buffer")
         if known is None:
-            known = grad.clone()
+            known = (
+                grad.clone() if p.grad is None or self.flaw != "state shared with the gradient" else p.grad.copy_(grad)
+            )
         else:
             known.mul_(options["momentum"]).add_(grad)
         state["momentum_buffer"] = self.outside[p] = known
@@ -83,6 +85,7 @@ CAUGHT: dict[str, tuple[str, str, str]] = {
     "zero taken for absent": ("zero gradients", "zero gradients", "1-D"),
     "absent taken for zero": ("absent gradients", "a gradient now and then", "1-D, no gradient match"),
     "late tensors counted as the others": ("late gradients", "a late gradient", "1-D match"),
+    "state shared with the gradient": ("reused gradients", "1-D, another 1-D", ""),
     "rate kept from the start": ("changed rate", "1-D, another 1-D", ""),
     "state kept outside": ("loaded state", "1-D, another 1-D", ""),
 }
@@ -114,6 +117,14 @@ def test_a_flaw_that_shows_in_one_situation(flaw: str) -> None:
 
 def test_without_a_flaw_it_matches() -> None:
     report = check_optimizer(lambda params: Flawed(params, "none"), steps=6, size=32)
+    assert set(report.situations.values()) == {"match"}
+
+
+def test_parameters_may_have_names() -> None:
+    def make(params: list[Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([(f"parameter {number}", p) for number, p in enumerate(params)], lr=0.1)
+
+    report = check_optimizer(make, steps=2, size=16, situations=["two groups"])
     assert set(report.situations.values()) == {"match"}
 
 
@@ -169,6 +180,160 @@ def test_a_situation_in_which_it_raises_is_told_and_is_no_mismatch() -> None:
         f"{name} in float32": "not tried, for the optimizer raised RuntimeError: no gradient"
         for name in ("absent gradients", "late gradients")
     }
+
+
+@pytest.mark.parametrize("asked", [["absent gradients"], ["shapes", "late gradients"]])
+def test_a_situation_that_was_asked_for_and_not_tried_is_no_match(asked: list[str]) -> None:
+    with pytest.raises(MathMismatch) as caught:
+        check_optimizer(lambda params: Picky(params, lr=0.1), rule="sgd", steps=4, size=16, situations=asked)
+    assert isinstance(caught.value.report, Report)
+    assert caught.value.report.verdict is Verdict.VACUOUS
+    assert caught.value.report.reason == (
+        f"{asked[-1]} in float32: not tried, for the optimizer raised RuntimeError: no gradient"
+    )
+
+
+class Careless(torch.optim.AdamW):
+    """AdamW that handles some parameters in a way in which its steps cannot be replayed."""
+
+    def __init__(self, params: Iterable[Tensor], flaw: str) -> None:
+        self.flaw = flaw
+        super().__init__(params, lr=0.01)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        groups, gradients = self.param_groups, dict[Tensor, Tensor]()
+        if self.flaw == "first group only":
+            self.param_groups = groups[:1]
+        for p in (p for group in groups for p in group["params"] if p.grad is not None):
+            if self.flaw == "float32 instead of bfloat16" and p.dtype is torch.bfloat16:
+                p.grad, p.data = None, p.data.float()
+            elif (self.flaw == "no scalars" and p.dim() == 0) or (self.flaw == "no zeros" and not p.grad.any()):
+                gradients[p], p.grad = p.grad, None
+        super().step(closure)  # pyright: ignore[reportUnknownMemberType]
+        self.param_groups = groups
+        for p, gradient in gradients.items():
+            p.grad = gradient
+
+
+NOT_STEPPED = "exp_avg was never written, as if the optimizer took no step"
+
+
+@pytest.mark.filterwarnings("ignore:crosscheck. before step 2")
+@pytest.mark.parametrize(
+    ("flaw", "situation", "came_to"),
+    [
+        ("first group only", "two groups", f"mismatch of second group: {NOT_STEPPED}"),
+        ("no scalars", "shapes", f"mismatch of 0-D: {NOT_STEPPED}"),
+        ("no zeros", "zero gradients", f"mismatch of zero gradients: {NOT_STEPPED}"),
+        (
+            "float32 instead of bfloat16",
+            "two dtypes",
+            "mismatch of 1-D bfloat16, 2-D bfloat16: the optimizer made torch.float32 of parameters of torch.bfloat16",
+        ),
+    ],
+)
+def test_where_only_the_vectors_can_be_replayed_it_is_a_mismatch(flaw: str, situation: str, came_to: str) -> None:
+    with pytest.raises(MathMismatch) as caught:
+        check_optimizer(lambda params: Careless(params, flaw), rule="adamw", steps=4, size=16, situations=[situation])
+    report = caught.value.report
+    assert isinstance(report, Report)
+    assert report.verdict is Verdict.MISMATCH
+    assert report.situations == {"vectors in float32": "match", f"{situation} in float32": came_to}
+    assert report.findings[0].cause in report.headline()
+
+
+class Halves(torch.optim.Adam):
+    """Adam that counts the steps of scalars wrongly, by halves."""
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)  # pyright: ignore[reportUnknownMemberType]
+        for p, state in self.state.items():
+            if p.dim() == 0:
+                state["step"] = state["step"].floor() + 0.5
+
+
+def test_another_refusal_is_told_without_the_file_that_is_no_more() -> None:
+    with pytest.raises(MathMismatch) as caught:
+        check_optimizer(lambda params: Halves(params), rule="adam", steps=3, size=16)
+    assert isinstance(caught.value.report, Report)
+    (told,) = (came_to for came_to in caught.value.report.situations.values() if came_to != "match")
+    assert told == (
+        "mismatch of 0-D: what the optimizer does here cannot be replayed, though its steps of vectors can: "
+        "the slot 'step' of 0-D holds 1.5: not a number of steps"
+    )
+
+
+class Coarse(torch.optim.SGD):
+    """SGD whose momentum is bfloat16. torch loads it as float32, so that its format changes with the next step."""
+
+    def step(self, closure: Any = None) -> Any:
+        for state in self.state.values():
+            state["momentum_buffer"] = state["momentum_buffer"].float()
+        super().step(closure)  # pyright: ignore[reportUnknownMemberType]
+        for state in self.state.values():
+            state["momentum_buffer"] = state["momentum_buffer"].bfloat16()
+
+
+def test_what_the_recorder_refuses_is_neither_a_match_nor_a_mismatch() -> None:
+    with pytest.raises(MathMismatch) as caught:
+        check_optimizer(lambda params: Coarse(params, lr=0.1, momentum=0.9), rule="sgd", steps=6, size=16)
+    report = caught.value.report
+    assert isinstance(report, Report)
+    assert report.verdict is Verdict.VACUOUS
+    assert report.reason.startswith(
+        "loaded state in float32: not tried, for the recorder refuses it: momentum_buffer of 1-D changed its format"
+    )
+
+
+@pytest.mark.parametrize(
+    "fails", ["crosscheck.testing.check.replay", "crosscheck.recorder.step_capture.StepCapture.complete_last_step"]
+)
+def test_a_fault_of_the_cross_check_is_raised(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a fault of the cross-check")
+
+    def make(params: list[Parameter]) -> torch.optim.Optimizer:
+        if len(params) > 2:  # these are not the vectors alone
+            monkeypatch.setattr(fails, fail)
+        else:
+            monkeypatch.undo()
+        return torch.optim.SGD(params, lr=0.1)
+
+    with pytest.raises(RuntimeError, match="a fault of the cross-check"):
+        check_optimizer(make, steps=3, size=16, situations=["shapes"])
+
+
+class ScaledTogether(torch.optim.SGD):
+    """SGD that takes longer steps if it has many parameters."""
+
+    def step(self, closure: Any = None) -> Any:
+        many = len(self.param_groups[0]["params"]) > 8
+        for p in self.param_groups[0]["params"]:
+            if many and p.grad is not None:
+                p.grad = p.grad * 2
+        return super().step(closure)  # pyright: ignore[reportUnknownVariableType]
+
+
+def test_what_shows_in_all_situations_at_once_only_is_a_mismatch() -> None:
+    with pytest.raises(MathMismatch) as caught:
+        check_optimizer(lambda params: ScaledTogether(params, lr=0.1), rule="sgd", steps=3, size=16)
+    assert isinstance(caught.value.report, Report)
+    wrong = {name: came_to for name, came_to in caught.value.report.situations.items() if came_to != "match"}
+    assert list(wrong) == ["all at once in float32"]
+    assert wrong["all at once in float32"].startswith("mismatch of vectors, ")
+
+
+PARTIAL: dict[str, Make] = {
+    "vectors, typical": lambda _: torch.optim.SGD([Parameter(torch.ones(2))], lr=0.1),
+    "shapes, 4-D": lambda params: torch.optim.SGD([p for p in params if p.dim() != 4], lr=0.1),
+}
+
+
+@pytest.mark.parametrize("named", PARTIAL)
+def test_an_optimizer_that_does_not_hold_every_parameter_is_refused(named: str) -> None:
+    with pytest.raises(ValueError, match=f"was given the parameter '{named}', which is in none of its groups"):
+        check_optimizer(PARTIAL[named], steps=2, size=16)
 
 
 def test_what_it_raises_for_vectors_is_raised() -> None:
