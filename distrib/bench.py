@@ -28,6 +28,7 @@ from distrib.config.load import resolve
 from distrib.display import Display
 from distrib.errors import EXIT_DONE
 from distrib.exits import run_command
+from distrib.job import environment
 from distrib.launch_files import find_recipe
 from distrib.layout import TRACE
 from distrib.ranks import world
@@ -60,6 +61,7 @@ def _main(arguments: Sequence[str]) -> int:
     unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
     resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
     config = resolved.config
+    environment.check()
     world.check(config.training.world_size)
     accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
