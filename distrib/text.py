@@ -31,6 +31,14 @@ def discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def print_help(text: str) -> None:
+    """Print a help. A reader that closes the pipe early, as `| head` does, has read enough. Raises OSError, as on a full disk."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        discard_output()
+
+
 def harmless(text: str) -> str:
     """Return the text with everything escaped, as Python would, that a terminal obeys instead of showing it, but for line ends.
 
