@@ -4,6 +4,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from crosscheck.commands import atlas, record, replay, report, watch
 from crosscheck.commands.output import (
@@ -12,6 +13,7 @@ from crosscheck.commands.output import (
     Unwritable,
     expect_writable,
     refuse,
+    say,
     tell,
 )
 from crosscheck.errors import TraceError, UnsupportedOptimizer
@@ -20,10 +22,20 @@ from crosscheck.streams import open_streams
 COMMANDS = {"replay": replay, "report": report, "watch": watch, "record": record, "atlas": atlas}
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose --help says that standard output takes nothing more, where argparse's own is silent."""
+
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002
+        try:
+            say(self.format_help().rstrip())
+        except Unwritable as error:
+            self.exit(refuse(str(error)))
+
+
 def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> int:
     """Run a command and return the exit code. `prog` is how the help calls the program."""
     open_streams()
-    parser = argparse.ArgumentParser(prog=prog, description="Check recorded steps of torch.optim against Optax.")
+    parser = _Parser(prog=prog, description="Check recorded steps of torch.optim against Optax.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         command.add_options(commands.add_parser(name, help=command.HELP, description=command.__doc__))

@@ -27,7 +27,8 @@ from crosscheck.recorder import Recorder
 from distrib.config.load import resolve
 from distrib.display import Display
 from distrib.errors import EXIT_DONE
-from distrib.exits import run_command
+from distrib.exits import run_command, show_help
+from distrib.job import environment
 from distrib.launch_files import find_recipe
 from distrib.layout import TRACE
 from distrib.ranks import world
@@ -54,12 +55,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     if set(arguments) & {"-h", "--help"}:
-        print(f"usage: twinstep bench [RECIPE] [--section.key VALUE ...]\n\n{__doc__}", end="")
-        return EXIT_DONE
+        return show_help(f"usage: twinstep bench [RECIPE] [--section.key VALUE ...]\n\n{__doc__}")
     recipe = find_recipe(arguments[0] if arguments else "quickstart")
     unrecorded = ["--crosscheck.record", "false"]  # `measure` starts the recorder itself
     resolved = resolve(RunConfig, recipe, [*_QUICK, *arguments[1:], *unrecorded])
     config = resolved.config
+    environment.check()
     world.check(config.training.world_size)
     accelerator = world.start(config.training.threads, deterministic=config.training.deterministic)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:

@@ -8,6 +8,7 @@ from distrib.config.help import help_text
 from distrib.config.load import resolve
 from distrib.dry_run.rehearsal import rehearse
 from distrib.errors import EXIT_DONE, BadInput, PeerLost
+from distrib.exits import show_help
 from distrib.job import environment
 from distrib.job.outcome import outcome_of
 from distrib.job.status import Status
@@ -25,9 +26,7 @@ def main(arguments: Sequence[str], status: Status, request: StopRequest) -> int:
     try:
         if (asked := _asked_for_help(arguments)) is not None:
             text = help_text(RunConfig, asked)
-            if status.reports:
-                print(text, end="")
-            return EXIT_DONE
+            return show_help(text) if status.reports else EXIT_DONE
         dry, arguments = _DRY_RUN in arguments, [word for word in arguments if word != _DRY_RUN]
         if not arguments:
             raise BadInput("no recipe: give one, such as quickstart, or ask for --help")

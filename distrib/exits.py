@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable
 
 from crosscheck.streams import discard_output, open_streams
-from distrib.errors import EXIT_BAD_INPUT, EXIT_FAULT, BadInput, RunFault
+from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput, RunFault
 from distrib.files import NEEDS_USER
-from distrib.text import print_error
+from distrib.text import print_error, print_help
 
 _OURS = ("twinstep", "distrib", "crosscheck")
 
@@ -34,6 +34,16 @@ def run_command(work: Callable[[], int]) -> int:
         kind = "bad input" if needs_user else "fault"
         print_error(f"{kind}: {error.filename or 'standard output'}: {error.strerror or error}")
         return EXIT_BAD_INPUT if needs_user else EXIT_FAULT
+
+
+def show_help(text: str) -> int:
+    """Print the help of a command, or what is as short, and return the exit code."""
+
+    def work() -> int:
+        print_help(text)
+        return EXIT_DONE
+
+    return run_command(work)
 
 
 def lacking(what: str, extra: str, error: ModuleNotFoundError) -> BadInput:

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from distrib.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAULT, BadInput
-from distrib.exits import run_command
+from distrib.exits import run_command, show_help
 from distrib.job.outcome import outcome_of
 from distrib.job.status import PATH, Status, read_status
 from distrib.job.stop import BEFORE_THE_RUN, Stopped, signals_heard
@@ -64,10 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Launch, wait for all ranks, and return the exit code of the run."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given in (["-h"], ["--help"]):
-        print(USAGE, end="")
-        return EXIT_DONE
+        return show_help(USAGE)
     if not given:
-        print(USAGE, end="", file=sys.stderr)
+        print_error(USAGE.rstrip())
         return EXIT_BAD_INPUT
     # The launcher's default, which it would announce; the trainer takes all cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

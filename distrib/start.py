@@ -17,10 +17,10 @@ from distrib.config.messages import telling_origins
 from distrib.crosscheck import replay
 from distrib.display import Display
 from distrib.errors import EXIT_DONE, BadInput, PeerLost, RunFault
-from distrib.files import NEEDS_USER, retry_transient, write_atomically
+from distrib.files import NEEDS_USER, write_atomically
 from distrib.job import lock
 from distrib.job.outcome import Outcome, outcome_of
-from distrib.job.run_folder import find_folder, wait_until_visible
+from distrib.job.run_folder import make_folder, wait_until_visible
 from distrib.job.status import Status
 from distrib.job.stop import StopRequest
 from distrib.layout import CONFIG, FACTS
@@ -180,9 +180,9 @@ class Start:
         """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
         config = self.config
         expect_installed(config.output.trackers)
-        folder = find_folder(config.output.dir, self.name)
+        folder: Path | None = None
         try:
-            retry_transient(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
+            folder = make_folder(config.output.dir, self.name)
             resume.refuse_files_of_others(folder)  # before the lock, which is a file as well
             self.held.callback(os.close, lock.acquire(folder, self.display.say))
             earlier = self.status.final_status(folder)
@@ -194,7 +194,7 @@ class Start:
             if error.errno not in NEEDS_USER:
                 raise
             raise BadInput(
-                f"output.dir = {folder} cannot be used ({error.filename}: {error.strerror}): choose another folder"
+                f"output.dir = {folder or error.filename} cannot be used ({error.filename}: {error.strerror}): choose another folder"
             ) from None
         return {"folder": str(folder), "earlier": earlier}
 

@@ -4,9 +4,18 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
+from crosscheck.streams import discard_output
 from crosscheck.text import count, harmless, one_line
 
-__all__ = ["count", "harmless", "listed", "one_line", "print_error"]
+__all__ = ["count", "harmless", "listed", "one_line", "print_error", "print_help"]
+
+
+def print_help(text: str) -> None:
+    """Print a help. A reader that closes the pipe early, as `| head` does, has read enough. Raises OSError, as on a full disk."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        discard_output()
 
 
 def listed(names: Sequence[object], most: int) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and return the exit code."""
+    """Run and return the exit code. The process should then end: it ignores the signals that ask a run to stop."""
     open_streams()
     status = Status()
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os._exit(code)
 
     with StopRequest(leave) as request:
+        request.ignore_afterwards()
         try:
             command = _import_command()  # here, because a request may come in the seconds that torch takes
         except ModuleNotFoundError as error:

@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         parser.error(f"there is no command {given[0]!r}: {hint}")
     options = parser.parse_args(given)
+    if options.help:
+        return _show(lambda: parser.format_help().rstrip())
     if options.version:
         return _show(versions)
     if options.path is not None:
@@ -117,14 +119,10 @@ def _lacking(what: str, extra: str, error: ModuleNotFoundError) -> int:
 
 
 def _show(text: Callable[[], str]) -> int:
-    """Print a text and return the exit code, also where nobody reads it."""
-    from distrib.exits import run_command
+    """Print a text and return the exit code. One that cannot be made is refused."""
+    from distrib.exits import run_command, show_help
 
-    def work() -> int:
-        print(text())
-        return 0
-
-    return run_command(work)
+    return run_command(lambda: show_help(f"{text()}\n"))
 
 
 def _show_completion(shell: str) -> int:
@@ -158,7 +156,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,  # argparse prints it itself, and is silent where standard output takes nothing
     )
+    parser.add_argument("-h", "--help", action="store_true", help="show this help message and exit")
     parser.add_argument("--version", action="store_true", help="versions of twinstep, Python, torch and JAX")
     parser.add_argument("--path", metavar="NAME", help="print where this recipe or launch file of the project is")
     parser.add_argument(

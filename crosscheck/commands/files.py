@@ -3,7 +3,7 @@
 import argparse
 from importlib.util import find_spec
 
-from crosscheck.commands.output import expect_writable, write
+from crosscheck.commands.output import expect_writable, say_report, write
 from crosscheck.report.junit import to_junit
 from crosscheck.report.report import Report
 
@@ -26,7 +26,18 @@ def expect_files(options: argparse.Namespace) -> None:
         raise ModuleNotFoundError(name="jinja2")
 
 
-def write_files(report: Report, options: argparse.Namespace, title: str) -> None:
+def show(report: Report, options: argparse.Namespace, title: str) -> None:
+    """Print the report, and write the files that are named. Raises Unwritable.
+
+    A file that cannot be written does not hide the verdict, and standard output that takes nothing does not hide the files.
+    """
+    try:
+        say_report(report)
+    finally:
+        _write_files(report, options, title)
+
+
+def _write_files(report: Report, options: argparse.Namespace, title: str) -> None:
     """Write those that are named. Raises Unwritable."""
     if options.json is not None:
         write("--json", options.json, report.to_json() + "\n")

@@ -15,10 +15,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import FrameType
 from typing import Any
 
@@ -33,6 +34,8 @@ from crosscheck.startup.sitecustomize import FOLDER, LIST, RULE
 
 HELP = "record the optimizers of a script as it is, and replay: record [options] -- python train.py ..."
 _PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_TRACES = ("optimizer-", "replicated-")
+"""How the names of traces begin that the recorder makes (`crosscheck/recorder/unmodified.py`)."""
 _OF_TERMINALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
@@ -58,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         code = _run_script(options.script, {FOLDER: str(folder.absolute()), RULE: options.rule})
     except OSError as error:
+        (folder / LIST).unlink()
         folder.rmdir()
         return refuse(f"{options.script[0]} cannot be started ({error.strerror})")
     reports, failed = _replay_all(folder, options.require)
@@ -73,16 +77,36 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _new_folder(wanted: Path | None) -> Path:
-    """Make the folder of the traces. Raises TraceError if it cannot be made, or is there and holds something."""
-    numbered = (Path(f"crosscheck-record-{number}") for number in itertools.count(1))
-    folder = wanted or next(path for path in numbered if not path.exists())
+    """Make the folder of the traces, and in it the empty list of optimizers, and return it.
+
+    Raises TraceError if it cannot be made, or holds something. Of two commands that take one folder at once, the one that makes the
+    list has it.
+    """
+    folder = wanted or _numbered_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise TraceError(f"--out {folder} holds something already: choose another folder")
+        is_free = not any(folder.iterdir())
+        if is_free:
+            with suppress(FileExistsError):
+                (folder / LIST).touch(exist_ok=False)
+                return folder
     except OSError as error:
         raise TraceError(f"--out {folder} cannot be written ({error.strerror}): choose another folder") from None
-    return folder
+    raise TraceError(f"--out {folder} holds something already: choose another folder")
+
+
+def _numbered_folder() -> Path:
+    """Make the first crosscheck-record-N that is not there, and return it. Raises TraceError."""
+    for number in itertools.count(1):
+        folder = Path(f"crosscheck-record-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise TraceError(f"{folder} cannot be made ({error.strerror}): choose another folder with --out") from None
+    raise AssertionError("there is always another number")
 
 
 def _run_script(script: list[str], variables: Mapping[str, str]) -> int:
@@ -126,19 +150,25 @@ def _in_foreground() -> bool:
 
 
 def _replay_all(folder: Path, require: list[str]) -> tuple[dict[str, Report], bool]:
-    """Replay all traces and print what there is to say of each optimizer. Return the reports, and whether one is missing."""
-    listed = list(_listed(folder))
-    if not listed:
-        tell(
-            "no optimizer of torch took a step, so there is nothing to replay. An interpreter that ignores PYTHONPATH "
-            f"(python -I, -E or -S) is not seen, nor is one that cannot write to {folder}"
-        )
+    """Replay all traces and print what there is to say of each optimizer. Return the reports, and whether one is or may be missing."""
+    listed, is_whole = _listed(folder)
     for entry in listed:
         if "refused" in entry:
             tell(f"{entry['optimizer']} is not recorded: {entry['refused']}")
     traces = list(dict.fromkeys(entry["trace"] for entry in listed if "trace" in entry))  # ranks share one
+    unlisted = sorted({path.name for path in folder.glob("*") if path.name.startswith(_TRACES)} - set(traces))
+    if unlisted or not is_whole:
+        is_whole = False
+        what = f"does not have {', '.join(unlisted)}" if unlisted else "is gone, damaged, or on a full disk"
+        tell(f"{folder / LIST} {what}, so other optimizers, too, may have taken steps without being listed")
+    elif not listed:
+        tell(
+            "no optimizer of torch took a step, so there is nothing to replay. An interpreter that ignores PYTHONPATH "
+            f"(python -I, -E or -S) is not seen, nor is one that cannot write to {folder}"
+        )
+    traces += unlisted
     if not traces:
-        return {}, False
+        return {}, not is_whole
     import_jax()
     from crosscheck.replayer import replay
 
@@ -151,10 +181,26 @@ def _replay_all(folder: Path, require: list[str]) -> tuple[dict[str, Report], bo
             continue
         tell(f"{folder / name}:")
         print(reports[name], file=sys.stderr, flush=True)
-    return reports, len(reports) < len(traces)
+    return reports, len(reports) < len(traces) or not is_whole
 
 
-def _listed(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what is told of each optimizer that was stepped."""
-    with suppress(FileNotFoundError):
-        yield from map(json.loads, (folder / LIST).read_text(encoding="utf-8").splitlines())
+def _listed(folder: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Return what is told of each optimizer that was stepped, and whether that can be all: a full disk takes no line, or half of one."""
+    try:
+        lines = (folder / LIST).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return [], False
+    entries: list[dict[str, Any]] = []
+    for line in lines:
+        with suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries, len(entries) == len(lines) and (bool(entries) or _takes_files(folder))
+
+
+def _takes_files(folder: Path) -> bool:
+    try:
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(b"\n")
+    except OSError:
+        return False
+    return True

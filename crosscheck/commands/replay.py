@@ -8,9 +8,8 @@ import argparse
 from pathlib import Path
 
 from crosscheck.checks import CHECKS
-from crosscheck.commands.files import add_files, expect_files, write_files
+from crosscheck.commands.files import add_files, expect_files, show
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import say_report
 from crosscheck.report.verdict import EXIT_CODES
 
 HELP = "compute each recorded step of a run again with Optax, and print the verdict"
@@ -47,6 +46,5 @@ def run(options: argparse.Namespace) -> int:
     from crosscheck.replayer import replay
 
     report = replay(*options.trace, require=options.require)
-    write_files(report, options, str(options.trace[0]))
-    say_report(report)
+    show(report, options, str(options.trace[0]))
     return EXIT_CODES[report.verdict]

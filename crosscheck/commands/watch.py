@@ -11,10 +11,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from crosscheck.commands.files import add_files, expect_files, write_files
+from crosscheck.commands.files import add_files, expect_files, show
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import EXIT_INTERRUPTED, say_report, tell
-from crosscheck.report.report import Report
+from crosscheck.commands.output import EXIT_INTERRUPTED, tell
 from crosscheck.report.verdict import EXIT_CODES
 
 HELP = "replay a trace while it grows, until a mismatch or its end"
@@ -50,18 +49,13 @@ def run(options: argparse.Namespace) -> int:
         report = follower.follow()
     except NothingCame as error:
         if error.report is not None:
-            _show(error.report, options)
+            show(error.report, options, str(options.trace))
         tell(str(error))
         return EXIT_TIMED_OUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    _show(report, options)
+    show(report, options, str(options.trace))
     return EXIT_CODES[report.verdict]
-
-
-def _show(report: Report, options: argparse.Namespace) -> None:
-    write_files(report, options, str(options.trace))
-    say_report(report)
 
 
 def _seconds(text: str) -> float:

@@ -4,7 +4,6 @@ Start it as you would start training, also under accelerate launch or in a SLURM
 Exit codes: 0 a run can start, 1 it would fail (the table says how to mend that), 2 bad input.
 """
 
-import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from distrib.doctor import software
 from distrib.doctor.finding import Finding, fails, table
 from distrib.errors import EXIT_DONE, EXIT_FAULT, BadInput, PeerLost
 from distrib.exits import run_command
+from distrib.job.status import Status
 from distrib.text import harmless
 
 _MEETING = 60  # seconds
@@ -32,16 +32,19 @@ def _main(arguments: Sequence[str] | None) -> int:
         "--dir", type=Path, default=Path("runs"), help="folder in which runs will be written (default: %(default)s)"
     )
     folder: Path = parser.parse_args(arguments).dir
-    found = list(software.look())
+    found, met = list(software.look()), False
     if all(each.state != "fails" for each in found):
-        found += _beyond_software(folder)
-    if os.environ.get("RANK", "0") == "0":
+        met, beyond = _beyond_software(folder)
+        found += beyond
+    status = Status()
+    # If the processes did not meet, rank 0 knows nothing of the other machines, so that each of these speaks for itself.
+    if status.reports or (status.reports_for_machine and not met):
         print(harmless(table(found)))
     return EXIT_FAULT if any(each.state == "fails" for each in found) else EXIT_DONE
 
 
-def _beyond_software(folder: Path) -> list[Finding]:
-    """Let the processes meet, look at what each of them has, and return what is worth saying."""
+def _beyond_software(folder: Path) -> tuple[bool, list[Finding]]:
+    """Let the processes meet, look at what each of them has, and return whether they met, and what is worth saying."""
     from distrib.job import environment  # all that needs torch, which may be missing
     from distrib.ranks import collectives, world
 
@@ -50,7 +53,7 @@ def _beyond_software(folder: Path) -> list[Finding]:
         world.check(None)
         accelerator = world.start(None, deterministic=False, timeout=_MEETING)
     except (BadInput, PeerLost) as error:
-        return [fails("world", str(error), "start it again when that is mended")]
+        return False, [fails("world", str(error), "start it again when that is mended")]
     try:
         from distrib.doctor import devices, disk, processes
 
@@ -60,7 +63,7 @@ def _beyond_software(folder: Path) -> list[Finding]:
         everyone = collectives.all_gather_json(accelerator, [socket.gethostname(), [asdict(each) for each in found]])
     finally:
         accelerator.end_training()
-    return list(_together([(host, [Finding(**each) for each in its]) for host, its in everyone]))
+    return True, list(_together([(host, [Finding(**each) for each in its]) for host, its in everyone]))
 
 
 def _together(everyone: Sequence[tuple[str, Sequence[Finding]]]) -> Iterator[Finding]:

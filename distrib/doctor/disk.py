@@ -63,10 +63,14 @@ def _writes(folder: Path, place: Path) -> Iterator[Finding]:
 
 
 def _data(config: DataConfig) -> Finding:
-    if cifar10.on_disk(config.cache):
-        return ok("data", f"CIFAR-10 is in {config.cache}")
+    try:
+        cache = config.cache
+    except BadInput as error:
+        return fails("data", str(error), "or give --data.source synthetic, which keeps nothing")
+    if cifar10.on_disk(cache):
+        return ok("data", f"CIFAR-10 is in {cache}")
     return note(
         "data",
-        f"CIFAR-10 is not in {config.cache}: a run downloads it, or draws images",
+        f"CIFAR-10 is not in {cache}: a run downloads it, or draws images",
         "on a machine without a network give --data.root, or --data.source folder:PATH",
     )

@@ -36,18 +36,19 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
                 f"the environment says {name} = {value[:100]!r}, which is not a whole number from {least} to {most}: start the "
                 "trainer with accelerate launch, or unset the variable"
             )
-    reason = "LOCAL_RANK" if "LOCAL_RANK" in environment else "WORLD_SIZE"
-    several = reason in environment and (reason == "LOCAL_RANK" or int(environment[reason]) > 1)
-    missing = [name for name in _OF_EACH_RANK if several and not environment.get(name)]
-    if missing:
-        raise BadInput(
-            f"the environment says {reason} = {environment[reason]}, and nothing of {', '.join(missing)}: start the trainer with "
-            "accelerate launch, or unset the variable"
-        )
     for one, all_of_them in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
         number, count = int(environment.get(one, "0")), int(environment.get(all_of_them, "1"))
         if number >= count and all_of_them in environment:
             raise BadInput(
                 f"the environment says {one} = {number} and {all_of_them} = {count}, but ranks count from 0: start the trainer "
                 "with accelerate launch"
+            )
+    # Accelerate takes even a LOCAL_RANK of 0 for that of one among several.
+    for reason, alone in (("LOCAL_RANK", -1), ("WORLD_SIZE", 1), ("RANK", 0)):
+        several = int(environment.get(reason, alone)) > alone
+        missing = [name for name in _OF_EACH_RANK if several and not environment.get(name)]
+        if missing:
+            raise BadInput(
+                f"the environment says {reason} = {environment[reason]}, and nothing of {', '.join(missing)}: start the trainer "
+                "with accelerate launch, or unset the variable"
             )

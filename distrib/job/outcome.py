@@ -65,14 +65,10 @@ def _outcome_of(error: Exception, status: Status, *, reports: bool) -> Outcome:
         case RunFault():
             return Outcome(code=EXIT_FAULT, message=f"fault: {error}", reports=reports)
         case OSError() if error.errno in NEEDS_USER:
-            where = error.filename or status.folder
-            message = (
-                f"bad input: {where} cannot be written ({error.strerror}): free space or choose another output.dir"
-            )
+            message = f"bad input: {_where(error, status)} cannot be written ({error.strerror}): free space or choose another output.dir"
             return Outcome(code=EXIT_BAD_INPUT, message=message, reports=True, on_all_ranks=False)
         case OSError() if error.errno in DISK_BROKEN:
-            where = error.filename or status.folder
-            message = f"fault: {where}: {error.strerror}: the disk or its server failed; the same command goes on from the newest checkpoint"
+            message = f"fault: {_where(error, status)}: {error.strerror}: the disk or its server failed; the same command goes on from the newest checkpoint"
             return Outcome(code=EXIT_FAULT, message=message, reports=True, on_all_ranks=False, retry=True)
         case OSError() if error.filename is not None:
             message = (
@@ -91,3 +87,8 @@ def _outcome_of(error: Exception, status: Status, *, reports: bool) -> Outcome:
                 # A device may do better the next time; too little memory and programs do not change.
                 retry=isinstance(error, torch.AcceleratorError),
             )
+
+
+def _where(error: OSError, status: Status) -> str:
+    """Return the file of the error, or the run's folder in which it is, as far as that is known."""
+    return str(error.filename or status.folder or "a file or stream that the system does not name")

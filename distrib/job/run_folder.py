@@ -5,6 +5,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,23 @@ def find_folder(given: str | None, name: str) -> Path:
     return expand_path(given, "output.dir")
 
 
+def make_folder(given: str | None, name: str) -> Path:
+    """Make the folder that `find_folder` returns, and return it. Raises BadInput, and OSError that names the folder.
+
+    Of runs that begin at the same moment and were given none, each makes its own.
+    """
+    chosen = given is not None or bool(os.environ.get(RUN_ID))  # and may be there, with a run to continue
+    while True:
+        folder = find_folder(given, name)
+        try:
+            retry_transient(folder, partial(folder.mkdir, parents=True, exist_ok=chosen))
+        except FileExistsError:
+            if chosen:
+                raise
+        else:
+            return folder
+
+
 def files_in_the_way(folder: Path) -> list[str]:
     """Return the names of what is there that a run would replace. An empty folder, such as one for a disk of its own, is not in the way."""
     there = [name for name in WRITTEN if os.path.lexists(folder / name)]
@@ -75,7 +93,7 @@ def default_folder(name: str, environment: Mapping[str, str] = os.environ) -> Pa
         )
     found = folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
-    while found.exists():  # small runs of one program begin in the same second
+    while os.path.lexists(found):  # small runs of one program begin in the same second
         number += 1
         found = folder.with_name(f"{folder.name}-{number}")
     return found

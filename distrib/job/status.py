@@ -18,13 +18,14 @@ PATH = "TWINSTEP_STATUS"
 class Status:
     """The status of one start. Rank 0 writes it, or the rank that alone knows how the start ended.
 
-    `reports` says whether this is rank 0, `reports_for_machine` whether it is the first rank of its machine.
+    `reports` says whether this is rank 0, or a process that knows of no other and speaks for itself, whatever RANK says;
+    `reports_for_machine` says whether it is the first rank of its machine.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         also = environment.get(PATH)
         self._also = None if not also else Path(also)
-        self.reports = environment.get("RANK", "0") == "0"
+        self.reports = environment.get("RANK", "0") == "0" or environment.get("WORLD_SIZE", "1") == "1"
         self.reports_for_machine = environment.get("LOCAL_RANK", "0") == "0"
         self._restarted = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         self._launcher = f"{socket.gethostname()} {os.getppid()}"

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from distrib.errors import EXIT_DONE, BadInput
-from distrib.exits import run_command
+from distrib.exits import run_command, show_help
 from distrib.files import write_atomically
 from distrib.layout import METRICS, PAGE, STATUS
 from distrib.page.live import available
@@ -16,7 +16,8 @@ _HELP = f"""\
 {_USAGE}
 
 Make RUN/index.html again from the files in RUN, the folder of a run.
-Exit codes: 0 done, 2 bad input."""
+Exit codes: 0 done, 2 bad input.
+"""
 
 
 def main(arguments: list[str]) -> int:
@@ -26,8 +27,7 @@ def main(arguments: list[str]) -> int:
 
 def _main(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
-        print(_HELP)
-        return EXIT_DONE
+        return show_help(_HELP)
     if len(arguments) != 1:
         raise BadInput(f"expected the folder of one run, not {len(arguments)} arguments; {_USAGE}")
     folder = Path(arguments[0])

@@ -23,7 +23,7 @@ _HOST = "the one that holds the store of all ranks (rank 0, or the launcher of i
 
 
 def rendezvous(environment: Mapping[str, str], seconds: int) -> None:
-    """Form the process group of the several ranks that the environment names, which Accelerate takes if it is there.
+    """Form the process group of the ranks that the environment names, which Accelerate takes if it is there.
 
     Raises PeerLost if not all ranks have come after `seconds`, which is also the time-out of the group's collectives.
 

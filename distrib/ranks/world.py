@@ -109,7 +109,7 @@ def start(threads: int | None, *, deterministic: bool, timeout: int = START_SECO
     """
     threads = threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets 1, and says so on every rank
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if "LOCAL_RANK" in os.environ:  # Accelerate then joins a process group, even if this is its only process
         rendezvous(os.environ, timeout)
     try:
         accelerator = _accelerator()

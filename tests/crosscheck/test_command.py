@@ -260,8 +260,9 @@ def test_an_older_report_outlives_a_failure(trace: Path, tmp_path: Path, capsys:
     path = tmp_path / "report.json"
     path.write_text("old")
     with largest_file(20):
-        code, _, err = run(capsys, "replay", trace, "--json", path)
+        code, out, err = run(capsys, "replay", trace, "--json", path)
     assert (code, path.read_text()) == (2, "old")
+    assert out.startswith("match: "), "the verdict is not lost"
     assert "File too large" in err
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["report.json"]
 
@@ -487,11 +488,16 @@ def test_seconds_that_are_none_are_refused_in_words(seconds: str, capsys: pytest
     assert f"--timeout: {seconds!r} is no number of seconds, which is 0 or more" in capsys.readouterr().err
 
 
-def test_a_full_disk_under_standard_output_is_no_mismatch(trace: Path) -> None:
+def test_a_full_disk_under_standard_output_is_no_mismatch(trace: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "crosscheck", "replay", trace], stdout=full, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "crosscheck", "replay", trace, "--json", report],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+    assert strict(report)["verdict"] == "match"
     assert (done.returncode, done.stderr) == (
         2,
         "bad input: standard output cannot be written (No space left on device)\n",

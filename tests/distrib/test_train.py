@@ -1,4 +1,4 @@
-"""The entry point, where what it needs is not installed."""
+"""The entry point, where what it needs is not installed, and how its process ends."""
 
 from pathlib import Path
 
@@ -26,3 +26,17 @@ def test_without_its_packages_it_says_what_to_install(
     assert "pip install '.[train]' in a clone of Twinstep" in line
     said = read_json(status)
     assert (said["exit_code"], said["reason"], said["retry"]) == (2, line, False)
+
+
+_SIGNALLED_AT_ITS_END = """
+import atexit, os, signal, sys
+from distrib.train import main
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+sys.exit(main(["quickstart"]))
+"""
+
+
+def test_a_signal_while_the_interpreter_ends_does_not_change_the_exit_code() -> None:
+    """Without torch it is refused quickly; with torch the interpreter takes a third of a second to end."""
+    result = run_without(("torch",), _SIGNALLED_AT_ITS_END)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr

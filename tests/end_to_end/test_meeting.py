@@ -18,9 +18,9 @@ def impatient(tell_every: float, rank: int) -> None:
     replace_attribute(distrib.command, "_LET_RANK_0_REPORT", 0.0)
 
 
-def alone(rank: int, folder: Path, port: int, address: str = "127.0.0.1") -> str:
-    """Start one rank of three and nobody else, expect that it gives up as it should, and return what it said."""
-    world = {"WORLD_SIZE": 3, "RANK": rank, "LOCAL_RANK": 0, "MASTER_ADDR": address, "MASTER_PORT": port}
+def alone(rank: int, folder: Path, port: int, address: str = "127.0.0.1", world_size: int = 3) -> str:
+    """Start one rank of so many and nobody else, expect that it gives up as it should, and return what it said."""
+    world = {"WORLD_SIZE": world_size, "RANK": rank, "LOCAL_RANK": 0, "MASTER_ADDR": address, "MASTER_PORT": port}
     environment = {name: str(value) for name, value in world.items()} | {"TWINSTEP_STATUS": str(folder / "told.json")}
     options = ("--training.start_timeout_seconds=3", "--output.dir", folder / "run")
     began = time.monotonic()
@@ -49,6 +49,12 @@ def test_rank_0_whose_port_is_taken(tmp_path: Path) -> None:
         "rank 0 cannot hold the store of all ranks there, because another program has the port, or MASTER_ADDR" in said
     )
     assert "EADDRINUSE" in said
+
+
+def test_the_only_rank_meets_nobody_where_it_has_no_address(tmp_path: Path) -> None:
+    """As one process that torchrun or a script starts with the variables of a rank."""
+    said = alone(0, tmp_path, free_port(), "no-such-host.invalid", world_size=1)
+    assert "fault: the ranks did not meet at no-such-host.invalid:" in said
 
 
 def test_rank_0_that_has_no_such_address(tmp_path: Path) -> None:

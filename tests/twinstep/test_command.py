@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -78,15 +79,37 @@ def test_mistakes_name_the_way_out(capsys: pytest.CaptureFixture[str], arguments
     assert words in refusal(capsys, *arguments)
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--path", "cpu-2"]])
-def test_a_reader_that_has_gone_is_told_in_a_line(arguments: list[str]) -> None:
-    """As in `twinstep --version | true`: Python itself would print a traceback, or an exception that it ignores."""
+def closed_pipe() -> TextIO:
     read, write = os.pipe()
     os.close(read)
-    command, environment = [sys.executable, "-m", "twinstep", *arguments], {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
-    os.close(write)
-    assert (done.returncode, done.stderr) == (1, "fault: standard output: Broken pipe\n")
+    return os.fdopen(write, "w", encoding="utf-8")
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    """As in `twinstep --version | true`: Python itself would print a traceback, or an exception that it ignores."""
+    command, environment = [sys.executable, "-m", "twinstep", "--version"], {"PYTHONPATH": str(ROOT)}
+    with closed_pipe() as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--path", "cpu-2"], *([name, "--help"] for name in COMMANDS)], ids=" ".join
+)
+def test_what_is_asked_for_ends_alike_where_it_cannot_be_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """A reader that has gone has read enough, and a full disk is one line."""
+    for output, ends in ((closed_pipe(), (0, 0)), (Path("/dev/full").open("w"), (2, 1))):  # noqa: SIM115
+        with output, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", output)
+            try:
+                code = main(arguments)
+            except SystemExit as end:
+                code = end.code
+        said = capsys.readouterr().err
+        assert (code, said.count("\n")) == ends, said
+        assert said.startswith("bad input: standard output") == (code == 2)
 
 
 def test_a_path_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from crosscheck.__main__ import main
 from tests.support import ROOT, wait_for
 
 MANY = """
@@ -165,6 +167,55 @@ def test_a_trace_that_cannot_be_replayed_hides_nothing_else(tmp_path: Path, code
     assert f"crosscheck: optimizer-1 cannot be replayed: {out}/optimizer-1" in result.stderr
     assert f"crosscheck: {out}/optimizer-2:\nmatch: SGD" in result.stderr
     assert list(json.loads(file.read_text())) == ["optimizer-2"]
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("(out / 'optimizers.jsonl').unlink()", "is gone, damaged, or on a full disk"),
+        ("(out / 'optimizers.jsonl').write_text('{')", "is gone, damaged, or on a full disk"),
+        ("(out / 'optimizer-1').mkdir()", "does not have optimizer-1"),
+    ],
+)
+def test_what_is_not_listed_is_not_said_to_have_taken_no_step(tmp_path: Path, does: str, words: str) -> None:
+    """As on a disk that is full, or where the script removes the folder."""
+    result = record(
+        tmp_path / "out", f"import pathlib, sys; out = pathlib.Path(sys.argv[1]); {does}", str(tmp_path / "out")
+    )
+    assert (result.returncode, "no optimizer of torch took a step" in result.stderr) == (2, False), result.stderr
+    assert f"{tmp_path}/out/optimizers.jsonl {words}, so other optimizers, too, may" in result.stderr
+
+
+def test_two_commands_that_start_at_the_same_moment_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make = Path.mkdir
+
+    def as_another_did(folder: Path, *how: Any, **options: Any) -> None:
+        monkeypatch.setattr(Path, "mkdir", make)
+        make(folder)
+        make(folder, *how, **options)
+
+    monkeypatch.setattr(Path, "mkdir", as_another_did)
+    assert main(["record", "--", "true"]) == 2
+    assert list(Path("crosscheck-record-1").iterdir()) == []
+    assert [path.name for path in Path("crosscheck-record-2").iterdir()] == ["optimizers.jsonl"]
+
+
+def test_of_two_commands_with_one_folder_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look = Path.iterdir
+
+    def before_another_takes_it(folder: Path) -> Iterator[Path]:
+        found = list(look(folder))
+        (folder / "optimizers.jsonl").touch()
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", before_another_takes_it)
+    assert main(["record", "--out", str(tmp_path), "--", "true"]) == 2
+    assert capsys.readouterr().err == f"bad input: --out {tmp_path} holds something already: choose another folder\n"
 
 
 def test_signals_reach_the_script(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -88,6 +89,16 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     assert (found.state, "Not a directory" in found.found) == ("fails", True)
 
 
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    [found] = of(disk.look(tmp_path), "data")
+    assert (found.state, "data.root = none means ~/.cache/twinstep" in found.found) == ("fails", True)
+
+
 def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -147,6 +158,37 @@ def test_a_world_in_which_nothing_trains(monkeypatch: pytest.MonkeyPatch, capsys
     said = " ".join(capsys.readouterr().out.split())
     assert "fails world the environment says WORLD_SIZE = 'two'" in said
     assert said.endswith("1 problem: a run would fail here")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "speaks"),
+    [
+        ({"RANK": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "two"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "two", "LOCAL_RANK": "1"}, False),
+    ],
+)
+def test_who_speaks_if_the_processes_cannot_meet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], numbers: dict[str, str], speaks: bool
+) -> None:
+    for name, value in numbers.items():
+        monkeypatch.setenv(name, value)
+    assert main([]) == 1
+    assert ("1 problem: a run would fail here" in capsys.readouterr().out) is speaks
+
+
+def test_one_process_of_a_launcher_whose_port_is_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A LOCAL_RANK makes even a single process join a group, and so it has to meet itself."""
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        numbers = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": other.getsockname()[1]}
+        for name, value in (numbers | {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1}).items():
+            monkeypatch.setenv(name, str(value))
+        assert main([]) == 1
+    assert "another program has the port" in " ".join(capsys.readouterr().out.split())
 
 
 def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,18 @@ def test_a_rank_that_does_not_know_which_one_it_is(name: str) -> None:
         assert f"nothing of {name}" in refusal(variables)
 
 
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": "1"}, "RANK = 1, and nothing of WORLD_SIZE, LOCAL_RANK"),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, "RANK = 1 and WORLD_SIZE = 1, but ranks count from 0"),
+    ],
+)
+def test_a_rank_that_is_alone(variables: dict[str, str], words: str) -> None:
+    assert words in refusal(variables)
+    environment.check({"RANK": "0"})
+
+
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
 def test_a_rank_beyond_the_last(name: str) -> None:
     assert f"{name} = 2 and" in refusal(RANK_1 | {name: "2"})

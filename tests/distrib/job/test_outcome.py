@@ -51,6 +51,12 @@ def test_code_message_and_whether_to_try_again(
     assert said["step"] == (3 if isinstance(error, Stopped) else None)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_no_file_is_called_none(number: int) -> None:
+    message = outcome_of(OSError(number, "it refuses"), Status({}), reports=True).message
+    assert "a file or stream that the system does not name" in message
+
+
 @pytest.mark.parametrize("reports", [True, False])
 @pytest.mark.parametrize("error", [error for error, *_ in KNOWN_TO_ALL], ids=repr)
 def test_what_all_ranks_know_is_reported_by_the_one_that_is_asked_to(error: Exception, reports: bool) -> None:

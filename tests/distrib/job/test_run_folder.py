@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,26 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
         folder = run_folder.default_folder(RUN, {})
         assert folder == Path("runs") / name
         folder.mkdir(parents=True)
+
+
+def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make = Path.mkdir
+
+    def as_another_did(folder: Path, *how: Any, **options: Any) -> None:
+        monkeypatch.setattr(Path, "mkdir", make)
+        make(folder, parents=True)
+        make(folder, *how, **options)
+
+    monkeypatch.setattr(Path, "mkdir", as_another_did)
+    mine = run_folder.make_folder(None, RUN)
+    assert len(list(Path("runs").iterdir())) == 2
+    assert run_folder.make_folder(str(mine), RUN) == mine, "a folder that is given may be there"
+    mine.with_name("file").touch()
+    with pytest.raises(FileExistsError, match="file"):
+        run_folder.make_folder(str(mine.with_name("file")), RUN)
 
 
 def test_a_restart_needs_a_folder_that_it_finds_again() -> None:

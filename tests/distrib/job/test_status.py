@@ -39,9 +39,21 @@ def test_a_folder_that_is_gone_hides_no_message(tmp_path: Path) -> None:
     assert read_json(tmp_path / "also")["reason"] == "the disk broke"
 
 
-@pytest.mark.parametrize(("rank", "reports"), [({}, True), ({"RANK": "0"}, True), ({"RANK": "3"}, False)])
-def test_who_reports(rank: dict[str, str], reports: bool) -> None:
-    assert Status(rank).reports is reports
+@pytest.mark.parametrize(
+    ("rank", "world_size", "reports"),
+    [
+        (None, None, True),
+        ("0", "4", True),
+        ("3", "4", False),
+        ("3", "four", False),
+        ("3", None, True),
+        ("3", "1", True),
+    ],
+)
+def test_who_reports(rank: str | None, world_size: str | None, reports: bool) -> None:
+    """A process that is alone does, also if its rank is left over from another program."""
+    numbers = {"RANK": rank, "WORLD_SIZE": world_size}
+    assert Status({name: number for name, number in numbers.items() if number is not None}).reports is reports
 
 
 def test_a_recipe_that_is_not_there_is_in_the_copy(tmp_path: Path) -> None:

@@ -109,6 +109,13 @@ def test_handlers_are_restored_after_an_error(handlers: dict[signal.Signals, Any
     assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
 
 
+def test_a_process_that_ends_stays_deaf() -> None:
+    with running() as request:
+        request.ignore_afterwards()
+        send(signal.SIGTERM, request.asked)
+    assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+
+
 def test_what_nohup_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with running() as request:
