@@ -142,7 +142,7 @@ def _mistakes(claimed: Claimed, tried: Iterable[Miscount]) -> list[_Mistake]:
     each = list(tried)
     if not each:
         return []
-    found = claimed.factors(np.concatenate([counted.counts for counted in each]))  # at once: each call compiles
+    found = claimed.factors(np.concatenate([counted.counts for counted in each]))  # at once: each length is compiled
     return [_Mistake(*one) for one in zip(each, np.split(found, len(each)), strict=True)]
 
 
