@@ -18,6 +18,7 @@ from crosscheck.checks.learning_rate.rates import (
 )
 from crosscheck.checks.learning_rate.unclaimed import moved_on
 from crosscheck.errors import TraceError
+from crosscheck.report.coverage import runs, spans
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import Option, Part, TensorInfo
 from crosscheck.trace.reserved_options import CLAIMED_RATE
@@ -72,6 +73,7 @@ class LearningRate(Check):
         if fractions:
             self.answered = False
             return
+        self.context.notes += self._without_rates(each, right)
         self.context.findings.add_complete(
             check_learning_rates(
                 schedule,
@@ -128,6 +130,21 @@ class LearningRate(Check):
                     "steps; a period in updates, with step(), can be tested"
                 )
         return ""
+
+    def _without_rates(self, each: Sequence[Claimed], right: Sequence[_Floats]) -> Iterator[str]:
+        """Yield a note if the copy of the scheduler gave rates for some steps and not for all."""
+        tables = [
+            factors
+            for claimed, factors in zip(each, right, strict=True)
+            if isinstance(claimed, Table) and len(claimed.stepped)
+        ]
+        unknown = np.any(np.isnan(tables), axis=0) if tables else np.zeros(0, np.bool_)
+        if unknown.any():
+            steps = [used.step for used, lacks in zip(self._rates, unknown, strict=True) if lacks]
+            yield (
+                f"the learning rate is checked for {len(unknown) - len(steps)} of {len(unknown)} steps: the scheduler's own code gave "
+                f"none for {spans(runs(steps))}"
+            )
 
     def _initial_rate(self, group: int, claimed: Claimed, right: _Floats) -> float | None:
         """Return what a group starts from: as claimed for a tensor of it, else as torch's schedulers keep it, else as an

@@ -67,7 +67,7 @@ class LoopObjects:
         """Return the options of a step with the rates and the clipping that are claimed of it, and go on to the next step."""
         claimed: list[dict[str, Option]] = [{} for _ in options]
         if self._copy is not None:
-            for group, rate in zip(claimed, self._copy.rates, strict=False):
+            for group, rate in zip(claimed, self._copy.rates(), strict=False):
                 group[CLAIMED_RATE] = rate
             if applied:
                 self._copy.applied()
