@@ -13,7 +13,7 @@ from pathlib import Path
 
 from crosscheck.commands.files import add_files, expect_files, write_files
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import EXIT_INTERRUPTED, say_report, tell
+from crosscheck.commands.output import say_report, tell
 from crosscheck.report.report import Report
 from crosscheck.report.verdict import EXIT_CODES
 
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Follow the trace, print the report, and return the exit code."""
-    expect_files(options)
+    expect_files(json=options.json, html=options.html, junit=options.junit)
     import_jax()
     from crosscheck.follower import Follower, NothingCame
 
@@ -53,8 +53,6 @@ def run(options: argparse.Namespace) -> int:
             _show(error.report, options)
         tell(str(error))
         return EXIT_TIMED_OUT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     _show(report, options)
     return EXIT_CODES[report.verdict]
 
