@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import re
-import reprlib
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,11 @@ from crosscheck.errors import TraceError
 from crosscheck.text import listed, shown
 from crosscheck.trace.consistency import check_part, check_tensors
 from crosscheck.trace.format import (
-    FORMAT,
     METADATA_KEY,
     PART_NAME,
     PASS_NAME,
     RANK_NAME,
     SEGMENT_NAME,
-    VERSION,
     DType,
     End,
     Header,
@@ -33,7 +30,17 @@ from crosscheck.trace.format import (
     TensorInfo,
     key,
 )
-from crosscheck.trace.parsing import LARGEST_JSON, Model, brief, expect_file, parse, reading, text_of, validate
+from crosscheck.trace.parsing import (
+    LARGEST_JSON,
+    Model,
+    brief,
+    expect_file,
+    parse,
+    read_header,
+    reading,
+    text_of,
+    validate,
+)
 
 _DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
     "F64": "float64",
@@ -296,7 +303,7 @@ def _expect_folder(path: Path) -> None:
 
 
 def _open_segment(folder: Path) -> Segment:
-    header = _read_header(folder / "header.json")
+    header = read_header(folder / "header.json")
     matches = {entry: re.fullmatch(PART_NAME, entry.name) for entry in _entries(folder)}
     parts = {path: int(match[1]) for path, match in matches.items() if match}
     for wanted, (path, number) in enumerate(parts.items(), start=1):
@@ -308,17 +315,6 @@ def _open_segment(folder: Path) -> Segment:
         raise TraceError(f"{folder}: end.json counts {end.parts} parts, {len(parts)} are there")
     passes = tuple(entry for entry in matches if re.fullmatch(PASS_NAME, entry.name))
     return Segment(folder, header, tuple(parts), passes, end)
-
-
-def _read_header(path: Path) -> Header:
-    parsed = parse(path, text_of(path))
-    values = cast(dict[str, Any], parsed) if isinstance(parsed, dict) else {}
-    if values.get("format") != FORMAT:
-        raise TraceError(f"{path}: format is {reprlib.repr(values.get('format'))}; a trace says {FORMAT!r}")
-    version = values.get("version")
-    if version != VERSION:
-        raise TraceError(f"{path}: version is {reprlib.repr(version)}; this replayer reads version {VERSION}")
-    return validate(path, values, Header)
 
 
 def _digest(path: Path) -> str:

@@ -1,13 +1,13 @@
 """Steps a copy of a scheduler that has no formula, to know the rate that it claims for each step."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from crosscheck.errors import TraceError
-from crosscheck.recorder.warning import warn
 
 
 class SteppedCopy:
@@ -38,8 +38,8 @@ class SteppedCopy:
         self._failure = ""  # what the scheduler's own code raised
         self._warned = False
 
-    def rates(self) -> list[float]:
-        """Return the rate of each group for the coming update; NaN, of which a warning tells, once the scheduler's own code has failed."""
+    def rates(self, warn: Callable[[str], None]) -> list[float]:
+        """Return the rate of each group for the coming update; NaN once the scheduler's own code has failed, of which `warn` is told."""
         if not self._failure:
             return [float(group["lr"]) for group in self._optimizer.param_groups]
         if not self._warned:  # only now: the rate that follows the last update of a run is never used

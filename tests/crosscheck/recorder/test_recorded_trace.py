@@ -164,6 +164,26 @@ def test_steps_of_another_rule_are_refused(rank: int, tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ('{"rule": "sgd"', r"header\.json: not JSON \(.*\)"),
+        ("{}", r"header\.json: format is None; a trace says 'twinstep-trace'"),
+        ('{"format": "twinstep-trace", "version": 99}', r"header\.json: version is 99; this replayer reads version 1"),
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_trace_whose_header_no_replay_reads_is_not_continued(
+    rank: int, header: str, problem: str, tmp_path: Path
+) -> None:
+    Recorder(SGD(make_parameters((4,)), lr=0.1), tmp_path, world_size=2, rank=0).close()
+    (tmp_path / "segment-0001" / "header.json").write_text(header)
+    before = contents(tmp_path)
+    with pytest.raises(TraceError, match=f"{problem}. No replay could read what is added to it: choose another folder"):
+        Recorder(SGD(make_parameters((4,)), lr=0.1), tmp_path, append=True, world_size=2, rank=rank)
+    assert contents(tmp_path) == before
+
+
 def test_append_adds_a_segment(tmp_path: Path) -> None:
     parameters = make_parameters((4,))
     optimizer = momentum_sgd(parameters)
