@@ -65,6 +65,11 @@ class Segment:
     pass_files: tuple[Path, ...]
     end: End | None
 
+    @property
+    def samples_change(self) -> bool:
+        """Return whether each part may have other tensors and elements than the one before, as far as the recorder's budget goes."""
+        return self.header.coordinates is None
+
     def parts(self) -> Iterator["LoadedPart"]:
         """Yield each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
         reader = PartReader(self)
@@ -158,9 +163,9 @@ class LoadedPart:
         self.path, self.meta, self._file, self.nbytes = path, meta, file, nbytes
         self._names = frozenset(file.keys())
 
-    def holds(self, block: int, tensor: int, quantity: str) -> bool:
-        """Return whether the array is there; the coordinates of a tensor recorded whole are not."""
-        return key(block, tensor, quantity) in self._names
+    def has_coordinates(self, block: int, tensor: int) -> bool:
+        """Return whether positions are stored of a tensor: those of one recorded whole are not."""
+        return key(block, tensor, "coordinates") in self._names
 
     def expect(
         self, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: Collection[str] = ()
@@ -190,7 +195,7 @@ class LoadedPart:
 
     def coordinates(self, block: int, tensor: int) -> NDArray[np.int64] | None:
         """Return the positions that were sampled, in C order; None for a tensor recorded whole. Raises TraceError."""
-        if self.meta.blocks[block].full or not self.holds(block, tensor, "coordinates"):
+        if self.meta.blocks[block].full or not self.has_coordinates(block, tensor):
             return None
         shape: list[int] = self._file.get_slice(key(block, tensor, "coordinates")).get_shape()
         found = self.array(block, tensor, "coordinates", 1, shape[-1] if shape else 0)[0]

@@ -65,7 +65,7 @@ def moved_within(block: TensorBlock, quantity: Quantity) -> Iterator[int]:
     digests = quantity.digests
     if digests is None or quantity.held is None:
         return
-    idle = ~(np.array([step.applied for step in block.steps]) & block.has_grad)
+    idle = ~(block.applied & block.has_grad)
     alike = np.all(quantity.held[1:] == quantity.held[:-1], axis=1) & quantity.there_before & quantity.there_after
     for row in np.flatnonzero(idle & alike & (digests[:, 0] != digests[:, 1])):
         if not _shown(quantity.before[row], quantity.after[row]):

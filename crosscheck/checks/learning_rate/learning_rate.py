@@ -1,5 +1,6 @@
 """Is each learning rate that was used the one that the claimed schedule gives?"""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from crosscheck.checks.learning_rate.unclaimed import moved_on
 from crosscheck.errors import TraceError
 from crosscheck.report.coverage import runs, spans
 from crosscheck.report.finding import Finding
-from crosscheck.trace.format import Option, Part, TensorInfo
+from crosscheck.trace.format import Option, Part, TensorInfo, as_float
 from crosscheck.trace.reserved_options import CLAIMED_RATE
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
 
@@ -43,14 +44,13 @@ class LearningRate(Check):
         self.answered = self.claims.schedule is not None
         claimed = {tensor.group: lr for tensor in reversed(part.tensors) if (lr := self._claimed(tensor)) is not None}
         for step, groups in zip(part.steps, options, strict=True):
-            rates = tuple(_number(group.get("lr")) for group in groups)
-            told = tuple(_number(group.get(CLAIMED_RATE)) for group in groups)
-            self._rates.append(RateUsed(step.step, step.applied, rates, told))
+            rates, claimed_rates = _rates_of(groups, "lr"), _rates_of(groups, CLAIMED_RATE)
+            self._rates.append(RateUsed(step.step, step.applied, rates, claimed_rates))
             self._scheduled |= any("initial_lr" in group for group in groups)
             for number, group in enumerate(groups):
-                told = claimed.get(number, group.get("initial_lr"))
-                if number not in self._initial and _is_number(told):
-                    self._initial[number] = _number(told)
+                initial = as_float(claimed.get(number, group.get("initial_lr")))
+                if number not in self._initial and initial is not None:
+                    self._initial[number] = initial
 
     def finish(self) -> None:
         schedule = self.claims.schedule
@@ -180,12 +180,10 @@ class LearningRate(Check):
         return self._initial[group]
 
 
-def _is_number(value: Option) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(value: Option) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
+def _rates_of(groups: Sequence[Mapping[str, Option]], name: str) -> tuple[float, ...]:
+    """Return the option of this name of each group; NaN where it is no number."""
+    rates = (as_float(group.get(name)) for group in groups)
+    return tuple(math.nan if rate is None else rate for rate in rates)
 
 
 def _told(claim: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ def test_coordinates_are_fixed_and_limited(tmp_path: Path) -> None:
     for segment in (*open_trace(tmp_path / "a"), *open_trace(tmp_path / "b")):
         for part in segment.parts():
             assert not part.meta.blocks[0].full
-            assert not part.holds(0, 0, "coordinates")  # the tensor is so small that all elements are recorded
+            assert not part.has_coordinates(0, 0)  # the tensor is so small that all elements are recorded
             picked = part.array(0, 1, "coordinates", 1, 16)[0]
             seen.append(tuple(int(position) for position in picked))
     assert len(seen) == 4
