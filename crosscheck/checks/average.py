@@ -55,9 +55,8 @@ class Average(Check):
         updates = np.array([self._updates[step.step] for step in tensor.steps])
         as_step = replace(
             tensor,
-            steps=[
-                step.model_copy(update={"applied": True}) for step in tensor.steps
-            ],  # an update may follow a skipped step
+            # An update may follow a skipped step.
+            steps=[step.model_copy(update={"applied": True}) for step in tensor.steps],
             param=average,
             grad=tensor.param.after,
             has_grad=there & (updates == 1),

@@ -1,4 +1,4 @@
-"""What is often taken for torch's SGD, and what may go into it instead of what the record says."""
+"""Lists what is often taken for torch's SGD, and what may go into it instead of what the record says."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

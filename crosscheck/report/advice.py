@@ -1,4 +1,4 @@
-"""How to record what a report says was not recorded, or not tested."""
+"""Says how to record what a report calls not recorded, or not tested."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A report on a terminal: what a person looks at first stands out, and what there is much of is cut."""
+"""Colors a report for a terminal: what a person looks at first stands out, and what there is much of is cut."""
 
 from crosscheck.report.report import Report
 from crosscheck.report.verdict import Verdict

@@ -9,6 +9,8 @@ OPTIMIZER = "optimizer"
 """The check whose findings say that the optimizer is wrong."""
 REPLICAS = "replicas"
 """The check whether the ranks of a run hold the same; a run of one rank has none."""
+UNEXPLAINED = "no mistake of the catalogue explains it"
+"""What stands in the place of a cause where none is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""One report on a run of several ranks, from the reports on each of them."""
+"""Makes one report on a run of several ranks from the reports on each of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace

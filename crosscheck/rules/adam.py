@@ -1,4 +1,4 @@
-"""torch.optim.Adam and torch.optim.AdamW."""
+"""Writes torch.optim.Adam and AdamW as Optax chains, and says how their options and their state are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

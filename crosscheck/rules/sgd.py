@@ -1,4 +1,4 @@
-"""torch.optim.SGD."""
+"""Writes torch.optim.SGD as an Optax chain, and says how its options and its state are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From the arrays of a trace to tensors with all their rows at hand. NumPy only."""
+"""Makes tensors, with all their rows at hand, of the arrays of a trace. NumPy only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -64,9 +64,8 @@ class ShareHeld:
         held, there = sum(share._held for share in each), sum(share._there for share in each)
         if not there:
             return ""
-        percent = (
-            "all" if held == there else f"{math.floor(1e4 * held / there) / 100:g} %"
-        )  # all only if nothing is missing
+        # Rounded down, so that it is all only if nothing is missing.
+        percent = "all" if held == there else f"{math.floor(1e4 * held / there) / 100:g} %"
         return f"between steps {percent} of the elements were held, bit for bit"
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from crosscheck.checks.learning_rate.claimed_rates import Claimed, Formula, Table, claimed_of_group
 from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
 from crosscheck.checks.learning_rate.mistaken_counts import Miscount, mistaken_counts, with_a_rest
-from crosscheck.report.finding import Finding
+from crosscheck.report.finding import UNEXPLAINED, Finding
 from crosscheck.tolerance import FORMATS, roundoffs
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
 
@@ -263,7 +263,7 @@ def _times(initial: float, factor: _Floats) -> _Floats:
 def _finding(group: int, steps: _Counts, rates: _Rates, wrong: _Bits, causes: list[str]) -> Finding:
     at, count = int(np.argmax(wrong)), int(wrong.sum())
     used, expected = float(rates.used[at]), float(rates.expected[at])
-    why = " or ".join(causes) or "no mistake of the catalogue explains it"
+    why = " or ".join(causes) or UNEXPLAINED
     often = f", stepped once in {rates.claimed.every} updates," if rates.claimed.every > 1 else ""
     roundoff = FORMATS["float32" if rates.in_float32 else "float64"].unit_roundoff
     return Finding(

@@ -19,6 +19,8 @@ from crosscheck.trace.reserved_options import AVERAGED, CLAIMED_RATE, CLIP_NORM,
 from crosscheck.trace.schedule_claims import RECORDED
 
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before a name
+_WHERE = {"schedule": "the scheduler", "average": "the AveragedModel", "averaged": "the AveragedModel's n_averaged"}
+"""What a claim was read from."""
 _Options = tuple[dict[str, Option], ...]
 
 
@@ -152,6 +154,3 @@ def _join(claims: Claims | None, read: Mapping[str, Any]) -> Claims | None:
                 "correct the one that is wrong, or leave one of them out"
             )
     return Claims(**(written | dict(read)))
-
-
-_WHERE = {"schedule": "the scheduler", "average": "the AveragedModel", "averaged": "the AveragedModel's n_averaged"}

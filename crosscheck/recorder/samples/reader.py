@@ -48,9 +48,8 @@ class SampleReader:
         self._addresses: list[tuple[Tensor, int]] = []  # of each parameter
         self._states: list[tuple[Tensor, Mapping[str, Any] | None, int]] = []  # of each parameter, and its length
         self._state_tensors: list[_StateTensor] = []
-        self._counting_groups: list[
-            tuple[int, Mapping[str, Any]]
-        ] = []  # those that count the steps of their parameters
+        # Those groups that count the steps of their parameters.
+        self._counting_groups: list[tuple[int, Mapping[str, Any]]] = []
 
     def snapshot(self, step: int, *, before: bool) -> Snapshot:
         """Copy the parameters, and all state that is one number or has one for each element, before or after a step.
