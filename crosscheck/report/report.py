@@ -1,6 +1,6 @@
 """The report of a replay: the verdict, and everything that supports it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from crosscheck.json_text import strict_json
@@ -41,6 +41,14 @@ class Power:
         return (
             f"{self.smallest:.1e}" if self.smallest < 1e-3 else f"{self.smallest:.2%}" if self.smallest <= 1 else "none"
         )
+
+
+class Section:
+    """Lines of a report for people that belong together, such as those of one finding."""
+
+    def __init__(self, kind: str, *lines: str) -> None:
+        self.kind = kind
+        self.lines = tuple(map(shown, lines))  # names of a trace may hold anything, line breaks too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,33 +147,35 @@ class Report:
         blamed = (f"{_BLAMED.get(check, f'{check} does not')}: {first[check].cause}" for check in _checks_of(others))
         return f"mismatch: {innocent}; {'; '.join(blamed)}; {seen}"
 
-    def __str__(self) -> str:
-        lines = [self.headline()]
-        lines += _lines_of_situations(self.situations)
-        for finding in self.findings:
-            lines += lines_of(finding)
-        lines += [f"warning: {line}" for line in self.warnings]
+    def sections(self) -> Iterator[Section]:
+        """Yield what the report says to people, from the headline on."""
+        yield Section("headline", self.headline())
+        yield from (Section("situation", line) for line in _lines_of_situations(self.situations))
+        yield from (Section("finding", *lines_of(finding)) for finding in self.findings)
+        yield from (Section("warning", f"warning: {line}") for line in self.warnings)
         if self.elements:
-            lines.append(f"worst: {self.worst}")
+            yield Section("worst", f"worst: {self.worst}")
         for where, power in self.power.items():
             tried = ", ".join(f"{name} {found}" for name, found in power.items())
-            lines.append(f"smallest error that would have been caught, {where}: {tried}")
+            yield Section("power", f"smallest error that would have been caught, {where}: {tried}")
         if self.not_tested:
-            lines.append(f"not tested by this record: {', '.join(self.not_tested)}")
-        lines += [f"claim not tested by this record: {line}" for line in self.claims_not_tested]
+            yield Section("not tested", f"not tested by this record: {', '.join(self.not_tested)}")
+        yield from (Section("claim", f"claim not tested by this record: {line}") for line in self.claims_not_tested)
         missing = [name for name, result in self.checks.items() if result is CheckResult.NOT_RECORDED]
         if missing:
-            lines.append(f"not recorded: {', '.join(missing)}")
+            yield Section("not recorded", f"not recorded: {', '.join(missing)}")
         if self.own:
-            lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
+            yield Section("own", f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
         if self.out_of_range:
-            lines.append(f"out of range: {count(self.out_of_range, 'element')} whose format cannot hold the result")
+            beyond = count(self.out_of_range, "element")
+            yield Section("out of range", f"out of range: {beyond} whose format cannot hold the result")
         if self.undetermined:
-            lines.append(
-                f"undetermined: {count(self.undetermined, 'element')} whose format may lose what they are divided by"
-            )
-        lines += [f"note: {line}" for line in self.notes]
-        return "\n".join(map(shown, lines))  # names of a trace may hold anything, line breaks too
+            lost = count(self.undetermined, "element")
+            yield Section("undetermined", f"undetermined: {lost} whose format may lose what they are divided by")
+        yield from (Section("note", f"note: {line}") for line in self.notes)
+
+    def __str__(self) -> str:
+        return "\n".join(line for section in self.sections() for line in section.lines)
 
 
 def _lines_of_situations(situations: Mapping[str, str]) -> list[str]:
