@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from crosscheck.checks.check import Check
 from crosscheck.checks.judging.bits import differ, finding
 from crosscheck.criterion.profile import Profile
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.tolerance import FORMATS
@@ -86,7 +87,7 @@ class Average(Check):
         else:
             untested = "only its first update is on record, which copies the parameters"
         kind = self._kind if isinstance(self._kind, str) else f"{self._kind:g}"
-        self.context.claimed("average", f"average = {kind}", untested)
+        self.context.claimed(check_names.AVERAGE, f"average = {kind}", untested)
 
     def _options_now(self) -> dict[str, Option]:
         if isinstance(self._kind, str):

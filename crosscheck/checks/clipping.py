@@ -9,6 +9,7 @@ import numpy as np
 
 from crosscheck.checks.check import Check
 from crosscheck.criterion.profile import Profile
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.rules.clipping import CLIPPING, norm_error
 from crosscheck.rules.rule import number
@@ -103,7 +104,7 @@ class Clipping(Check):
     def finish(self) -> None:
         """Note whether gradients are not on record or not checked, and whether anything was clipped."""
         if self._with_backward and not self.answered:
-            self.context.unclaimed.add("clipping")
+            self.context.unclaimed.add(check_names.CLIPPING)
             said = _UNCLAIMED_AT_ALL if self._silent else _UNCLAIMED
             self.context.notes += [said] if said not in self.context.notes else []
         elif self._with_backward not in (0, self._applied):
@@ -123,7 +124,7 @@ class Clipping(Check):
             untested = "no step on record was applied"
         elif largest < 0:
             untested = "no gradient of backward is on record; the trainer is to call Recorder.after_backward"
-        self.context.claimed("clipping", f"{claim} = {limit:g}", "" if largest > limit else untested)
+        self.context.claimed(check_names.CLIPPING, f"{claim} = {limit:g}", "" if largest > limit else untested)
 
     def _bounds_of(self, first_group: Mapping[str, Option]) -> Bounds:
         """Return the bounds of a step: those claimed; where none is, those that the loop's own call told."""
@@ -204,6 +205,6 @@ def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, el
             recorded=step.grad_norm,
             expected=expected,
             eta=distance / (error * expected + floor),
-            check="clipping",
+            check=check_names.CLIPPING,
             cause="the norm of the gradients consumed is not that of the gradients at the end of backward, unscaled and clipped",
         )

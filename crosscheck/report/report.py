@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from crosscheck.json_text import strict_json
-from crosscheck.report.finding import OPTIMIZER, REPLICAS, Finding, lines_of
+from crosscheck.report import check_names
+from crosscheck.report.finding import Finding, lines_of
 from crosscheck.report.survey import Survey
 from crosscheck.report.verdict import CheckResult, Verdict
 from crosscheck.text import count, shown
@@ -12,14 +13,14 @@ from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import Option
 
 _BLAMED: Mapping[str, str] = {
-    "clipping": "the gradient does not reach the optimizer as claimed",
-    "continuity": "values do not carry over from step to step",
-    "average": "the moving average does not follow the parameters as claimed",
-    "learning rate": "the learning rate does not follow its schedule",
-    "loss scale": "the loss scale does not move as its scaler would move it",
-    "options": "the parameter groups do not have the options claimed",
-    "gradient": "the gradient of backward is not that of the recorded batch",
-    REPLICAS: "the ranks are not replicas of each other",
+    check_names.CLIPPING: "the gradient does not reach the optimizer as claimed",
+    check_names.CONTINUITY: "values do not carry over from step to step",
+    check_names.AVERAGE: "the moving average does not follow the parameters as claimed",
+    check_names.LEARNING_RATE: "the learning rate does not follow its schedule",
+    check_names.LOSS_SCALE: "the loss scale does not move as its scaler would move it",
+    check_names.OPTIONS: "the parameter groups do not have the options claimed",
+    check_names.GRADIENT: "the gradient of backward is not that of the recorded batch",
+    check_names.REPLICAS: "the ranks are not replicas of each other",
 }
 """What a headline says of a check around the optimizer that found something; others "do not" match by their name."""
 
@@ -126,7 +127,11 @@ class Report:
         on_ranks = f" on {self.ranks} ranks" if self.ranks > 1 else ""
         seen = f"{count(self.steps, 'step')}, {count(self.elements, 'element')} of {count(self.tensors, 'tensor')}{on_ranks}"
         if self.verdict is Verdict.MATCH:
-            also = [name for name, result in self.checks.items() if result is CheckResult.MATCH and name != OPTIMIZER]
+            also = [
+                name
+                for name, result in self.checks.items()
+                if result is CheckResult.MATCH and name != check_names.OPTIMIZER
+            ]
             more = f"; also checked: {', '.join(also)}" if also else ""
             more += f"; {count(self.tensors_not_tested, 'tensor')} not tested" if self.tensors_not_tested else ""
             more += f"; {count(len(self.claims_not_tested), 'claim')} not tested" if self.claims_not_tested else ""
@@ -135,8 +140,8 @@ class Report:
         if self.verdict is Verdict.VACUOUS:
             return f"vacuous: {what}; {seen}: {self.reason}"
         seen += f", {count(len(self.findings), 'finding')}"
-        own = [finding for finding in self.findings if finding.check == OPTIMIZER]
-        others = [finding for finding in self.findings if finding.check != OPTIMIZER]
+        own = [finding for finding in self.findings if finding.check == check_names.OPTIMIZER]
+        others = [finding for finding in self.findings if finding.check != check_names.OPTIMIZER]
         if own:
             too = f" (also a mismatch: {', '.join(_checks_of(others))})" if others else ""
             return f"mismatch: {what} is not {self.rule}; {seen}: {own[0].cause}{too}"

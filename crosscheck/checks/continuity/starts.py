@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crosscheck.checks.check import Check
-from crosscheck.checks.judging.bits import CONTINUITY, all_of, finding, values_before
+from crosscheck.checks.judging.bits import all_of, finding, values_before
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Absent, Rule, one_count
 from crosscheck.trace.format import Option, Part
@@ -126,7 +127,7 @@ def _counted_ahead(begun: list[_Start]) -> Iterator[Finding]:
                 expected=0.0,
                 cause=f"{name} was {count:g} before the first step, while {' and '.join(start.zero)} were zero everywhere: "
                 "it counted ahead",
-                check=CONTINUITY,
+                check=check_names.CONTINUITY,
             )
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.judging.bits import CONTINUITY, Values, differ
+from crosscheck.checks.judging.bits import Values, differ
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
@@ -79,7 +80,7 @@ def unseen(block: TensorBlock, row: int, name: str, what: str) -> Finding:
         tensor=block.info.name,
         slot=name,
         cause=f"{name} {what}, in elements that are not sampled: their digest is another",
-        check=CONTINUITY,
+        check=check_names.CONTINUITY,
     )
 
 

@@ -19,6 +19,7 @@ from crosscheck.checks.learning_rate.rates import (
 )
 from crosscheck.checks.learning_rate.unclaimed import moved_on
 from crosscheck.errors import TraceError
+from crosscheck.report import check_names
 from crosscheck.report.coverage import runs, spans
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import Option, Part, TensorInfo, as_float
@@ -69,7 +70,9 @@ class LearningRate(Check):
         right = [claimed.factors(counts) for claimed in each]
         initial = [self._initial_rate(number, claimed, right[number]) for number, claimed in enumerate(each)]
         fractions = self._fractions(each, initial, counts)
-        self.context.claimed("learning rate", f"schedule {_told(schedule)}", fractions or _untested(schedule, right))
+        self.context.claimed(
+            check_names.LEARNING_RATE, f"schedule {_told(schedule)}", fractions or _untested(schedule, right)
+        )
         if fractions:
             self.answered = False
             return
@@ -110,7 +113,7 @@ class LearningRate(Check):
                     f"the scheduler had been stepped {claim['stepped']} times when recording began, after {applied} "
                     "applied updates: its state was not restored, or it was stepped for other reasons"
                 ),
-                check="learning rate",
+                check=check_names.LEARNING_RATE,
             )
 
     def _claimed(self, tensor: TensorInfo) -> Option:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from crosscheck.checks.learning_rate.claimed_rates import Claimed, Formula, Table, claimed_of_group
 from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
 from crosscheck.checks.learning_rate.mistaken_counts import Miscount, mistaken_counts, with_a_rest
+from crosscheck.report import check_names
 from crosscheck.report.finding import UNEXPLAINED, Finding
 from crosscheck.tolerance import FORMATS, roundoffs
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
@@ -277,5 +278,5 @@ def _finding(group: int, steps: _Counts, rates: _Rates, wrong: _Bits, causes: li
         cause=f"lr is not what the {rates.claimed.name} schedule{often} gives: {why}",
         elements=count,
         steps=count,
-        check="learning rate",
+        check=check_names.LEARNING_RATE,
     )

@@ -9,7 +9,8 @@ import numpy as np
 from crosscheck.checks.ranks.causes import Place, Spread, cause
 from crosscheck.checks.ranks.differences import Attempt, Difference, Moment, Pair, of_attempts
 from crosscheck.checks.ranks.starts import RunStarts, Start
-from crosscheck.report.finding import REPLICAS, Finding
+from crosscheck.report import check_names
+from crosscheck.report.finding import Finding
 from crosscheck.text import listed
 from crosscheck.trace.format import PARAM, Option, Part
 from crosscheck.trace.tensors import TensorBlock
@@ -149,7 +150,7 @@ class Comparison:
             steps=len(spread.steps),
             last_step=max(spread.steps),
             tensors=tuple(spread.tensors),
-            check=REPLICAS,
+            check=check_names.REPLICAS,
         )
 
     def _unequal_counts(self, start: int) -> str:
