@@ -11,7 +11,6 @@ from crosscheck.commands.output import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
     Unwritable,
-    expect_writable,
     refuse,
     say,
     tell,
@@ -20,6 +19,8 @@ from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.streams import open_streams
 
 COMMANDS = {"replay": replay, "report": report, "watch": watch, "record": record, "atlas": atlas}
+_OURS = ("twinstep", "distrib", "crosscheck")
+"""Packages that no extra installs: where a module of theirs is missing, the installation or the program is broken."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,24 +44,30 @@ def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> in
     if unknown:  # parse_args would show the usage of the whole program, and not that of the command
         commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        if options.json is not None:
-            expect_writable("--json", options.json)
         return COMMANDS[options.command].run(options)
     except (TraceError, UnsupportedOptimizer, Unwritable) as error:
         return refuse(str(error))
     except ModuleNotFoundError as error:
-        extra = {"torch": "train", "jinja2": "page"}.get(error.name or "", "replay")
+        package = (error.name or "").partition(".")[0]
+        if package in ("", *_OURS):
+            return _fail()
+        extra = {"torch": "train", "jinja2": "page"}.get(package, "replay")
         what = "--html" if extra == "page" else options.command
         return refuse(
-            f"{what} needs {error.name}, which is not installed: pip install '.[{extra}]' in a clone of Twinstep"
+            f"{what} needs {package}, which is not installed: pip install '.[{extra}]' in a clone of Twinstep"
         )
     except KeyboardInterrupt:
         tell("interrupted, and there is no verdict")
         return EXIT_INTERRUPTED
-    except Exception:  # Python's own exit code would be 1, which is that of a mismatch
-        traceback.print_exc()
-        tell("there is no verdict: this is a mistake of crosscheck itself, and the lines above say where")
-        return EXIT_FAULT
+    except Exception:
+        return _fail()
+
+
+def _fail() -> int:
+    """Print the error that is being handled, which nobody foresaw, and return its exit code. Python's own, 1, is that of a mismatch."""
+    traceback.print_exc()
+    tell("there is no verdict: this is a mistake of crosscheck itself, and the lines above say where")
+    return EXIT_FAULT
 
 
 if __name__ == "__main__":

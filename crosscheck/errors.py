@@ -1,4 +1,4 @@
-"""What the cross-check raises."""
+"""Defines the errors that the cross-check raises."""
 
 
 class TraceError(Exception):

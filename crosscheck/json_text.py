@@ -1,4 +1,4 @@
-"""JSON that every reader takes, laid out for people too."""
+"""Writes JSON that every reader takes, laid out for people too."""
 
 import json
 import math

@@ -31,11 +31,17 @@ def call(program: Any, static: tuple[Any, ...], *args: Any, often: bool = False,
 
 @lru_cache(maxsize=512)
 def _plan_of(closed: ClosedJaxpr) -> "_Plan | None":
-    """Return the plan of a jaxpr; None if the table below lacks an operation."""
-    try:
-        return _Plan(closed)
-    except KeyError:
-        return None
+    """Return the plan of a jaxpr; None if the tables below lack an operation."""
+    return _Plan(closed) if _has_all(closed) else None
+
+
+def _has_all(closed: ClosedJaxpr) -> bool:
+    """Return whether the tables below have every operation of a jaxpr, those of the jaxprs in it among them."""
+    return all(
+        _has_all(equation.params[_JAXPRS[name]]) if name in _JAXPRS else name in _OPERATIONS or name in _WITH_PARAMETERS
+        for equation in closed.jaxpr.eqns
+        for name in (equation.primitive.name,)
+    )
 
 
 class _Step(NamedTuple):
@@ -52,7 +58,7 @@ class _Plan:
     """The operations of a jaxpr in their order, those of the jaxprs in it among them. What is the same is computed once."""
 
     def __init__(self, closed: ClosedJaxpr) -> None:
-        """Raises KeyError if the table lacks an operation."""
+        """`closed`: a jaxpr of which the tables have every operation."""
         self._values: list[Any] = []  # constants, and None for all that is to be computed
         self._steps: list[_Step] = []
         self._known: dict[Any, int] = {}  # by operation, parameters and what it takes: the place of what it makes

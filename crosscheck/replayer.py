@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from crosscheck.checks import load_checks
+from crosscheck.checks import CHECKS, load_checks
 from crosscheck.checks.check import Check, Context
 from crosscheck.checks.conclusion import conclude
 from crosscheck.checks.judging.judge import Judge
@@ -23,7 +23,7 @@ from crosscheck.trace.reader import LoadedPart, PartReader, Segment, open_ranks
 from crosscheck.trace.tensors import complete_options, tensor_blocks
 
 
-def replay(path: str | Path, *others: str | Path, require: Iterable[str] = ()) -> Report:
+def replay(path: str | Path, *others: str | Path, require: str | Iterable[str] = ()) -> Report:
     """Compute every recorded step again by its formula, and compare.
 
     Each step starts from the recorded parameters, gradients and state and is computed in float64 by the Optax
@@ -31,19 +31,24 @@ def replay(path: str | Path, *others: str | Path, require: Iterable[str] = ()) -
     the thresholds. One part of each rank is in memory at a time. `path` is a trace, or a run's folder with `trace/` in it;
     `others` are traces of other ranks of the run that were recorded into folders of their own.
 
-    `require` names checks (see `crosscheck.checks.CHECKS`) that the record must be able to answer.
+    `require` names a check (see `crosscheck.checks.CHECKS`), or several, that the record must be able to answer.
 
     Raises:
         TraceError: Not a trace, a damaged one, or one without what a required check needs.
         UnsupportedOptimizer: There is no rule for what was recorded.
+        ValueError: There is no check of a name in `require`.
     """
+    required = (require,) if isinstance(require, str) else tuple(require)
+    for check in required:
+        if check not in CHECKS:
+            raise ValueError(f"require: there is no check {check!r}; accepted are {', '.join(CHECKS)}")
     with judging() as worker:
         replaying = Replaying(open_ranks(*map(Path, (path, *others))), worker)
         while replaying.advance():
             pass
         replaying.end()
         report = replaying.report()
-    for check in require:
+    for check in required:
         result = report.checks.get(check, CheckResult.NOT_RECORDED)
         if not result.is_answer:
             recorded = [name for name, result in report.checks.items() if result.is_answer]

@@ -5,8 +5,8 @@ composition? And step by step, through the recorder and the replay: how large is
 implementation and dtype, over four regimes of gradients at once?
 """
 
+from crosscheck.atlas.as_text import text
 from crosscheck.atlas.drawing import DTYPES, IMPLEMENTATIONS, combinations, draw
 from crosscheck.atlas.table import Atlas, Cell, Combination, Row
-from crosscheck.atlas.text import text
 
 __all__ = ["DTYPES", "IMPLEMENTATIONS", "Atlas", "Cell", "Combination", "Row", "combinations", "draw", "text"]

@@ -25,6 +25,7 @@ IMPLEMENTATIONS: Mapping[str, Options] = {
     "fused": {"fused": True},
 }
 DTYPES = ("float32", "float64", "bfloat16", "float16")  # torch's names, in the order of the columns
+_SIZE, _STEPS = 256, 40  # of a free run
 
 
 def combinations() -> Iterator[Combination]:
@@ -91,12 +92,12 @@ def _cell(combination: Combination, implementation: str, dtype: str) -> Cell:
     return Cell(implementation, dtype, report.verdict, report.max_eta, beyond, report.elements)
 
 
-def _free_running(size: int = 256, steps: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+def _free_running() -> tuple[torch.Tensor, torch.Tensor]:
     """Return a start and gradients in float64; the gradients span six decades."""
     generator = torch.Generator().manual_seed(7)
-    start = torch.randn(size, generator=generator, dtype=torch.float64)
-    decades = torch.rand(steps, size, generator=generator, dtype=torch.float64) * 6 - 5
-    return start, torch.randn(steps, size, generator=generator, dtype=torch.float64) * 10**decades
+    start = torch.randn(_SIZE, generator=generator, dtype=torch.float64)
+    decades = torch.rand(_STEPS, _SIZE, generator=generator, dtype=torch.float64) * 6 - 5
+    return start, torch.randn(_STEPS, _SIZE, generator=generator, dtype=torch.float64) * 10**decades
 
 
 def _difference(combination: Combination, follow: Callable[[Any, Any], Any]) -> float:

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
+from crosscheck.atlas.as_text import options_of, shown, worst
 from crosscheck.atlas.table import Atlas, Row
-from crosscheck.atlas.text import options_of, shown, worst
 from crosscheck.page.template import fill
 from crosscheck.report.verdict import Verdict
 from crosscheck.testing import REGIMES

@@ -8,22 +8,24 @@ other folders above them.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from crosscheck.report import check_names
+
 if TYPE_CHECKING:
     from crosscheck.checks.check import Check
 
 _KINDS = (
-    ("optimizer", "crosscheck.checks.optimizer", "Optimizer"),
-    ("clipping", "crosscheck.checks.clipping", "Clipping"),
-    ("average", "crosscheck.checks.average", "Average"),
-    ("learning rate", "crosscheck.checks.learning_rate.learning_rate", "LearningRate"),
-    ("loss scale", "crosscheck.checks.loss_scale.loss_scale", "LossScale"),
-    ("options", "crosscheck.checks.options", "GroupOptions"),
-    ("gradient", "crosscheck.checks.gradient", "Gradient"),
-    ("continuity", "crosscheck.checks.continuity.continuity", "Continuity"),
-    ("continuity", "crosscheck.checks.continuity.replaced_tensors", "ReplacedTensors"),
-    ("continuity", "crosscheck.checks.continuity.starts", "Starts"),
-    ("continuity", "crosscheck.checks.finite", "Finite"),
-    ("replicas", "crosscheck.checks.replicas", "Replicas"),
+    (check_names.OPTIMIZER, "crosscheck.checks.optimizer", "Optimizer"),
+    (check_names.CLIPPING, "crosscheck.checks.clipping", "Clipping"),
+    (check_names.AVERAGE, "crosscheck.checks.average", "Average"),
+    (check_names.LEARNING_RATE, "crosscheck.checks.learning_rate.learning_rate", "LearningRate"),
+    (check_names.LOSS_SCALE, "crosscheck.checks.loss_scale.loss_scale", "LossScale"),
+    (check_names.OPTIONS, "crosscheck.checks.options", "GroupOptions"),
+    (check_names.GRADIENT, "crosscheck.checks.gradient", "Gradient"),
+    (check_names.CONTINUITY, "crosscheck.checks.continuity.continuity", "Continuity"),
+    (check_names.CONTINUITY, "crosscheck.checks.continuity.replaced_tensors", "ReplacedTensors"),
+    (check_names.CONTINUITY, "crosscheck.checks.continuity.starts", "Starts"),
+    (check_names.CONTINUITY, "crosscheck.checks.finite", "Finite"),
+    (check_names.REPLICAS, "crosscheck.checks.replicas", "Replicas"),
 )
 """What a report calls the check, and the class that makes it; in the order in which a replay asks them."""
 

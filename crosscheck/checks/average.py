@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from crosscheck.checks.check import Check
 from crosscheck.checks.judging.bits import differ, finding
 from crosscheck.criterion.profile import Profile
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.rules.average import MOVING_AVERAGE
 from crosscheck.tolerance import FORMATS
@@ -55,9 +56,8 @@ class Average(Check):
         updates = np.array([self._updates[step.step] for step in tensor.steps])
         as_step = replace(
             tensor,
-            steps=[
-                step.model_copy(update={"applied": True}) for step in tensor.steps
-            ],  # an update may follow a skipped step
+            # An update may follow a skipped step.
+            steps=[step.model_copy(update={"applied": True}) for step in tensor.steps],
             param=average,
             grad=tensor.param.after,
             has_grad=there & (updates == 1),
@@ -87,7 +87,7 @@ class Average(Check):
         else:
             untested = "only its first update is on record, which copies the parameters"
         kind = self._kind if isinstance(self._kind, str) else f"{self._kind:g}"
-        self.context.claimed("average", f"average = {kind}", untested)
+        self.context.claimed(check_names.AVERAGE, f"average = {kind}", untested)
 
     def _options_now(self) -> dict[str, Option]:
         if isinstance(self._kind, str):

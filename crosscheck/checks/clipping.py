@@ -1,18 +1,20 @@
 """Is the gradient that the optimizer consumed the one that backward left, unscaled and clipped as claimed?"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from crosscheck.checks.check import Check
 from crosscheck.criterion.profile import Profile
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.rules.clipping import CLIPPING, norm_error
 from crosscheck.rules.rule import number
 from crosscheck.tolerance import FAIL, FORMATS
-from crosscheck.trace.format import GRAD, Option, Part, Step
+from crosscheck.trace.format import GRAD, Option, Part, Step, as_float
 from crosscheck.trace.reserved_options import CLIP_NORM, CLIP_VALUE
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
@@ -26,6 +28,13 @@ _UNCLAIMED_AT_ALL = f"{_UNCLAIMED}, or claims=Claims() where nothing changes the
 _NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
 
 
+class Bounds(NamedTuple):
+    """At what the gradients of a step are clipped; None: not at all, as far as anybody says. A norm of NaN: no claim can describe it."""
+
+    norm: float | None = None
+    value: float | None = None
+
+
 class Clipping(Check):
     """Judges the way from backward to the optimizer as if it were a step.
 
@@ -34,16 +43,16 @@ class Clipping(Check):
 
     def start(self) -> None:
         claims = self.segment.header.claims
-        bounds = (None, None) if claims is None else (claims.clip_norm, claims.clip_value)
+        bounds = Bounds() if claims is None else Bounds(claims.clip_norm, claims.clip_value)
         # A claim of other things has NaN, which says nothing of clipping.
-        self._silent = claims is None or (_is_nan(bounds[0]) and bounds[1] is None)
-        self._claimed = (None, None) if self._silent else bounds
+        self._silent = claims is None or (_is_nan(bounds.norm) and bounds.value is None)
+        self._claimed = Bounds() if self._silent else bounds
+        self._bounds = self._claimed  # of the last step
         self._applied = self._with_backward = 0  # steps
         # Before clipping, over all segments so far; below zero: no gradient of backward is on record.
         self._largest_norm = max((check._largest_norm for check in self.earlier), default=-1.0)
         self._largest_element = max((check._largest_element for check in self.earlier), default=-1.0)
         self._options: dict[int, dict[str, Option]] = {}  # by step of the part
-        self._told: dict[str, float | None] = {}  # bounds of the last step, by the loop's own calls
         self.context.judge.batcher(CLIPPING, _NORMED)
 
     def part(self, part: Part, options: list[list[dict[str, Option]]]) -> None:
@@ -52,10 +61,11 @@ class Clipping(Check):
         unit_roundoff = max((FORMATS[tensor.dtype].unit_roundoff for tensor in part.tensors), default=0.0)
         device = part.tensors[0].device if part.tensors else "cpu"
         elements, error = sum(tensor.numel for tensor in part.tensors), norm_error(largest, unit_roundoff, device)
-        told = [groups[0] if groups else {} for groups in options]
+        bounds = [self._bounds_of(groups[0] if groups else {}) for groups in options]
+        self._bounds = bounds[-1]
         self._options = {
-            step.step: self._options_of(step, said, error, unit_roundoff)
-            for step, said in zip(part.steps, told, strict=True)
+            step.step: self._options_of(step, its, error, unit_roundoff)
+            for step, its in zip(part.steps, bounds, strict=True)
         }
         for step in part.steps:
             self._applied += step.applied
@@ -67,7 +77,7 @@ class Clipping(Check):
 
     def tensor(self, tensor: TensorBlock) -> None:
         zeros, options = np.zeros_like(tensor.grad), [self._options[step.step] for step in tensor.steps]
-        applied = np.array([step.applied for step in tensor.steps])
+        applied = tensor.applied
         there = tensor.has_backward & applied & ~np.array([_unknown(each) for each in options])
         if not there.any():
             return
@@ -85,7 +95,7 @@ class Clipping(Check):
             slots={},
         )
         self.answered = True
-        if self._claimed[1] is not None or self._told.get("clip_value") is not None:
+        if self._bounds.value is not None:
             scales = np.array([step.loss_scale or 1.0 for step in tensor.steps])
             sizes = np.abs(tensor.backward.astype(np.float64)) / scales[:, None]
             self._largest_element = max(self._largest_element, float(np.max(sizes[there], initial=-1.0)))
@@ -94,7 +104,7 @@ class Clipping(Check):
     def finish(self) -> None:
         """Note whether gradients are not on record or not checked, and whether anything was clipped."""
         if self._with_backward and not self.answered:
-            self.context.unclaimed.add("clipping")
+            self.context.unclaimed.add(check_names.CLIPPING)
             said = _UNCLAIMED_AT_ALL if self._silent else _UNCLAIMED
             self.context.notes += [said] if said not in self.context.notes else []
         elif self._with_backward not in (0, self._applied):
@@ -102,32 +112,34 @@ class Clipping(Check):
                 f"gradients at the end of backward are on record for {self._with_backward} of {self._applied} applied steps"
             )
 
-        bounds = dict(zip(("clip_norm", "clip_value"), self._claimed, strict=True))
-        bounds = self._told if self._claimed == (None, None) else bounds
-        limits = {"clip_norm": (bounds.get("clip_norm"), "norm"), "clip_value": (bounds.get("clip_value"), "element")}
-        largest = {"clip_norm": self._largest_norm, "clip_value": self._largest_element}
-        for claim, (limit, what) in limits.items():
-            if limit is None or math.isnan(limit):
-                continue
-            untested = f"nothing was clipped; the largest {what} of a gradient on record is {largest[claim]:.3g}"
-            if not self._applied:
-                untested = "no step on record was applied"
-            elif largest[claim] < 0:
-                untested = "no gradient of backward is on record; the trainer is to call Recorder.after_backward"
-            self.context.claimed("clipping", f"{claim} = {limit:g}", "" if largest[claim] > limit else untested)
+        self._note_claim("clip_norm", self._bounds.norm, "norm", self._largest_norm)
+        self._note_claim("clip_value", self._bounds.value, "element", self._largest_element)
 
-    def _options_of(self, step: Step, told: dict[str, Option], error: float, unit_roundoff: float) -> dict[str, Option]:
+    def _note_claim(self, claim: str, limit: float | None, what: str, largest: float) -> None:
+        """Note that a bound is claimed, and whether the largest `what` of a gradient was beyond it."""
+        if limit is None or math.isnan(limit):
+            return
+        untested = f"nothing was clipped; the largest {what} of a gradient on record is {largest:.3g}"
+        if not self._applied:
+            untested = "no step on record was applied"
+        elif largest < 0:
+            untested = "no gradient of backward is on record; the trainer is to call Recorder.after_backward"
+        self.context.claimed(check_names.CLIPPING, f"{claim} = {limit:g}", "" if largest > limit else untested)
+
+    def _bounds_of(self, first_group: Mapping[str, Option]) -> Bounds:
+        """Return the bounds of a step: those claimed; where none is, those that the loop's own call told."""
+        if self._claimed != Bounds():
+            return self._claimed
+        return Bounds(as_float(first_group.get(CLIP_NORM)), as_float(first_group.get(CLIP_VALUE)))
+
+    def _options_of(self, step: Step, bounds: Bounds, error: float, unit_roundoff: float) -> dict[str, Option]:
         """Return what makes the consumed gradient of the one that backward left.
 
-        The bounds of clipping are those claimed; where none is, those that the loop's own call told. Where nothing is said of
-        clipping there may be some, so that only the loss scale is held to.
+        Where nothing is said of clipping there may be some, so that only the loss scale is held to.
         """
         scale = step.loss_scale or 1.0
         options: dict[str, Option] = {"loss_scale": scale, "world_size": float(self.segment.header.world_size)}
-        clip_norm, clip_value = self._claimed
-        if clip_norm is None and clip_value is None:
-            clip_norm, clip_value = _number(told.get(CLIP_NORM)), _number(told.get(CLIP_VALUE))
-            self._told = {"clip_norm": clip_norm, "clip_value": clip_value}
+        clip_norm, clip_value = bounds
         if clip_norm is not None and clip_value is not None:
             return options | {"clip_norm": math.nan}  # the norm between the two clippings is not on record
         if self._silent and clip_norm is None and clip_value is None:
@@ -138,10 +150,6 @@ class Clipping(Check):
         if clip_value is not None:
             options["clip_value"] = clip_value
         return options
-
-
-def _number(value: Option) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _unknown(options: dict[str, Option]) -> bool:
@@ -197,6 +205,6 @@ def _check_norm(step: Step, options: dict[str, Option], unit_roundoff: float, el
             recorded=step.grad_norm,
             expected=expected,
             eta=distance / (error * expected + floor),
-            check="clipping",
+            check=check_names.CLIPPING,
             cause="the norm of the gradients consumed is not that of the gradients at the end of backward, unscaled and clipped",
         )

@@ -9,8 +9,9 @@ import optax
 
 from crosscheck.checks import CHECKS
 from crosscheck.checks.check import Context
+from crosscheck.report import check_names
 from crosscheck.report.coverage import spans
-from crosscheck.report.finding import OPTIMIZER, REPLICAS, Finding
+from crosscheck.report.finding import Finding
 from crosscheck.report.report import Power, Report
 from crosscheck.report.verdict import CheckResult, Verdict
 from crosscheck.text import listed
@@ -25,7 +26,7 @@ def conclude(context: Context, answered: Collection[str]) -> Report:
     batcher = judge.batcher(rule)
     findings = context.findings.in_order(judge.explain)
     power = judge.power()
-    innocent = not any(finding.check == OPTIMIZER for finding in findings)
+    innocent = not any(finding.check == check_names.OPTIMIZER for finding in findings)
     unseen = [name for name, error in tally.smallest_rate_error.items() if 1 < error < math.inf]
     reason = _vacuous(context, batcher.used, power) if innocent else ""
     untested = context.checks_claimed | context.unclaimed
@@ -79,7 +80,7 @@ def _versions(context: Context) -> dict[str, str]:
 def _checks_of(context: Context) -> Iterator[str]:
     """Yield the checks that can be put to the record: a run of one rank has no replicas."""
     alone = context.segments[-1].header.world_size == 1
-    yield from (name for name in CHECKS if not (alone and name == REPLICAS))
+    yield from (name for name in CHECKS if not (alone and name == check_names.REPLICAS))
 
 
 def _vacuous(context: Context, used: Mapping[int, Collection[str]], power: Mapping[str, Mapping[str, Power]]) -> str:

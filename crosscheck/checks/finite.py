@@ -29,7 +29,7 @@ class Finite(Check):
     def tensor(self, tensor: TensorBlock) -> None:
         name = tensor.info.name
         self._all.add(name)
-        applied = np.array([step.applied for step in tensor.steps])
+        applied = tensor.applied
         steps = [tensor.steps[row].step for row in np.flatnonzero(applied & ~np.isfinite(tensor.grad).all(axis=1))]
         if steps:
             self._gradient = min(steps[0], self._gradient or steps[0])

@@ -9,6 +9,7 @@ import numpy as np
 from crosscheck.checks.check import Check
 from crosscheck.criterion.stochastic import GradientComparison, compare_gradients
 from crosscheck.errors import TraceError
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import GRAD, Pass
 from crosscheck.trace.reader import LoadedPass
@@ -60,7 +61,7 @@ class Gradient(Check):
 
 
 def _findings(described: Pass, comparison: GradientComparison, twin: Twin) -> Iterator[Finding]:
-    finding = partial(Finding, step=described.step, slot=GRAD, check="gradient")
+    finding = partial(Finding, step=described.step, slot=GRAD, check=check_names.GRADIENT)
     cause = _cause(described, comparison)
     for name, found in comparison.tensors.items():
         if found.wrong:

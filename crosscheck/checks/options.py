@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from crosscheck.checks.check import Check
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import Option, Part
 
@@ -28,7 +29,7 @@ class GroupOptions(Check):
         others = any(option != "lr" for options in self._claims.values() for option in options)
         if others or self.answered:
             untested = "" if self.answered else "no step on record has these tensors with these options"
-            self.context.claimed("options", "options by tensor", untested)
+            self.context.claimed(check_names.OPTIONS, "options by tensor", untested)
 
     def _tensor(self, step: int, name: str, used: Mapping[str, Option]) -> Iterator[Finding]:
         """Yield a finding for each option that is not as claimed, where the options changed since the last look."""
@@ -46,7 +47,7 @@ class GroupOptions(Check):
                 recorded=_as_number(found[option]),
                 expected=_as_number(self._claims[name][option]),
                 cause=f"{option} is {found[option]!r}, claimed is {self._claims[name][option]!r}{self._whose(found)}",
-                check="options",
+                check=check_names.OPTIONS,
             )
 
     def _whose(self, found: Mapping[str, Option]) -> str:

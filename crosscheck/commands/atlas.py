@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw the table, print it, and return the exit code."""
-    expect_files(options)
+    expect_files(json=options.json, html=options.html)
     import_jax()
     from crosscheck.atlas import draw, text
 

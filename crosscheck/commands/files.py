@@ -17,12 +17,12 @@ def add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--junit", metavar="FILE", help="also write it as JUnit XML: a test for each tensor and slot")
 
 
-def expect_files(options: argparse.Namespace) -> None:
+def expect_files(*, json: str | None, html: str | None, junit: str | None = None) -> None:
     """Check before the work whether they can be written. Raises Unwritable, and ModuleNotFoundError without Jinja2."""
-    for option in ("json", "html", "junit"):
-        if (to := getattr(options, option, None)) is not None:
-            expect_writable(f"--{option}", to)
-    if options.html is not None and find_spec("jinja2") is None:
+    for option, to in (("--json", json), ("--html", html), ("--junit", junit)):
+        if to is not None:
+            expect_writable(option, to)
+    if html is not None and find_spec("jinja2") is None:
         raise ModuleNotFoundError(name="jinja2")
 
 

@@ -1,4 +1,4 @@
-"""What a command prints and writes."""
+"""Prints results to standard output and all else to standard error, and bears closed pipes and full disks."""
 
 import contextlib
 import errno

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any
 
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import EXIT_BAD_INPUT, refuse, tell, write
+from crosscheck.commands.output import EXIT_BAD_INPUT, expect_writable, refuse, tell, write
 from crosscheck.commands.replay import add_require
 from crosscheck.errors import TraceError, UnsupportedOptimizer
 from crosscheck.json_text import strict_json
@@ -55,6 +55,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the script, replay what was recorded, print the reports, and return the exit code."""
+    if options.json is not None:
+        expect_writable("--json", options.json)
     if importlib.util.find_spec("jax") is None:  # before hours of training
         raise ModuleNotFoundError(name="jax")
     folder = _new_folder(options.out)

@@ -41,7 +41,7 @@ def add_require(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Replay, print the report, write it as the options say, and return the exit code."""
-    expect_files(options)
+    expect_files(json=options.json, html=options.html, junit=options.junit)
     import_jax()
     from crosscheck.replayer import replay
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from crosscheck.commands.files import add_files, expect_files, show
 from crosscheck.commands.jax_modules import import_jax
-from crosscheck.commands.output import EXIT_INTERRUPTED, tell
+from crosscheck.commands.output import tell
 from crosscheck.report.verdict import EXIT_CODES
 
 HELP = "replay a trace while it grows, until a mismatch or its end"
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Follow the trace, print the report, and return the exit code."""
-    expect_files(options)
+    expect_files(json=options.json, html=options.html, junit=options.junit)
     import_jax()
     from crosscheck.follower import Follower, NothingCame
 
@@ -52,8 +52,6 @@ def run(options: argparse.Namespace) -> int:
             show(error.report, options, str(options.trace))
         tell(str(error))
         return EXIT_TIMED_OUT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     show(report, options, str(options.trace))
     return EXIT_CODES[report.verdict]
 

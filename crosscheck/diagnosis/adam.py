@@ -1,4 +1,4 @@
-"""What is often taken for torch's Adam, and what may go into it instead of what the record says."""
+"""Lists what is often taken for torch's Adam, and what may go into it instead of what the record says."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,7 +26,7 @@ from crosscheck.diagnosis.mistake import (
     wrong_gradient,
 )
 from crosscheck.rules import own
-from crosscheck.rules.adam import AdamFlags, adam_around
+from crosscheck.rules.adam import AdamFlags, adam_around, adam_moments
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Hyperparameters
 
@@ -57,11 +57,6 @@ def _wrong_inputs(flags: AdamFlags, inputs: Inputs) -> Iterator[WrongInputs]:
 
 Moments = Callable[[AdamFlags, Hyperparameters], optax.GradientTransformation]
 Around = Callable[[optax.GradientTransformation, AdamFlags, Hyperparameters], optax.GradientTransformation]
-
-
-def _moments(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    scale_by = own.scale_by_torch_amsgrad if flags.amsgrad else optax.scale_by_adam
-    return scale_by(h["beta1"], h["beta2"], h["eps"])
 
 
 def _eps_inside(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
@@ -198,9 +193,9 @@ def _wrong_decays(flags: AdamFlags) -> tuple[tuple[str, Around], ...]:
 
 
 def _wrong_formulas(flags: AdamFlags) -> Iterator[WrongFormula]:
-    yield from still(_chain(_moments, adam_around))
+    yield from still(_chain(adam_moments, adam_around))
     yield from ((sentence, _chain(moments, adam_around)) for sentence, moments in _wrong_moments(flags))
-    yield from ((sentence, _chain(_moments, around)) for sentence, around in _wrong_decays(flags))
+    yield from ((sentence, _chain(adam_moments, around)) for sentence, around in _wrong_decays(flags))
 
 
 def _pairs(flags: AdamFlags) -> Iterator[WrongFormula]:

@@ -1,4 +1,4 @@
-"""What may happen to a moving average of the parameters, other than what is claimed."""
+"""Lists what may happen to a moving average of the parameters, other than what is claimed."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""All mistakes that are known, by the name of the rule."""
+"""Lists all mistakes that are known, by the name of the rule."""
 
 from crosscheck.diagnosis.adam import OF_ADAM
 from crosscheck.diagnosis.average import OF_AVERAGES

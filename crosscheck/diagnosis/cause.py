@@ -1,4 +1,4 @@
-"""What a diagnosis says: one cause, how simple it is, and how well it fits."""
+"""Defines what a diagnosis says: one cause, how simple it is, and how well it fits."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -17,7 +17,7 @@ _KINDS = 1024  # kinds of rows of which some are kept, 8 KiB a row
 
 
 @dataclass(slots=True)
-class Spread:
+class Extent:
     """How far the disagreement of one output of one tensor spreads over the steps."""
 
     first: int
@@ -48,7 +48,7 @@ class Failing:
     def __init__(self) -> None:
         self.tensors: dict[str, None] = {}
         """All tensors that were judged, whether they agree or not."""
-        self.spread: dict[tuple[str, str], Spread] = {}
+        self.spread: dict[tuple[str, str], Extent] = {}
         """By output and tensor: where it disagrees."""
         self.first: dict[str, First] = {}
         """By output."""
@@ -68,7 +68,7 @@ class Failing:
             tensor, step = batch.origins[row].block.info.name, batch.origins[row].step
             rows_of.setdefault((tensor, tuple(map(bool, over[row]))), []).append(int(row))
             for output in np.flatnonzero(over[row]):
-                place = self.spread.setdefault((batch.outputs[output], tensor), Spread(step, step))
+                place = self.spread.setdefault((batch.outputs[output], tensor), Extent(step, step))
                 place.first, place.last = min(place.first, step), max(place.last, step)
                 place.steps.add(step)
         for kind, rows in rows_of.items():

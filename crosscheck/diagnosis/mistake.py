@@ -17,6 +17,12 @@ NARROW: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat1
 Chain = Callable[[Any, Hyperparameters], optax.GradientTransformation]
 WrongFormula = tuple[str, Chain]
 """A sentence, and the formula that is taken for the right one: in the same pieces and with the same state."""
+STILL = "the parameter does not move (another tensor may have taken its place)"
+DECAY_TWICE = "weight decay is applied twice (for example once for each of two dtypes)"
+DECAY_THRICE = "weight decay is applied three times (for example once for each of three dtypes)"
+DECAY_LATE = "weight decay is added after the momentum instead of to the gradient"
+DECAY_NEW = "weight decay is taken from the new parameters"
+DECAY_CONSTANT = "weight decay subtracts a constant instead of a part of the parameter"
 
 
 class WrongInputs(NamedTuple):
@@ -92,14 +98,6 @@ def wrong_decay(flags: Flags, without: Flags, inputs: Inputs, *, decoupled: bool
             # Each time what is left shrinks by 1 - lr wd.
             repeated = with_numbers(inputs, weight_decay=(1 - (1 - lr * decay) ** times) / lr)
             yield WrongInputs(sentence, flags, repeated)
-
-
-STILL = "the parameter does not move (another tensor may have taken its place)"
-DECAY_TWICE = "weight decay is applied twice (for example once for each of two dtypes)"
-DECAY_THRICE = "weight decay is applied three times (for example once for each of three dtypes)"
-DECAY_LATE = "weight decay is added after the momentum instead of to the gradient"
-DECAY_NEW = "weight decay is taken from the new parameters"
-DECAY_CONSTANT = "weight decay subtracts a constant instead of a part of the parameter"
 
 
 def and_then(chain: optax.GradientTransformation, change: Callable[[Any], Any]) -> optax.GradientTransformation:

@@ -21,6 +21,13 @@ _ENOUGH = 16  # elements, to tell one kind of rounding from another
 _SLACK = 0.05  # of a unit in the last place, for the arithmetic before the number was stored
 _NEARLY_ALL = 0.99
 _HARDLY_ANY = 0.1
+_CLEARLY = 16  # times the rounding of the parameter itself, so that what is under it shows
+_SCATTERED = 0.7  # of the mean square of the errors, at least, that must differ within a row
+_UNBIASED = 0.3  # of the root mean square: how far the mean may be from zero
+_OUTLIER = 5  # times the root mean square
+_SIZES = 0.2, 1.6  # roundoffs: the root mean square of an update that was rounded once or a few times
+_FEW_MULTIPLES = 0.5  # of the mean square: what is left of errors that are mostly multiples of something
+_NONZERO = 1e-300
 
 
 def narrower(unit: float) -> Iterator[tuple[str, float]]:
@@ -129,8 +136,8 @@ def _narrow_update(trial: Trial, right: Floats, unit: float) -> str:
     old = values[PARAM]
     change, beside = right - old, unit * (np.abs(right) + np.abs(old))
     for narrow, coarse in narrower(unit):
-        use, resting = np.abs(change) * coarse > 16 * beside, np.abs(change) * coarse <= beside
-        if resting.any() and np.mean((np.abs(recorded - right) > 16 * beside)[resting]) > _HARDLY_ANY:
+        use, resting = np.abs(change) * coarse > _CLEARLY * beside, np.abs(change) * coarse <= beside
+        if resting.any() and np.mean((np.abs(recorded - right) > _CLEARLY * beside)[resting]) > _HARDLY_ANY:
             continue
         off = (recorded[use] - right[use]) / (coarse * change[use])
         if len(off) < _ENOUGH or not np.all(np.isfinite(off)):
@@ -139,22 +146,30 @@ def _narrow_update(trial: Trial, right: Floats, unit: float) -> str:
         rows = np.nonzero(real)[0][use]
         if any(_is_multiple(off, of[use] / change[use], rows) for of in values.values()):
             continue
-        # What is the same for a whole row, such as a rate that is a little off, is no rounding of its elements. Where their
-        # changes are all alike, as in Adam's first step, they would be rounded alike.
-        count = np.maximum(np.bincount(rows), 1)
-        mean, about = np.bincount(rows, off) / count, np.bincount(rows, np.abs(change[use])) / count
-        mixed = np.abs(np.abs(change[use]) / about[rows] - 1) > coarse
-        scattered = mixed.any() and np.mean((off - mean[rows])[mixed] ** 2) >= 0.7 * size**2
-        random = abs(float(np.mean(off))) <= 0.3 * size and np.max(np.abs(off)) <= 5 * size
-        if scattered and random and 0.2 <= size < 1.6:
+        of_either_sign = abs(float(np.mean(off))) <= _UNBIASED * size and np.max(np.abs(off)) <= _OUTLIER * size
+        if _is_scattered(off, change[use], rows, coarse, size) and of_either_sign and _SIZES[0] <= size < _SIZES[1]:
             return f"the update is computed in {narrow}"
     return ""
+
+
+def _is_scattered(off: Floats, change: Floats, rows: NDArray[np.int64], coarse: float, size: float) -> bool:
+    """Return whether errors differ within the rows, as far as their changes do.
+
+    What is the same for a whole row, such as a rate that is a little off, is no rounding of its elements. Where their changes are
+    all alike, as in Adam's first step, they would be rounded alike.
+    """
+    count = np.maximum(np.bincount(rows), 1)
+    mean, about = np.bincount(rows, off) / count, np.bincount(rows, np.abs(change)) / count
+    mixed = np.abs(np.abs(change) / about[rows] - 1) > coarse
+    return bool(mixed.any() and np.mean((off - mean[rows])[mixed] ** 2) >= _SCATTERED * size**2)
 
 
 def _is_multiple(off: Floats, of: Floats, rows: NDArray[np.int64]) -> bool:
     """Return whether errors are for the most part multiples of something, with one factor for all elements of a row."""
     if not np.all(np.isfinite(of)):
         return False
-    factor = np.bincount(rows, off * of) / np.maximum(np.bincount(rows, of**2), 1e-300)
+    factor = np.bincount(rows, off * of) / np.maximum(np.bincount(rows, of**2), _NONZERO)
     free = len(off) - len(np.unique(rows))  # a factor of its own explains a part of any row, and all of one element
-    return free >= _ENOUGH and float(np.sum((off - factor[rows] * of) ** 2)) / free < 0.5 * float(np.mean(off**2))
+    return free >= _ENOUGH and float(np.sum((off - factor[rows] * of) ** 2)) / free < _FEW_MULTIPLES * float(
+        np.mean(off**2)
+    )

@@ -1,4 +1,4 @@
-"""What is often taken for torch's SGD, and what may go into it instead of what the record says."""
+"""Lists what is often taken for torch's SGD, and what may go into it instead of what the record says."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,7 +29,7 @@ from crosscheck.diagnosis.mistake import (
 from crosscheck.rules import own
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Hyperparameters
-from crosscheck.rules.sgd import SGDFlags
+from crosscheck.rules.sgd import SGDFlags, sgd_momentum, signed_decay
 
 LOOK_AHEAD_MISSING = "Nesterov's look-ahead is missing"
 LOOK_AHEAD_UNASKED = "Nesterov's look-ahead is there, though not asked for"
@@ -66,8 +66,7 @@ Decay = Callable[[Velocity, SGDFlags, Hyperparameters], optax.GradientTransforma
 
 
 def _momentum(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    parts = [own.dampen(h["dampening"]), optax.trace(h["momentum"], nesterov=flags.nesterov)] if flags.momentum else []
-    return optax.chain(*parts, optax.scale_by_learning_rate(h["lr"]))
+    return optax.chain(*sgd_momentum(flags, h), optax.scale_by_learning_rate(h["lr"]))
 
 
 def _look_ahead_undamped(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
@@ -87,19 +86,13 @@ def _rate_inside(sign: float) -> Velocity:
     """Return what keeps the rate, with a sign, in the buffer itself: v <- mu v + sign lr g; p <- p - sign v."""
 
     def velocity(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.scale(sign * h["lr"]),
-            own.dampen(h["dampening"]),
-            optax.trace(h["momentum"], nesterov=flags.nesterov),
-            optax.scale(-sign),
-        )
+        return optax.chain(optax.scale(sign * h["lr"]), *sgd_momentum(flags, h), optax.scale(-sign))
 
     return velocity
 
 
 def _decay(velocity: Velocity, flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
-    decay = [optax.add_decayed_weights(h["weight_decay"])] if flags.decay else []
-    return optax.chain(optax.scale(h["sign"]), *decay, velocity(flags, h))
+    return optax.chain(*signed_decay(flags, h), velocity(flags, h))
 
 
 def _decay_late(velocity: Velocity, flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.diagnosis.failing import Failing, Spread
+from crosscheck.diagnosis.failing import Extent, Failing
 from crosscheck.diagnosis.trial import Trial
+from crosscheck.report.finding import UNEXPLAINED
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.text import listed
 from crosscheck.trace.format import GRAD, PARAM
@@ -30,7 +31,7 @@ def unexplained(failing: Sequence[tuple[Rule[Any], Flags, Failing]]) -> str:
     It is about the first slot that disagrees, because the parameter is computed from the state, and about the formula of
     whose tensors most disagree.
     """
-    said = ["no mistake of the catalogue explains it"]
+    said = [UNEXPLAINED]
     rule, flags, rows = max(failing, key=lambda each: len(each[2].spread))
     output = min((name for name, _ in rows.spread), key=lambda name: (name == rule.moved, name))
     # Under other options, such as those of another group, the same output may disagree, too.
@@ -44,7 +45,7 @@ def unexplained(failing: Sequence[tuple[Rule[Any], Flags, Failing]]) -> str:
     return "; ".join(said)
 
 
-def _where(output: str, places: Sequence[tuple[str, Spread]], tensors: Iterable[str]) -> str:
+def _where(output: str, places: Sequence[tuple[str, Extent]], tensors: Iterable[str]) -> str:
     disagree, spreads = list(dict.fromkeys(name for name, _ in places)), [at for _, at in places]
     agree = [name for name in tensors if name not in disagree]
     other = f" (not of {listed(agree)})" if agree else ""

@@ -161,10 +161,7 @@ class Trial:
 
     def score(self, candidate: Candidate) -> tuple[NDArray[np.bool_], float]:
         """Return which rows a mistake brings closer, and by what factor, as a logarithm: the less, the better."""
-        return self.score_of(candidate, exact(candidate))
-
-    def score_of(self, candidate: Candidate, made: Mapping[str, Any]) -> tuple[NDArray[np.bool_], float]:
-        """Return the same for what the mistake has already been found to make."""
+        made = exact(candidate)
         over = closer = np.zeros(len(self.rows))
         logs: list[NDArray[np.float64]] = []
         for name, wrong in self.over.items():

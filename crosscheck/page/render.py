@@ -1,4 +1,4 @@
-"""From a report to its page."""
+"""Renders a report as one self-contained HTML page."""
 
 from crosscheck.page import charts
 from crosscheck.page.scale import CLASSES

@@ -204,7 +204,7 @@ class StepCapture:
         for reader, row in rows:
             row.after = reader.snapshot(self.step, before=False)
         record.applied, record.state_loaded = not skipped, self._state_loaded
-        record.options = self._loop.with_claims(record.options, applied=record.applied)
+        record.options = self._loop.with_claims(record.options, applied=record.applied, warn=warn)
         # All that can fail is done: a part that has some rows of a step and not the others could not be read.
         self._journal.pending.add(record, [row for _, row in rows])
         self._after_skip, self._state_loaded = skipped, False

@@ -67,7 +67,7 @@ def _place(optimizer: torch.optim.Optimizer) -> tuple[int, list[int]]:
     groups: list[set[int]] = []
     for module in _modules():
         if type(module).__name__ == "DistributedDataParallel" and wanted & set(map(id, module.parameters())):
-            with suppress(Exception):  # the group of a module that is not in use any more was destroyed
+            with suppress(KeyError):  # the group of a module that is not in use any more was destroyed
                 groups.append(set(distributed.get_process_group_ranks(cast(Any, module).process_group)))
     replicas = sorted(set[int].intersection(*groups)) if groups else [here]
     return replicas.index(here), replicas

@@ -1,4 +1,7 @@
-"""A report on a terminal: what a person looks at first stands out, and what there is much of is cut."""
+"""Colors a report for a terminal: what a person looks at first stands out, and what there is much of is cut."""
+
+import math
+from collections import Counter
 
 from crosscheck.report.report import Report
 from crosscheck.report.verdict import Verdict
@@ -6,35 +9,32 @@ from crosscheck.report.verdict import Verdict
 _COLORS = {Verdict.MATCH: "32", Verdict.MISMATCH: "31", Verdict.VACUOUS: "33"}
 _BOLD, _FAINT, _WARNING = "1", "2", "33"
 _KINDS = {
-    "- step ": ("", 5),
-    "warning: ": (_WARNING, 5),
-    "smallest error that would have been caught, ": (_FAINT, 3),
-    "claim not tested by this record: ": (_FAINT, 3),
-    "note: ": (_FAINT, 3),
-    "not recorded: ": (_FAINT, 1),
+    "finding": ("", 5),
+    "warning": (_WARNING, 5),
+    "power": (_FAINT, 3),
+    "claim": (_FAINT, 3),
+    "note": (_FAINT, 3),
+    "not recorded": (_FAINT, 1),
 }
-"""By what a line begins with: its style, and how many of the kind are shown."""
+"""By the kind of a section: its style, and how many of the kind are shown. Others are plain, and all are shown."""
 
 
 def for_terminal(report: Report) -> str:
     """Return the report in a dozen lines or two, with the codes by which a terminal colors them."""
-    headline, *lines = str(report).splitlines()
-    verdict, _, rest = headline.partition(": ")
-    shown = [f"{_styled(verdict, f'{_BOLD};{_COLORS[report.verdict]}')}: {_styled(rest, _BOLD)}"]
-    kind, seen, left_out = "", dict.fromkeys(_KINDS, 0), 0
-    for line in lines:
-        if not line.startswith("    "):  # what is indented goes on with the line before
-            kind = next((kind for kind in _KINDS if line.startswith(kind)), "")
-            if kind:
-                seen[kind] += 1
-        style, most = _KINDS.get(kind, ("", 1))
-        if kind and seen[kind] > most:
-            left_out += 1
+    headline, *sections = report.sections()
+    verdict, _, rest = headline.lines[0].partition(": ")
+    said = [f"{_styled(verdict, f'{_BOLD};{_COLORS[report.verdict]}')}: {_styled(rest, _BOLD)}"]
+    seen, left_out = Counter[str](), 0
+    for section in sections:
+        style, most = _KINDS.get(section.kind, ("", math.inf))
+        seen[section.kind] += 1
+        if seen[section.kind] > most:
+            left_out += len(section.lines)
         else:
-            shown.append(_styled(line, style))
+            said += [_styled(line, style) for line in section.lines]
     if left_out:
-        shown.append(f"… and {left_out} lines more, which --json FILE, --html FILE and | cat show")
-    return "\n".join(shown)
+        said.append(f"… and {left_out} lines more, which --json FILE, --html FILE and | cat show")
+    return "\n".join(said)
 
 
 def _styled(text: str, style: str) -> str:

@@ -3,12 +3,11 @@
 import math
 from dataclasses import dataclass, field
 
+from crosscheck.report import check_names
 from crosscheck.text import count, listed
 
-OPTIMIZER = "optimizer"
-"""The check whose findings say that the optimizer is wrong."""
-REPLICAS = "replicas"
-"""The check whether the ranks of a run hold the same; a run of one rank has none."""
+UNEXPLAINED = "no mistake of the catalogue explains it"
+"""What stands in the place of a cause where none is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +58,7 @@ class Finding:
     """The last step that shows it; by default the first."""
     tensors: tuple[str, ...] = ()
     """All tensors that show it; left out, the one of `tensor`."""
-    check: str = OPTIMIZER
+    check: str = check_names.OPTIMIZER
     """Which of `crosscheck.checks.CHECKS` found it."""
     ranks: tuple[int, ...] = ()
     """The ranks whose record shows it; empty where one rank recorded, and for what ranks differ in."""
@@ -80,7 +79,7 @@ class Finding:
         """Return in words what was recorded and what it was held against; nothing where the finding has no such numbers."""
         if self.recorded is None or self.expected is None:
             return ""
-        if self.check == REPLICAS:  # no formula says which of the ranks is right
+        if self.check == check_names.REPLICAS:  # no formula says which of the ranks is right
             return f"{self.recorded:.9g} here, {self.expected:.9g} on the lowest rank"
         return f"recorded {self.recorded:.9g}, expected {self.expected:.9g}, eta {self.eta:.4g}"
 

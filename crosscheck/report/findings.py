@@ -1,14 +1,14 @@
-"""The findings of a replay, those of one kind as one."""
+"""Collects the findings of a replay, and makes one of those that are of one kind."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from crosscheck.report.finding import Arithmetic, Finding
+from crosscheck.report.finding import UNEXPLAINED, Arithmetic, Finding
 from crosscheck.trace.format import PARAM
 
-Place = tuple[str, int, str, tuple[int, ...] | None]
+ElementPlace = tuple[str, int, str, tuple[int, ...] | None]
 """Slot, step, tensor and index of an element."""
 
 
@@ -17,7 +17,7 @@ class Explanation(NamedTuple):
 
     causes: list[str]
     """The mistakes that explain them, as sentences."""
-    written_out: Mapping[Place, Arithmetic]
+    written_out: Mapping[ElementPlace, Arithmetic]
     """Of each slot, the first element that disagrees."""
 
 
@@ -84,6 +84,6 @@ class Findings:
 
 
 def _explained(finding: Finding, by: Explanation) -> Finding:
-    why = " or ".join(by.causes) or "no mistake of the catalogue explains it"
+    why = " or ".join(by.causes) or UNEXPLAINED
     place = finding.slot, finding.step, finding.tensor, finding.index
     return replace(finding, cause=f"{finding.cause}: {why}", arithmetic=by.written_out.get(place))

@@ -1,11 +1,12 @@
-"""A report as JUnit XML, which Jenkins, GitLab and others show: a test for each tensor and slot, and one for each check around them."""
+"""Writes a report as JUnit XML, which Jenkins, GitLab and others show: a test for each tensor and slot, and one for each check around them."""
 
 import re
 from collections.abc import Iterator, Mapping
 from xml.etree import ElementTree
 
+from crosscheck.report import check_names
 from crosscheck.report.advice import RECORD
-from crosscheck.report.finding import OPTIMIZER, Finding
+from crosscheck.report.finding import Finding
 from crosscheck.report.report import Report
 from crosscheck.report.verdict import CheckResult, Verdict
 from crosscheck.text import one_line
@@ -13,7 +14,7 @@ from crosscheck.tolerance import FAIL
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold, not even escaped."""
-_SLOT_CHECKS = (OPTIMIZER, "clipping", "average")
+_SLOT_CHECKS = (check_names.OPTIMIZER, check_names.CLIPPING, check_names.AVERAGE)
 """Checks whose findings are about a slot of a tensor."""
 
 
@@ -61,7 +62,7 @@ def _cases_of_slots(report: Report) -> Iterator[ElementTree.Element]:
 def _cases_of_checks(report: Report) -> Iterator[ElementTree.Element]:
     """Yield a test for each check; that of the optimizer itself only where its tensors do not say it all."""
     for name, result in report.checks.items():
-        if name == OPTIMIZER and result is CheckResult.MATCH:
+        if name == check_names.OPTIMIZER and result is CheckResult.MATCH:
             continue
         findings = [finding for finding in report.findings if finding.check == name]
         how = f"; to record it, {RECORD[name]}" if name in RECORD else ""

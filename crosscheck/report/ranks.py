@@ -1,9 +1,10 @@
-"""One report on a run of several ranks, from the reports on each of them."""
+"""Makes one report on a run of several ranks from the reports on each of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from crosscheck.report.finding import REPLICAS, Finding
+from crosscheck.report import check_names
+from crosscheck.report.finding import Finding
 from crosscheck.report.merging import merged, union
 from crosscheck.report.report import Report
 from crosscheck.report.verdict import CheckResult, Verdict
@@ -36,7 +37,7 @@ def of_all_ranks(
         warnings=said(lambda report: report.warnings),
         notes=(*said(lambda report: report.notes), *notes),
         not_tested=union(report.not_tested for report in each),
-        checks=checks | {REPLICAS: same if compared else CheckResult.NOT_RECORDED},
+        checks=checks | {check_names.REPLICAS: same if compared else CheckResult.NOT_RECORDED},
         claims_not_tested=said(lambda report: report.claims_not_tested),
         situations={},
         steps=max(report.steps for report in each),

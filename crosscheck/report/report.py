@@ -1,10 +1,11 @@
 """The report of a replay: the verdict, and everything that supports it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from crosscheck.json_text import strict_json
-from crosscheck.report.finding import OPTIMIZER, REPLICAS, Finding, lines_of
+from crosscheck.report import check_names
+from crosscheck.report.finding import Finding, lines_of
 from crosscheck.report.survey import Survey
 from crosscheck.report.verdict import CheckResult, Verdict
 from crosscheck.text import count, one_line
@@ -12,14 +13,14 @@ from crosscheck.tolerance import FAIL
 from crosscheck.trace.format import Option
 
 _BLAMED: Mapping[str, str] = {
-    "clipping": "the gradient does not reach the optimizer as claimed",
-    "continuity": "values do not carry over from step to step",
-    "average": "the moving average does not follow the parameters as claimed",
-    "learning rate": "the learning rate does not follow its schedule",
-    "loss scale": "the loss scale does not move as its scaler would move it",
-    "options": "the parameter groups do not have the options claimed",
-    "gradient": "the gradient of backward is not that of the recorded batch",
-    REPLICAS: "the ranks are not replicas of each other",
+    check_names.CLIPPING: "the gradient does not reach the optimizer as claimed",
+    check_names.CONTINUITY: "values do not carry over from step to step",
+    check_names.AVERAGE: "the moving average does not follow the parameters as claimed",
+    check_names.LEARNING_RATE: "the learning rate does not follow its schedule",
+    check_names.LOSS_SCALE: "the loss scale does not move as its scaler would move it",
+    check_names.OPTIONS: "the parameter groups do not have the options claimed",
+    check_names.GRADIENT: "the gradient of backward is not that of the recorded batch",
+    check_names.REPLICAS: "the ranks are not replicas of each other",
 }
 """What a headline says of a check around the optimizer that found something; others "do not" match by their name."""
 
@@ -41,6 +42,14 @@ class Power:
         return (
             f"{self.smallest:.1e}" if self.smallest < 1e-3 else f"{self.smallest:.2%}" if self.smallest <= 1 else "none"
         )
+
+
+class Section:
+    """Lines of a report for people that belong together, such as those of one finding."""
+
+    def __init__(self, kind: str, *lines: str) -> None:
+        self.kind = kind
+        self.lines = tuple(map(one_line, lines))  # names of a trace may hold anything, line breaks too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +127,11 @@ class Report:
         on_ranks = f" on {self.ranks} ranks" if self.ranks > 1 else ""
         seen = f"{count(self.steps, 'step')}, {count(self.elements, 'element')} of {count(self.tensors, 'tensor')}{on_ranks}"
         if self.verdict is Verdict.MATCH:
-            also = [name for name, result in self.checks.items() if result is CheckResult.MATCH and name != OPTIMIZER]
+            also = [
+                name
+                for name, result in self.checks.items()
+                if result is CheckResult.MATCH and name != check_names.OPTIMIZER
+            ]
             more = f"; also checked: {', '.join(also)}" if also else ""
             more += f"; {count(self.tensors_not_tested, 'tensor')} not tested" if self.tensors_not_tested else ""
             more += f"; {count(len(self.claims_not_tested), 'claim')} not tested" if self.claims_not_tested else ""
@@ -127,8 +140,8 @@ class Report:
         if self.verdict is Verdict.VACUOUS:
             return f"vacuous: {what}; {seen}: {self.reason}"
         seen += f", {count(len(self.findings), 'finding')}"
-        own = [finding for finding in self.findings if finding.check == OPTIMIZER]
-        others = [finding for finding in self.findings if finding.check != OPTIMIZER]
+        own = [finding for finding in self.findings if finding.check == check_names.OPTIMIZER]
+        others = [finding for finding in self.findings if finding.check != check_names.OPTIMIZER]
         if own:
             too = f" (also a mismatch: {', '.join(_checks_of(others))})" if others else ""
             return f"mismatch: {what} is not {self.rule}; {seen}: {own[0].cause}{too}"
@@ -139,33 +152,35 @@ class Report:
         blamed = (f"{_BLAMED.get(check, f'{check} does not')}: {first[check].cause}" for check in _checks_of(others))
         return f"mismatch: {innocent}; {'; '.join(blamed)}; {seen}"
 
-    def __str__(self) -> str:
-        lines = [self.headline()]
-        lines += _lines_of_situations(self.situations)
-        for finding in self.findings:
-            lines += lines_of(finding)
-        lines += [f"warning: {line}" for line in self.warnings]
+    def sections(self) -> Iterator[Section]:
+        """Yield what the report says to people, from the headline on."""
+        yield Section("headline", self.headline())
+        yield from (Section("situation", line) for line in _lines_of_situations(self.situations))
+        yield from (Section("finding", *lines_of(finding)) for finding in self.findings)
+        yield from (Section("warning", f"warning: {line}") for line in self.warnings)
         if self.elements:
-            lines.append(f"worst: {self.worst}")
+            yield Section("worst", f"worst: {self.worst}")
         for where, power in self.power.items():
             tried = ", ".join(f"{name} {found}" for name, found in power.items())
-            lines.append(f"smallest error that would have been caught, {where}: {tried}")
+            yield Section("power", f"smallest error that would have been caught, {where}: {tried}")
         if self.not_tested:
-            lines.append(f"not tested by this record: {', '.join(self.not_tested)}")
-        lines += [f"claim not tested by this record: {line}" for line in self.claims_not_tested]
+            yield Section("not tested", f"not tested by this record: {', '.join(self.not_tested)}")
+        yield from (Section("claim", f"claim not tested by this record: {line}") for line in self.claims_not_tested)
         missing = [name for name, result in self.checks.items() if result is CheckResult.NOT_RECORDED]
         if missing:
-            lines.append(f"not recorded: {', '.join(missing)}")
+            yield Section("not recorded", f"not recorded: {', '.join(missing)}")
         if self.own:
-            lines.append(f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
+            yield Section("own", f"own pieces in the rule, not Optax's: {', '.join(self.own)}")
         if self.out_of_range:
-            lines.append(f"out of range: {count(self.out_of_range, 'element')} whose format cannot hold the result")
+            beyond = count(self.out_of_range, "element")
+            yield Section("out of range", f"out of range: {beyond} whose format cannot hold the result")
         if self.undetermined:
-            lines.append(
-                f"undetermined: {count(self.undetermined, 'element')} whose format may lose what they are divided by"
-            )
-        lines += [f"note: {line}" for line in self.notes]
-        return "\n".join(map(one_line, lines))  # names of a trace may hold anything, line breaks too
+            lost = count(self.undetermined, "element")
+            yield Section("undetermined", f"undetermined: {lost} whose format may lose what they are divided by")
+        yield from (Section("note", f"note: {line}") for line in self.notes)
+
+    def __str__(self) -> str:
+        return "\n".join(line for section in self.sections() for line in section.lines)
 
 
 def _lines_of_situations(situations: Mapping[str, str]) -> list[str]:

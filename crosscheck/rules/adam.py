@@ -1,4 +1,4 @@
-"""torch.optim.Adam and torch.optim.AdamW."""
+"""Writes torch.optim.Adam and AdamW as Optax chains, and says how their options and their state are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -47,8 +47,13 @@ def adam(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
     lr wd p from p beside the step (AdamW). AMSGrad puts the running maximum of v in the place of v.
     Sources: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019; the algorithm in torch.optim.Adam's documentation.
     """
+    return adam_around(adam_moments(flags, h), flags, h)
+
+
+def adam_moments(flags: AdamFlags, h: Hyperparameters) -> optax.GradientTransformation:
+    """Return what keeps m and v, and makes m̂ / (sqrt(v̂) + eps) of them."""
     scale_by = own.scale_by_torch_amsgrad if flags.amsgrad else optax.scale_by_adam
-    return adam_around(scale_by(h["beta1"], h["beta2"], h["eps"]), flags, h)
+    return scale_by(h["beta1"], h["beta2"], h["eps"])
 
 
 def adam_around(

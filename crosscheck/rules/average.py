@@ -1,4 +1,4 @@
-"""The average of the parameters: torch.optim.swa_utils.AveragedModel, with get_ema_multi_avg_fn or as it is by itself."""
+"""Writes an update of torch.optim.swa_utils.AveragedModel as a rule, with get_ema_multi_avg_fn or as it is by itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

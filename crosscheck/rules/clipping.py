@@ -1,4 +1,4 @@
-"""From the gradient that backward left to the one that the optimizer consumed: unscaled, clipped."""
+"""Writes the way of a gradient from backward to the optimizer as a rule: it is unscaled and clipped."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A whole torch optimizer, parameter groups and all, as one Optax transformation."""
+"""Composes the rules of all parameter groups into one Optax transformation, which steps as the whole torch optimizer does."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -27,7 +27,7 @@ Interval = tuple[Float64[Array, "rows width"], Float64[Array, "rows width"]]
 Values = Mapping[str, Float64[Array, "rows width"]]
 Errors = Mapping[str, Float64[Array, "rows _"]]
 """By output: how far it may be off, of each row or of each element."""
-Spread = Callable[[Columns, Counts, Values, Errors, Errors], Interval]
+SpreadFunction = Callable[[Columns, Counts, Values, Errors, Errors], Interval]
 Cancellation = Callable[[Columns, Values, Column], Mapping[str, Float64[Array, "rows width"]]]
 F = TypeVar("F")
 Shape = tuple[int, ...]
@@ -121,7 +121,7 @@ class Rule(Generic[F]):
 
     Takes hyperparameters, counts, and the relative errors of such a number (a power of beta, the norm) and of beta itself.
     """
-    spread: Spread | None = None
+    spread: SpreadFunction | None = None
     """Where the parameter may be when the state and the divisor of its step are off by more than their derivatives can tell.
 
     Takes hyperparameters, counts, exact state after the step, how far each may be off, and how far rounding may take each beside.

@@ -1,4 +1,4 @@
-"""torch.optim.SGD."""
+"""Writes torch.optim.SGD as an Optax chain, and says how its options and its state are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,13 +24,18 @@ def sgd(flags: SGDFlags, h: Hyperparameters) -> optax.GradientTransformation:
     Under `maximize` the sign of g turns first; then weight decay adds wd p to it. Without momentum there is
     no buffer. Source: the algorithm in torch.optim.SGD's documentation (Sutskever et al. 2013).
     """
-    parts = [optax.scale(h["sign"])]
-    if flags.decay:
-        parts.append(optax.add_decayed_weights(h["weight_decay"]))
-    if flags.momentum:
-        parts.append(own.dampen(h["dampening"]))
-        parts.append(optax.trace(h["momentum"], nesterov=flags.nesterov))
-    return optax.chain(*parts, optax.scale_by_learning_rate(h["lr"]))
+    return optax.chain(*signed_decay(flags, h), *sgd_momentum(flags, h), optax.scale_by_learning_rate(h["lr"]))
+
+
+def signed_decay(flags: SGDFlags, h: Hyperparameters) -> list[optax.GradientTransformation]:
+    """Return what stands before the momentum: the sign of g, and weight decay."""
+    decay = [optax.add_decayed_weights(h["weight_decay"])] if flags.decay else []
+    return [optax.scale(h["sign"]), *decay]
+
+
+def sgd_momentum(flags: SGDFlags, h: Hyperparameters) -> list[optax.GradientTransformation]:
+    """Return what keeps b, and makes the update of it before the learning rate; nothing without momentum."""
+    return [own.dampen(h["dampening"]), optax.trace(h["momentum"], nesterov=flags.nesterov)] if flags.momentum else []
 
 
 def _flags(options: Options) -> SGDFlags:

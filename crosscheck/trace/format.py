@@ -36,13 +36,20 @@ def _from_json(value: Any) -> Any:
 
 
 def _to_json(value: float) -> Any:
-    return value if math.isfinite(value) else "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value if math.isfinite(value) else str(value)
 
 
 Number = Annotated[float, BeforeValidator(_from_json), PlainSerializer(_to_json, when_used="json")]
 """A float64; JSON has no infinities, so they are written as the strings inf, -inf and nan."""
 Option = bool | Annotated[int, Field(gt=-(2**63), lt=2**63)] | Number | None | tuple[Number, ...]
 """The value of one option of a parameter group."""
+
+
+def as_float(option: Option) -> float | None:
+    """Return the number that an option is, a flag as 0 or 1; None for one that is no number."""
+    return float(option) if isinstance(option, int | float) else None
+
+
 Index = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Indices = tuple[Index, ...]

@@ -1,9 +1,10 @@
 """Reading files that may be anything: what is not as expected ends in a TraceError that names the file."""
 
+import reprlib
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -11,6 +12,7 @@ from pydantic_core import from_json
 from crosscheck.errors import TraceError
 from crosscheck.files import T, retry_transient
 from crosscheck.text import count, one_line
+from crosscheck.trace.format import FORMAT, VERSION, Header
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST_JSON = 24 * 2**20  # bytes, of which each may take 33 of memory; ten thousand tensors take 4 MiB
@@ -69,6 +71,18 @@ def validate(path: Path, values: Any, model: type[Model]) -> Model:
         where = brief(".".join(map(str, first["loc"])) or "the whole")
         problems = count(error.error_count(), "problem")
         raise TraceError(f"{path}: {where}: {brief(first['msg'])} ({problems} in all)") from None
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a segment, which is in this file. Raises TraceError."""
+    parsed = parse(path, text_of(path))
+    values = cast(dict[str, Any], parsed) if isinstance(parsed, dict) else {}
+    if values.get("format") != FORMAT:
+        raise TraceError(f"{path}: format is {reprlib.repr(values.get('format'))}; a trace says {FORMAT!r}")
+    version = values.get("version")
+    if version != VERSION:
+        raise TraceError(f"{path}: version is {reprlib.repr(version)}; this replayer reads version {VERSION}")
+    return validate(path, values, Header)
 
 
 def brief(text: str) -> str:

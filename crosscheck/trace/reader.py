@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import re
-import reprlib
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,11 @@ from crosscheck.errors import TraceError
 from crosscheck.text import listed, one_line
 from crosscheck.trace.consistency import check_part, check_tensors
 from crosscheck.trace.format import (
-    FORMAT,
     METADATA_KEY,
     PART_NAME,
     PASS_NAME,
     RANK_NAME,
     SEGMENT_NAME,
-    VERSION,
     DType,
     End,
     Header,
@@ -33,7 +30,17 @@ from crosscheck.trace.format import (
     TensorInfo,
     key,
 )
-from crosscheck.trace.parsing import LARGEST_JSON, Model, brief, expect_file, parse, reading, text_of, validate
+from crosscheck.trace.parsing import (
+    LARGEST_JSON,
+    Model,
+    brief,
+    expect_file,
+    parse,
+    read_header,
+    reading,
+    text_of,
+    validate,
+)
 
 _DTYPES = {  # by safetensors' names; importing ml_dtypes teaches NumPy bfloat16
     "F64": "float64",
@@ -57,6 +64,11 @@ class Segment:
     part_files: tuple[Path, ...]
     pass_files: tuple[Path, ...]
     end: End | None
+
+    @property
+    def samples_change(self) -> bool:
+        """Return whether each part may have other tensors and elements than the one before, as far as the recorder's budget goes."""
+        return self.header.coordinates is None
 
     def parts(self) -> Iterator["LoadedPart"]:
         """Yield each part, verified when its turn comes, by itself and against those before it. Raises TraceError."""
@@ -151,9 +163,9 @@ class LoadedPart:
         self.path, self.meta, self._file, self.nbytes = path, meta, file, nbytes
         self._names = frozenset(file.keys())
 
-    def holds(self, block: int, tensor: int, quantity: str) -> bool:
-        """Return whether the array is there; the coordinates of a tensor recorded whole are not."""
-        return key(block, tensor, quantity) in self._names
+    def has_coordinates(self, block: int, tensor: int) -> bool:
+        """Return whether positions are stored of a tensor: those of one recorded whole are not."""
+        return key(block, tensor, "coordinates") in self._names
 
     def expect(
         self, block: int, tensor: int, quantity: str, rows: int, columns: int, dtypes: Collection[str] = ()
@@ -183,7 +195,7 @@ class LoadedPart:
 
     def coordinates(self, block: int, tensor: int) -> NDArray[np.int64] | None:
         """Return the positions that were sampled, in C order; None for a tensor recorded whole. Raises TraceError."""
-        if self.meta.blocks[block].full or not self.holds(block, tensor, "coordinates"):
+        if self.meta.blocks[block].full or not self.has_coordinates(block, tensor):
             return None
         shape: list[int] = self._file.get_slice(key(block, tensor, "coordinates")).get_shape()
         found = self.array(block, tensor, "coordinates", 1, shape[-1] if shape else 0)[0]
@@ -296,7 +308,7 @@ def _expect_folder(path: Path) -> None:
 
 
 def _open_segment(folder: Path) -> Segment:
-    header = _read_header(folder / "header.json")
+    header = read_header(folder / "header.json")
     matches = {entry: re.fullmatch(PART_NAME, entry.name) for entry in _entries(folder)}
     parts = {path: int(match[1]) for path, match in matches.items() if match}
     for wanted, (path, number) in enumerate(parts.items(), start=1):
@@ -308,17 +320,6 @@ def _open_segment(folder: Path) -> Segment:
         raise TraceError(f"{folder}: end.json counts {end.parts} parts, {len(parts)} are there")
     passes = tuple(entry for entry in matches if re.fullmatch(PASS_NAME, entry.name))
     return Segment(folder, header, tuple(parts), passes, end)
-
-
-def _read_header(path: Path) -> Header:
-    parsed = parse(path, text_of(path))
-    values = cast(dict[str, Any], parsed) if isinstance(parsed, dict) else {}
-    if values.get("format") != FORMAT:
-        raise TraceError(f"{path}: format is {reprlib.repr(values.get('format'))}; a trace says {FORMAT!r}")
-    version = values.get("version")
-    if version != VERSION:
-        raise TraceError(f"{path}: version is {reprlib.repr(version)}; this replayer reads version {VERSION}")
-    return validate(path, values, Header)
 
 
 def _digest(path: Path) -> str:

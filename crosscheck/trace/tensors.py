@@ -1,4 +1,4 @@
-"""From the arrays of a trace to tensors with all their rows at hand. NumPy only."""
+"""Makes tensors, with all their rows at hand, of the arrays of a trace. NumPy only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from crosscheck.arrays import Floats
 from crosscheck.errors import TraceError
-from crosscheck.trace.format import DIGEST, PARAM, Option, Ranges, SlotRows, Step, TensorInfo, TensorRows
+from crosscheck.trace.format import DIGEST, PARAM, Option, Ranges, SlotRows, Step, TensorInfo, TensorRows, as_float
 from crosscheck.trace.reader import LoadedPart
 
 _SMALL = 2**26  # bytes
@@ -47,6 +47,11 @@ class TensorBlock:
     context: dict[str, Floats]  # by row, what the formula does not read but a mistake may: loss_scale, last_lr
     slots: dict[str, Quantity] = field(default_factory=dict[str, Quantity])
     extras: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])  # the same, elementwise
+
+    @property
+    def applied(self) -> NDArray[np.bool_]:
+        """Return for each row whether its step was applied, (rows,)."""
+        return np.array([step.applied for step in self.steps], np.bool_)
 
     def position(self, column: int) -> tuple[int, ...]:
         """Return the index of the tensor's element that a column holds."""
@@ -112,12 +117,11 @@ def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[l
     part, info = arrays.part, arrays.part.meta.tensors[entry.tensor]
     steps = [part.meta.steps[k] for k in picked]
     coordinates = part.coordinates(arrays.block, entry.tensor)
-    if entry.range is not None:
-        coordinates = np.arange(*_recorded(arrays, entry, entry.range))
-    elif coordinates is None:
-        # Whole. Before the record proves it, its size is but a claim, and nothing is allocated by it.
-        part.expect(arrays.block, entry.tensor, "before", len(entry.before), info.numel)
-        coordinates = np.arange(info.numel)
+    if coordinates is None:
+        # Whole, or a range of it. Before the record proves it, its size is but a claim, and nothing is allocated by it.
+        start, stop = entry.range or (0, info.numel)
+        part.expect(arrays.block, entry.tensor, "before", len(entry.before), stop - start)
+        coordinates = np.arange(start, stop)
     columns = len(coordinates)
     _expect_proportion(arrays, entry, columns)
     has_grad = ~arrays.mask(entry.no_grad)
@@ -147,7 +151,7 @@ def _load(arrays: _Arrays, entry: TensorRows, picked: list[int], options: list[l
         has_backward=has_backward,
         context={
             "loss_scale": np.array([step.loss_scale or 1.0 for step in steps]),
-            "last_lr": np.array([_lr(options[max(k - 1, 0)][info.group]) for k in picked]),
+            "last_lr": np.array([as_float(options[max(k - 1, 0)][info.group].get("lr")) or 0.0 for k in picked]),
         },
         param=_quantity(arrays, "", SlotRows(before=entry.before), columns, (info.dtype,), held=entry.held),
         slots={
@@ -173,17 +177,6 @@ def _expect_proportion(arrays: _Arrays, entry: TensorRows, columns: int) -> None
             f"{arrays.part.path}: {arrays.rows} rows of {columns} elements in {len(entry.slots)} slots are described of {name!r}, "
             "which the part does not nearly hold"
         )
-
-
-def _recorded(arrays: _Arrays, entry: TensorRows, bounds: tuple[int, int]) -> tuple[int, int]:
-    """Return the bounds of a block of a tensor, if the record proves its size. Raises TraceError."""
-    arrays.part.expect(arrays.block, entry.tensor, "before", len(entry.before), bounds[1] - bounds[0])
-    return bounds
-
-
-def _lr(options: dict[str, Option]) -> float:
-    lr = options.get("lr")
-    return float(lr) if isinstance(lr, int | float) else 0.0
 
 
 def _in_rows(there: NDArray[np.bool_], stored: NDArray[Any]) -> NDArray[Any]:

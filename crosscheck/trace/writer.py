@@ -9,11 +9,12 @@ from tempfile import mkdtemp
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from crosscheck.errors import TraceError
 from crosscheck.files import retry_transient, sync, write_whole
 from crosscheck.trace.format import METADATA_KEY, PASS_NAME, SEGMENT_NAME, End, Header, Part, Pass
+from crosscheck.trace.parsing import read_header, reading
 
 
 def passes_on_record(trace: Path) -> set[int]:
@@ -28,7 +29,8 @@ class SegmentWriter:
     def __init__(self, trace: Path, header: Header, *, append: bool) -> None:
         """Open a segment of the header's rank.
 
-        Raises TraceError if the folder cannot be written, holds a trace while `append` is not set, or holds steps of another rule.
+        Raises TraceError if the folder cannot be written, holds a trace while `append` is not set, or holds steps of another rule, or
+        a header that no replay can read.
         """
         _expect_rule(trace, header.rule)
         if header.rank:
@@ -98,11 +100,14 @@ def _begin(trace: Path, header: Header, *, append: bool) -> Path:
 
 
 def _expect_rule(trace: Path, rule: str) -> None:
-    """Raise TraceError if a folder holds steps of another rule. One that cannot be read is left to the replay."""
-    try:
-        held = Header.model_validate_json((trace / "segment-0001" / "header.json").read_bytes()).rule
-    except (OSError, ValidationError):
+    """Raise TraceError if a folder holds steps of another rule, or a header that no replay can read."""
+    path = trace / "segment-0001" / "header.json"
+    if not reading(path, path.exists):
         return
+    try:
+        held = read_header(path).rule
+    except TraceError as error:
+        raise TraceError(f"{error}. No replay could read what is added to it: choose another folder") from None
     if held != rule:
         raise TraceError(
             f"{trace} holds steps of {held}, and these are of {rule}, but a replay takes one rule: choose another folder"

@@ -509,6 +509,9 @@ def test_a_full_disk_under_standard_output_is_no_mismatch(trace: Path, tmp_path:
     [
         (KeyboardInterrupt(), 130, "crosscheck: interrupted, and there is no verdict\n"),
         (ZeroDivisionError("planted"), 70, "crosscheck: there is no verdict: this is a mistake of crosscheck itself"),
+        (ModuleNotFoundError(name="crosscheck.rules.lion"), 70, "crosscheck: there is no verdict: this is a mistake"),
+        (ModuleNotFoundError("planted"), 70, "crosscheck: there is no verdict: this is a mistake of crosscheck itself"),
+        (ModuleNotFoundError(name="jax.extend"), 2, "bad input: replay needs jax, which is not installed"),
     ],
 )
 def test_what_ends_a_replay_is_no_verdict(

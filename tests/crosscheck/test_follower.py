@@ -203,11 +203,13 @@ def test_the_command(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         run(capsys, "watch", whole, "--timeout", "-1")
 
 
-def test_an_interrupted_watch_ends_without_a_traceback(tmp_path: Path) -> None:
+def test_an_interrupted_watch_says_so_without_a_traceback(tmp_path: Path) -> None:
     with (tmp_path / "output").open("w") as output:
         arguments = [sys.executable, "-m", "crosscheck", "watch", str(tmp_path / "none")]
         process = subprocess.Popen(arguments, stdout=output, stderr=output, cwd=ROOT)
         wait_for(tmp_path / "output", "waiting for")
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 130
-    assert "Traceback" not in (tmp_path / "output").read_text()
+    said = (tmp_path / "output").read_text()
+    assert "Traceback" not in said
+    assert said.endswith("crosscheck: interrupted, and there is no verdict\n")

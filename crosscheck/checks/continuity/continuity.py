@@ -200,7 +200,7 @@ def _narrowed(block: TensorBlock, row: int, coordinates: Coordinates) -> TensorB
 
 def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity], joins: Callable[[int], bool]) -> list[int]:
     """Return the rows whose values before the step may be others than the row before left, and those after a step that `joins`."""
-    applied = np.array([step.applied for step in block.steps])
+    applied = block.applied
     quiet = applied & block.has_grad
     rows = ~quiet
     rows[1:] |= ~quiet[:-1]

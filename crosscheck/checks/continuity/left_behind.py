@@ -56,7 +56,7 @@ class LastRows:
         self.first_step = segment.header.first_step
         self.last_step = self.first_step - 1
         """The last step of the parts so far."""
-        self._in_turns = segment.header.coordinates is None  # other tensors and elements in each part
+        self._samples_change = segment.samples_change
         self._joins = {later.header.first_step - 1 for later in segments[1:]}  # steps before a segment
         # By such a step: what it left of each tensor, if a part ends there, and if it is within a part.
         self._ends: dict[int, dict[int, list[Left]]] = {}
@@ -99,7 +99,7 @@ class LastRows:
         for number, its in steps.items():
             before = self._steps.get(number, [self.first_step - 1])[-1]
             self._steps[number] = [before, *sorted(its)]
-            if self._in_turns:  # a tensor that is not here may have moved all the same
+            if self._samples_change:  # a tensor that is not here may have moved all the same
                 self._steps[number] = [last, *(step.step for step in part.steps)]
 
     def end_part(self) -> None:

@@ -10,13 +10,12 @@ class ReplacedTensors(Check):
     """Notes the tensors that come and go from part to part; neither is wrong."""
 
     def start(self) -> None:
-        self._in_turns = self.segment.header.coordinates is None  # other tensors and elements in each part
         self._tensors: dict[int, str] = {}  # the names of those in the part before
 
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         before = self._tensors
         present = dict.fromkeys(entry.tensor for block in part.blocks for entry in block.tensors)
-        if self._in_turns:
+        if self.segment.samples_change:
             present = dict.fromkeys(number for number, info in enumerate(part.tensors) if info.stepped)
         self._tensors = {number: part.tensors[number].name for number in present}
         self.context.notes += self._came_and_went(part, before)

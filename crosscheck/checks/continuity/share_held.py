@@ -17,7 +17,7 @@ class ShareHeld:
     def __init__(self, segment: Segment, earlier: Sequence["ShareHeld"]) -> None:
         """`earlier`: those of the segments before this one."""
         self._earlier = earlier
-        self._in_turns = segment.header.coordinates is None  # other tensors and elements in each part
+        self._samples_change = segment.samples_change
         self._follows = bool(earlier)  # a boundary lies before the first step of the next part
         self._held = self._there = 0
         self._at: dict[tuple[int, int], int] = {}  # elements held before a step, by tensor and step of this part
@@ -26,7 +26,7 @@ class ShareHeld:
     def add_part(self, part: Part) -> None:
         """Take in which tensors the next part is about."""
         self.end_part()
-        if self._in_turns:
+        if self._samples_change:
             boundaries = len(part.steps) - (not self._follows)
             recorded = {entry.tensor for block in part.blocks for entry in block.tensors}
             # A tensor that requires no gradient may be given one nevertheless, and is then stepped.
@@ -54,7 +54,7 @@ class ShareHeld:
     def end_part(self) -> None:
         """Sum up what was counted in the part."""
         self._held += sum(self._at.values())
-        if not self._in_turns:
+        if not self._samples_change:
             self._there += sum(self._sizes[number] for number, _ in self._at)
         self._at = {}
 
@@ -64,9 +64,8 @@ class ShareHeld:
         held, there = sum(share._held for share in each), sum(share._there for share in each)
         if not there:
             return ""
-        percent = (
-            "all" if held == there else f"{math.floor(1e4 * held / there) / 100:g} %"
-        )  # all only if nothing is missing
+        # Rounded down, so that it is all only if nothing is missing.
+        percent = "all" if held == there else f"{math.floor(1e4 * held / there) / 100:g} %"
         return f"between steps {percent} of the elements were held, bit for bit"
 
 

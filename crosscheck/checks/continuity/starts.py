@@ -4,11 +4,12 @@ If the recorder was attached in the middle of a run, the state has moved already
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crosscheck.checks.check import Check
-from crosscheck.checks.judging.bits import CONTINUITY, all_of, finding, values_before
+from crosscheck.checks.judging.bits import all_of, finding, values_before
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.rules.rule import Absent, Rule, one_count
 from crosscheck.trace.format import Option, Part
@@ -26,45 +27,38 @@ class _Start:
     zero: tuple[str, ...]  # slots that are there and zero in every element; empty if some elements are not on record
 
 
-@dataclass(slots=True)
-class _Starts:
-    """The first rows that were seen in a segment, by number of the tensor."""
-
-    of: dict[int, _Start] = field(default_factory=dict[int, _Start])
-    first: dict[int, int] = field(default_factory=dict[int, int])  # the step of the first row
-    # Tensors whose first row is there with all elements, in a block of its own.
-    whole: set[int] = field(default_factory=set[int])
-
-
 class Starts(Check):
     """Looks at the first row of each tensor in a segment."""
 
     def start(self) -> None:
-        self._starts, self._loaded = _Starts(), False
+        self._starts: dict[int, _Start] = {}  # by number of the tensor
+        self._first: dict[int, int] = {}  # the step of its first row
+        self._whole: set[int] = set()  # tensors whose first row is there with all elements, in a block of its own
+        self._loaded = False
         self._goes_on = bool(self.earlier) and self.segment.header.first_step > 1  # after what other segments hold
 
     def part(self, part: Part, _: list[list[dict[str, Option]]]) -> None:
         for block in part.blocks:
             for entry in block.tensors:
-                first = self._starts.first.setdefault(entry.tensor, block.steps[0])
+                first = self._first.setdefault(entry.tensor, block.steps[0])
                 if block.full and entry.range is None and first == block.steps[0]:
-                    self._starts.whole.add(entry.tensor)
+                    self._whole.add(entry.tensor)
 
     def tensor(self, tensor: TensorBlock) -> None:
-        number, starts = tensor.number, self._starts
-        if number in starts.of or starts.first[number] != tensor.steps[0].step:
+        number = tensor.number
+        if number in self._starts or self._first[number] != tensor.steps[0].step:
             return
-        if number in starts.whole and not tensor.full:
+        if number in self._whole and not tensor.full:
             return  # the same row comes with all elements
         found = _start_of(self.context.rule, tensor)
         wrong = list(self._judge(tensor, found))
         self.context.findings.add(wrong)
-        starts.of[number] = found if not wrong else replace(found, counted={}, moved=())
+        self._starts[number] = found if not wrong else replace(found, counted={}, moved=())
         self._loaded |= tensor.steps[0].state_loaded
 
     def finish(self) -> None:
         """Judge what one tensor alone cannot say, and note where the recorder was attached in the middle of a run."""
-        begun = [start for start in self._starts.of.values() if start.counted or start.moved]
+        begun = [start for start in self._starts.values() if start.counted or start.moved]
         if not begun or self._goes_on:
             return
         if not any(start.moved for start in begun) and all(start.zero for start in begun):
@@ -133,7 +127,7 @@ def _counted_ahead(begun: list[_Start]) -> Iterator[Finding]:
                 expected=0.0,
                 cause=f"{name} was {count:g} before the first step, while {' and '.join(start.zero)} were zero everywhere: "
                 "it counted ahead",
-                check=CONTINUITY,
+                check=check_names.CONTINUITY,
             )
 
 

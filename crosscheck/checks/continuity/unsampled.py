@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscheck.checks.judging.bits import CONTINUITY, Values, differ
+from crosscheck.checks.judging.bits import Values, differ
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
@@ -65,7 +66,7 @@ def moved_within(block: TensorBlock, quantity: Quantity) -> Iterator[int]:
     digests = quantity.digests
     if digests is None or quantity.held is None:
         return
-    idle = ~(np.array([step.applied for step in block.steps]) & block.has_grad)
+    idle = ~(block.applied & block.has_grad)
     alike = np.all(quantity.held[1:] == quantity.held[:-1], axis=1) & quantity.there_before & quantity.there_after
     for row in np.flatnonzero(idle & alike & (digests[:, 0] != digests[:, 1])):
         if not _shown(quantity.before[row], quantity.after[row]):
@@ -79,7 +80,7 @@ def unseen(block: TensorBlock, row: int, name: str, what: str) -> Finding:
         tensor=block.info.name,
         slot=name,
         cause=f"{name} {what}, in elements that are not sampled: their digest is another",
-        check=CONTINUITY,
+        check=check_names.CONTINUITY,
     )
 
 

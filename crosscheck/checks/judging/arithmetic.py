@@ -10,7 +10,7 @@ from crosscheck.diagnosis.cause import Cause
 from crosscheck.diagnosis.failing import Failing, First
 from crosscheck.diagnosis.trial import Candidate, exact
 from crosscheck.report.finding import Arithmetic
-from crosscheck.report.findings import Place
+from crosscheck.report.findings import ElementPlace
 from crosscheck.rules.inputs import Inputs
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.format import GRAD, PARAM
@@ -20,7 +20,7 @@ Numbers = dict[str, float]
 
 def written_out(
     rule: Rule[Any], flags: Flags, failing: Failing, told: Cause | None
-) -> Iterator[tuple[Place, Arithmetic]]:
+) -> Iterator[tuple[ElementPlace, Arithmetic]]:
     """Yield of each output the first element that disagrees, by its place. `told`: the mistake that is named first."""
     sample, begin = failing.sample(), failing.place_of_first
     with np.errstate(all="ignore"):  # whatever was recorded may be infinite
@@ -37,7 +37,7 @@ def written_out(
         yield _place(output, first), written.arithmetic(recorded, written.outputs(expected), made, told)
 
 
-def _place(output: str, first: First) -> Place:
+def _place(output: str, first: First) -> ElementPlace:
     return output, first.step, first.tensor, first.index
 
 

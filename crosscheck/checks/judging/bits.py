@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscheck.arrays import Bits
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import AVERAGE
 from crosscheck.trace.tensors import Quantity, TensorBlock
 
 Values = NDArray[Any]
-CONTINUITY = "continuity"
-"""The name under which reports have what happens between the steps."""
 
 
 def differ(a: Values, b: Values) -> Bits:
@@ -36,7 +35,10 @@ def values_before(quantity: Quantity | None, row: int) -> Values | None:
 def finding(
     block: TensorBlock, row: int, name: str, recorded: Values, expected: Values, moved: Bits, cause: str
 ) -> Finding:
-    """Return a finding of continuity about the values of one row, of which those that `moved` marks are wrong."""
+    """Return a finding about the values of one row, of which those that `moved` marks are wrong.
+
+    It is one of continuity; the moving average has a check of its own.
+    """
     at = int(np.argmax(moved))
     scalar = recorded.size != len(block.coordinates)
     return Finding(
@@ -48,5 +50,5 @@ def finding(
         expected=float(expected[at]),
         cause=cause,
         elements=int(moved.sum()),
-        check=AVERAGE if name == AVERAGE else CONTINUITY,  # the moving average has a check of its own
+        check=check_names.AVERAGE if name == AVERAGE else check_names.CONTINUITY,
     )

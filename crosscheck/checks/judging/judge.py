@@ -17,7 +17,7 @@ from crosscheck.diagnosis.failing import Failing
 from crosscheck.diagnosis.shape import unexplained
 from crosscheck.float64 import float64
 from crosscheck.report.finding import Arithmetic, Finding
-from crosscheck.report.findings import Explanation, Findings, Place
+from crosscheck.report.findings import ElementPlace, Explanation, Findings
 from crosscheck.report.report import Power
 from crosscheck.rules.rule import Flags, Rule
 from crosscheck.trace.tensors import TensorBlock
@@ -82,7 +82,7 @@ class Judge:
         failing = self._failing_of(rule)
         found = [diagnose(its, flags, rows.sample()) for its, flags, rows in failing]
         said = in_common(found) or [unexplained(failing)] if failing else []
-        written: dict[Place, Arithmetic] = {}
+        written: dict[ElementPlace, Arithmetic] = {}
         for (its, flags, rows), causes in zip(failing, found, strict=True):
             told = next((cause for cause in causes if cause.sentence in said[0]), None)
             written |= written_out(its, flags, rows, told)

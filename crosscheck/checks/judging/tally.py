@@ -40,10 +40,8 @@ class Tally:
         self.undetermined += int(judged.undetermined.sum())
         self.eta_map.add(batch, judged)
         if batch.rule.of_parameters:
-            rows = zip(
-                batch.origins, judged.checked[:, 0], judged.smallest["lr"], strict=False
-            )  # the others are padding
-            for origin, checked, error in rows:
+            # Rows without an origin are padding.
+            for origin, checked, error in zip(batch.origins, judged.checked[:, 0], judged.smallest["lr"], strict=False):
                 name = origin.block.info.name
                 self.parameters[name] += int(checked)
                 self.smallest_rate_error[name] = min(self.smallest_rate_error.get(name, np.inf), float(error))

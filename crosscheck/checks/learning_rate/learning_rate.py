@@ -1,5 +1,6 @@
 """Is each learning rate that was used the one that the claimed schedule gives?"""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,10 @@ from crosscheck.checks.learning_rate.rates import (
 )
 from crosscheck.checks.learning_rate.unclaimed import moved_on
 from crosscheck.errors import TraceError
+from crosscheck.report import check_names
+from crosscheck.report.coverage import runs, spans
 from crosscheck.report.finding import Finding
-from crosscheck.trace.format import Option, Part, TensorInfo
+from crosscheck.trace.format import Option, Part, TensorInfo, as_float
 from crosscheck.trace.reserved_options import CLAIMED_RATE, TIMES_STEPPED
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
 
@@ -42,15 +45,14 @@ class LearningRate(Check):
         self.answered = self.claims.schedule is not None
         claimed = {tensor.group: lr for tensor in reversed(part.tensors) if (lr := self._claimed(tensor)) is not None}
         for step, groups in zip(part.steps, options, strict=True):
-            rates = tuple(_number(group.get("lr")) for group in groups)
-            told = tuple(_number(group.get(CLAIMED_RATE)) for group in groups)
-            self._rates.append(RateUsed(step.step, step.applied, rates, told))
-            self._stepped.append(_number(groups[0].get(TIMES_STEPPED)) if groups else float("nan"))
+            rates, claimed_rates = _rates_of(groups, "lr"), _rates_of(groups, CLAIMED_RATE)
+            self._rates.append(RateUsed(step.step, step.applied, rates, claimed_rates))
+            self._stepped += _rates_of(groups[:1], TIMES_STEPPED) or (math.nan,)
             self._scheduled |= any("initial_lr" in group for group in groups)
             for number, group in enumerate(groups):
-                told = claimed.get(number, group.get("initial_lr"))
-                if number not in self._initial and _is_number(told):
-                    self._initial[number] = _number(told)
+                initial = as_float(claimed.get(number, group.get("initial_lr")))
+                if number not in self._initial and initial is not None:
+                    self._initial[number] = initial
 
     def finish(self) -> None:
         schedule = self.claims.schedule
@@ -81,10 +83,13 @@ class LearningRate(Check):
             )
             if wrong or not_restored:
                 other_steps = stepped_seldom(each, initial, self._rates, self._stepped)
-        self.context.claimed("learning rate", f"schedule {_told(schedule)}", other_steps or _untested(schedule, right))
+        self.context.claimed(
+            check_names.LEARNING_RATE, f"schedule {_told(schedule)}", other_steps or _untested(schedule, right)
+        )
         if other_steps:
             self.answered = False
             return
+        self.context.notes += self._without_rates(each, right)
         self.context.findings.add(not_restored)
         self.context.findings.add_complete(wrong)
 
@@ -113,7 +118,7 @@ class LearningRate(Check):
                     f"the scheduler had been stepped {claim['stepped']} times when recording began, after {applied} "
                     "applied updates: its state was not restored, or it was stepped for other reasons"
                 ),
-                check="learning rate",
+                check=check_names.LEARNING_RATE,
             )
 
     def _claimed(self, tensor: TensorInfo) -> Option:
@@ -133,6 +138,21 @@ class LearningRate(Check):
                     "steps; a period in updates, with step(), can be tested"
                 )
         return ""
+
+    def _without_rates(self, each: Sequence[Claimed], right: Sequence[Floats]) -> Iterator[str]:
+        """Yield a note if the copy of the scheduler gave rates for some steps and not for all."""
+        tables = [
+            factors
+            for claimed, factors in zip(each, right, strict=True)
+            if isinstance(claimed, Table) and len(claimed.stepped)
+        ]
+        unknown = np.any(np.isnan(tables), axis=0) if tables else np.zeros(0, np.bool_)
+        if unknown.any():
+            steps = [used.step for used, lacks in zip(self._rates, unknown, strict=True) if lacks]
+            yield (
+                f"the learning rate is checked for {len(unknown) - len(steps)} of {len(unknown)} steps: the scheduler's own code "
+                f"gave none for {spans(runs(steps))}"
+            )
 
     def _initial_rate(self, group: int, claimed: Claimed, right: Floats) -> float | None:
         """Return what a group starts from: as claimed for a tensor of it, else as torch's schedulers keep it, else as an
@@ -168,12 +188,10 @@ class LearningRate(Check):
         return self._initial[group]
 
 
-def _is_number(value: Option) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(value: Option) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
+def _rates_of(groups: Sequence[Mapping[str, Option]], name: str) -> tuple[float, ...]:
+    """Return the option of this name of each group; NaN where it is no number."""
+    rates = (as_float(group.get(name)) for group in groups)
+    return tuple(math.nan if rate is None else rate for rate in rates)
 
 
 def _told(claim: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from crosscheck.arrays import Bits, Counts, Floats
 from crosscheck.checks.learning_rate.claimed_rates import Claimed, Formula, Table, claimed_of_group
 from crosscheck.checks.learning_rate.fractional_epochs import updates_of_an_epoch
 from crosscheck.checks.learning_rate.mistaken_counts import Miscount, mistaken_counts, with_a_rest
-from crosscheck.report.finding import Finding
+from crosscheck.report import check_names
+from crosscheck.report.finding import UNEXPLAINED, Finding
 from crosscheck.tolerance import FORMATS, roundoffs
 from crosscheck.trace.schedule_claims import BY_GROUP, RECORDED, read_schedule
 
@@ -86,7 +87,7 @@ def check_learning_rates(
 
 
 def rates_follow(
-    each: Sequence[Claimed], initial_lr: Sequence[float | None], attempts: Sequence[RateUsed], stepped: _Counts
+    each: Sequence[Claimed], initial_lr: Sequence[float | None], attempts: Sequence[RateUsed], stepped: Counts
 ) -> bool:
     """Return whether every rate is what the schedule of its group gives after so many steps of the scheduler."""
     aligned = [replace(one, first=int(stepped[0])) if isinstance(one, Table) else one for one in each]
@@ -146,7 +147,7 @@ def _mistakes(claimed: Claimed, tried: Iterable[Miscount]) -> list[_Mistake]:
     each = list(tried)
     if not each:
         return []
-    found = claimed.factors(np.concatenate([counted.counts for counted in each]))  # at once: each call compiles
+    found = claimed.factors(np.concatenate([counted.counts for counted in each]))  # at once: each length is compiled
     return [_Mistake(*one) for one in zip(each, np.split(found, len(each)), strict=True)]
 
 
@@ -267,7 +268,7 @@ def _times(initial: float, factor: Floats) -> Floats:
 def _finding(group: int, steps: Counts, rates: _Rates, wrong: Bits, causes: list[str]) -> Finding:
     at, count = int(np.argmax(wrong)), int(wrong.sum())
     used, expected = float(rates.used[at]), float(rates.expected[at])
-    why = " or ".join(causes) or "no mistake of the catalogue explains it"
+    why = " or ".join(causes) or UNEXPLAINED
     often = f", stepped once in {rates.claimed.every} updates," if rates.claimed.every > 1 else ""
     roundoff = FORMATS["float32" if rates.in_float32 else "float64"].unit_roundoff
     return Finding(
@@ -281,5 +282,5 @@ def _finding(group: int, steps: Counts, rates: _Rates, wrong: Bits, causes: list
         cause=f"lr is not what the {rates.claimed.name} schedule{often} gives: {why}",
         elements=count,
         steps=count,
-        check="learning rate",
+        check=check_names.LEARNING_RATE,
     )

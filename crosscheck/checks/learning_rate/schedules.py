@@ -4,8 +4,9 @@ A claim is a JSON object: a `name`, and numbers that count applied updates. Each
 learning rate of a parameter group. The formulas are those of torch.optim.lr_scheduler.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -42,7 +43,16 @@ def factors(claim: Claim, applied: NDArray[np.int64 | np.float64]) -> NDArray[np
     """
     read_schedule(claim)
     with float64():
-        return np.asarray(jax.jit(jax.vmap(_schedule(claim)))(applied), np.float64)
+        return np.asarray(_of_many(json.dumps(claim, sort_keys=True))(applied), np.float64)
+
+
+@lru_cache(maxsize=256)
+def _of_many(claim: str) -> Schedule:
+    """Return the schedule of a claim, which is given as JSON, for an array of numbers.
+
+    A claim has the same function each time, so that many groups of one schedule have it compiled once.
+    """
+    return jax.jit(jax.vmap(_schedule(json.loads(claim))))
 
 
 def _schedule(claim: Claim) -> Schedule:

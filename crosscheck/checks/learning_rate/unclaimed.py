@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from crosscheck.checks.learning_rate.rates import RateUsed
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 
 _NEAREST = 5  # applied steps on either side of a skipped one, which tell what kind of schedule it is in
@@ -35,5 +36,5 @@ def moved_on(attempts: Sequence[RateUsed]) -> Iterator[Finding]:
                     recorded=float(rates[k + 1]),
                     expected=float(rates[k]),
                     cause=f"the schedule advanced on a skipped step: step {attempts[k].step} was skipped, yet lr went on",
-                    check="learning rate",
+                    check=check_names.LEARNING_RATE,
                 )

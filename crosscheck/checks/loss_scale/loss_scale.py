@@ -13,6 +13,7 @@ from crosscheck.checks.loss_scale.scaler_rule import (
     loss_scale_finding,
     same,
 )
+from crosscheck.report import check_names
 from crosscheck.report.coverage import runs, spans
 from crosscheck.report.finding import Finding
 from crosscheck.trace.format import LOSS_SCALE, Option, Part, Scaler, Step
@@ -57,7 +58,9 @@ class LossScale(Check):
             untested = f"it stayed at {scaler.scale:g}: neither backoff nor growth was seen"
             if not self.answered:
                 untested = "not every step on record has one"
-            self.context.claimed("loss scale", "the scaler's loss scale", "" if moved and self.answered else untested)
+            self.context.claimed(
+                check_names.LOSS_SCALE, "the scaler's loss scale", "" if moved and self.answered else untested
+            )
         elif self._overflows:
             self.context.warnings.append(
                 f"gradients were not finite at the end of backward in {spans(runs(self._overflows))}, and the optimizer was stepped "
@@ -99,7 +102,7 @@ def _applied_all_the_same(step: int) -> Finding:
         expected=1.0,
         cause="the step was applied although gradients were not finite at the end of backward, which torch.amp.GradScaler skips: either "
         "they were changed before the scaler looked at them, or what it found was set back",
-        check="loss scale",
+        check=check_names.LOSS_SCALE,
     )
 
 

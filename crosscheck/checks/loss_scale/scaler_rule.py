@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crosscheck.report import check_names
 from crosscheck.report.finding import Finding
 from crosscheck.text import count
 from crosscheck.tolerance import roundoffs
@@ -208,5 +209,5 @@ def loss_scale_finding(now: ScaleUsed, expected: float, cause: str) -> Finding:
         expected=expected,
         eta=roundoffs(now.loss_scale, expected),
         cause=cause,
-        check="loss scale",
+        check=check_names.LOSS_SCALE,
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from crosscheck.checks.ranks.differences import Difference, Moment
-from crosscheck.checks.ranks.starts import Starts
+from crosscheck.checks.ranks.starts import RunStarts
 from crosscheck.text import listed
 
 Place = tuple[int, float]
@@ -28,7 +28,7 @@ class Spread:
     elements: int = 0
 
 
-def cause(spread: Spread, starts: Starts, *, at_start: bool, counts: str) -> str:
+def cause(spread: Spread, starts: RunStarts, *, at_start: bool, counts: str) -> str:
     """Return in one sentence which ranks differ, in what, and what that may come from.
 
     `at_start`: it is the first step of its segments that was compared; `counts`: how many steps each rank has, if not the same.
@@ -38,7 +38,7 @@ def cause(spread: Spread, starts: Starts, *, at_start: bool, counts: str) -> str
     return f"{who} from rank {spread.lowest}: {_what(spread, starts, at_start, counts)}"
 
 
-def _what(spread: Spread, starts: Starts, at_start: bool, counts: str) -> str:
+def _what(spread: Spread, starts: RunStarts, at_start: bool, counts: str) -> str:
     first = spread.first
     if first.moment is Moment.GRADIENT:
         return _of_gradients(spread, counts)
@@ -82,7 +82,7 @@ def _of_gradients(spread: Spread, counts: str) -> str:
     )
 
 
-def _of_absence(spread: Spread, starts: Starts, at_start: bool) -> str:
+def _of_absence(spread: Spread, starts: RunStarts, at_start: bool) -> str:
     has, lacks = _has_and_lacks(spread)
     one_sided = f"{spread.first.slot} is there on rank {has} and absent on rank {lacks}"
     if spread.first.moment is Moment.AFTER:

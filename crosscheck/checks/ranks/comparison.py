@@ -8,8 +8,9 @@ import numpy as np
 
 from crosscheck.checks.ranks.causes import Place, Spread, cause
 from crosscheck.checks.ranks.differences import Attempt, Difference, Moment, Pair, of_attempts
-from crosscheck.checks.ranks.starts import Start, Starts
-from crosscheck.report.finding import REPLICAS, Finding
+from crosscheck.checks.ranks.starts import RunStarts, Start
+from crosscheck.report import check_names
+from crosscheck.report.finding import Finding
 from crosscheck.text import listed
 from crosscheck.trace.format import PARAM, Option, Part
 from crosscheck.trace.tensors import TensorBlock
@@ -24,7 +25,7 @@ class Comparison:
     def __init__(self, segments: Mapping[int, Sequence[Start]]) -> None:
         """`segments`: by rank."""
         self.ranks = tuple(sorted(segments))
-        self.starts = Starts(segments)
+        self.starts = RunStarts(segments)
         self._read: dict[int, tuple[int, float]] = dict.fromkeys(self.ranks, (0, 0.0))  # up to which segment and step
         self._blocks: defaultdict[tuple[int, str], list[tuple[int, TensorBlock]]] = defaultdict(list)
         self._attempts: dict[Place, dict[int, Attempt]] = {}
@@ -149,7 +150,7 @@ class Comparison:
             steps=len(spread.steps),
             last_step=max(spread.steps),
             tensors=tuple(spread.tensors),
-            check=REPLICAS,
+            check=check_names.REPLICAS,
         )
 
     def _unequal_counts(self, start: int) -> str:

@@ -120,9 +120,8 @@ class Pair:
         for found in self._compare(Moment.GRADIENT, GRAD, (first.grad, other.grad), (first.has_grad, other.has_grad)):
             yield replace(found, ahead=self._gradients_ahead(found.step))
         ours, theirs = all_quantities(first), all_quantities(other)
-        for name in sorted(
-            ours.keys() & theirs.keys()
-        ):  # one that is absent everywhere appears in a later row, or never
+        # A slot that one of them lacks everywhere appears in a later row, or never.
+        for name in sorted(ours.keys() & theirs.keys()):
             a, b = ours[name], theirs[name]
             befores, afters = (a.before, b.before), (a.after, b.after)
             there = (a.there_before, b.there_before), (a.there_after, b.there_after)

@@ -17,7 +17,7 @@ class Start(NamedTuple):
     """It holds no part, and none will come."""
 
 
-class Starts:
+class RunStarts:
     """The starts of a run in their order, and the segment that each rank recorded of them."""
 
     def __init__(self, segments: Mapping[int, Sequence[Start]]) -> None:

@@ -1,7 +1,7 @@
 """Reads what the objects of a training loop say of it: scheduler, model, averaged model, bounds of clipping."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from crosscheck.trace.reserved_options import AVERAGED, CLAIMED_RATE, CLIP_NORM,
 from crosscheck.trace.schedule_claims import RECORDED
 
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before a name
+_WHERE = {"schedule": "the scheduler", "average": "the AveragedModel", "averaged": "the AveragedModel's n_averaged"}
+"""What a claim was read from."""
 _Options = tuple[dict[str, Option], ...]
 
 
@@ -65,11 +67,14 @@ class LoopObjects:
         self.claims = _join(claims, {name: value for name, value in read.items() if value is not None})
         """All that is claimed; None if nothing is."""
 
-    def with_claims(self, options: _Options, *, applied: bool) -> _Options:
-        """Return the options of a step with the rates and the clipping that are claimed of it, and go on to the next step."""
+    def with_claims(self, options: _Options, *, applied: bool, warn: Callable[[str], None]) -> _Options:
+        """Return the options of a step with the rates and the clipping that are claimed of it, and go on to the next step.
+
+        `warn` is told, once, if nothing gives the rates any more.
+        """
         claimed: list[dict[str, Option]] = [{} for _ in options]
         if self._copy is not None:
-            for group, rate in zip(claimed, self._copy.rates, strict=False):
+            for group, rate in zip(claimed, self._copy.rates(warn), strict=False):
                 group[CLAIMED_RATE] = rate
             if applied:
                 self._copy.applied()
@@ -157,6 +162,3 @@ def _join(claims: Claims | None, read: Mapping[str, Any]) -> Claims | None:
                 "correct the one that is wrong, or leave one of them out"
             )
     return Claims(**(written | dict(read)))
-
-
-_WHERE = {"schedule": "the scheduler", "average": "the AveragedModel", "averaged": "the AveragedModel's n_averaged"}

@@ -1,6 +1,7 @@
 """Steps a copy of a scheduler that has no formula, to know the rate that it claims for each step."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,22 +35,31 @@ class SteppedCopy:
                 f"scheduler: this {type(scheduler).__name__} cannot be copied ({type(error).__name__}: {error}), and without a "
                 "copy nothing tells what its rates should be; leave scheduler= out, or claim a schedule that has a formula"
             ) from error
-        self._failed = False
+        self._failure = ""  # what the scheduler's own code raised
+        self._warned = False
 
-    @property
-    def rates(self) -> list[float]:
-        """Return the rate of each group for the coming update; NaN once the scheduler's own code has failed."""
-        return [float("nan") if self._failed else float(group["lr"]) for group in self._optimizer.param_groups]
+    def rates(self, warn: Callable[[str], None]) -> list[float]:
+        """Return the rate of each group for the coming update; NaN once the scheduler's own code has failed, of which `warn` is told."""
+        if not self._failure:
+            return [float(group["lr"]) for group in self._optimizer.param_groups]
+        if not self._warned:  # only now: the rate that follows the last update of a run is never used
+            self._warned = True
+            warn(
+                f"crosscheck: the learning rate is not checked after {self._applied:,} applied updates: a copy of the "
+                f"{type(self._scheduler).__name__} raised {self._failure}"
+            )
+        return [float("nan")] * len(self._optimizer.param_groups)
 
     def applied(self) -> None:
         """Count an update that was applied, and step the copy if the loop should step the scheduler now."""
         self._applied += 1
-        if self._applied % self._every or self._failed:
+        if self._applied % self._every or self._failure:
             return
         try:
             self._scheduler.step()
-        except Exception:  # the user's function, beyond its end for one; the loop's own scheduler raises by itself
-            self._failed = True
+        # The user's function fails beyond its end, for one. Then the loop's own scheduler raises by itself.
+        except Exception as error:
+            self._failure = f"{type(error).__name__}: {error}"
 
 
 def _rates_only(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

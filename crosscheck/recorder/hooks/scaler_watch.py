@@ -162,6 +162,7 @@ def _replace_methods(kind: type[GradScaler]) -> None:
 
 def _restore_methods() -> None:
     """Give the classes their methods back if nobody watches any more, except where somebody else has replaced them since."""
+    # To iterate over a WeakSet leaves out members that are gone; its length may still count them.
     if any(True for _ in _watches):
         return
     for (owner, name), (method, own) in list(_replaced.items()):

@@ -25,8 +25,10 @@ def watch_steps(
 
 
 class _Steps:
-    """torch hooks each class of a hierarchy: the step of a subclass that calls super().step() comes by twice, and the
-    whole of it is what counts. A step that raised has left the stack.
+    """Tells the outermost step of an optimizer from those within it.
+
+    torch hooks the step of each class of a hierarchy, so the step of a subclass that calls super().step() fires the hooks twice,
+    and only the outer call counts. The depth is taken from the stack, so that a step which raised cannot leave it wrong.
     """
 
     def __init__(

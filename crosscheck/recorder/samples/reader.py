@@ -52,9 +52,8 @@ class SampleReader:
         self._state_keys: list[tuple[Mapping[Any, Any], Any]] = []  # where each of its tensors is found
         self._state_tensors: list[Tensor] = []
         self._addresses: list[int] = []  # of the memory of all parameters, and of these tensors
-        self._counting_groups: list[
-            tuple[int, Mapping[str, Any]]
-        ] = []  # those that count the steps of their parameters
+        # Those groups that count the steps of their parameters.
+        self._counting_groups: list[tuple[int, Mapping[str, Any]]] = []
 
     def snapshot(self, step: int, *, before: bool) -> Snapshot:
         """Copy the parameters, and all state that is one number or has one for each element, before or after a step.

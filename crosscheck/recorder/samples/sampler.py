@@ -48,9 +48,8 @@ class Sampler:
         self._steps = steps if isinstance(steps, str) else frozenset(steps)
         self.everything = budget.whole or steps == "all"
         """Whether every step is recorded in full."""
-        self._copies = 1 + 2 * (
-            1 + len(CLAIMABLE[rule].slots)
-        )  # of an element, in a row: its gradient; parameter and state, twice
+        # Of an element, in a row: its gradient; parameter and state, twice.
+        self._copies = 1 + 2 * (1 + len(CLAIMABLE[rule].slots))
         self._sampled_all = False
         self.nbytes = 0
         """Bytes that were written so far."""
@@ -88,9 +87,8 @@ class Sampler:
         numbers, tensors = self._trainable(), self._tracked.tensors
         if self.everything or isinstance(self._steps, frozenset):
             return self._reader({n: columns.whole(tensors[n]) for n in numbers}, full=True)
-        if (
-            self._sampled_all
-        ):  # each array of a trace costs something as well, so only the first time every tensor is recorded
+        # Each array of a trace costs something as well, so only the first time every tensor is recorded.
+        if self._sampled_all:
             turns = -(-len(numbers) // (2 * self.budget.tensors))
             numbers = numbers[step // _FULL_EVERY % turns :: turns] if turns else []
         self._sampled_all = True

@@ -7,7 +7,8 @@ import numpy as np
 
 from crosscheck import Finding, Report, Verdict
 from crosscheck.checks.judging.eta_map import EtaMap
-from crosscheck.report.finding import REPLICAS, Arithmetic
+from crosscheck.report.check_names import REPLICAS
+from crosscheck.report.finding import Arithmetic
 from crosscheck.report.report import Power
 from crosscheck.report.survey import COLUMNS, TENSORS_DRAWN, TENSORS_LISTED, Survey
 from crosscheck.report.verdict import CheckResult

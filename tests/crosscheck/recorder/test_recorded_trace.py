@@ -74,7 +74,7 @@ def test_coordinates_are_fixed_and_limited(tmp_path: Path) -> None:
     for segment in (*open_trace(tmp_path / "a"), *open_trace(tmp_path / "b")):
         for part in segment.parts():
             assert not part.meta.blocks[0].full
-            assert not part.holds(0, 0, "coordinates")  # the tensor is so small that all elements are recorded
+            assert not part.has_coordinates(0, 0)  # the tensor is so small that all elements are recorded
             picked = part.array(0, 1, "coordinates", 1, 16)[0]
             seen.append(tuple(int(position) for position in picked))
     assert len(seen) == 4
@@ -161,6 +161,26 @@ def test_steps_of_another_rule_are_refused(rank: int, tmp_path: Path) -> None:
     before = contents(tmp_path)
     with pytest.raises(TraceError, match=r"holds steps of sgd, and these are of adam, .*: choose another folder"):
         Recorder(Adam(make_parameters((4,))), tmp_path, append=True, world_size=2, rank=rank)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ('{"rule": "sgd"', r"header\.json: not JSON \(.*\)"),
+        ("{}", r"header\.json: format is None; a trace says 'twinstep-trace'"),
+        ('{"format": "twinstep-trace", "version": 99}', r"header\.json: version is 99; this replayer reads version 1"),
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_trace_whose_header_no_replay_reads_is_not_continued(
+    rank: int, header: str, problem: str, tmp_path: Path
+) -> None:
+    Recorder(SGD(make_parameters((4,)), lr=0.1), tmp_path, world_size=2, rank=0).close()
+    (tmp_path / "segment-0001" / "header.json").write_text(header)
+    before = contents(tmp_path)
+    with pytest.raises(TraceError, match=f"{problem}. No replay could read what is added to it: choose another folder"):
+        Recorder(SGD(make_parameters((4,)), lr=0.1), tmp_path, append=True, world_size=2, rank=rank)
     assert contents(tmp_path) == before
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -47,3 +48,26 @@ def test_the_ranks_of_a_group_of_ddp(
         names.append(trace.name)
     first, second = (int(name.split("-")[1]) for name in names)
     assert (names, second) == ([f"{kind}-{first}{among}", f"{kind}-{second}{among}"], first + 1)
+
+
+@pytest.mark.usefixtures("rank_6_of_24")
+def test_a_group_that_was_destroyed_has_no_ranks(tmp_path: Path) -> None:
+    group = distributed.new_group([4, 6])
+    model = DistributedDataParallel(torch.nn.Linear(3, 2), process_group=group)
+    distributed.destroy_process_group(group)
+    trace = record(torch.optim.SGD(model.parameters(), lr=0.1), tmp_path, "auto")
+    assert open_trace(trace)[0].header.world_size == 1
+
+
+@pytest.mark.usefixtures("rank_6_of_24")
+def test_a_rank_whose_group_cannot_be_asked_is_not_taken_to_be_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DistributedDataParallel(torch.nn.Linear(3, 2), process_group=distributed.new_group([4, 6]))
+
+    def fail(_: object) -> NoReturn:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(distributed, "get_process_group_ranks", fail)
+    with pytest.raises(RuntimeError, match="planted"):
+        record(torch.optim.SGD(model.parameters(), lr=0.1), tmp_path, "auto")

@@ -32,6 +32,14 @@ def test_what_there_is_much_of_is_cut_and_counted() -> None:
     assert lines[-1].startswith(f"… and {cut - len(lines) + 1} lines more")
 
 
+def test_what_a_line_begins_with_does_not_color_it() -> None:
+    """The name of a situation is a user's, and may begin as a warning or a note does."""
+    report = replace(matching(), situations={f"step {k}, warning: none": "not tried" for k in range(9)})
+    said = for_terminal(report)
+    assert plain(said).count("not tried") == 9
+    assert plain(said) == str(report)
+
+
 def test_names_cannot_color_anything() -> None:
     assert "\x1b[31m" not in for_terminal(hostile()).replace("\x1b[1;31m", "")
 

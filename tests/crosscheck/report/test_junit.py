@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from crosscheck import Report
-from crosscheck.report.finding import REPLICAS
+from crosscheck.report.check_names import REPLICAS
 from crosscheck.report.junit import to_junit
 from crosscheck.report.verdict import CheckResult
 from tests.crosscheck.page.reports import ALL, MARKUP, hostile, large, matching, mismatching, parted, vacuous

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -248,6 +249,15 @@ def test_lengths_beyond_any_run() -> None:
     late = {"name": "cosine", "warmup": 0, "total": far, "start_factor": 0.01, "end_factor": 0.0}
     assert factors(late, counts).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
     assert np.isfinite(factors(onecycle(far)[0], counts)).all()
+
+
+def test_a_schedule_is_compiled_once_however_many_groups_ask(caplog: pytest.LogCaptureFixture) -> None:
+    with jax.log_compiles():
+        factors(onecycle(73)[0], np.arange(11))
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        factors(dict(reversed(onecycle(73)[0].items())), np.arange(11, 22))
+        assert "Compiling" not in caplog.text
 
 
 def test_no_updates_no_factors() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from crosscheck.checks.ranks.starts import Start, Starts
+from crosscheck.checks.ranks.starts import RunStarts, Start
 
 
 def of(first_step: int, world_size: int = 2, *, is_empty: bool = False) -> Start:
@@ -44,14 +44,14 @@ EMPTY = of(7, is_empty=True)
 def test_segments_of_the_same_start_belong_together(
     segments: Mapping[int, Sequence[Start]], members: Sequence[Mapping[int, int]]
 ) -> None:
-    starts = Starts(segments)
+    starts = RunStarts(segments)
     assert starts.members == members
     for number, by_rank in enumerate(members):
         assert [starts.number(rank, segment) for rank, segment in by_rank.items()] == [number] * len(by_rank)
 
 
 def test_names_tell_the_rank_where_ranks_count_differently() -> None:
-    starts = Starts({0: [of(1), of(7)], 1: [of(1), EMPTY, of(7)]})
+    starts = RunStarts({0: [of(1), of(7)], 1: [of(1), EMPTY, of(7)]})
     assert [starts.name(start) for start in (0, 1)] == ["segment-0001", "segment-0002 of rank 0"]
     assert starts.number(1, 1) == -1
     assert starts.described(0) == "segment-0001 (first step 1, world size 2)"

@@ -9,7 +9,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim import lr_scheduler as made
 from torch.optim.lr_scheduler import LRScheduler
 
-from crosscheck import Claims, Recorder, TraceError, Verdict, replay
+from crosscheck import Claims, Recorder, Report, TraceError, Verdict, replay
 from crosscheck.trace.format import Option
 from crosscheck.trace.reader import open_trace
 from tests.crosscheck.recording import parts_of
@@ -279,14 +279,34 @@ def test_a_scheduler_stepped_before_the_first_update(tmp_path: Path) -> None:
 
 
 def test_a_function_that_fails_ends_the_claim_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="is not checked") as caught:
+        report = beyond_its_end(tmp_path)
+    (warning,) = caught
+    assert str(warning.message) == (
+        "crosscheck: the learning rate is not checked after 3 applied updates: a copy of the LambdaLR raised IndexError: "
+        "list index out of range"
+    )
+    assert warning.filename == __file__
+    assert report.verdict is Verdict.MATCH, str(report)
+    told = "the learning rate is checked for 3 of 5 steps: the scheduler's own code gave none for steps 4 to 5 (2)"
+    assert told in report.notes
+
+
+def test_a_function_that_ends_with_the_run_is_no_failure(tmp_path: Path) -> None:
+    """A loop that does not step its scheduler after the last update never asks for the rate that is not there."""
+    report = beyond_its_end(tmp_path, updates=3)
+    assert not [note for note in report.notes if "learning rate" in note]
+
+
+def beyond_its_end(tmp_path: Path, updates: int = 5) -> Report:
+    """Record a schedule of three rates, which a longer loop does not step any further."""
     model = small()
     optimizer = Adam(model.parameters(), lr=0.1)
     factors = [1.0, 0.5, 0.25]
     scheduler = made.LambdaLR(optimizer, factors.__getitem__)
     with Recorder(optimizer, tmp_path, scheduler=scheduler):
-        for update in range(5):
+        for update in range(updates):
             step(model, optimizer)
             if update < 2:
                 scheduler.step()
-    report = replay(tmp_path)
-    assert report.verdict is Verdict.MATCH, str(report)
+    return replay(tmp_path)

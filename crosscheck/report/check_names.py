@@ -1,0 +1,13 @@
+"""Names the checks, as reports, --require and findings have them."""
+
+OPTIMIZER = "optimizer"
+"""Its findings say that the optimizer is wrong; those of the others, that something around it is."""
+CLIPPING = "clipping"
+AVERAGE = "average"
+LEARNING_RATE = "learning rate"
+LOSS_SCALE = "loss scale"
+OPTIONS = "options"
+GRADIENT = "gradient"
+CONTINUITY = "continuity"
+REPLICAS = "replicas"
+"""Whether the ranks of a run hold the same; a run of one rank has no such check."""
