@@ -145,8 +145,8 @@ class LearningRate(Check):
         if unknown.any():
             steps = [used.step for used, lacks in zip(self._rates, unknown, strict=True) if lacks]
             yield (
-                f"the learning rate is checked for {len(unknown) - len(steps)} of {len(unknown)} steps: the scheduler's own code gave "
-                f"none for {spans(runs(steps))}"
+                f"the learning rate is checked for {len(unknown) - len(steps)} of {len(unknown)} steps: the scheduler's own code "
+                f"gave none for {spans(runs(steps))}"
             )
 
     def _initial_rate(self, group: int, claimed: Claimed, right: _Floats) -> float | None:
