@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "crosscheck") -> in
 
 
 def _fail() -> int:
-    """Print the error that is being handled, which nobody foresaw, and return its exit code. Python's own, 1, is that of a mismatch."""
+    """Print the error that is handled, and return the code of one that nobody foresaw: Python's own is that of a mismatch."""
     traceback.print_exc()
     tell("there is no verdict: this is a mistake of crosscheck itself, and the lines above say where")
     return EXIT_FAULT

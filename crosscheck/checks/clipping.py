@@ -29,7 +29,10 @@ _NORMED = Profile("with a norm taken by torch", scalar_error=_ROUNDOFF)
 
 
 class Bounds(NamedTuple):
-    """At what the gradients of a step are clipped; None: not at all, as far as anybody says. A norm of NaN: no claim can describe it."""
+    """At what the gradients of a step are clipped.
+
+    None: not at all, as far as anybody says. A norm of NaN: no claim can describe it.
+    """
 
     norm: float | None = None
     value: float | None = None

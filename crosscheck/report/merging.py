@@ -1,4 +1,4 @@
-"""Makes one report of several, such as those of several ranks. Each field of a report has a rule here, or is given by the caller."""
+"""Makes one report of several, such as those of several ranks. Each field has a rule here, or is given by the caller."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields

@@ -67,7 +67,7 @@ class Segment:
 
     @property
     def samples_change(self) -> bool:
-        """Return whether each part may have other tensors and elements than the one before, as far as the recorder's budget goes."""
+        """Return whether each part may have other tensors and elements than the one before."""
         return self.header.coordinates is None
 
     def parts(self) -> Iterator["LoadedPart"]:

@@ -29,8 +29,8 @@ class SegmentWriter:
     def __init__(self, trace: Path, header: Header, *, append: bool) -> None:
         """Open a segment of the header's rank.
 
-        Raises TraceError if the folder cannot be written, holds a trace while `append` is not set, or holds steps of another rule, or
-        a header that no replay can read.
+        Raises TraceError if the folder cannot be written, holds a trace while `append` is not set, or holds steps of another rule
+        or a header that no replay can read.
         """
         _expect_rule(trace, header.rule)
         if header.rank:
