@@ -61,7 +61,7 @@ Exits with 0 done, 1 fault, 2 bad input, 75 stopped on request.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Launch, wait for all ranks, and return the exit code of the run."""
+    """Launch, wait for all ranks, and return the exit code of the run. The process should then end: it ignores signals that ask it to."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given in (["-h"], ["--help"]):
         return show_help(USAGE)
@@ -86,9 +86,10 @@ def _to_its_end(arguments: Sequence[str], status: Path) -> int:
 
 @contextmanager
 def _passing_on(place: str) -> Generator[None]:
-    """Pass signals that ask to stop on to the rank. While there is none, leave at once, and remove the folder `place` before.
+    """Pass signals that ask to stop on to the rank. While there is none yet, leave at once, and remove the folder `place` before.
 
     One rank is a child to which only a terminal would send them. Several have an agent, which puts a handler of its own in this one's place.
+    Once the run has said how it ended, signals change nothing any more; they are ignored to the end of the process.
     """
 
     def pass_on(number: int, _frame: object) -> None:
@@ -96,17 +97,19 @@ def _passing_on(place: str) -> Generator[None]:
         for rank in ranks:
             with contextlib.suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
-        if not ranks:
+        if not ranks and not Status().is_written():
             code = _stopped(number, BEFORE_THE_RUN)
             shutil.rmtree(place, ignore_errors=True)
             os._exit(code)  # an exception would become a traceback of whatever is being imported
 
-    earlier = {number: signal.signal(number, pass_on) for number in signals_heard()}
+    heard = signals_heard()
+    for number in heard:
+        signal.signal(number, pass_on)
     try:
         yield
     finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        for number in heard:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _runs_python(child: psutil.Process) -> bool:

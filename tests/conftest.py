@@ -54,3 +54,13 @@ def no_warning_of_the_recorder(caplog: pytest.LogCaptureFixture) -> Iterator[Non
 def pytest_unconfigure() -> None:
     """Remove what was compiled, in the process that made the folder."""
     compiled.forget(_compiled)
+
+
+@pytest.fixture
+def signals_put_back() -> Iterator[None]:
+    """Put the handlers of signals back that a command leaves ignored, as its process is about to end."""
+    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    found = {number: signal.getsignal(number) for number in stopping}
+    yield
+    for number, handler in found.items():
+        signal.signal(number, handler)

@@ -15,6 +15,7 @@ from distrib.launcher import USAGE, main
 from tests.processes import MARK, kill_marked
 from tests.support import QUICKSTART, ROOT, SMALL, free_port, losses, read_json, train_well, wait_for, wait_until
 
+pytestmark = pytest.mark.usefixtures("signals_put_back")
 Launch = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -151,6 +152,23 @@ def test_a_signal_before_there_are_ranks(tmp_path: Path, number: signal.Signals)
     assert (result.returncode, result.stderr) == (75, said)
     assert read_json(tmp_path / "s.json")["exit_code"] == 75
     assert not list(tmp_path.glob("twinstep-*"))
+
+
+def test_a_signal_after_the_run_has_ended_changes_nothing(tmp_path: Path) -> None:
+    """One comes when the run has said how it ended, and one while the interpreter ends. The package is a stand-in that does so."""
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "__init__.py").write_text(
+        "import atexit, os, signal, sys\n"
+        "open(os.environ['TWINSTEP_STATUS'], 'w').write('{\"exit_code\": 1}')\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(3)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "TWINSTEP_STATUS": str(tmp_path / "s.json")}
+    command = [sys.executable, "-m", "distrib.launcher", "-m", "distrib.train", "quickstart"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (3, "")
+    assert read_json(tmp_path / "s.json")["exit_code"] == 1
 
 
 def test_a_rank_that_dies_of_the_request_was_stopped(tmp_path: Path, launch: Launch) -> None:

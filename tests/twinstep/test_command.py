@@ -13,6 +13,7 @@ import pytest
 from tests.support import JAX, ROOT, run_without
 from twinstep.command import COMMANDS, main, versions
 
+pytestmark = pytest.mark.usefixtures("signals_put_back")
 HEAVY = ("torch", "jax", "numpy", "pydantic", "accelerate", "tqdm")
 
 
