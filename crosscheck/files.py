@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -44,9 +45,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}")
+    # A name of its own: of several processes that write the same file at once, each puts a whole one in its place.
+    unfinished = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
-        with unfinished.open("wb") as file:
+        with unfinished.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
