@@ -20,6 +20,7 @@ from distrib.optim.optimizer import OptimizerConfig
 from distrib.optim.precision import PrecisionConfig
 from distrib.optim.schedule import Constant, ScheduleConfig
 from distrib.training.config import TrainingConfig
+from distrib.training.recomputed_gradient import obstacles
 
 _OF_ONE_MACHINE = ("data.root", "output.quiet")
 """Each machine may keep its files where it likes, and only rank 0 shows anything."""
@@ -51,6 +52,13 @@ class RunConfig(Section):
                 "the parts of one update must hold the same number of images; "
                 "choose a divisor, or change the batch size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_can_be_computed_again(self) -> "RunConfig":
+        steps = self.crosscheck.gradient_steps if self.crosscheck.record else ()
+        for obstacle in obstacles(self.data, self.model, self.training) if steps else ():
+            raise ValueError(f"crosscheck.gradient_steps = {list(steps)}: {obstacle}")
         return self
 
     @classmethod

@@ -14,8 +14,6 @@ from distrib.ranks.collectives import gather
 from distrib.text import count
 from distrib.training.run import Run
 
-_TWIN = "article"  # the network that crosscheck/twin has in JAX
-
 
 def start_recorder(run: Run, *, first_step: int) -> Recorder:
     """Start a recorder of the run's optimizer; it continues the folder's trace, if there is one. Raises BadInput, and OSError."""
@@ -63,26 +61,9 @@ class PassRecorder:
 
     def __init__(self, run: Run, steps: tuple[int, ...]) -> None:
         """Raises BadInput."""
-        for key in ("compile", "cuda_graph"):
-            if steps and getattr(run.config.training, key):
-                raise BadInput(
-                    f"crosscheck.gradient_steps = {list(steps)}: the pooling inside a network cannot be watched with training.{key} = true; "
-                    "leave one of the two out"
-                )
-        if steps and run.config.model.name != _TWIN:
-            raise BadInput(
-                f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again has the network {_TWIN}, and "
-                f"model.name = {run.config.model.name}; set crosscheck.gradient_steps = []"
-            )
         if steps and run.precision.mode == "tf32":
             raise BadInput(
                 f"crosscheck.gradient_steps = {list(steps)}: there is no bound for tf32; set precision.mode = no, bf16 or fp16"
-            )
-        if steps and run.batches.mixing is not None:
-            key = "data.mixup" if run.config.data.mixup else "data.cutmix"
-            raise BadInput(
-                f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again takes one label an image, and with {key} = "
-                f"{getattr(run.config.data, key.removeprefix('data.'))} an image has two; set crosscheck.gradient_steps = []"
             )
         if run.accelerator.is_main_process:
             _say_what_is_missing(run, steps)

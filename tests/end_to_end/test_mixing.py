@@ -14,7 +14,7 @@ from distrib.data.batches.plan import Plan
 from distrib.data.sources import synthetic
 from distrib.networks.build import build_network
 from distrib.networks.config import ModelConfig
-from tests.support import SMALL, checkpoint_of, losses, read_json, tensor_bytes, train, train_well
+from tests.support import SMALL, checkpoint_of, losses, read_json, tensor_bytes, train_well
 
 MIXED = (
     *SMALL,
@@ -65,13 +65,3 @@ def test_a_resumed_run_ends_with_the_same_bytes(straight: Path, tmp_path: Path) 
 def test_the_page_shows_images_as_they_are_mixed(straight: Path) -> None:
     images = read_json(straight / "page" / "images.json")["images"]
     assert all(", " in image["label"] and image["label"].count("%") == 2 for image in images)
-
-
-def test_the_gradient_of_mixed_labels_is_not_recomputed(tmp_path: Path) -> None:
-    record = ("--crosscheck.record=true", "--crosscheck.gradient_steps=[2]")
-    (result,) = train(["quickstart", *SMALL, *record, "--data.cutmix=0.5", "--output.dir", tmp_path])
-    assert result.code == 2
-    assert (
-        "takes one label an image, and with data.cutmix = 0.5 an image has two; set crosscheck.gradient_steps = []"
-        in result.err
-    )

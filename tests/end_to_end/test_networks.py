@@ -117,13 +117,6 @@ def test_a_recorded_run_matches_and_skips_what_is_frozen(tmp_path: Path) -> None
     assert "still.weight" not in str(report)
 
 
-def test_the_twin_says_which_network_it_has(tmp_path: Path) -> None:
-    arguments = ["quickstart", *SMALL, "--model.name=resnet18", "--crosscheck.record=true", "--output.dir", tmp_path]
-    [result] = train(arguments)
-    assert result.code == 2
-    assert "has the network article, and model.name = resnet18; set crosscheck.gradient_steps = []" in result.err
-
-
 def test_the_summary_names_the_code(tmp_path: Path) -> None:
     assert networks.__file__ is not None
     code = Path(networks.__file__)
@@ -143,16 +136,6 @@ def test_a_network_whose_operations_cannot_be_counted_trains_without_their_figur
     assert [summary[name] for name in ("flop", "flop_per_second", "share_of_peak")] == [None] * 3
     assert summary["images_per_second"] > 0
     assert "FLOP of" not in (tmp_path / "index.html").read_text(encoding="utf-8")
-
-
-def test_a_compiled_network_cannot_be_watched(tmp_path: Path) -> None:
-    options = ("--training.compile", "--crosscheck.record", "--crosscheck.gradient_steps=[1]")
-    [result] = train(["quickstart", *SMALL, *options, "--output.dir", tmp_path])
-    assert result.code == 2
-    assert (
-        "gradient_steps = [1]: the pooling inside a network cannot be watched with training.compile = true"
-        in result.err
-    )
 
 
 @pytest.mark.parametrize(

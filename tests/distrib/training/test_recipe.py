@@ -56,6 +56,33 @@ def test_what_the_momentum_rules_allow(load: Load, arguments: list[str]) -> None
     assert isinstance(load(*arguments).optimizer, SGD)
 
 
+RECOMPUTED = ["--crosscheck.record", "true", "--crosscheck.gradient_steps", "[2]"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--training.compile", "true"], "cannot be watched with training.compile = true; leave one of the two out"),
+        (["--training.cuda_graph", "true"], "cannot be watched with training.cuda_graph = true"),
+        (
+            ["--model.name", "resnet18"],
+            "has the network article, and model.name = resnet18; set crosscheck.gradient_steps = []",
+        ),
+        (["--data.mixup", "0.5"], "takes one label an image, and with data.mixup = 0.5 an image has two"),
+        (["--data.cutmix", "0.5"], "takes one label an image, and with data.cutmix = 0.5 an image has two"),
+    ],
+)
+def test_what_the_gradient_cannot_be_computed_again_of(
+    refused: Refuse, load: Load, arguments: list[str], words: str
+) -> None:
+    message = refused(*RECOMPUTED, *arguments)
+    assert "crosscheck.gradient_steps = [2]: " in message
+    assert words in message
+    load(*arguments)  # without a record, or without such steps, there is nothing to refuse
+    load(*arguments, *RECOMPUTED[2:])
+    load(*arguments, *RECOMPUTED[:2])
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("fused", ["true", "false", "none"])
 @pytest.mark.parametrize("foreach", ["true", "false", "none"])
