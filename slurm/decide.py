@@ -55,7 +55,7 @@ class QueueAgain(NamedTuple):
 def decide(
     status: Status | None, srun: int | None, *, stop_requested: bool, lost: Lost, max_restarts: int
 ) -> Finish | QueueAgain:
-    """Return what happens to the job. `status` is None if the ranks could not say how the start ended, `srun` if it was not started."""
+    """Return what happens to the job. `status` is None if the ranks did not say how the start ended, `srun` if it was not started."""
 
     def again_after_a_loss(code: int, reason: str) -> Finish | QueueAgain:
         count = lost.starts + 1

@@ -12,7 +12,7 @@ UNEXPLAINED = "no mistake of the catalogue explains it"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arithmetic:
-    """One element of a step, written out: numbers by the names `param`, `grad`, those of slots and hyperparameters, and t, the count."""
+    """One element of a step, written out: numbers by the names `param`, `grad`, slots and hyperparameters, and t, the count."""
 
     formula: tuple[str, ...]
     """The formula, line by line, in these names; a name on the left has its new value in the lines below."""

@@ -60,7 +60,7 @@ def wandb_history(file: Path) -> dict[int, set[str]]:
 
 
 def log_records(data: bytes, offset: int) -> Iterator[bytes]:
-    """Yield the records of a log in the format of LevelDB: blocks of 32 KiB, in them checksum, length and kind before each piece."""
+    """Yield the records of a log in LevelDB's format: blocks of 32 KiB, in them checksum, length and kind before each piece."""
     whole, at = b"", 0
     while at + 7 <= len(data):
         if (left := 2**15 - (at + offset) % 2**15) < 7:

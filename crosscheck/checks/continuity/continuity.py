@@ -199,7 +199,7 @@ def _narrowed(block: TensorBlock, row: int, coordinates: Coordinates) -> TensorB
 
 
 def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity], joins: Callable[[int], bool]) -> list[int]:
-    """Return the rows whose values before the step may be others than the row before left, and those after a step that `joins`."""
+    """Return the rows whose values before the step may differ from what the row before left, and those after a step that `joins`."""
     applied = block.applied
     quiet = applied & block.has_grad
     rows = ~quiet

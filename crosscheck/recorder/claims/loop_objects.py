@@ -26,7 +26,7 @@ _Options = tuple[dict[str, Option], ...]
 
 
 class LoopObjects:
-    """Joins the claims that are read from objects with those that were written down, and says what the objects claim of each step."""
+    """Joins claims that are read from objects with those that were written down, and says what the objects claim of each step."""
 
     def __init__(
         self,

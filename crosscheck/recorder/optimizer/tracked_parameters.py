@@ -34,7 +34,7 @@ class _Listing(NamedTuple):
         return cls(parameters, list(map(_REQUIRES_GRAD, parameters)), _kernels(group))
 
     def shows(self, group: Mapping[str, Any]) -> bool:
-        """Return whether the group is as it was: no parameter joined, left, was replaced or frozen, and the kernel is the same."""
+        """Return whether the group is as it was: no parameter joined, left, was replaced or frozen, and its kernel is the same."""
         parameters: list[Tensor] = group["params"]
         return (
             len(parameters) == len(self.parameters)

@@ -43,7 +43,7 @@ def window_sizes(
 
 
 def enlarged(first: Tensor, length: Tensor, size: int) -> Tensor:
-    """Return where `size` pixels are taken from that show the window from `first` on of this `length`, (B, size) int64 in 128ths."""
+    """Return where `size` pixels are taken that show the window from `first` on of this `length`, (B, size) int64 in 128ths."""
     # They count in 2 * size parts of a 128th.
     centres = torch.arange(1, 2 * size, 2, device=first.device) * length[:, None] * _FINE
     within = (centres + size) // (2 * size) - _FINE // 2

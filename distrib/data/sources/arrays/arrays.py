@@ -1,4 +1,4 @@
-"""Loads images from NumPy arrays, `data.source = npz:PATH`: uint8 images and whole numbers as labels, under the names of `NAMES`."""
+"""Loads images from NumPy arrays, `data.source = npz:PATH`: uint8 images and whole numbers as labels, named as in `NAMES`."""
 
 from dataclasses import dataclass
 from pathlib import Path
