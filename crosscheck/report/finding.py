@@ -93,6 +93,7 @@ def lines_of(finding: Finding) -> list[str]:
     if finding.elements > 1 or finding.steps > 1:
         tensors = f" of {len(finding.tensors):,} tensors" if len(finding.tensors) > 1 else ""
         lines.append(
-            f"    {count(finding.elements, 'element')}{tensors} at {count(finding.steps, 'step')}, {finding.step} to {finding.last_step}"
+            f"    {count(finding.elements, 'element')}{tensors} at {count(finding.steps, 'step')}, {finding.step} to "
+            f"{finding.last_step}"
         )
     return lines

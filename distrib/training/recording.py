@@ -66,13 +66,13 @@ class PassRecorder:
         for key in ("compile", "cuda_graph"):
             if steps and getattr(run.config.training, key):
                 raise BadInput(
-                    f"crosscheck.gradient_steps = {list(steps)}: the pooling inside a network cannot be watched with training.{key} = true; "
-                    "leave one of the two out"
+                    f"crosscheck.gradient_steps = {list(steps)}: the pooling inside a network cannot be watched with "
+                    f"training.{key} = true; leave one of the two out"
                 )
         if steps and run.config.model.name != _TWIN:
             raise BadInput(
-                f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again has the network {_TWIN}, and "
-                f"model.name = {run.config.model.name}; set crosscheck.gradient_steps = []"
+                f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again has the network {_TWIN}, "
+                f"and model.name = {run.config.model.name}; set crosscheck.gradient_steps = []"
             )
         if steps and run.precision.mode == "tf32":
             raise BadInput(
@@ -81,8 +81,9 @@ class PassRecorder:
         if steps and run.batches.mixing is not None:
             key = "data.mixup" if run.config.data.mixup else "data.cutmix"
             raise BadInput(
-                f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again takes one label an image, and with {key} = "
-                f"{getattr(run.config.data, key.removeprefix('data.'))} an image has two; set crosscheck.gradient_steps = []"
+                f"crosscheck.gradient_steps = {list(steps)}: the twin that computes the gradient again takes one label an image, "
+                f"and with {key} = {getattr(run.config.data, key.removeprefix('data.'))} an image has two; set "
+                "crosscheck.gradient_steps = []"
             )
         if run.accelerator.is_main_process:
             _say_what_is_missing(run, steps)
@@ -137,6 +138,6 @@ def _say_what_is_missing(run: Run, steps: tuple[int, ...]) -> None:
     missing = [step for step in steps if latest < step <= done and step not in there]
     if missing:
         run.display.say(
-            f"note: crosscheck.gradient_steps = {list(steps)}: this start continues after {count(done, 'step')}, and of {missing} there is no "
-            "record, so the twin does not compute them; name later steps to have some checked"
+            f"note: crosscheck.gradient_steps = {list(steps)}: this start continues after {count(done, 'step')}, and of "
+            f"{missing} there is no record, so the twin does not compute them; name later steps to have some checked"
         )

@@ -1,4 +1,6 @@
-"""Weights & Biases offline, MLflow with a server of its own, and Trackio, each as it is: the extra `trackers`, which CI does not install."""
+"""Weights & Biases offline, MLflow with a server of its own, and Trackio, each as it is: the extra `trackers`,
+which CI does not install.
+"""
 
 import json
 import os

@@ -134,7 +134,10 @@ def _labels(file: ArrayFile, name: str, images: _Images) -> Labels:
         if images.count * array.dtype.itemsize > memory() // 4:
             raise file.refuse(
                 name,
-                f"holds {images.count} labels of {array.dtype}, which take more than a quarter of the memory here: save fewer, or as uint8",
+                (
+                    f"holds {images.count} labels of {array.dtype}, which take more than a quarter of the memory here: save "
+                    "fewer, or as uint8"
+                ),
             )
         return array.whole().reshape(-1)
 
