@@ -1,6 +1,6 @@
-"""A disk that tests can fill or make read-only: a small tmpfs, if this process may mount one.
+"""Gives tests a disk that they can fill or make read-only: a small tmpfs, if this process may mount one.
 
-And calls that fail as on a bad disk.
+It also makes calls fail as on a bad disk.
 """
 
 import contextlib

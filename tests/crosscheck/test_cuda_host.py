@@ -155,7 +155,7 @@ def test_the_second_moment_shows_that_beta2_is_rounded(
 def test_each_profile_refuses_the_arithmetic_of_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, kind: Any
 ) -> None:
-    """So the profile explains the difference, and not merely a wide tolerance."""
+    """This shows that the profile explains the difference, and not merely a wide tolerance."""
     monkeypatch.setattr("crosscheck.checks.judging.judge.diagnose", no_cause)
     run(tmp_path / "cpu", kind)
     put_in_place(monkeypatch, plain)

@@ -1,6 +1,6 @@
-"""The page that the real trainer leaves, also of a run that its disk or its libraries fail.
+"""Tests the page that the real trainer leaves, also of a run that its disk or its libraries fail.
 
-Of a stopped one: test_training.py.
+The page of a stopped run is tested in test_training.py.
 """
 
 import json

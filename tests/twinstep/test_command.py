@@ -1,4 +1,4 @@
-"""The command `twinstep`: what it hands on to whom, and what it says itself."""
+"""Tests the command `twinstep`: what it hands on to whom, and what it says itself."""
 
 import os
 import subprocess

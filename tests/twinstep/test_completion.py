@@ -1,4 +1,4 @@
-"""What bash offers at Tab."""
+"""Tests what bash offers at Tab."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What surrounds the capture of a network.
+"""Tests what surrounds the capture of a network.
 
 That replaying it trains as launching it does is for a GPU: tests/end_to_end/test_gpu.py.
 """

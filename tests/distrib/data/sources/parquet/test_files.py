@@ -1,4 +1,4 @@
-"""Which parquet files are training images and which are for testing, by their names."""
+"""Tests which parquet files are training images and which are for testing, by their names."""
 
 from pathlib import PurePath
 
