@@ -1,5 +1,6 @@
-"""Writes a report as JUnit XML, which Jenkins and GitLab show: a test for each tensor and slot,
-and one for each check around them.
+"""Writes a report as JUnit XML, which Jenkins, GitLab and others show.
+
+It has a test for each tensor and slot, and one for each check around them.
 """
 
 import re
