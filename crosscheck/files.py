@@ -61,7 +61,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make what was written to this file, or what was renamed in this folder, survive a power cut, where folders can be opened."""
+    """Make what was written to this file, or renamed in this folder, survive a power cut, where folders can be opened."""
     if os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)

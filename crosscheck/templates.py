@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 
 class Templates:
-    """The templates in the folder `assets` of a package, and the styles and scripts there, which stand in each page as they are."""
+    """The templates in the folder `assets` of a package, and the styles and scripts there, which each page holds as they are."""
 
     def __init__(
         self,

@@ -16,7 +16,9 @@ def harmless(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return the text as `harmless` does, with line ends escaped too, for a name in a line of its own: it must not begin another one."""
+    """Return the text as `harmless` does, with line ends escaped too, for a name in a line of its own:
+    it must not begin another one.
+    """
     return harmless(str(text)).replace("\n", "\\n")
 
 

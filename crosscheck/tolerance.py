@@ -7,8 +7,8 @@ import numpy as np
 from crosscheck.trace.format import DType
 
 WARN = 4.0
-"""Beyond this a report warns. Correct single, foreach and fused kernels reached at most 2.1 on CPUs, over every flag, dtype and gradient
-regime of the atlas and in thousand-step recordings of real training (docs/criterion.md)."""
+"""Beyond this a report warns. Correct single, foreach and fused kernels reached at most 2.1 on CPUs, over every flag, dtype and
+gradient regime of the atlas and in thousand-step recordings of real training (docs/criterion.md)."""
 FAIL = 8.0
 """Beyond this a step is wrong. The smallest eta of a generated mistake that was found is 9.6 (docs/criterion.md)."""
 OCTAVES = range(-6, 11)

@@ -67,7 +67,10 @@ def train(config: RunConfig) -> SavedRun:
 
 
 def load_run(path: str | Path) -> SavedRun:
-    """Return the run in a folder: its configuration, summary, curves and network. Raises BadInput if it is not the folder of a run."""
+    """Return the run in a folder: its configuration, summary, curves and network.
+
+    Raises BadInput if it is not the folder of a run.
+    """
     return SavedRun(Path(path))
 
 

@@ -31,10 +31,11 @@ class CrosscheckConfig(Section):
     record: bool = False
     """Record the optimizer's steps in the run's folder, under trace/."""
     steps: Literal["sampled", "all"] | Annotated[tuple[Positive, ...], Field(strict=False)] = "sampled"
-    """Steps that are recorded with more elements: sampled takes the first three, every hundredth and the one after a skipped one, within
-    the budget; all, or step numbers, record every element of these steps."""
+    """Steps that are recorded with more elements: sampled takes the first three, every hundredth and the one after a skipped one,
+    within the budget; all, or step numbers, record every element of these steps."""
     budget: Literal["light", "default", "full"] | Annotated[int, Field(ge=1024, le=2**40)] = "default"
-    """How much of each step is recorded: light, default (about 100 KiB a step), full (every element of every step), or a number of bytes."""
+    """How much of each step is recorded: light, default (about 100 KiB a step), full (every element of every step),
+    or a number of bytes."""
     coordinates: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Elements of each tensor recorded at every step, instead of those that the budget spreads over all tensors."""
     gradient_steps: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
@@ -42,9 +43,9 @@ class CrosscheckConfig(Section):
     replay: bool = True
     """Replay the record when training is over, if JAX and Optax are installed. At a mismatch the run ends with exit code 1."""
     live: Literal["off", "warn", "stop"] = "off"
-    """Replay the record while training goes on as well, in a process of the lowest priority. At a mismatch warn says so once, and stop
-    writes a checkpoint and ends the run with 1. Where training takes all cores of a CPU, this process waits for most of the run:
-    training.threads can leave it one."""
+    """Replay the record while training goes on as well, in a process of the lowest priority. At a mismatch warn says so once, and
+    stop writes a checkpoint and ends the run with 1. Where training takes all cores of a CPU, this process waits for most of the
+    run: training.threads can leave it one."""
 
     @model_validator(mode="after")
     def _live_needs_a_record(self) -> Self:
@@ -60,8 +61,8 @@ class CrosscheckConfig(Section):
             beyond = [] if isinstance(numbers, str) else [number for number in numbers if number > total_steps]
             if self.record and beyond:
                 raise BadInput(
-                    f"crosscheck.{key} = {list(numbers)}: the run has {count(total_steps, 'step')}, and so no step {max(beyond)}; "
-                    f"name steps from 1 to {total_steps}"
+                    f"crosscheck.{key} = {list(numbers)}: the run has {count(total_steps, 'step')}, and so no step "
+                    f"{max(beyond)}; name steps from 1 to {total_steps}"
                 )
 
 

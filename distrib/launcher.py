@@ -1,8 +1,9 @@
-"""`python -m distrib.launcher …` takes the place of `accelerate launch …`: it is the same launcher, but exits with the code of the run.
+"""`python -m distrib.launcher …` takes the place of `accelerate launch …`: it is the same launcher, but exits with the code of
+the run.
 
-Accelerate's own command turns every exit code of a rank into 1, and shows twenty lines of its own after a Ctrl-C or bad input. This one
-starts the same ranks in the same way, lets them have the last word, and exits with the code of the run: 0 done, 1 fault, 2 bad
-input, 75 stopped on request, and 128 and the number of the signal where one killed a rank that nobody could speak for.
+Accelerate's own command turns every exit code of a rank into 1, and shows twenty lines of its own after a Ctrl-C or bad input.
+This one starts the same ranks in the same way, lets them have the last word, and exits with the code of the run: 0 done, 1 fault,
+2 bad input, 75 stopped on request, and 128 and the number of the signal where one killed a rank that nobody could speak for.
 
 A signal that asks to stop is passed on to the ranks, for whose end the launcher waits; before there are any it leaves at once.
 """
@@ -61,7 +62,10 @@ Exits with 0 done, 1 fault, 2 bad input, 75 stopped on request.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Launch, wait for all ranks, and return the exit code of the run. The process should then end: it ignores signals that ask it to."""
+    """Launch, wait for all ranks, and return the exit code of the run.
+
+    The process should then end: it ignores signals that ask it to.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given in (["-h"], ["--help"]):
         return show_help(USAGE)
@@ -78,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _to_its_end(arguments: Sequence[str], status: Path) -> int:
-    """Launch, and return the exit code of the run. Raises BadInput, and OSError where the status of an earlier launch cannot be removed."""
+    """Launch, and return the exit code of the run.
+
+    Raises BadInput, and OSError where the status of an earlier launch cannot be removed.
+    """
     if status.is_file():
         status.unlink()
     return _of_the_run(status, _launch(arguments))
@@ -88,7 +95,8 @@ def _to_its_end(arguments: Sequence[str], status: Path) -> int:
 def _passing_on(place: str) -> Generator[None]:
     """Pass signals that ask to stop on to the rank. While there is none yet, leave at once, and remove the folder `place` before.
 
-    One rank is a child to which only a terminal would send them. Several have an agent, which puts a handler of its own in this one's place.
+    One rank is a child to which only a terminal would send them. Several have an agent, which puts a handler of its own in this
+    one's place.
     Once the run has said how it ended, signals change nothing any more; they are ignored to the end of the process.
     """
 

@@ -1,7 +1,7 @@
 """Print which classes the network of a run finds in images.
 
-RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. Each image has a
-line, with the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
+RUN is the folder of a run, or one of its checkpoints; IMAGE is a file, or a folder with images in it and below it. Each image has
+a line, with the most probable classes first. Exit codes: 0 done, 1 fault, 2 bad input.
 """
 
 import argparse
@@ -60,7 +60,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files, and the images of the folders. Raises BadInput for what is not there, and a folder without any or that cannot be read."""
+    """Yield the files, and the images of the folders.
+
+    Raises BadInput for what is not there, and a folder without any or that cannot be read.
+    """
     for path in paths:
         if not os.path.lexists(path):
             raise BadInput(

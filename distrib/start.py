@@ -83,7 +83,8 @@ class Start:
     def run(self, work: Callable[[], Outcome] | None = None) -> Outcome:
         """Train (or do `work`), replay the trace if there is one, and return how the start ended.
 
-        When it returns, the folder's lock, the process group and the trackers are released. An error of an unknown kind is raised.
+        When it returns, the folder's lock, the process group and the trackers are released. An error of an unknown kind is
+        raised.
         """
         with self.held:
             try:
@@ -177,7 +178,10 @@ class Start:
         return trackers
 
     def _prepare_folder(self) -> dict[str, Any]:
-        """Take the folder, on rank 0. Return its name, and the final status of an earlier start by this launcher, if there is one."""
+        """Take the folder, on rank 0.
+
+        Return its name, and the final status of an earlier start by this launcher, if there is one.
+        """
         config = self.config
         expect_installed(config.output.trackers)
         folder: Path | None = None
@@ -194,7 +198,8 @@ class Start:
             if error.errno not in NEEDS_USER:
                 raise
             raise BadInput(
-                f"output.dir = {folder or error.filename} cannot be used ({error.filename}: {error.strerror}): choose another folder"
+                f"output.dir = {folder or error.filename} cannot be used ({error.filename}: {error.strerror}): choose another "
+                "folder"
             ) from None
         return {"folder": str(folder), "earlier": earlier}
 
@@ -242,7 +247,10 @@ class Start:
             self.page.write(self.status.folder)
 
     def _outcome_of_error(self, error: Exception, *, reports: bool) -> Outcome:
-        """Return the outcome of an error. Prints the message of a stop; raises an error of an unknown kind, after it has published it."""
+        """Return the outcome of an error.
+
+        Prints the message of a stop; raises an error of an unknown kind, after it has published it.
+        """
         outcome = outcome_of(error, self.status, reports=reports)
         if not outcome.foreseen:
             self._publish(outcome)
@@ -254,7 +262,9 @@ class Start:
 
 
 def _is_complete(ready: Run) -> bool:
-    """Return whether the folder holds the whole run: the step that it ends with, and the summary, which comes after all evaluation."""
+    """Return whether the folder holds the whole run: the step that it ends with, and the summary,
+    which comes after all evaluation.
+    """
     step, ended = ready.resumed.step, ready.config.training.enough(ready.resumed.progress) is not None
     return (step == ready.total_steps or ended) and step == summary.completed_steps(ready.folder)
 

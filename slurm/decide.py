@@ -3,8 +3,9 @@
     python slurm/decide.py STATUS LOST SRUN STOP MAX_RESTARTS
 
 STATUS is the file in which the ranks said how the start ended, if they could. LOST is the file with the count of lost
-starts. SRUN is the exit code of srun, and empty if the job was asked to stop before srun was started. STOP is empty unless the job was asked to stop. The answer is three lines:
-`finish`, the exit code of the job, and the reason; or `again`, the text that LOST must hold from now on, and the reason.
+starts. SRUN is the exit code of srun, and empty if the job was asked to stop before srun was started. STOP is empty unless the
+job was asked to stop. The answer is three lines: `finish`, the exit code of the job, and the reason; or `again`, the text that
+LOST must hold from now on, and the reason.
 
 Needs the standard library only. The batch script runs this file's text with `python -c`.
 """
@@ -55,7 +56,10 @@ class QueueAgain(NamedTuple):
 def decide(
     status: Status | None, srun: int | None, *, stop_requested: bool, lost: Lost, max_restarts: int
 ) -> Finish | QueueAgain:
-    """Return what happens to the job. `status` is None if the ranks could not say how the start ended, `srun` if it was not started."""
+    """Return what happens to the job.
+
+    `status` is None if the ranks did not say how the start ended, `srun` if it was not started.
+    """
 
     def again_after_a_loss(code: int, reason: str) -> Finish | QueueAgain:
         count = lost.starts + 1

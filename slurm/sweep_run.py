@@ -1,4 +1,5 @@
-"""`python -m slurm.sweep_run FILE TASK [--section.key VALUE ...]` prints the words of the TASK-th run of a sweep, each ended by a NUL.
+"""`python -m slurm.sweep_run FILE TASK [--section.key VALUE ...]` prints the words of the TASK-th run of a sweep, each ended by a
+NUL.
 
 The overrides hold for all runs, and are put before the run's own. The exit code is 2 for bad input.
 """

@@ -1,4 +1,7 @@
-"""A disk that tests can fill or make read-only: a small tmpfs, if this process may mount one. And calls that fail as on a bad disk."""
+"""Gives tests a disk that they can fill or make read-only: a small tmpfs, if this process may mount one.
+
+It also makes calls fail as on a bad disk.
+"""
 
 import contextlib
 import os

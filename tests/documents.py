@@ -20,7 +20,9 @@ def name(document: Path) -> str:
 
 
 def commands(document: Path) -> list[str]:
-    """Return the shell commands of a document, in order, without comments: fenced as sh, and indented lines that begin with a program."""
+    """Return a document's shell commands, in order, without comments: fenced as sh,
+    and indented lines that begin with a program.
+    """
     text = document.read_text(encoding="utf-8")
     found = [(match.start(), match[1]) for match in _FENCED.finditer(text)]
     found += [(match.start(), match[0]) for match in _INDENTED.finditer(text)]

@@ -212,7 +212,7 @@ def processor() -> str:
 
 
 def replace_attribute(owner: Any, name: str, value: object) -> None:
-    """Replace an attribute for the rest of this process, such as a forked rank; a name that does not exist is a mistake of the test."""
+    """Replace an attribute for the rest of this process, such as a forked rank; an unknown name is a mistake of the test."""
     assert hasattr(owner, name), f"{owner} has no {name}"
     setattr(owner, name, value)
 

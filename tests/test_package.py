@@ -1,4 +1,4 @@
-"""What an installation gets: the wheel is built and looked into."""
+"""Tests what an installation gets: the wheel is built and looked into."""
 
 import shutil
 import subprocess

@@ -31,7 +31,7 @@ complete -o default -F _twinstep twinstep
 
 
 def script(shell: str, helps: Mapping[str, str]) -> str:
-    """Return the script for `bash` or `zsh`, which runs completions of bash; `helps` holds the help of each command by its name."""
+    """Return the script for `bash` or `zsh`, which runs completions of bash; `helps` holds each command's help by its name."""
     values = {f"train:--{key}": words for key, words in _values().items()} | {"train:train": " ".join(recipe_names())}
     return _SCRIPT.format(
         shell=shell,

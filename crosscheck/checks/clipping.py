@@ -167,7 +167,8 @@ def _is_nan(value: Option) -> bool:
 def _shows_unscaling(step: Step, unit_roundoff: float) -> bool:
     """Return whether a step tells what it was divided by, though nobody says what else is done to its gradient.
 
-    That is so if its norm is the one of a gradient that was divided by the loss scale once, never or twice, and not changed otherwise.
+    That is so if its norm is the one of a gradient that was divided by the loss scale once, never or twice, and not changed
+    otherwise.
     """
     scale = step.loss_scale
     if scale is None or not step.backward_norm or step.grad_norm is None:

@@ -78,7 +78,10 @@ def _findings(described: Pass, comparison: GradientComparison, twin: Twin) -> It
         if pooling.wrong:
             yield finding(
                 tensor=pooling.name,
-                cause=f"{pooling.wrong} winners of max-pooling {pooling.name} are no near-ties: they are not the largest of their windows (worst by {pooling.gap:.3g}, over {WRONG:g})",
+                cause=(
+                    f"{pooling.wrong} winners of max-pooling {pooling.name} are no near-ties: they are not the largest of their "
+                    f"windows (worst by {pooling.gap:.3g}, over {WRONG:g})"
+                ),
             )
     if not described.training:
         yield finding(tensor="the network", cause="the network was in evaluation mode while it was trained")

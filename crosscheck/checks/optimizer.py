@@ -32,8 +32,9 @@ class Optimizer(Check):
         idle = [step for step, has_grad in self._applied.items() if not has_grad]
         if idle:
             self.context.notes.append(
-                f"in {len(idle):,} of {len(self._applied):,} applied steps, the first of them step {min(idle)}, no recorded parameter "
-                "had a gradient: either nothing was computed, or the optimizer steps parameters that the model does not use"
+                f"in {len(idle):,} of {len(self._applied):,} applied steps, the first of them step {min(idle)}, no recorded "
+                "parameter had a gradient: either nothing was computed, or the optimizer steps parameters that the model does "
+                "not use"
             )
 
 

@@ -1,10 +1,10 @@
 """Record the optimizers of a script as it is, and replay.
 
 Every optimizer that the script steps, also in processes that it starts, is recorded from its first step on into a folder of
-its own; the ranks of DDP share one, and are compared. The script keeps its standard input, output and error, its signals and its exit code; the report goes to standard
-error. The exit code is the script's if the script failed (128 + N if signal N ended it). Otherwise it is that of the
-replay: 0 match, 1 mismatch, 2 bad input (no optimizer was stepped, none could be recorded, or a trace cannot be replayed), 3
-vacuous, 70 an error in this program; of several optimizers the worst.
+its own; the ranks of DDP share one, and are compared. The script keeps its standard input, output and error, its signals and its
+exit code; the report goes to standard error. The exit code is the script's if the script failed (128 + N if signal N ended it).
+Otherwise it is that of the replay: 0 match, 1 mismatch, 2 bad input (no optimizer was stepped, none could be recorded, or a trace
+cannot be replayed), 3 vacuous, 70 an error in this program; of several optimizers the worst.
 """
 
 import argparse
@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> int:
 def _new_folder(wanted: Path | None) -> Path:
     """Make the folder of the traces, and in it the empty list of optimizers, and return it.
 
-    Raises TraceError if it cannot be made, or holds something. Of two commands that take one folder at once, the one that makes the
-    list has it.
+    Raises TraceError if it cannot be made, or holds something. Of two commands that take one folder at once, the one that makes
+    the list has it.
     """
     folder = wanted or _numbered_folder()
     try:
@@ -152,7 +152,10 @@ def _in_foreground() -> bool:
 
 
 def _replay_all(folder: Path, require: list[str]) -> tuple[dict[str, Report], bool]:
-    """Replay all traces and print what there is to say of each optimizer. Return the reports, and whether one is or may be missing."""
+    """Replay all traces and print what there is to say of each optimizer.
+
+    Return the reports, and whether one is or may be missing.
+    """
     listed, is_whole = _listed(folder)
     for entry in listed:
         if "refused" in entry:
@@ -187,7 +190,9 @@ def _replay_all(folder: Path, require: list[str]) -> tuple[dict[str, Report], bo
 
 
 def _listed(folder: Path) -> tuple[list[dict[str, Any]], bool]:
-    """Return what is told of each optimizer that was stepped, and whether that can be all: a full disk takes no line, or half of one."""
+    """Return what is told of each optimizer that was stepped, and whether that can be all: a full disk takes no line,
+    or half of one.
+    """
     try:
         lines = (folder / LIST).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

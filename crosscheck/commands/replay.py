@@ -1,7 +1,7 @@
 """Compute each recorded step of a run again with Optax, and print the verdict.
 
-Exit codes: 0 match; 1 mismatch; 2 bad input; 3 vacuous, which means that nothing on record could have contradicted the formula; 70
-an error in this program; 130 interrupted.
+Exit codes: 0 match; 1 mismatch; 2 bad input; 3 vacuous, which means that nothing on record could have contradicted the formula;
+70 an error in this program; 130 interrupted.
 """
 
 import argparse

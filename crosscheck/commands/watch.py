@@ -2,8 +2,8 @@
 
 It reads each part of the trace as it appears, says on standard error what it waits for, and prints a report at the end. Exit
 codes: 1 as soon as there is a mismatch; 0 once the trace is closed and matches, or 3 if it proves nothing; 2 bad input; 4
-nothing new came for --timeout seconds, with the report on what is there; 70 an error in this program; 130 interrupted. A trace that
-does not exist yet is waited for, and a run that is started again is followed into its next segment.
+nothing new came for --timeout seconds, with the report on what is there; 70 an error in this program; 130 interrupted. A trace
+that does not exist yet is waited for, and a run that is started again is followed into its next segment.
 """
 
 import argparse

@@ -226,8 +226,8 @@ class Batcher:
             if quantity is None or quantity.after.shape != block.param.after.shape:
                 if quantity is not None:
                     raise TraceError(
-                        f"{name} of {block.info.name} is one number for the whole tensor, and the rule {self.rule.name} needs one "
-                        "for each element"
+                        f"{name} of {block.info.name} is one number for the whole tensor, and the rule {self.rule.name} needs "
+                        "one for each element"
                     )
                 others = sorted(set(block.slots) - {AVERAGE, *wanted})
                 if others or name not in absent:

@@ -138,7 +138,8 @@ def scalar_roundoffs(rule: Rule[Any], name: str, inputs: Inputs, output: int) ->
 def loses_as_it_stores(inputs: Inputs) -> Bool[Array, " rows"]:
     """Return whether what lies between the operations overflows and underflows as what is stored does.
 
-    So it does if it is stored too. A fused kernel keeps it in float32, which has the range of bfloat16 and a larger one than float16.
+    So it does if it is stored too. A fused kernel keeps it in float32, which has the range of bfloat16 and a larger one than
+    float16.
     """
     beyond = inputs.largest > FORMATS["float16"].largest
     wide = beyond[:, 0]

@@ -15,7 +15,8 @@ _EDGES = [0, *(power + _BIAS for power in OCTAVES)]
 def count_octaves(
     eta: Float64[Array, "rows width"], judged: Bool[Array, "rows width"]
 ) -> Int64[np.ndarray, " octaves"]:
-    """Return how many elements have an eta of each size: of those that are judged, and of those that have an eta though they are not.
+    """Return how many elements have an eta of each size: of those that are judged, and of those that have an eta though they are
+    not.
 
     A power of two belongs to what is below it. This reads the exponents, which is ten times as fast as a search for the edges.
     """

@@ -1,1 +1,1 @@
-"""Naming what went wrong: the mistakes that are known of each formula, and which of them explains a record. Never imports torch."""
+"""Names what went wrong: the known mistakes of each formula, and which of them explains a record. Never imports torch."""

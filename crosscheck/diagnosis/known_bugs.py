@@ -17,7 +17,7 @@ def known_bug(header: Header, tensor: TensorInfo) -> str:
     half = tensor.dtype in ("bfloat16", "float16") and tensor.numel >= _VECTOR
     if fused and half and version and (int(version[1]), int(version[2])) < (2, 14):
         return (
-            "before torch 2.14, fused SGD on a CPU steps only the last few elements of a tensor of bfloat16 or float16, and writes "
-            "wrong momentum into the others (pytorch issue 191763): leave fused=True out, or take a newer torch"
+            "before torch 2.14, fused SGD on a CPU steps only the last few elements of a tensor of bfloat16 or float16, and "
+            "writes wrong momentum into the others (pytorch issue 191763): leave fused=True out, or take a newer torch"
         )
     return ""

@@ -96,7 +96,10 @@ _UNTYPED: Any = Accelerator  # its parameters have no types
 
 
 class _Watched:
-    """Stands before the methods of one Accelerator, for all recorders that watch it. Arguments are handed on as they were given."""
+    """Stands before the methods of one Accelerator, for all recorders that watch it.
+
+    Arguments are handed on as they were given.
+    """
 
     def __init__(self, accelerator: Any) -> None:
         self.recorders: list[Recorder] = []

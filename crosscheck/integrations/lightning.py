@@ -150,8 +150,8 @@ def _schedule(trainer: Trainer, module: LightningModule, optimizer: torch.optim.
         return {"scheduler": config.scheduler, "scheduler_every": config.frequency}
     else:
         why = (
-            f"a scheduler with interval={config.interval!r} and frequency={config.frequency} is not stepped after a fixed number of "
-            "updates here"
+            f"a scheduler with interval={config.interval!r} and frequency={config.frequency} is not stepped after a fixed number "
+            "of updates here"
         )
     warn(f"crosscheck: the learning rate is not checked: {why}")
     return {}

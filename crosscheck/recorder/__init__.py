@@ -15,8 +15,8 @@ elements are sampled. A *slot* is a piece of state, such as `exp_avg`.
                                                      │                     ├───►  part ───►  file of the trace
     after the step ──────────►  snapshot ────────────┘      step record ───┘
 
-`recorder.py` is the interface, and decides how a recording ends. `samples/` chooses what is copied of a step, `optimizer/` knows which
-tensors and options there are, `claims/` reads what the training loop claims, and `parts/` writes what was captured.
+`recorder.py` is the interface, and decides how a recording ends. `samples/` chooses what is copied of a step, `optimizer/` knows
+which tensors and options there are, `claims/` reads what the training loop claims, and `parts/` writes what was captured.
 """
 
 from crosscheck.errors import TraceError, UnsupportedOptimizer

@@ -23,8 +23,8 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"{self.elements:,} elements, about {self.disk_bytes / 1024:.0f} KiB on disk and {1000 * self.seconds:.2f} ms a step, "
-            f"up to {self.memory_bytes / 2**20:.0f} MiB of memory"
+            f"{self.elements:,} elements, about {self.disk_bytes / 1024:.0f} KiB on disk and {1000 * self.seconds:.2f} ms a "
+            f"step, up to {self.memory_bytes / 2**20:.0f} MiB of memory"
         )
 
 

@@ -95,8 +95,8 @@ class Recorder:
             named_parameters: Names for the tensors, such as `model.named_parameters()`; otherwise those the
                 optimizer was built with, otherwise positions.
             scaler: The loss scaler; the replay then checks how its scale changes. A `torch.amp.GradScaler` that is not given is
-                found when it first steps the optimizer: skipped steps and scale are then recorded, but the changes of the scale are
-                not checked. Other optimizers may share it.
+                found when it first steps the optimizer: skipped steps and scale are then recorded, but the changes of the scale
+                are not checked. Other optimizers may share it.
             average: The `torch.optim.swa_utils.AveragedModel`, or pairs of a parameter and its moving average, which is
                 then recorded as one more slot.
             model: The model. Its names are those of the tensors, and pair the parameters with those of `average`.
@@ -113,8 +113,8 @@ class Recorder:
             append: Continue an existing trace with a segment of its own: a resumed run.
             first_step: The number of the first step to come.
             world_size: Ranks of the run; left out, those of torch.distributed if it is initialized.
-            rank: The rank of this process; left out, that of torch.distributed. If several ranks record, each into the same `path`, they write one trace, and the replay
-                compares them.
+            rank: The rank of this process; left out, that of torch.distributed. If several ranks record, each into the same
+                `path`, they write one trace, and the replay compares them.
             seed: The run's seed, for the header.
 
         Raises:
@@ -187,7 +187,10 @@ class Recorder:
         return self._capture.step
 
     def estimate(self) -> Estimate:
-        """Return an estimate of what recording costs: elements, disk, memory and time for each step. It is logged once, when attached."""
+        """Return an estimate of what recording costs: elements, disk, memory and time for each step.
+
+        It is logged once, when attached.
+        """
         with torch.no_grad():
             return estimate(self._sampler, self.step + 1)
 
@@ -195,8 +198,8 @@ class Recorder:
         """Record the gradients as `backward` left them: averaged over ranks, times the loss scale, not yet clipped.
 
         Call it once a step, before anything changes the gradients, such as `unscale_`. With it the replay can check what happens
-        between backward and the optimizer, by the `claims`. Of a large model this is recorded at some steps only, because the norm
-        needs every gradient.
+        between backward and the optimizer, by the `claims`. Of a large model this is recorded at some steps only, because the
+        norm needs every gradient.
         """
         self._guard(self._capture.after_backward)
 
@@ -209,7 +212,8 @@ class Recorder:
         winners: Sequence[Tensor],
         parameters: Mapping[str, Tensor],
     ) -> None:
-        """Record the batch and the weights from which the gradients of the coming step were computed, so that they can be recomputed.
+        """Record the batch and the weights from which the gradients of the coming step were computed, so that they can be
+        recomputed.
 
         Call it where you call `after_backward`.
 
@@ -290,7 +294,8 @@ class Recorder:
         if self._strict:
             raise error
         warn(
-            f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded can be replayed"
+            f"crosscheck: the record ends with step {self._journal.committed}: {why}; training goes on, and what was recorded "
+            "can be replayed"
         )
 
 

@@ -135,7 +135,8 @@ class StepCapture:
     def complete_last_step(self, *, commit: bool = False) -> None:
         """Add the moving averages to the last step's rows; commit what waits if it is time, or if told to.
 
-        An average follows the optimizer's step: what became of it can be read only later, at the latest when the next step begins.
+        An average follows the optimizer's step: what became of it can be read only later, at the latest when the next step
+        begins.
         """
         if self._awaiting_average:
             for reader, row in self._awaiting_average:

@@ -18,7 +18,8 @@ from torch import Tensor, distributed, nn
 from crosscheck.recorder.recorder import Recorder
 
 _NAMED = 8  # ranks that the name of a folder has one by one
-# How many optimizers of this process other ranks have as well, in the same order, by the part of the folder's name for those ranks.
+# How many optimizers of this process other ranks have as well, in the same order, by the part of the folder's name for those
+# ranks.
 _replicated = Counter[str]()
 
 

@@ -6,7 +6,9 @@ from crosscheck.report import check_names
 
 RECORD: Mapping[str, str] = {
     check_names.OPTIMIZER: "attach the recorder before the first step, and let it see steps that move something",
-    check_names.CLIPPING: "call recorder.after_backward() after the last backward of a step, and give the recorder clip_norm or clip_value",
+    check_names.CLIPPING: (
+        "call recorder.after_backward() after the last backward of a step, and give the recorder clip_norm or clip_value"
+    ),
     check_names.AVERAGE: "give the recorder the averaged model: Recorder(..., model=model, average=averaged)",
     check_names.LEARNING_RATE: "give the recorder the scheduler: Recorder(..., scheduler=scheduler)",
     check_names.LOSS_SCALE: "give the recorder the loss scaler: Recorder(..., scaler=scaler)",

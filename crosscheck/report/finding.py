@@ -12,7 +12,7 @@ UNEXPLAINED = "no mistake of the catalogue explains it"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arithmetic:
-    """One element of a step, written out: numbers by the names `param`, `grad`, those of slots and hyperparameters, and t, the count."""
+    """One element of a step, written out: numbers by the names `param`, `grad`, slots and hyperparameters, and t, the count."""
 
     formula: tuple[str, ...]
     """The formula, line by line, in these names; a name on the left has its new value in the lines below."""
@@ -93,6 +93,7 @@ def lines_of(finding: Finding) -> list[str]:
     if finding.elements > 1 or finding.steps > 1:
         tensors = f" of {len(finding.tensors):,} tensors" if len(finding.tensors) > 1 else ""
         lines.append(
-            f"    {count(finding.elements, 'element')}{tensors} at {count(finding.steps, 'step')}, {finding.step} to {finding.last_step}"
+            f"    {count(finding.elements, 'element')}{tensors} at {count(finding.steps, 'step')}, {finding.step} to "
+            f"{finding.last_step}"
         )
     return lines

@@ -1,4 +1,7 @@
-"""Writes a report as JUnit XML, which Jenkins, GitLab and others show: a test for each tensor and slot, and one for each check around them."""
+"""Writes a report as JUnit XML, which Jenkins, GitLab and others show.
+
+It has a test for each tensor and slot, and one for each check around them.
+"""
 
 import re
 from collections.abc import Iterator, Mapping

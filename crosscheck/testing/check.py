@@ -110,7 +110,10 @@ def _attempt(make: Make, situation: Situation, recording: Mapping[str, Any]) -> 
 
 
 def _expect_report(attempt: Attempt) -> Report:
-    """Return the report of vectors. Raises what the optimizer raised, or UnsupportedOptimizer if they cannot be recorded or replayed."""
+    """Return the report of vectors.
+
+    Raises what the optimizer raised, or UnsupportedOptimizer if they cannot be recorded or replayed.
+    """
     if isinstance(attempt, OptimizerRaised):
         raise attempt.error from attempt.error.__cause__
     if isinstance(attempt, TraceError):

@@ -1,4 +1,4 @@
-"""The situations in which `check_optimizer` tries an optimizer: parameters, their gradients, and what happens between the steps."""
+"""The situations in which `check_optimizer` tries an optimizer: parameters, their gradients, and what happens between steps."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,12 +1,12 @@
 """The digest that holds elements which nobody samples: 64 bits, exact, and cheap. NumPy only.
 
-The bytes of the elements are read as signed words of 64 bits, the last one filled up with zeros; a float64 is two words, its lower
-32 bits and its upper ones. Word k is multiplied by two odd numbers, one that depends on k modulo 256 and one on k divided by 256,
-and the products are added modulo 2^64. A change within one word changes the digest for certain, because an odd number has an
-inverse. The odd numbers are scrambled, so changes of several words, such as two that were swapped, cancel with a probability of
-about 2^-32 or less. The one exception is the sign of elements that end their words, every second float32: changes of nothing but
-an even number of these cancel. Two short tables stay in the cache, where one as long as the tensor would take more time to read
-than the tensor.
+The bytes of the elements are read as signed words of 64 bits, the last one filled up with zeros; a float64 is two words, its
+lower 32 bits and its upper ones. Word k is multiplied by two odd numbers, one that depends on k modulo 256 and one on k divided
+by 256, and the products are added modulo 2^64. A change within one word changes the digest for certain, because an odd number has
+an inverse. The odd numbers are scrambled, so changes of several words, such as two that were swapped, cancel with a probability
+of about 2^-32 or less. The one exception is the sign of elements that end their words, every second float32: changes of nothing
+but an even number of these cancel. Two short tables stay in the cache, where one as long as the tensor would take more time to
+read than the tensor.
 """
 
 from functools import lru_cache

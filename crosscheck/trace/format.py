@@ -146,7 +146,8 @@ class Step(_Strict):
     options: Annotated[tuple[dict[str, Option], ...], Field(max_length=2**16)]
     state_loaded: bool = False  # load_state_dict was called since the step before
     overflow_elsewhere: bool = False  # since then gradients of another optimizer under the same scaler overflowed
-    # The updates of the scaler since the step before, and whether each counted an overflow; None: one, and before the first step none.
+    # The updates of the scaler since the step before, and whether each counted an overflow; None: one, and before the first step
+    # none.
     scaler_updates: tuple[bool, ...] | None = None
 
 

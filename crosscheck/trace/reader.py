@@ -228,8 +228,8 @@ def open_ranks(*paths: Path) -> dict[int, tuple[Segment, ...]]:
     rules = sorted({segments[0].header.rule for segments in found.values()})
     if len(rules) > 1:
         raise TraceError(
-            f"{paths[0]}: its ranks claim different rules ({one_line(', '.join(rules))}), and a replay takes one: copy the folders of "
-            "ranks of the same rule to a place of their own, and replay that"
+            f"{paths[0]}: its ranks claim different rules ({one_line(', '.join(rules))}), and a replay takes one: copy the "
+            "folders of ranks of the same rule to a place of their own, and replay that"
         )
     return dict(sorted(found.items()))
 
@@ -253,14 +253,14 @@ def open_trace(path: Path) -> tuple[Segment, ...]:
     rules = sorted({segment.header.rule for segment in segments})
     if len(rules) > 1:
         raise TraceError(
-            f"{folder}: its segments claim different rules ({one_line(', '.join(rules))}), and a replay takes one: copy the segments of "
-            "one rule to a folder of their own, named from segment-0001 on, and replay that"
+            f"{folder}: its segments claim different rules ({one_line(', '.join(rules))}), and a replay takes one: copy the "
+            "segments of one rule to a folder of their own, named from segment-0001 on, and replay that"
         )
     ranks = sorted({segment.header.rank for segment in segments})
     if len(ranks) > 1:
         raise TraceError(
-            f"{folder}: its segments are of the ranks {listed([str(rank) for rank in ranks])}; each rank has a folder of its own, "
-            "where the recorder is given rank= and world_size="
+            f"{folder}: its segments are of the ranks {listed([str(rank) for rank in ranks])}; each rank has a folder of its "
+            "own, where the recorder is given rank= and world_size="
         )
     return segments
 

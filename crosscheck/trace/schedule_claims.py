@@ -41,8 +41,8 @@ BY_GROUP = "by group"
 """The name of a claim that gives each parameter group a schedule of its own; it is no part of another claim."""
 RECORDED = "recorded"
 """The name of a claim that has no formula: the rate of each step is on record beside the one that was used, as the option
-`reserved_options.CLAIMED_RATE` of the group, taken from a scheduler that had been stepped `stepped` times and is stepped after every `every`
-updates. It is no part of another claim."""
+`reserved_options.CLAIMED_RATE` of the group, taken from a scheduler that had been stepped `stepped` times and is stepped after
+every `every` updates. It is no part of another claim."""
 
 _ONE_CYCLE: Mapping[str, Any] = {
     "total": _Count,

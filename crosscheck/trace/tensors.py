@@ -174,8 +174,8 @@ def _expect_proportion(arrays: _Arrays, entry: TensorRows, columns: int) -> None
     if needed > max(64 * arrays.part.nbytes, _SMALL):
         name = arrays.part.meta.tensors[entry.tensor].name
         raise TraceError(
-            f"{arrays.part.path}: {arrays.rows} rows of {columns} elements in {len(entry.slots)} slots are described of {name!r}, "
-            "which the part does not nearly hold"
+            f"{arrays.part.path}: {arrays.rows} rows of {columns} elements in {len(entry.slots)} slots are described of "
+            f"{name!r}, which the part does not nearly hold"
         )
 
 

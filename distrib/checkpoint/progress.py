@@ -24,7 +24,10 @@ class Progress:
             self.end_epoch(plan.images(plan.steps_per_epoch) / plan.batch_size)
 
     def end_epoch(self, batches: float) -> None:
-        """Note that the epoch's last step is taken, and its evaluation is to come. It had so many batches, the last one perhaps in part."""
+        """Note that the epoch's last step is taken, and its evaluation is to come.
+
+        It had so many batches, the last one perhaps in part.
+        """
         self.train_loss, self.epoch_loss = self.epoch_loss / batches, 0.0
         self.evaluation_pending = True
 
@@ -52,7 +55,7 @@ class Progress:
             return f"test accuracy {self.best_accuracy:.2%} reached training.stop_at_accuracy = {stop_at_accuracy}"
         if patience is not None and self.epochs_without_gain >= patience:
             return (
-                f"no epoch of the last {self.epochs_without_gain} was better than the {self.best_accuracy:.2%} after step {self.best_step} "
-                f"(training.patience = {patience})"
+                f"no epoch of the last {self.epochs_without_gain} was better than the {self.best_accuracy:.2%} after step "
+                f"{self.best_step} (training.patience = {patience})"
             )
         return None

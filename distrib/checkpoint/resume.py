@@ -38,7 +38,8 @@ class Expected:
     keys: Mapping[str, Any]
     """Its dotted configuration keys: what changed in them since is said."""
     non_default: Collection[str]
-    """Keys whose values are not their defaults. One that the checkpoint does not know is newer than it, and is said if it is among them."""
+    """Keys whose values are not their defaults. One that the checkpoint does not know is newer than it,
+    and is said if it is among them."""
     identity: Identity
     total_steps: int
     enough: Callable[[Progress], str | None]
@@ -59,8 +60,8 @@ def continue_from(
 ) -> Resumed:
     """Find, verify and load the checkpoint that `config.resume` means. Raises BadInput on every rank.
 
-    A checkpoint that leaves nothing to train is only taken if nothing that matters has changed since, or old results would pass for
-    those of the new values.
+    A checkpoint that leaves nothing to train is only taken if nothing that matters has changed since, or old results would pass
+    for those of the new values.
     """
     found = on_main(accelerator, lambda: _find(config, folder, display))
     if found is None:
@@ -135,8 +136,8 @@ def refuse_leftovers(config: CheckpointConfig, folder: Path) -> None:
         newest, _ = store.newest_valid(folder / CHECKPOINTS)
         if newest is None or not _went_on_from(config.resume, newest):
             raise BadInput(
-                f"checkpoint.resume = {config.resume}, but {folder} holds {there[0].name}, which no run from that path wrote: a run "
-                "that goes back needs a folder of its own; choose another output.dir, or take --checkpoint.resume auto to "
+                f"checkpoint.resume = {config.resume}, but {folder} holds {there[0].name}, which no run from that path wrote: a "
+                "run that goes back needs a folder of its own; choose another output.dir, or take --checkpoint.resume auto to "
                 "continue the run in this one"
             )
     if config.resume == "never" and there:

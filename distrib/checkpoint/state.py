@@ -112,7 +112,8 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _expect(checkpoint: Checkpoint, part: str, known: Specs, *, needed: Collection[str] | None = None) -> None:
-    """Raise BadInput unless the part has no other tensors than those known, each of its dtype and shape, and all that are `needed`.
+    """Raise BadInput unless the part has no other tensors than those known, each of its dtype and shape, and all that are
+    `needed`.
 
     With None for `needed` all of them are.
     """

@@ -64,7 +64,10 @@ class Checkpoint:
     files: tuple[str, ...]
 
     def specs(self, name: str) -> dict[str, Spec] | None:
-        """Return what one part says of its tensors, without loading any; None if there is no part of that name. Raises BadInput."""
+        """Return what one part says of its tensors, without loading any; None if there is no part of that name.
+
+        Raises BadInput.
+        """
         if (file := f"{name}.safetensors") not in self.files:
             return None
         with self._reading(file) as reading:
@@ -299,9 +302,10 @@ def _damage(name: str) -> Generator[None]:
 
 
 def _drop_old(folder: Path, step: int, keep: int, keep_step: int | None) -> None:
-    """Keep the newest `keep` up to `step`, and the one of the step `keep_step`. Later ones were passed over as damaged: they neither count nor go.
+    """Keep the newest `keep` up to `step`, and the one of the step `keep_step`.
 
-    What a killed save was replacing goes too: only one process writes here.
+    Later ones were passed over as damaged: they neither count nor go. What a killed save was replacing goes too: only one process
+    writes here.
     """
     up_to_now = [path for path in candidates(folder) if step_of(path) <= step and path.suffix != _OLD]
     replaced = [path for path in candidates(folder) if path.suffix == _OLD]

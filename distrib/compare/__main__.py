@@ -1,8 +1,8 @@
 """Compare runs side by side, from the files in their folders.
 
-It prints the results of all runs and the keys of the configuration in which they differ. For each run after the first it prints at
-which step a number first differs from the first run's, and at which step it first differs by more than a thousandth. Rounding alone
-also gets there, in bf16 within tens of steps. Exit codes: 0 done, 2 bad input.
+It prints the results of all runs and the keys of the configuration in which they differ. For each run after the first it prints
+at which step a number first differs from the first run's, and at which step it first differs by more than a thousandth. Rounding
+alone also gets there, in bf16 within tens of steps. Exit codes: 0 done, 2 bad input.
 """
 
 import sys

@@ -11,8 +11,8 @@ from distrib.page.curves import Column
 from distrib.page.run_files import RunFiles
 
 _THOUSANDTH = 1e-3
-"""Relative. Other kernels, threads or numbers of ranks change last bits. These differences grow from step to step, and in bf16 they
-reach a thousandth within tens of steps; most mistakes are as large at once."""
+"""Relative. Other kernels, threads or numbers of ranks change last bits. These differences grow from step to step, and in bf16
+they reach a thousandth within tens of steps; most mistakes are as large at once."""
 _CLOCKS = ("seconds", "data_seconds")
 """What depends on how busy the machine was."""
 

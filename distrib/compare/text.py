@@ -53,7 +53,10 @@ def row(run: RunFiles) -> str:
 
 
 def cells(run: RunFiles) -> tuple[str, ...]:
-    """Return what a run came to, a text for each of `COLUMNS`. The last epoch stands in for the summary that a run without an end lacks."""
+    """Return what a run came to, a text for each of `COLUMNS`.
+
+    The last epoch stands in for the summary that a run without an end lacks.
+    """
     summary = run.summary or Summary()
 
     def last(name: str, of_summary: float | None = None) -> float | None:

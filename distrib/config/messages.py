@@ -103,7 +103,9 @@ def _missing(key: str, variant: str | None, model: type[BaseModel], origin: Mapp
 
 
 def _dotted(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, str | None]:
-    """Return pydantic's location as a dotted key, and apart from it the union tag that it inserts after a section with variants."""
+    """Return pydantic's location as a dotted key, and apart from it the union tag that it inserts after a section with
+    variants.
+    """
     parts = [str(part) for part in loc]
     tag = parts.pop(1) if len(parts) > 1 and _names(parts[0], model) else None
     return ".".join(parts), tag

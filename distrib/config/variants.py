@@ -35,9 +35,9 @@ def drop_replaced(
 ) -> list[str]:
     """Take from the recipe's table what was meant for a variant that is replaced. Return a note on each section.
 
-    `given` holds by dotted key the values that replace the recipe's, and `source` says where they are from. A key stays if it means
-    the same for both variants, which is so if both inherit it from one class: `fused` of SGD is that of Adam, and a learning rate of
-    SGD is none of Adam's.
+    `given` holds by dotted key the values that replace the recipe's, and `source` says where they are from. A key stays if it
+    means the same for both variants, which is so if both inherit it from one class: `fused` of SGD is that of Adam, and a
+    learning rate of SGD is none of Adam's.
     """
     notes: list[str] = []
     for section, old, new in replaced:

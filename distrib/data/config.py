@@ -40,20 +40,23 @@ class DataConfig(Section):
     download: bool = True
     """Whether torchvision may download CIFAR-10 if it is not in `root`, and huggingface_hub the data set of hf:OWNER/NAME."""
     image_size: ImageSize = SIZE
-    """Pixels, height and width, to which all images are resized before anything else is done with them, and which the network sees."""
+    """Pixels, height and width, to which all images are resized before anything else is done with them,
+    and which the network sees."""
     augment: bool = True
-    """Vary training images, as `shift` or `crop_scale`, `flip`, `cutout`, `mixup` and `cutmix` say; false leaves them as they are."""
+    """Vary training images, as `shift` or `crop_scale`, `flip`, `cutout`, `mixup` and `cutmix` say;
+    false leaves them as they are."""
     shift: Annotated[int, Field(ge=0, le=16)] = 4
     """Pixels that a training image may move in each direction; what comes in is its own mirror image."""
     crop_scale: Annotated[tuple[Share, Share], Field(strict=False)] | None = None
-    """Instead of the shift, show a window of each training image enlarged to the whole (a random resized crop), with a share of its
-    area from the first to the second number and a ratio from 3/4 to 4/3; [0.08, 1.0] is usual for large photographs."""
+    """Instead of the shift, show a window of each training image enlarged to the whole (a random resized crop), with a share of
+    its area from the first to the second number and a ratio from 3/4 to 4/3; [0.08, 1.0] is usual for large photographs."""
     flip: Literal["random", "alternate", "none"] = "random"
     """Flip left and right: by chance in each epoch; in every second epoch, by chance the odd or the even ones; or never."""
     cutout: Annotated[int, Field(ge=0, le=512)] = 0
     """Height and width in pixels of a square that is painted over in each training image, up to image_size; 0 paints nothing."""
     mixup: Alpha = 0.0
-    """Mix each training image with another one of its batch, by a share drawn from Beta(mixup, mixup) for each step; 0 mixes nothing."""
+    """Mix each training image with another one of its batch, by a share drawn from Beta(mixup, mixup) for each step;
+    0 mixes nothing."""
     cutmix: Alpha = 0.0
     """Put a rectangle out of another image of its batch into each one, of a share drawn from Beta(cutmix, cutmix); 0 puts in
     nothing. With mixup as well, each step takes one of the two by chance."""
@@ -107,13 +110,17 @@ class DataConfig(Section):
         for name, most in (("shift", self.image_size - 1), ("cutout", self.image_size)):
             if getattr(self, name) > most:
                 raise ValueError(
-                    f"data.{name} = {getattr(self, name)} is too much for data.image_size = {self.image_size}: choose at most {most}, or larger images"
+                    f"data.{name} = {getattr(self, name)} is too much for data.image_size = {self.image_size}: choose at most "
+                    f"{most}, or larger images"
                 )
         return self
 
     @property
     def cache(self) -> Path:
-        """`root`, or what stands in for it. Raises BadInput for a root that is no path, and where there is no home for a cache."""
+        """`root`, or what stands in for it.
+
+        Raises BadInput for a root that is no path, and where there is no home for a cache.
+        """
         if self.root is not None:
             return expand_path(self.root, "data.root")
         ours = Path(os.environ.get("XDG_CACHE_HOME", ""))

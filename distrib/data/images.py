@@ -28,7 +28,9 @@ class Sizes(NamedTuple):
         return small if small == large else f"{small} to {large}"
 
     def notes(self, size: int) -> tuple[str, ...]:
-        """Return what is to be said of images that come in these sizes and are seen as size x size: nothing, if none is resized."""
+        """Return what is to be said of images that come in these sizes and are seen as size x size: nothing,
+        if none is resized.
+        """
         if self == ((size, size), (size, size)):
             return ()
         return (f"images of {self} pixels are resized to {size} x {size}",)

@@ -1,7 +1,7 @@
 """Print what this machine has for training, and what would make a run fail.
 
-Start it as you would start training, also under accelerate launch or in a SLURM job: then the processes meet, and add up a gradient.
-Exit codes: 0 a run can start, 1 it would fail (the table says how to mend that), 2 bad input.
+Start it as you would start training, also under accelerate launch or in a SLURM job: then the processes meet, and add up a
+gradient. Exit codes: 0 a run can start, 1 it would fail (the table says how to mend that), 2 bad input.
 """
 
 import socket

@@ -95,7 +95,9 @@ def _folder(config: RunConfig, name: str) -> str:
 
 
 def _rates(run: Run) -> Callable[[int], float]:
-    """Return the learning rate of the last group, which no pattern made unless patterns take all parameters, by the number of updates before."""
+    """Return the learning rate of the last group, which no pattern made unless patterns take all parameters,
+    by the number of updates before.
+    """
     schedule, group = run.update.schedule, run.optimizer.param_groups[-1]
     base = float(group["initial_lr"])
     return lambda step: base * schedule(step)
@@ -182,7 +184,10 @@ def _memory_and_disk(run: Run, sizes: list[tuple[str, int]], measured: _Measured
     what = "of the GPU " if run.accelerator.device.type == "cuda" else ""
     yield text.fact(
         "memory",
-        f"{text.size(measured.memory)} {what}a rank, at the peak of these steps ({shown}, with optimizer and average {text.size(saved)})",
+        (
+            f"{text.size(measured.memory)} {what}a rank, at the peak of these steps ({shown}, with optimizer and average "
+            f"{text.size(saved)})"
+        ),
     )
     crosscheck, checkpoint = run.config.crosscheck, run.config.checkpoint
     keep = checkpoint.keep + checkpoint.best
@@ -191,8 +196,9 @@ def _memory_and_disk(run: Run, sizes: list[tuple[str, int]], measured: _Measured
     metrics = remaining * _LINE_OF_METRICS
     yield text.fact(
         "disk",
-        f"{text.size((keep + 1) * saved + metrics + trace)} at most: checkpoints of {text.size(saved)}, of which {keep} stay while one is "
-        f"written; metrics {text.size(metrics)}" + (f"; trace {text.size(trace)} ({measured.trace})" if trace else ""),
+        f"{text.size((keep + 1) * saved + metrics + trace)} at most: checkpoints of {text.size(saved)}, of which {keep} stay "
+        f"while one is written; metrics {text.size(metrics)}"
+        + (f"; trace {text.size(trace)} ({measured.trace})" if trace else ""),
     )
 
 
@@ -204,8 +210,9 @@ def _time(run: Run, measured: _Measured) -> str:
     total = remaining * (step + measured.evaluation / plan.steps_per_epoch)
     return text.fact(
         "time",
-        f"{1e3 * step:.1f} ms a step, the mean of {measured.steps - 1} behind one that is not counted ({plan.batch_size / step:,.0f} "
-        f"images/s); {text.duration(measured.evaluation)} an evaluation; about {text.duration(total)} for all, without checkpoints and replay",
+        f"{1e3 * step:.1f} ms a step, the mean of {measured.steps - 1} behind one that is not counted "
+        f"({plan.batch_size / step:,.0f} images/s); {text.duration(measured.evaluation)} an evaluation; about "
+        f"{text.duration(total)} for all, without checkpoints and replay",
     )
 
 

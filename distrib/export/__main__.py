@@ -1,8 +1,8 @@
 """Export the network of a run for other programs.
 
-It writes into FOLDER, by default export/ in the folder of the run: model.pt2, a program of torch.export; model.onnx; and card.md, which
-says what the network is and how to use it. Both programs take uint8 images and a batch of any size, and are checked against the
-logits of the checkpoint. Exit codes: 0 done, 1 a file that computes something else, 2 bad input.
+It writes into FOLDER, by default export/ in the folder of the run: model.pt2, a program of torch.export; model.onnx; and card.md,
+which says what the network is and how to use it. Both programs take uint8 images and a batch of any size, and are checked against
+the logits of the checkpoint. Exit codes: 0 done, 1 a file that computes something else, 2 bad input.
 """
 
 import sys
@@ -46,7 +46,10 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def export(folder: Path, to: Path, *, network: str | None = None, best: bool = False) -> list[str]:
-    """Write the files, and return a line about each; `network` and `best` are those of `SavedRun.classifier`. Raises BadInput, RunFault and OSError; then the files are what they were."""
+    """Write the files, and return a line about each; `network` and `best` are those of `SavedRun.classifier`.
+
+    Raises BadInput, RunFault and OSError; then the files are what they were.
+    """
     from distrib.export.program import export as programs
 
     run = SavedRun(folder)
@@ -59,8 +62,8 @@ def export(folder: Path, to: Path, *, network: str | None = None, best: bool = F
     contents = {name: file.content for name, file in files.items()} | {_CARD: described.encode()}
     _write(to, contents)
     return [
-        f"{to / name}: {len(file.content):,} bytes; by {file.checked_by} its logits differ by at most {file.difference:.1e} of the "
-        "largest one from the checkpoint's"
+        f"{to / name}: {len(file.content):,} bytes; by {file.checked_by} its logits differ by at most {file.difference:.1e} of "
+        "the largest one from the checkpoint's"
         for name, file in files.items()
     ] + [f"{to / _CARD}: what it is, how good it is, and how to use it"]
 
@@ -76,7 +79,10 @@ def _expect_packages() -> None:
 
 
 def _write(to: Path, contents: Mapping[str, bytes]) -> None:
-    """Replace the files, each whole or not at all, and the card last: its hashes say which files it is about. Raises BadInput and OSError."""
+    """Replace the files, each whole or not at all, and the card last: its hashes say which files it is about.
+
+    Raises BadInput and OSError.
+    """
     try:
         retry_transient(to, lambda: to.mkdir(parents=True, exist_ok=True))
         for name, content in contents.items():

@@ -15,7 +15,10 @@ _MOST_CLASSES = 1000
 
 
 def write(run: RunFiles, classifier: Classifier, step: int, files: Mapping[str, Exported]) -> str:
-    """Return the card in Markdown; `step` is that of the checkpoint. Names from outside are escaped: they cannot mark up anything."""
+    """Return the card in Markdown; `step` is that of the checkpoint.
+
+    Names from outside are escaped: they cannot mark up anything.
+    """
     return "\n".join([*_about(run, classifier, step), *_use(classifier), *_files(files), *_recipe(run)]) + "\n"
 
 
@@ -86,9 +89,10 @@ def _use(classifier: Classifier) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield (
-        f"Both files take `images`, uint8 (N, {size}, {size}, {len(normal)}): RGB as a person sees it, turned as the camera says (EXIF) and resized to {size} x "
-        f"{size} with bilinear interpolation, N free; what is transparent lay on grey (#808080) in training. They give `logits`, float32 (N, {len(classifier.classes)}). Pixels are normalised "
-        f"inside: divided by 255, and then by channel with mean and standard deviation {'; '.join(normal)}."
+        f"Both files take `images`, uint8 (N, {size}, {size}, {len(normal)}): RGB as a person sees it, turned as the camera says "
+        f"(EXIF) and resized to {size} x {size} with bilinear interpolation, N free; what is transparent lay on grey (#808080) "
+        f"in training. They give `logits`, float32 (N, {len(classifier.classes)}). Pixels are normalised inside: divided by 255, "
+        f"and then by channel with mean and standard deviation {'; '.join(normal)}."
     )
     yield ""
     yield "```python"

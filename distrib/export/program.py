@@ -53,7 +53,10 @@ class _FromPixels(nn.Module):
 
 
 def export(classifier: Classifier) -> dict[str, Exported]:
-    """Return the files by name. Raises RunFault if one of them cannot be made, or does not compute what the checkpoint computes."""
+    """Return the files by name.
+
+    Raises RunFault if one of them cannot be made, or does not compute what the checkpoint computes.
+    """
     example = _images(classifier, _TRACED)
     classes = json.dumps(list(classifier.classes))
     with _refused(f"torch.export cannot take the network of checkpoint {classifier.path}"):

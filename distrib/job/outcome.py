@@ -65,10 +65,16 @@ def _outcome_of(error: Exception, status: Status, *, reports: bool) -> Outcome:
         case RunFault():
             return Outcome(code=EXIT_FAULT, message=f"fault: {error}", reports=reports)
         case OSError() if error.errno in NEEDS_USER:
-            message = f"bad input: {_where(error, status)} cannot be written ({error.strerror}): free space or choose another output.dir"
+            message = (
+                f"bad input: {_where(error, status)} cannot be written ({error.strerror}): free space or choose another "
+                "output.dir"
+            )
             return Outcome(code=EXIT_BAD_INPUT, message=message, reports=True, on_all_ranks=False)
         case OSError() if error.errno in DISK_BROKEN:
-            message = f"fault: {_where(error, status)}: {error.strerror}: the disk or its server failed; the same command goes on from the newest checkpoint"
+            message = (
+                f"fault: {_where(error, status)}: {error.strerror}: the disk or its server failed; the same command goes on from "
+                "the newest checkpoint"
+            )
             return Outcome(code=EXIT_FAULT, message=message, reports=True, on_all_ranks=False, retry=True)
         case OSError() if error.filename is not None:
             message = (

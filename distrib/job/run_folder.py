@@ -44,7 +44,10 @@ RUN_ID = "TWINSTEP_RUN_ID"
 
 
 def find_folder(given: str | None, name: str) -> Path:
-    """Return the folder that `output.dir` gives, or that of a run that was given none, as `default_folder` does. Raises BadInput."""
+    """Return the folder that `output.dir` gives, or that of a run that was given none, as `default_folder` does.
+
+    Raises BadInput.
+    """
     if given is None:
         return default_folder(name)
     if not given.strip():
@@ -73,7 +76,10 @@ def make_folder(given: str | None, name: str) -> Path:
 
 
 def files_in_the_way(folder: Path) -> list[str]:
-    """Return the names of what is there that a run would replace. An empty folder, such as one for a disk of its own, is not in the way."""
+    """Return the names of what is there that a run would replace.
+
+    An empty folder, such as one for a disk of its own, is not in the way.
+    """
     there = [name for name in WRITTEN if os.path.lexists(folder / name)]
     return [name for name in there if not (folder / name).is_dir() or any((folder / name).iterdir())]
 

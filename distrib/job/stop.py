@@ -98,8 +98,8 @@ class StopRequest:
     def ignore_afterwards(self) -> None:
         """Leave the signals ignored when the context ends, instead of as they were before it.
 
-        A process that has said how its run ended still takes a third of a second to end, with torch in it. A signal that comes then, as
-        from a batch system that repeats its own, must not change the exit code.
+        A process that has said how its run ended still takes a third of a second to end, with torch in it. A signal that comes
+        then, as from a batch system that repeats its own, must not change the exit code.
         """
         self._previous = dict.fromkeys(self._previous, signal.SIG_IGN)
 

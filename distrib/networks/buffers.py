@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def unchanged_buffers(network: nn.Module) -> Generator[None]:
-    """Give the network its buffers back, with the values that they had, also where a pass put another tensor in the place of one."""
+    """Give the network its buffers back, with the values that they had, also where a pass replaced one by another tensor."""
     before = [(name, buffer, buffer.clone()) for name, buffer in network.named_buffers()]
     try:
         yield

@@ -22,8 +22,8 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
         inspect.signature(factory).bind(num_classes=num_classes, **options)
     except TypeError as error:
         raise BadInput(
-            f"model.options = {_shown(options)}: {config.name} is called with num_classes = {num_classes} and these, and {error}; it takes "
-            f"{inspect.signature(factory)}"
+            f"model.options = {_shown(options)}: {config.name} is called with num_classes = {num_classes} and these, and "
+            f"{error}; it takes {inspect.signature(factory)}"
         ) from None
     except ValueError:
         pass  # it says nothing of what it takes
@@ -31,7 +31,8 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
         network = factory(num_classes=num_classes, **options)
     except (Exception, SystemExit) as error:  # it may read arguments, as of a program of its own
         raise BadInput(
-            f"model.name = {config.name}: called with num_classes = {num_classes} and model.options = {_shown(options)} it raised {described(error)}"
+            f"model.name = {config.name}: called with num_classes = {num_classes} and model.options = {_shown(options)} it "
+            f"raised {described(error)}"
         ) from error
     if not isinstance(network, nn.Module):
         raise BadInput(
@@ -43,8 +44,8 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
 def expect_trainable(config: ModelConfig, network: nn.Module, num_classes: int, image_size: int) -> None:
     """Raise BadInput unless the network, on the CPU, can be trained and saved by this trainer.
 
-    A pass over two random images, laid out in memory as those of the run, in training mode and one in evaluation mode tell whether
-    it takes them, returns logits and uses all its parameters; they leave the network and the random numbers as they were.
+    A pass over two random images, laid out in memory as those of the run, in training mode and one in evaluation mode tell
+    whether it takes them, returns logits and uses all its parameters; they leave the network and the random numbers as they were.
     """
     if not takes_size(config, image_size):
         raise BadInput(_wrong_size(config, image_size))
@@ -73,8 +74,9 @@ def expect_enough_images(config: ModelConfig, network: nn.Module, images: int, b
     """
     if has_batch_norm(network) and images < (1 if config.sync_batch_norm else 2):
         raise BadInput(
-            f"{batch} leaves {'one' if images else 'no'} image to a rank and part, and the batch norm of model.name = {config.name} takes "
-            "mean and variance over a rank's images: choose a larger batch, or fewer ranks or training.accumulate"
+            f"{batch} leaves {'one' if images else 'no'} image to a rank and part, and the batch norm of model.name = "
+            f"{config.name} takes mean and variance over a rank's images: choose a larger batch, or fewer ranks or "
+            "training.accumulate"
         )
 
 
@@ -82,8 +84,8 @@ def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with torch's SyncBatchNorm in place of its batch norms. Raises BadInput where torch has none."""
     if device.type != "cuda":
         raise BadInput(
-            f"model.sync_batch_norm = true: torch's SyncBatchNorm computes on GPUs only, and this run is on {device.type}; leave it out, "
-            "and each rank normalises over its own images"
+            f"model.sync_batch_norm = true: torch's SyncBatchNorm computes on GPUs only, and this run is on {device.type}; leave "
+            "it out, and each rank normalises over its own images"
         )
     return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))
 
@@ -128,14 +130,14 @@ def _try(network: nn.Module, num_classes: int, image_size: int, *, channels_last
         problem = _pass(network, images, num_classes)
         if problem is not None and channels_last and _pass(network, plain, num_classes) is None:
             problem += (
-                "; it takes them as they are without model.channels_last: use reshape or flatten instead of view in its forward, or set "
-                "model.channels_last = false"
+                "; it takes them as they are without model.channels_last: use reshape or flatten instead of view in its "
+                "forward, or set model.channels_last = false"
             )
     network.zero_grad()
     if problem is None and (changed := sorted(before ^ _tensor_names(network))):
         problem = (
-            f"its forward pass adds or removes {_some(changed)}, and a checkpoint holds what is there before the first pass: have its "
-            "__init__ register them, or the factory call the network once"
+            f"its forward pass adds or removes {_some(changed)}, and a checkpoint holds what is there before the first pass: "
+            "have its __init__ register them, or the factory call the network once"
         )
     return problem
 
@@ -156,12 +158,15 @@ def _pass(network: nn.Module, images: Tensor, num_classes: int) -> str | None:
         finally:
             network.train()
         if not right:
-            return f"{given} it returned {_what(logits)} in {mode} mode, and logits of shape (N, num_classes) = {(2, num_classes)} are expected"
+            return (
+                f"{given} it returned {_what(logits)} in {mode} mode, and logits of shape (N, num_classes) = {(2, num_classes)} "
+                "are expected"
+            )
         unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
         if unused:
             return (
-                f"its output does not depend on {_some(unused)}, which would never be trained: leave such parameters out, or freeze them "
-                "with requires_grad_(False)"
+                f"its output does not depend on {_some(unused)}, which would never be trained: leave such parameters out, or "
+                "freeze them with requires_grad_(False)"
             )
     return None
 

@@ -28,7 +28,8 @@ def capture(network: nn.Module, images: Tensor, autocast: AbstractContextManager
     Args:
         network: On its GPU.
         images: (N, C, H, W), with the shape and memory format that every step brings.
-        autocast: As in training, with `cache_enabled=False`: cached copies of the weights would be those of the first step for ever.
+        autocast: As in training, with `cache_enabled=False`: cached copies of the weights would be those of the first step for
+            ever.
 
     Raises:
         BadInput: The network cannot be captured, because it reads a number from the GPU, for instance.

@@ -47,18 +47,19 @@ def find_factory(name: str) -> Factory:
         found: Any = importlib.import_module(module_name)
     except SystemExit as error:
         raise BadInput(
-            f"model.name = {name}: importing {module_name} ended the program ({described(error)}): it is a script as well; guard what only "
-            'the script is to do, such as reading its arguments, by `if __name__ == "__main__":`'
+            f"model.name = {name}: importing {module_name} ended the program ({described(error)}): it is a script as well; "
+            'guard what only the script is to do, such as reading its arguments, by `if __name__ == "__main__":`'
         ) from error
     except Exception as error:
         raise BadInput(
-            f"model.name = {name}: importing {module_name} raised {described(error)}; Python looks in the current folder and in those of "
-            "PYTHONPATH, and what the module itself imports must be installed here"
+            f"model.name = {name}: importing {module_name} raised {described(error)}; Python looks in the current folder and in "
+            "those of PYTHONPATH, and what the module itself imports must be installed here"
         ) from error
     for attribute in path.split("."):
         if not hasattr(found, attribute):
             raise BadInput(
-                f"model.name = {name}: {getattr(found, '__name__', type(found).__name__)} has no {attribute!r}; {_candidates(found, attribute)}"
+                f"model.name = {name}: {getattr(found, '__name__', type(found).__name__)} has no {attribute!r}; "
+                f"{_candidates(found, attribute)}"
             )
         found = getattr(found, attribute)
     if not callable(found):

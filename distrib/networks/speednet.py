@@ -46,7 +46,8 @@ class Speednet(nn.Module):
 
     @torch.no_grad()
     def whiten_images(self, images: Tensor) -> None:
-        """Set the first layer to the whitening of the 2 x 2 patches of these images (N, 3, H, W), each direction once with either sign.
+        """Set the first layer to the whitening of the 2 x 2 patches of these images (N, 3, H, W), each direction once with either
+        sign.
 
         The directions are the eigenvectors of the patches' second moments, divided by the root of their eigenvalues.
         """

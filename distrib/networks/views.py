@@ -10,7 +10,8 @@ _BY = 1  # pixels of the shifts
 
 
 class AveragedViews(nn.Module):
-    """(N, C, H, W) float -> (N, classes) float32: what `network` makes of the image itself, averaged with what it makes of others.
+    """(N, C, H, W) float -> (N, classes) float32: what `network` makes of the image itself, averaged with what it makes of
+    others.
 
     `flip`: the image and its mirror image. `flip_shift`: those two make one half of the mean; the same two moved by a pixel down
     and right, and up and left, make the other half, where what comes in is the mirror image of what is there. These are the

@@ -185,7 +185,7 @@ def build_optimizer(
 
 
 def options_by_name(config: OptimizerConfig, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return by parameter name the options that apply to it: the recipe's, overridden by the first group whose pattern matches."""
+    """Return by parameter name the options that apply: the recipe's, overridden by the first group whose pattern matches."""
     base = config.model_dump(exclude={"name", "groups", "foreach", "fused", "differentiable", "capturable"})
     if isinstance(config, AdamW):
         base["decoupled_weight_decay"] = True

@@ -114,7 +114,10 @@ class Update:
 
 
 def _moving_average(decay: float) -> Callable[..., None]:
-    """Return torch's exponential moving average for lists of tensors of one dtype. Integers, such as indices and counts, are copied."""
+    """Return torch's exponential moving average for lists of tensors of one dtype.
+
+    Integers, such as indices and counts, are copied.
+    """
     average = cast(Callable[..., None], get_ema_multi_avg_fn(decay))
 
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:

@@ -126,7 +126,7 @@ def _gradient(run: RunFiles, series: list[Series]) -> Chart:
 
 
 def _images_a_second(run: RunFiles) -> Column:
-    """Return the images of each step over its seconds; nothing where the batch is not known. The last one of an epoch may be smaller."""
+    """Return each step's images over its seconds; nothing where the batch is unknown. The last one of an epoch may be smaller."""
     batch = _positive(run.config.get("training.batch_size")) or math.nan
     seconds = run.steps.values["seconds"]
     images = np.full(len(seconds), batch)

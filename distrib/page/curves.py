@@ -41,7 +41,8 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What is drawn of one quantity: for each point its first and last step, and the mean, the lowest and the highest value of these.
+    """What is drawn of one quantity: for each point its first and last step, and the mean, the lowest and the highest value of
+    these.
 
     Where a point is one step, `until`, `low` and `high` are empty.
     """

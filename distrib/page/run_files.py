@@ -99,7 +99,9 @@ class Finding(BaseModel):
 
     @property
     def numbers(self) -> str:
-        """What was recorded and what it was held against, in the words of the cross-check's own report; empty without such numbers."""
+        """What was recorded and what it was compared with, in the words of the cross-check's report;
+        empty without such numbers.
+        """
         if self.recorded is None or self.expected is None:
             return ""
         if self.check == "replicas":

@@ -44,7 +44,9 @@ class RunningStatistics:
 
 
 def _statistics(module: nn.Module) -> Iterator[Tensor]:
-    """Yield the running statistics of this module itself; torch's batch and instance norms, and those made after them, have two."""
+    """Yield the running statistics of this module itself; torch's batch and instance norms, and those made after them,
+    have two.
+    """
     for name, buffer in module.named_buffers(recurse=False):
         if name in _NAMES:
             yield buffer

@@ -1,7 +1,8 @@
 """Refuses a start whose ranks were not started alike.
 
 Ranks with another seed, or other images under the same path, train without an error to weights that belong to no run; ranks
-with another interval between comparisons wait for each other for ever. Only the ranks themselves can find that out, before they train.
+with another interval between comparisons wait for each other for ever. Only the ranks themselves can find that out, before they
+train.
 """
 
 from collections.abc import Mapping

@@ -53,7 +53,8 @@ def check(wanted: int | None, environment: Mapping[str, str] = os.environ) -> No
     hint = (
         f"note that `accelerate launch --cpu --num_processes {wanted}` silently starts one process; "
         f"two on a CPU are `accelerate launch --config_file launch/cpu-2.yaml -m distrib.train RECIPE`, "
-        f"{wanted} on GPUs `accelerate launch --config_file launch/multi-gpu.yaml --num_processes {wanted} -m distrib.train RECIPE`"
+        f"{wanted} on GPUs `accelerate launch --config_file launch/multi-gpu.yaml --num_processes {wanted} -m distrib.train "
+        "RECIPE`"
         if wanted > 1
         else "one process is `accelerate launch --config_file launch/cpu.yaml -m distrib.train RECIPE` (launch/gpu.yaml on a GPU)"
     )
@@ -103,7 +104,8 @@ def _check_gpus(environment: Mapping[str, str]) -> None:
 def start(threads: int | None, *, deterministic: bool, timeout: int = START_SECONDS) -> Accelerator:
     """Join the process group and set this process's threads.
 
-    With None for `threads` the ranks of this machine share out its cores. `timeout` is how many seconds ranks wait for each other.
+    With None for `threads` the ranks of this machine share out its cores. `timeout` is how many seconds ranks wait for each
+    other.
 
     Raises BadInput when Accelerate did not join the processes that were launched, and PeerLost when not all of them come.
     """
@@ -132,7 +134,10 @@ def start(threads: int | None, *, deterministic: bool, timeout: int = START_SECO
 
 
 def _accelerator() -> Accelerator:
-    """Join the process group. Accelerate steps and schedules nothing here. Raises ValueError for an environment that it cannot read."""
+    """Join the process group. Accelerate steps and schedules nothing here.
+
+    Raises ValueError for an environment that it cannot read.
+    """
     return Accelerator(
         # Without this, and without ACCELERATE_USE_CPU in the environment (which the launcher sets for one
         # process only), every rank of a machine without CUDA would be a world of its own, silently.

@@ -1,9 +1,9 @@
 """Train each run of a file on this machine.
 
-Each line of FILE is a run, RECIPE [--section.key VALUE ...] in shell words; # starts a comment. The overrides after FILE apply to all
-runs; those of a line take precedence. The same command continues a sweep that was stopped, and does not train complete runs again. The
-folder of a run without --output.dir is named after the words of its line. Exit codes: 0 all are done, 1 some have failed, 2 bad input,
-75 stopped on request.
+Each line of FILE is a run, RECIPE [--section.key VALUE ...] in shell words; # starts a comment. The overrides after FILE apply to
+all runs; those of a line take precedence. The same command continues a sweep that was stopped, and does not train complete runs
+again. The folder of a run without --output.dir is named after the words of its line. Exit codes: 0 all are done, 1 some have
+failed, 2 bad input, 75 stopped on request.
 """
 
 import signal

@@ -54,7 +54,10 @@ def given_folder(words: Sequence[str]) -> Path | None:
 
 
 def refuse_shared(folders: Mapping[int, Path]) -> None:
-    """Raise BadInput if two runs have one folder: the second would continue the first, or wait for it. `folders` are by the number of the line."""
+    """Raise BadInput if two runs have one folder: the second would continue the first, or wait for it.
+
+    `folders` are by line number.
+    """
     seen: dict[str, int] = {}
     for number, folder in folders.items():
         other = seen.setdefault(os.path.realpath(folder), number)

@@ -150,7 +150,10 @@ def _load_data(config: RunConfig, accelerator: Accelerator, display: Display) ->
 
 
 def _plan(config: RunConfig, num_images: int, accelerator: Accelerator) -> Plan:
-    """Return which images belong to which step. Raises BadInput where a batch, or a step that the recipe names, is out of range."""
+    """Return which images belong to which step.
+
+    Raises BadInput where a batch, or a step that the recipe names, is out of range.
+    """
     plan = Plan(
         num_images=num_images,
         batch_size=config.training.batch_size,

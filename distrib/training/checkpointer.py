@@ -42,9 +42,10 @@ class Checkpointer:
             else f"{self.newest} is kept: the same command with other values goes on from it"
         )
         raise RunFault(
-            f"step {step}: the update left weights, or a moving average of them, that are not finite; all ranks stopped, no checkpoint of "
-            f"this step was written, and {kept}. Likely causes: a learning rate that is too high (optimizer.lr, schedule), or "
-            "gradients that grew; training.clip_norm may help. If the weights had grown long before, start a new run (another output.dir)"
+            f"step {step}: the update left weights, or a moving average of them, that are not finite; all ranks stopped, no "
+            f"checkpoint of this step was written, and {kept}. Likely causes: a learning rate that is too high (optimizer.lr, "
+            "schedule), or gradients that grew; training.clip_norm may help. If the weights had grown long before, start a new "
+            "run (another output.dir)"
         )
 
     def save(self, step: int, progress: Progress) -> Path:

@@ -17,7 +17,8 @@ class TrainingConfig(Section):
     batch_size: Positive = 128
     """Images per update, over all ranks and accumulation parts: the global batch."""
     last_batch: Literal["drop", "mask"] = "drop"
-    """When the batch size does not divide the training set: drop the rest of each epoch's order, or train on it as a smaller batch."""
+    """When the batch size does not divide the training set: drop the rest of each epoch's order,
+    or train on it as a smaller batch."""
     eval_batch_size: Positive = 512
     """Images per rank and forward pass in evaluation; no effect on the result."""
     tta: Tta = "none"
@@ -30,7 +31,8 @@ class TrainingConfig(Section):
     stop_at_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     """End the run after the first epoch whose test accuracy is at least this, from 0 to 1. none trains all epochs."""
     patience: Positive | None = None
-    """End the run after so many epochs in a row whose test accuracy was not better than the best before them. none trains all epochs."""
+    """End the run after so many epochs in a row whose test accuracy was not better than the best before them. none trains all
+    epochs."""
     clip_norm: PositiveNumber | None = None
     """Scale gradients down to this global 2-norm (torch's clip_grad_norm_)."""
     clip_value: PositiveNumber | None = None

@@ -68,9 +68,10 @@ def _expect_batches(config: RunConfig, module: nn.Module, plan: Plan) -> None:
         expect_enough_images(config.model, module, plan.fewest(last), masked)
     if config.training.compile and has_batch_norm(module) and plan.fewest(last) < plan.share:
         raise BadInput(
-            f"training.compile = true: with {count(plan.world_size, 'rank')}, training.batch_size = {plan.batch_size}, training.accumulate = "
-            f"{plan.accumulate} and training.last_batch = {plan.last_batch} parts have {plan.fewest(last)} to {plan.share} images, and a network "
-            "with batch norm is compiled for one number: choose a batch size that ranks and parts divide, and last_batch = drop, or leave compile out"
+            f"training.compile = true: with {count(plan.world_size, 'rank')}, training.batch_size = {plan.batch_size}, "
+            f"training.accumulate = {plan.accumulate} and training.last_batch = {plan.last_batch} parts have {plan.fewest(last)} "
+            f"to {plan.share} images, and a network with batch norm is compiled for one number: choose a batch size that ranks "
+            "and parts divide, and last_batch = drop, or leave compile out"
         )
 
 

@@ -123,7 +123,8 @@ class Observers:
         self.clock.start()
 
     def rates(self, since: Clock | None = None) -> dict[str, float | None]:
-        """Return the speed of training since the clock stood like `since`, or since this start began, under its names in metrics.jsonl.
+        """Return the speed of training since the clock stood like `since`, or since this start began, under its names in
+        metrics.jsonl.
 
         Evaluations and checkpoints are left out.
         """

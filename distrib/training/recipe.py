@@ -79,7 +79,7 @@ class RunConfig(Section):
         return {f"{section}.{name}": value for section, values in table.items() for name, value in values.items()}
 
     def non_default_keys(self) -> set[str]:
-        """Return the dotted keys whose values are not their defaults, for the kinds of optimizer and schedule that the run has."""
+        """Return the dotted keys whose values are not their defaults, for the run's kinds of optimizer and schedule."""
         table = self.model_dump(exclude_defaults=True)
         return {f"{section}.{name}" for section, values in table.items() for name in values}
 

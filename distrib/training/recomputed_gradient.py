@@ -22,6 +22,6 @@ def obstacles(data: DataConfig, model: ModelConfig, training: TrainingConfig) ->
     for key in ("mixup", "cutmix"):
         if getattr(data, key):
             yield (
-                f"the twin that computes the gradient again takes one label an image, and with data.{key} = {getattr(data, key)} an "
-                "image has two; set crosscheck.gradient_steps = []"
+                f"the twin that computes the gradient again takes one label an image, and with data.{key} = {getattr(data, key)} "
+                "an image has two; set crosscheck.gradient_steps = []"
             )

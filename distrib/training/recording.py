@@ -118,6 +118,6 @@ def _say_what_is_missing(run: Run, steps: tuple[int, ...]) -> None:
     missing = [step for step in steps if latest < step <= done and step not in there]
     if missing:
         run.display.say(
-            f"note: crosscheck.gradient_steps = {list(steps)}: this start continues after {count(done, 'step')}, and of {missing} there is no "
-            "record, so the twin does not compute them; name later steps to have some checked"
+            f"note: crosscheck.gradient_steps = {list(steps)}: this start continues after {count(done, 'step')}, and of "
+            f"{missing} there is no record, so the twin does not compute them; name later steps to have some checked"
         )

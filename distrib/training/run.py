@@ -93,7 +93,9 @@ class Run:
         return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
     def backward(self, share: Tensor) -> None:
-        """Compute the gradient of the sum of all ranks' shares: DDP averages over the ranks, so each share is multiplied by their number."""
+        """Compute the gradient of the sum of all ranks' shares: DDP averages over the ranks,
+        so each share is multiplied by their number.
+        """
         self.accelerator.backward(self.update.scale(share * self.accelerator.num_processes))
 
     def evaluate(self, asked_to_stop: Callable[[], bool]) -> Score | None:

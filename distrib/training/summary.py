@@ -75,10 +75,10 @@ def write(run: Run, step: int, score: Score, progress: Progress, rates: Mapping[
 
 
 def withdraw(folder: Path) -> bool:
-    """Remove the results of a run that goes on, because they are those of an earlier step. Return whether there were any. Raises OSError.
+    """Remove the results of a run that goes on, because they are those of an earlier step. Return whether there were any.
 
-    The summary goes last: a report without one is that of a live replay, which stays. What is no file, such as a pipe, is not removed:
-    the summary that is written in its place is refused.
+    Raises OSError. The summary goes last: a report without one is that of a live replay, which stays. What is no file, such as a
+    pipe, is not removed: the summary that is written in its place is refused.
     """
     if not (folder / SUMMARY).is_file():
         return False
@@ -108,7 +108,10 @@ class _Summary(BaseModel):
 
 
 def completed_steps(folder: Path) -> int | None:
-    """Return the number of steps that the folder's summary gives, or None if it has none, or one that is damaged. Raises OSError."""
+    """Return the number of steps that the folder's summary gives, or None if it has none, or one that is damaged.
+
+    Raises OSError.
+    """
     found = _read(folder)
     return None if found is None else found[1].steps
 
@@ -120,7 +123,10 @@ def verdict(folder: Path) -> str | None:
 
 
 def add_verdict(folder: Path, report: dict[str, Any]) -> None:
-    """Add to the summary what a replay found; `report` is what `crosscheck.read_report` returns. Raises OSError, and RunFault if it is damaged."""
+    """Add to the summary what a replay found; `report` is what `crosscheck.read_report` returns.
+
+    Raises OSError, and RunFault if it is damaged.
+    """
     found = _read(folder)
     if found is None:
         raise RunFault(f"{folder / SUMMARY} is no summary any more: somebody changed it while its trace was replayed")

@@ -10,7 +10,10 @@ from tests.bench.report import Report
 def table(found: Report) -> list[str]:
     """Return the lines of a table in Markdown, the fastest loop first."""
     lines = [
-        f"| loop | images/s, median [quartiles] of {len(found.taken[TWINSTEP])} epochs | its time / {TWINSTEP}'s, round by round |",
+        (
+            f"| loop | images/s, median [quartiles] of {len(found.taken[TWINSTEP])} epochs | its time / {TWINSTEP}'s, round by "
+            "round |"
+        ),
         "|---|---|---|",
     ]
     for name in fastest_first(found):

@@ -1,4 +1,4 @@
-"""A rehearsal of the measurement of starts."""
+"""Tests a rehearsal of the measurement of starts."""
 
 import re
 

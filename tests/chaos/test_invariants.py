@@ -142,7 +142,10 @@ def test_an_ending_that_is_right(word: Word) -> None:
 
 def test_an_orphan_is_found_though_its_parent_is_gone(tmp_path: Path) -> None:
     start = Start(Job(tmp_path / "run", tmp_path, (), nodes=2, ranks_per_node=1), "start-001")
-    sleeps = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {'import time; time.sleep(60)'!r}], start_new_session=True)"
+    sleeps = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {'import time; time.sleep(60)'!r}], "
+        "start_new_session=True)"
+    )
     subprocess.run([sys.executable, "-c", sleeps], env={**os.environ, **start.environment(1)}, check=True)
     [orphan] = start.processes()
     assert (orphan.node, orphan.rank) == (1, None)

@@ -1,4 +1,4 @@
-"""`check_optimizer`, the cross-check for test suites, and the gradients that it generates."""
+"""Tests `check_optimizer`, the cross-check for test suites, and the gradients that it generates."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,9 +1,9 @@
 """The profile "fused on cuda" is compared with torch's own CUDA kernel of Adam, compiled for the CPU.
 
-This is evidence, not proof. nvcc has its own power function, with an error of up to 4 ulp, and chooses itself which multiplications and
-additions to contract. The header writes the two averages as fused operations and leaves only weight decay to the compiler; the build
-with contraction contracts that too. In torch's own binary (2.14.1+cu130, sm_90: `cuobjdump -sass` of libtorch_cuda.so) the float32
-kernels of Adam, AdamW and SGD with momentum use float64 only to convert hyperparameters.
+This is evidence, not proof. nvcc has its own power function, with an error of up to 4 ulp, and chooses itself which
+multiplications and additions to contract. The header writes the two averages as fused operations and leaves only weight decay to
+the compiler; the build with contraction contracts that too. In torch's own binary (2.14.1+cu130, sm_90: `cuobjdump -sass` of
+libtorch_cuda.so) the float32 kernels of Adam, AdamW and SGD with momentum use float64 only to convert hyperparameters.
 """
 
 from collections.abc import Callable, Iterable
@@ -155,7 +155,7 @@ def test_the_second_moment_shows_that_beta2_is_rounded(
 def test_each_profile_refuses_the_arithmetic_of_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Kernel, kind: Any
 ) -> None:
-    """So the profile explains the difference, and not merely a wide tolerance."""
+    """This shows that the profile explains the difference, and not merely a wide tolerance."""
     monkeypatch.setattr("crosscheck.checks.judging.judge.diagnose", no_cause)
     run(tmp_path / "cpu", kind)
     put_in_place(monkeypatch, plain)

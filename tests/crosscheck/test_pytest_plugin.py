@@ -1,4 +1,4 @@
-"""The pytest plugin, in test suites of other people."""
+"""Tests the pytest plugin in test suites as other people write them."""
 
 import subprocess
 import sys

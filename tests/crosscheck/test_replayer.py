@@ -1,4 +1,4 @@
-"""What `replay` is called with."""
+"""Tests what `replay` is called with."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The counter-based generator against splitmix64 in plain Python."""
+"""Compares the counter-based generator with splitmix64 in plain Python."""
 
 import pytest
 import torch

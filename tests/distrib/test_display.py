@@ -1,4 +1,4 @@
-"""Who sees what."""
+"""Tests which process prints what."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""One exit code, and one line, for each kind of error of a small command."""
+"""Each kind of error of a small command has one exit code and prints one line."""
 
 import errno
 from importlib import import_module

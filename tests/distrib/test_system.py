@@ -1,4 +1,4 @@
-"""What is asked of the operating system."""
+"""Tests what is asked of the operating system."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The entry point, where what it needs is not installed, and how its process ends."""
+"""Tests the entry point, where what it needs is not installed, and how its process ends."""
 
 from pathlib import Path
 

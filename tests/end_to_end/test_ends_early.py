@@ -1,4 +1,4 @@
-"""A run that ends early, and the checkpoint that was the best, whatever interrupts it."""
+"""Tests a run that ends early, and the checkpoint that was the best, whatever interrupts it."""
 
 from functools import partial
 from pathlib import Path

@@ -136,7 +136,7 @@ def test_a_signal_to_the_launcher_alone_stops_the_run(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_there_are_ranks(tmp_path: Path, number: signal.Signals) -> None:
-    """Importing the launcher, with all of torch behind it, takes seconds, and asks the system this and that by programs of its own."""
+    """Importing the launcher, with all of torch, takes seconds, and asks the system several things by programs of its own."""
     (tmp_path / "accelerate").mkdir()
     (tmp_path / "accelerate" / "__init__.py").write_text(
         f"import os, subprocess, time\nsubprocess.Popen(['sleep', '1'])\nos.kill(os.getpid(), {number:d})\ntime.sleep(60)\n"
@@ -155,7 +155,7 @@ def test_a_signal_before_there_are_ranks(tmp_path: Path, number: signal.Signals)
 
 
 def test_a_signal_after_the_run_has_ended_changes_nothing(tmp_path: Path) -> None:
-    """One comes when the run has said how it ended, and one while the interpreter ends. The package is a stand-in that does so."""
+    """One comes when the run has said how it ended, and one while the interpreter ends. A stand-in for the package sends them."""
     (tmp_path / "accelerate").mkdir()
     (tmp_path / "accelerate" / "__init__.py").write_text(
         "import atexit, os, signal, sys\n"

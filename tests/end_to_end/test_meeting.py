@@ -52,7 +52,7 @@ def test_rank_0_whose_port_is_taken(tmp_path: Path) -> None:
 
 
 def test_the_only_rank_meets_nobody_where_it_has_no_address(tmp_path: Path) -> None:
-    """As one process that torchrun or a script starts with the variables of a rank."""
+    """Torchrun or a script may start one process with the variables of a rank."""
     said = alone(0, tmp_path, free_port(), "no-such-host.invalid", world_size=1)
     assert "fault: the ranks did not meet at no-such-host.invalid:" in said
 

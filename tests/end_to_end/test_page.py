@@ -1,4 +1,7 @@
-"""The page that the real trainer leaves, also of a run that its disk or its libraries fail. Of a stopped one: test_training.py."""
+"""Tests the page that the real trainer leaves, also of a run that its disk or its libraries fail.
+
+The page of a stopped run is tested in test_training.py.
+"""
 
 import json
 import re

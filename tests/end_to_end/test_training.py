@@ -29,7 +29,8 @@ SUMMARY_KEYS = {
     "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "applied_updates", "skipped_steps",
     "images_per_second", "world_size", "device", "precision", "optimizer", "fused", "dataset", "seed",
     "best_test_accuracy", "best_step", "ended_early", "network", "parameters",
-    "flop", "flop_per_second", "share_of_peak", "data_share", "peak_memory", "peak_device_memory", "resumed_from", "weights_sha256", "crosscheck",
+    "flop", "flop_per_second", "share_of_peak", "data_share", "peak_memory", "peak_device_memory",
+    "resumed_from", "weights_sha256", "crosscheck",
 }  # fmt: skip
 
 SGD = ("--optimizer.name=sgd", "--optimizer.lr=0.02")

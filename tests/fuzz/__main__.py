@@ -1,8 +1,8 @@
 """`python -m tests.fuzz [--minutes M] [--seed S]` damages files of every format that the trainer and the replay read, and reads
 them.
 
-Each reader may return, or refuse in one sentence. Any other exception, more than `_SECONDS` of computing for a file, or more than `_BYTES` of
-memory beyond what the process had before is a finding: it is printed with the file, and the exit code is 1.
+Each reader may return, or refuse in one sentence. Any other exception, more than `_SECONDS` of computing for a file, or more than
+`_BYTES` of memory beyond what the process had before is a finding: it is printed with the file, and the exit code is 1.
 """
 
 import argparse

@@ -25,7 +25,10 @@ def in_short(parts: Mapping[str, Part]) -> Iterator[str]:
         low, high = _range(loops, "recorded")
         yield f"A recorded step takes {low:.2f} to {high:.2f} times one that is not recorded."
     if exact := _rows(parts, "exactness"):
-        yield f"{sum(bool(row.figures['same']) for row in exact)} of {len(exact)} runs that were interrupted or overflowed end as they should."
+        yield (
+            f"{sum(bool(row.figures['same']) for row in exact)} of {len(exact)} runs that were interrupted or overflowed end as "
+            "they should."
+        )
 
 
 def _rows(parts: Mapping[str, Part], name: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The kit itself, on the CPU: the report is whole whatever becomes of a part, and of the kit."""
+"""Tests the kit itself, on the CPU: the report is whole whatever becomes of a part, and of the kit."""
 
 import os
 import shutil

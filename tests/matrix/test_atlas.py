@@ -1,4 +1,4 @@
-"""The whole atlas: every combination of options, beyond those of tests/crosscheck/test_atlas.py."""
+"""Tests the whole atlas: every combination of options, beyond those of tests/crosscheck/test_atlas.py."""
 
 import pytest
 

@@ -22,7 +22,9 @@ from tests.support import ROOT
 NOT_HERE = {
     r"(make|source|eval|pip) ": "setting up, which CI does",
     r"python -m tests\.": "tests of their own",
-    r"(python -m|twinstep) distrib(\.checkpoint)?\.bench|.*-m distrib\.bench|twinstep bench": "tests/distrib/test_bench.py; they take minutes",
+    r"(python -m|twinstep) distrib(\.checkpoint)?\.bench|.*-m distrib\.bench|twinstep bench": (
+        "tests/distrib/test_bench.py; they take minutes"
+    ),
     r"sbatch .*slurm/(sweep|crosscheck)\.sbatch": "tests/slurm, on a SLURM",
     r"twinstep atlas|.*crosscheck atlas": "tests/crosscheck/test_atlas.py; minutes",
 }

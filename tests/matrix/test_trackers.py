@@ -1,4 +1,6 @@
-"""Weights & Biases offline, MLflow with a server of its own, and Trackio, each as it is: the extra `trackers`, which CI does not install."""
+"""Weights & Biases offline, MLflow with a server of its own, and Trackio, each as it is: the extra `trackers`,
+which CI does not install.
+"""
 
 import json
 import os
@@ -60,7 +62,7 @@ def wandb_history(file: Path) -> dict[int, set[str]]:
 
 
 def log_records(data: bytes, offset: int) -> Iterator[bytes]:
-    """Yield the records of a log in the format of LevelDB: blocks of 32 KiB, in them checksum, length and kind before each piece."""
+    """Yield the records of a log in LevelDB's format: blocks of 32 KiB, in them checksum, length and kind before each piece."""
     whole, at = b"", 0
     while at + 7 <= len(data):
         if (left := 2**15 - (at + offset) % 2**15) < 7:

@@ -1,4 +1,5 @@
-"""Records and replays every configuration with which torch tests its own optimizers: `python -m tests.matrix.torch_configurations`.
+"""Records and replays every configuration with which torch tests its own optimizers:
+`python -m tests.matrix.torch_configurations`.
 
 What has a rule must match, in every real format and on every device there is; what has none must be refused by its name.
 This is a program of its own, because torch's test helpers change settings of the whole process when they are imported.
@@ -47,7 +48,8 @@ def main() -> int:
                 wrong.append(f"{about}\n{report}")
     print("\n".join(wrong))
     print(
-        f"{came_to[RULE]} configurations with a rule, {came_to[NO_RULE]} optimizers without; {len(wrong)} wrong; worst eta {worst:.2f}"
+        f"{came_to[RULE]} configurations with a rule, {came_to[NO_RULE]} optimizers without; {len(wrong)} wrong; worst eta "
+        f"{worst:.2f}"
     )
     return 1 if wrong else 0
 

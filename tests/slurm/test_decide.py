@@ -1,4 +1,4 @@
-"""The decision at the end of a start, whether the job ends or is queued again.
+"""Tests the decision at the end of a start, whether the job ends or is queued again.
 
 These tests call the function; test_decisions.py runs the script.
 """

@@ -1,4 +1,4 @@
-"""The command `twinstep`: what it hands on to whom, and what it says itself."""
+"""Tests the command `twinstep`: what it hands on to whom, and what it says itself."""
 
 import os
 import subprocess
@@ -139,7 +139,10 @@ def test_completions_have_the_options_of_every_command(capsys: pytest.CaptureFix
         "watch) words='--every --help --html --json --junit --linger --timeout'",
         "compare) words='--help --html --json'",
         "export) words='--best --help --network --to'",
-        "launch) words='--config_file --machine_rank --main_process_ip --main_process_port --max_restarts --mixed_precision --num_machines --num_processes'",
+        (
+            "launch) words='--config_file --machine_rank --main_process_ip --main_process_port --max_restarts "
+            "--mixed_precision --num_machines --num_processes'"
+        ),
         "report) words='--help --html --json --junit --require'",
         "train) words='--help --dry-run --data.source ",
     ):

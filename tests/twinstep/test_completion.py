@@ -1,4 +1,4 @@
-"""What bash offers at Tab."""
+"""Tests what bash offers at Tab."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,10 @@ from twinstep.completion import script
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("completion") / "twinstep.bash"
-    said = "usage: … [--nothing]\n  -h, --help  …\n  --json FILE  as --path has it\n  --linger_on SECONDS, --every N\n  --section.key"
+    said = (
+        "usage: … [--nothing]\n  -h, --help  …\n  --json FILE  as --path has it\n  --linger_on SECONDS, --every N\n  "
+        "--section.key"
+    )
     helps = dict.fromkeys(COMMANDS, said)
     path.write_text(script("bash", helps))
     return path

@@ -40,6 +40,8 @@ class AllowedChanges:
             yield f"state was loaded before {spans(runs(others))}: it is not what the step before had left ({names})"
         for name, steps in self._claimed.items():
             if steps:
-                yield f"{name} was changed before {spans(runs(sorted(steps)))}, outside the optimizer's step, as the trainer claims"
+                yield (
+                    f"{name} was changed before {spans(runs(sorted(steps)))}, outside the optimizer's step, as the trainer claims"
+                )
             else:
                 yield f"{name} never changed between steps, though the trainer claims that it may"

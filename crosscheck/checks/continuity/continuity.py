@@ -84,8 +84,8 @@ class Continuity(Check):
             said += f"its {len(self._resumed)} tensors and their slots were held, bit for bit, against what step {step - 1} left"
         elif self._last.may_have_been_repeated:
             said += (
-                f"step {step - 1} is on record, but a start after that may have taken it again, so nothing says whether the run went "
-                "on from there; Recorder.flush() before each checkpoint settles it"
+                f"step {step - 1} is on record, but a start after that may have taken it again, so nothing says whether the run "
+                "went on from there; Recorder.flush() before each checkpoint settles it"
             )
         else:
             said += f"what step {step - 1} left is not on record, so nothing says whether the run went on from there"
@@ -199,7 +199,9 @@ def _narrowed(block: TensorBlock, row: int, coordinates: Coordinates) -> TensorB
 
 
 def _noteworthy(block: TensorBlock, quantities: dict[str, Quantity], joins: Callable[[int], bool]) -> list[int]:
-    """Return the rows whose values before the step may be others than the row before left, and those after a step that `joins`."""
+    """Return the rows whose values before the step may differ from what the row before left,
+    and those after a step that `joins`.
+    """
     applied = block.applied
     quiet = applied & block.has_grad
     rows = ~quiet

@@ -27,7 +27,9 @@ class Claimed(Protocol):
 
     @property
     def total(self) -> float:
-        """Return how many updates the claim covers; after them torch's scheduler goes on in a way that the claim does not describe."""
+        """Return how many updates the claim covers; after them torch's scheduler goes on in a way that the claim does not
+        describe.
+        """
         ...
 
     @property

@@ -37,6 +37,6 @@ def stepped_seldom(
         return ""
     every = str(between[0]) if len(between) and (between == between[0]).all() else ""
     return (
-        f"the loop stepped the scheduler {rises.sum():,} times in {updates[-1]:,} updates, and the rates follow that; nobody said how "
-        f"often it should be stepped: if this is meant, as once an epoch, give the recorder scheduler_every={every}"
+        f"the loop stepped the scheduler {rises.sum():,} times in {updates[-1]:,} updates, and the rates follow that; nobody "
+        f"said how often it should be stepped: if this is meant, as once an epoch, give the recorder scheduler_every={every}"
     )

@@ -1,4 +1,4 @@
-"""Notices a CosineAnnealingWarmRestarts that is given fractions of an epoch, `step(epoch + i / iters)`, as torch's documentation has it."""
+"""Notices a CosineAnnealingWarmRestarts that is given fractions of an epoch, `step(epoch + i / iters)`, as torch documents."""
 
 import numpy as np
 

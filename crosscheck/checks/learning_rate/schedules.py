@@ -105,7 +105,8 @@ def _cosine(warmup: int, total: int, start_factor: float, end_factor: float) -> 
 def _onecycle(
     total: int, pct_start: float, div_factor: float, final_div_factor: float, between: str = "cosine"
 ) -> Schedule:
-    """Return OneCycleLR, annealed by cosines or in straight lines: its phases end at pct_start T - 1 and T - 1, and its last value stays.
+    """Return OneCycleLR, annealed by cosines or in straight lines: its phases end at pct_start T - 1 and T - 1, and its last
+    value stays.
 
     `optax.cosine_onecycle_schedule` ends elsewhere and is 31 times off at the last update.
     """

@@ -18,7 +18,9 @@ _NEARLY_EVERY = 0.9
 
 
 def moved_on(attempts: Sequence[RateUsed]) -> Iterator[Finding]:
-    """Yield a finding for each group and skipped step after which the rate is another, if it changes after nearly every step there."""
+    """Yield a finding for each group and skipped step after which the rate is another,
+    if it changes after nearly every step there.
+    """
     applied = np.array([attempt.applied for attempt in attempts[:-1]], np.bool_)
     for group in range(max((len(attempt.lr) for attempt in attempts), default=0)):
         rates = np.array([attempt.lr[group] if group < len(attempt.lr) else np.nan for attempt in attempts])

@@ -63,8 +63,8 @@ class LossScale(Check):
             )
         elif self._overflows:
             self.context.warnings.append(
-                f"gradients were not finite at the end of backward in {spans(runs(self._overflows))}, and the optimizer was stepped "
-                "under a loss scale all the same: torch.amp.GradScaler skips such a step"
+                f"gradients were not finite at the end of backward in {spans(runs(self._overflows))}, and the optimizer was "
+                "stepped under a loss scale all the same: torch.amp.GradScaler skips such a step"
             )
 
     def _not_restored(self, scaler: Scaler) -> Iterator[Finding]:
@@ -76,8 +76,8 @@ class LossScale(Check):
                 continue
             if check._unusual:
                 self.context.notes.append(
-                    f"the loss scaler was not updated once after each step, and how often it was after step {first - 1} is not on "
-                    "record, so nothing says whether the resumed run begins with the scale that was left"
+                    f"the loss scaler was not updated once after each step, and how often it was after step {first - 1} is not "
+                    "on record, so nothing says whether the resumed run begins with the scale that was left"
                 )
                 return
             left = left_by(known, before)
@@ -100,8 +100,8 @@ def _applied_all_the_same(step: int) -> Finding:
         slot="found_inf",
         recorded=0.0,
         expected=1.0,
-        cause="the step was applied although gradients were not finite at the end of backward, which torch.amp.GradScaler skips: either "
-        "they were changed before the scaler looked at them, or what it found was set back",
+        cause="the step was applied although gradients were not finite at the end of backward, which torch.amp.GradScaler skips: "
+        "either they were changed before the scaler looked at them, or what it found was set back",
         check=check_names.LOSS_SCALE,
     )
 
@@ -109,12 +109,15 @@ def _applied_all_the_same(step: int) -> Finding:
 def _differs(left: Scaler, found: Scaler, step: int) -> Iterator[Finding]:
     """Yield in what a scaler differs from the one that was left, before a step."""
     if not same(found.scale, left.scale):
-        cause = f"the loss scale was not restored: step {step - 1} left {left.scale:.9g}, and the resumed run begins with {found.scale:.9g}"
+        cause = (
+            f"the loss scale was not restored: step {step - 1} left {left.scale:.9g}, and the resumed run begins with "
+            f"{found.scale:.9g}"
+        )
         yield loss_scale_finding(ScaleUsed(step, True, found.scale), left.scale, cause)
     elif found.growth_tracker != left.growth_tracker:
         cause = (
-            f"the growth tracker of the loss scale was not restored: step {step - 1} left {left.growth_tracker}, and the resumed run "
-            f"begins with {found.growth_tracker}"
+            f"the growth tracker of the loss scale was not restored: step {step - 1} left {left.growth_tracker}, and the resumed "
+            f"run begins with {found.growth_tracker}"
         )
         yield replace(
             loss_scale_finding(ScaleUsed(step, True, found.growth_tracker), left.growth_tracker, cause),

@@ -21,7 +21,8 @@ class ScaleUsed(NamedTuple):
     applied: bool
     loss_scale: float
     updates: tuple[bool, ...] | None = None
-    """Of the scaler's updates since the attempt before, whether each counted an overflow. None: one, which counted that attempt only."""
+    """Of the scaler's updates since the attempt before, whether each counted an overflow. None: one,
+    which counted that attempt only."""
 
 
 def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Finding]:
@@ -31,7 +32,8 @@ def check_loss_scale(scaler: Scaler, attempts: Sequence[ScaleUsed]) -> list[Find
     0. An applied one adds 1 to the tracker; when that is growth_interval, the scale is multiplied by growth_factor,
     unless that is infinite, and the tracker set to 0. Products are rounded to float32. Each scale is held against
     what should have become of the one recorded before it, so that one fault is not found again at every later step.
-    Where other optimizers share the scaler, several updates or none may lie between two attempts, and count the overflows of those.
+    Where other optimizers share the scaler, several updates or none may lie between two attempts, and count the overflows of
+    those.
 
     `scaler` is as it was before the first of the `attempts`, which has every attempt in its order.
     """
@@ -195,7 +197,8 @@ def _otherwise_updated(last: ScaleUsed, now: ScaleUsed, expected: float, updates
         )
     return (
         f"the loss scale went from {last.loss_scale:.9g} to {now.loss_scale:.9g} between steps {last.step} and {now.step}, in "
-        f"{count(len(updates), 'update')} of which {sum(updates)} counted an overflow: torch.amp.GradScaler makes {expected:.9g} of it"
+        f"{count(len(updates), 'update')} of which {sum(updates)} counted an overflow: torch.amp.GradScaler makes {expected:.9g} "
+        "of it"
     )
 
 

@@ -170,7 +170,10 @@ class Comparison:
         each = [self._tensors[rank] for rank in self.ranks]
         alone = sorted(set[str]().union(*each) - each[0].intersection(*each))
         if alone:
-            yield f"{listed(alone)} {'is' if len(alone) == 1 else 'are'} not on every rank: nothing compares what ranks hold of that"
+            yield (
+                f"{listed(alone)} {'is' if len(alone) == 1 else 'are'} not on every rank: nothing compares what ranks hold of "
+                "that"
+            )
         without = sorted({tensor for _, tensor in self._not_compared - self._compared})
         if without:
             yield (

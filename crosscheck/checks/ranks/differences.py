@@ -44,7 +44,8 @@ class Difference:
     elements: Mapping[int, int]
     """By step."""
     ahead: int = 0
-    """1 if what the other rank has at this step is, in all elements, what the first one has at the next; -1 the other way round."""
+    """1 if what the other rank has at this step is, in all elements, what the first one has at the next;
+    -1 the other way round."""
 
 
 class Attempt(NamedTuple):
@@ -144,7 +145,9 @@ class Pair:
         return same & (a.digests[ours, moment] != b.digests[theirs, moment])
 
     def _gradients_ahead(self, step: int) -> int:
-        """Return whether the other rank has the gradient of a step later (1), earlier (-1), or neither (0): `Difference.ahead`."""
+        """Return whether the other rank has the gradient of a step later (1), earlier (-1),
+        or neither (0): `Difference.ahead`.
+        """
         at = int(np.searchsorted(self.steps, step))
         if at + 1 == len(self.steps) or self.steps[at + 1] != step + 1:
             return 0

@@ -35,8 +35,8 @@ def expect_checkable(
         _expect_options(name, options, groups[group], claims)
     if claims.clip_norm is not None and claims.clip_value is not None:
         raise TraceError(
-            f"clip_norm = {claims.clip_norm:g} and clip_value = {claims.clip_value:g} are both claimed: of gradients that were clipped twice "
-            "no norm in between is recorded; claim the last of the two, and call after_backward between them"
+            f"clip_norm = {claims.clip_norm:g} and clip_value = {claims.clip_value:g} are both claimed: of gradients that were "
+            "clipped twice no norm in between is recorded; claim the last of the two, and call after_backward between them"
         )
     if claims.average is not None and not averaged:
         raise TraceError(

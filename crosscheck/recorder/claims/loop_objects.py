@@ -26,7 +26,7 @@ _Options = tuple[dict[str, Option], ...]
 
 
 class LoopObjects:
-    """Joins the claims that are read from objects with those that were written down, and says what the objects claim of each step."""
+    """Joins claims that are read from objects with those that were written down, and says what the objects claim of each step."""
 
     def __init__(
         self,
@@ -96,11 +96,17 @@ class LoopObjects:
         self._counts_scheduler = True
 
     def watch_clipping(self) -> None:
-        """Expect a call of `clipped` for each step that is clipped, from now on. For a step without that call no clipping is claimed."""
+        """Expect a call of `clipped` for each step that is clipped, from now on.
+
+        For a step without that call no clipping is claimed.
+        """
         self._expects_clips = True
 
     def clipped(self, *, norm: float | None = None, value: float | None = None) -> None:
-        """Note the bound at which the gradients of the coming step are clipped. NaN says that no claim can describe the clipping."""
+        """Note the bound at which the gradients of the coming step are clipped.
+
+        NaN says that no claim can describe the clipping.
+        """
         if self._clips:  # twice in a step
             norm = value = float("nan")
         self._clips = {CLIP_NORM: norm, CLIP_VALUE: value}

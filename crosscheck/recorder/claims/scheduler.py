@@ -32,8 +32,8 @@ def unwrap_scheduler(scheduler: Any, optimizer: Optimizer) -> LRScheduler:
             )
     if not float(getattr(inner, "T_cur", 0)).is_integer():
         raise TraceError(
-            f"scheduler: this {type(inner).__name__} was stepped to a fraction of an epoch, as by step(epoch + i / iters), which no "
-            "count of updates gives; leave scheduler= out, or give it a period in updates and call step()"
+            f"scheduler: this {type(inner).__name__} was stepped to a fraction of an epoch, as by step(epoch + i / iters), which "
+            "no count of updates gives; leave scheduler= out, or give it a period in updates and call step()"
         )
     scheduled: Any = without_accelerate(inner.optimizer, "optimizer")
     if scheduled is not optimizer:

@@ -39,7 +39,9 @@ class SteppedCopy:
         self._warned = False
 
     def rates(self, warn: Callable[[str], None]) -> list[float]:
-        """Return the rate of each group for the coming update; NaN, of which `warn` is told, once the scheduler's code has failed."""
+        """Return the rate of each group for the coming update; NaN, of which `warn` is told,
+        once the scheduler's code has failed.
+        """
         if not self._failure:
             return [float(group["lr"]) for group in self._optimizer.param_groups]
         if not self._warned:  # only now: the rate that follows the last update of a run is never used

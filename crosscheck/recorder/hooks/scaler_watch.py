@@ -31,8 +31,8 @@ class Updates(NamedTuple):
 class ScalerWatch:
     """Tells when a loss scaler skips a step without calling the optimizer, which no hook of the optimizer sees.
 
-    `torch.amp.GradScaler` has no hooks, so `step` and `update` of the class are replaced as long as there is a watch. Nothing is put
-    into a scaler itself, which can be copied and pickled as ever.
+    `torch.amp.GradScaler` has no hooks, so `step` and `update` of the class are replaced as long as there is a watch. Nothing is
+    put into a scaler itself, which can be copied and pickled as ever.
     """
 
     def __init__(

@@ -16,7 +16,10 @@ _OPTIMIZER_FILE = torch.optim.Optimizer.register_step_pre_hook.__code__.co_filen
 def watch_steps(
     optimizer: torch.optim.Optimizer, before: Callable[[bool], None], after: Callable[[], None]
 ) -> tuple[RemovableHandle, RemovableHandle]:
-    """Call `before(compiled)` when a step's gradients are ready, and `after()` when the step is over. Return the two hooks, for removal."""
+    """Call `before(compiled)` when a step's gradients are ready, and `after()` when the step is over.
+
+    Return the two hooks, for removal.
+    """
     steps = _Steps(optimizer, before, after)
     return (
         optimizer.register_step_pre_hook(_outside_graphs(steps.begin)),

@@ -53,7 +53,8 @@ def choose_rule(optimizer: torch.optim.Optimizer, rule: str) -> str:
 def _has_few_bits(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether an optimizer says that its state has fewer bits than a half.
 
-    Those of bitsandbytes say it by a number, because all of them are derived from its `Optimizer8bit`; others by the name of a class.
+    Those of bitsandbytes say it by a number, because all of them are derived from its `Optimizer8bit`; others by the name of a
+    class.
     """
     bits = getattr(getattr(optimizer, "args", None), "optim_bits", None)
     if isinstance(bits, int):

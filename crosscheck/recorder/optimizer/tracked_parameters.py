@@ -34,7 +34,9 @@ class _Listing(NamedTuple):
         return cls(parameters, list(map(_REQUIRES_GRAD, parameters)), _kernels(group))
 
     def shows(self, group: Mapping[str, Any]) -> bool:
-        """Return whether the group is as it was: no parameter joined, left, was replaced or frozen, and the kernel is the same."""
+        """Return whether the group is as it was: no parameter joined, left, was replaced or frozen,
+        and its kernel is the same.
+        """
         parameters: list[Tensor] = group["params"]
         return (
             len(parameters) == len(self.parameters)
@@ -45,13 +47,14 @@ class _Listing(NamedTuple):
 
 
 class TrackedParameters:
-    """Numbers the parameters, which keep their numbers: one that leaves is not recorded any more, and one that joins goes to the end.
+    """Numbers the parameters, which keep their numbers: one that leaves is not recorded any more, and one that joins goes to the
+    end.
 
-    A parameter that another one replaces in its group, or that is changed in shape or format, goes on under a new number. One that the
-    optimizer does not step any more is not kept alive.
+    A parameter that another one replaces in its group, or that is changed in shape or format, goes on under a new number. One
+    that the optimizer does not step any more is not kept alive.
 
-    Parameters that the optimizer steps are held by ordinary references: torch.utils.swap_tensors, and with it `load_state_dict` and
-    the conversions of a module under torch.__future__, refuse a tensor to which there is a weak one.
+    Parameters that the optimizer steps are held by ordinary references: torch.utils.swap_tensors, and with it `load_state_dict`
+    and the conversions of a module under torch.__future__, refuse a tensor to which there is a weak one.
     """
 
     def __init__(

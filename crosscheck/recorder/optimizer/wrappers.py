@@ -36,8 +36,8 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
         )
     if any(base.__module__.startswith("deepspeed.") for base in kind.__mro__):
         raise UnsupportedOptimizer(
-            f"{kind.__name__} steps with kernels of DeepSpeed, whose arithmetic no profile covers; record an optimizer of torch, which "
-            '"torch_adam": true in the parameters of DeepSpeed\'s Adam chooses'
+            f"{kind.__name__} steps with kernels of DeepSpeed, whose arithmetic no profile covers; record an optimizer of torch, "
+            'which "torch_adam": true in the parameters of DeepSpeed\'s Adam chooses'
         )
     if not isinstance(inner, torch.optim.Optimizer):
         raise UnsupportedOptimizer(f"{kind.__name__} is not a torch.optim.Optimizer")
@@ -51,6 +51,6 @@ def _without_hooks(optimizer: torch.optim.Optimizer) -> str:
     inside = [name for name, its in vars(optimizer).items() if isinstance(its, torch.optim.Optimizer)]
     where = f", which is its attribute {inside[0]}" if inside else ""
     return (
-        f"{type(optimizer).__name__} has none of the hooks of torch.optim.Optimizer, whose __init__ it does not call; if it wraps an "
-        f"optimizer, give that one{where}"
+        f"{type(optimizer).__name__} has none of the hooks of torch.optim.Optimizer, whose __init__ it does not call; if it "
+        f"wraps an optimizer, give that one{where}"
     )

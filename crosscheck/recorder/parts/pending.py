@@ -82,7 +82,9 @@ class Pending:
 
 
 def _with_records(blocks: Iterable[RowBlock], records: Iterable[StepRecord]) -> list[RowBlock]:
-    """Return the blocks that have rows of these records, without all others: Ctrl-C can come between a step's rows and its record."""
+    """Return the blocks that have rows of these records, without all others:
+    Ctrl-C can come between a step's rows and its record.
+    """
     listed = {record.step for record in records}
     for block in blocks:
         block.rows = [row for row in block.rows if row.step in listed]

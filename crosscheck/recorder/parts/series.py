@@ -40,8 +40,8 @@ def by_tensor(
 ) -> dict[int, Series]:
     """Return the values of all rows, tensor by tensor. Without columns each tensor has one number, which becomes a float64.
 
-    If the values of a tensor change their dtype, they are all put into the widest, which is exact, if told to `widen`; otherwise it
-    raises ChangedFormat.
+    If the values of a tensor change their dtype, they are all put into the widest, which is exact, if told to `widen`; otherwise
+    it raises ChangedFormat.
     """
     chunks: dict[tuple[tuple[int, ...], torch.dtype], tuple[list[int], list[Tensor]]] = {}
     for row, each in enumerate(values):

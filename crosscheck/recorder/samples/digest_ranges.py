@@ -32,9 +32,9 @@ class DigestRanges:
     def is_due(self, step: int, *, before: bool, on_host: bool) -> bool:
         """Return whether to take digests before or after a step.
 
-        They compare what a step left with what the next one finds, so they are taken on both sides of that boundary or on neither.
-        Where it is too much for every step, they are taken at every eighth one, and at the boundary before it and the one after it.
-        On a device it is always too much: not the bytes, but the host's time to launch a handful of operations.
+        They compare what a step left with what the next one finds, so they are taken on both sides of that boundary or on
+        neither. Where it is too much for every step, they are taken at every eighth one, and at the boundary before it and the
+        one after it. On a device it is always too much: not the bytes, but the host's time to launch a handful of operations.
         """
         if on_host and self._budget - self._left <= _EACH_STEP:
             return True

@@ -41,7 +41,7 @@ class Digester:
 
 
 def as_integers(tensor: Tensor, covered: Range) -> tuple[Tensor, bool]:
-    """Return the covered elements as a vector of integers, and whether it is a view of them: of a tensor with gaps it is a copy."""
+    """Return the covered elements as a vector of integers, and whether it is a view; of a tensor with gaps it is a copy."""
     start, stop = covered
     dense = tensor.numel() == 0 or tensor.numel() == 1 + sum(
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)

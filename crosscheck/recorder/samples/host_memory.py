@@ -25,8 +25,8 @@ def is_readable(tensor: Tensor) -> bool:
 def read(tensor: Tensor, start: int, step: int, size: int) -> Piece:
     """Return elements at equal distances of a readable tensor, in the order in which they lie.
 
-    This is not `tensor.numpy()`, after which torch does not resize the user's memory any more, nor `np.from_dlpack`, which does not
-    know bfloat16 and takes five times as long.
+    This is not `tensor.numpy()`, after which torch does not resize the user's memory any more, nor `np.from_dlpack`, which does
+    not know bfloat16 and takes five times as long.
     """
     dtype = _INTEGERS[tensor.element_size()]
     nbytes = dtype.itemsize * ((size - 1) * step + 1) if size else 0

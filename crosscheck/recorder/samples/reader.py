@@ -148,7 +148,9 @@ class SampleReader:
         return list(buckets.values())
 
     def _find_state(self) -> tuple[dict[str, list[tuple[int, Tensor]]], dict[str, list[tuple[int, Tensor]]]]:
-        """Return numbered tensors by slot: the parameters and state of their shape; and separately state of one number a tensor."""
+        """Return numbered tensors by slot: the parameters and state of their shape;
+        and separately state of one number a tensor.
+        """
         elementwise: dict[str, list[tuple[int, Tensor]]] = {PARAM: []}
         scalars: dict[str, list[tuple[int, Tensor]]] = {}
         plain_numbers: dict[str, list[_PlainNumber]] = {}

@@ -35,8 +35,8 @@ class Sampler:
         steps: Literal["sampled", "all"] | Iterable[int],
         coordinates: int | None,
     ) -> None:
-        """`slots`: the rule's names of state -> this optimizer's. `steps`: those that are recorded in full. `coordinates`: of each
-        tensor, instead of what the budget has for all. Raises ValueError.
+        """`slots`: the rule's names of state -> this optimizer's. `steps`: those that are recorded in full. `coordinates`: of
+        each tensor, instead of what the budget has for all. Raises ValueError.
         """
         if isinstance(steps, str) and steps not in ("sampled", "all"):
             raise ValueError(f"steps={steps!r}: accepted are 'sampled', 'all' and step numbers")

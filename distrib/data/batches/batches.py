@@ -48,7 +48,9 @@ class Batches:
             yield Part(self.normalize(images), labels, weights, number == self.plan.accumulate, mixed)
 
     def whole(self, step: int) -> tuple[Tensor, Tensor, Mixed | None]:
-        """Return the global batch as all ranks together see it, but for rounding: images (B, H, W, C) uint8 and labels (B,) int64."""
+        """Return the global batch as all ranks together see it, but for rounding:
+        images (B, H, W, C) uint8 and labels (B,) int64.
+        """
         mix, index = self._mix(step), self.plan.global_batch(step, self.split.labels.device)
         images, labels, mixed = self._seen(step, index if mix is None else torch.cat((index, index[:1])), mix)
         return images.round().to(torch.uint8), labels, mixed

@@ -24,8 +24,8 @@ def window_sizes(
 ) -> tuple[Tensor, Tensor]:
     """Return height and width of a window for each image, (B,) int64.
 
-    It has a share of the image's area within `scale`, and a ratio of width to height from 3/4 to 4/3. `keys` are of the streams of
-    area and ratio.
+    It has a share of the image's area within `scale`, and a ratio of width to height from 3/4 to 4/3. `keys` are of the streams
+    of area and ratio.
     """
     counter = index[:, None] * _TRIES + torch.arange(_TRIES, device=index.device)
     chance = counter_rng.draw(keys[0], counter).double() / 2.0**63
@@ -43,7 +43,7 @@ def window_sizes(
 
 
 def enlarged(first: Tensor, length: Tensor, size: int) -> Tensor:
-    """Return where `size` pixels are taken from that show the window from `first` on of this `length`, (B, size) int64 in 128ths."""
+    """Return where `size` pixels are taken that show the window from `first` on of this `length`, (B, size) int64 in 128ths."""
     # They count in 2 * size parts of a 128th.
     centres = torch.arange(1, 2 * size, 2, device=first.device) * length[:, None] * _FINE
     within = (centres + size) // (2 * size) - _FINE // 2
@@ -51,7 +51,9 @@ def enlarged(first: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def resampled(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return the images (B, H, W, C) uint8 at these positions, (B, H) and (B, W) in 128ths, between two pixels by linear interpolation."""
+    """Return the images (B, H, W, C) uint8 at these positions, (B, H) and (B, W) in 128ths,
+    between two pixels by linear interpolation.
+    """
     across = _along_rows(images, rows).transpose(1, 2)
     return _along_rows(across, columns).transpose(1, 2).contiguous()
 

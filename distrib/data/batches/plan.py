@@ -33,7 +33,8 @@ class Plan:
     rank: int
     world_size: int
     fillers: bool = True
-    """Whether each part has as many images as the largest one. Without fillers, which weigh nothing, it has its own images only."""
+    """Whether each part has as many images as the largest one. Without fillers, which weigh nothing,
+    it has its own images only."""
 
     def __post_init__(self) -> None:
         if self.batch_size > self.num_images:
@@ -101,7 +102,9 @@ class Plan:
             yield torch.cat((around[mine.start : mine.stop + following], filler)), weights
 
     def in_order(self, gathered: Tensor, size: int) -> Tensor:
-        """Bring (ranks, parts, share, …), as ranks hold it with fillers, into the order of the global batch: (size, …), without fillers."""
+        """Bring (ranks, parts, share, …), as ranks hold it with fillers, into the order of the global batch: (size, …),
+        without fillers.
+        """
         pieces = [
             gathered[rank, number, : len(mine)]
             for number, part in enumerate(_split(range(size), self.accumulate))

@@ -30,8 +30,8 @@ def decode(
 ) -> tuple[Tensor, Sizes]:
     """Return the images, resized to size x size, as (N, H, W, C) uint8, and which sizes they had. There must be one at least.
 
-    Raises BadInput that names those that do not decode, twenty at most, after `problems` that are known already, and `place`, where they are to be
-    taken out; and OSError.
+    Raises BadInput that names those that do not decode, twenty at most, after `problems` that are known already, and `place`,
+    where they are to be taken out; and OSError.
     """
     decoder = Decoder(len(files), size)
     decoder.problems += problems
@@ -86,7 +86,8 @@ def _refuse(problems: Sequence[str], place: str) -> None:
     if problems:
         more = f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
         raise BadInput(
-            f"{len(problems)} images cannot be used: {'; '.join(problems[:_TOLD])}{more}: repair them, or take them out of {place}"
+            f"{len(problems)} images cannot be used: {'; '.join(problems[:_TOLD])}{more}: repair them, or take them out of "
+            f"{place}"
         )
 
 

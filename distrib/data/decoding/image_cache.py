@@ -49,14 +49,17 @@ class Decoded:
 def state_of(facts: os.stat_result) -> tuple[int, int, int]:
     """Return what is another for a file that was changed, or put in the place of another: its size and the times of both.
 
-    The time of change of what it holds is not enough: archives often give one time to all their files. That of its entry in the file
-    system is set by every rename, and also by a chmod, after which the images are decoded once more.
+    The time of change of what it holds is not enough: archives often give one time to all their files. That of its entry in the
+    file system is set by every rename, and also by a chmod, after which the images are decoded once more.
     """
     return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def key(format_: str, path: Path, facts: Sequence[Any], counts: Mapping[str, int], size: int) -> str:
-    """Return a name for the cached images of a source. `facts` are what tells its files from others: with other files the name is another."""
+    """Return a name for the cached images of a source.
+
+    `facts` are what tells its files from others: with other files the name is another.
+    """
     words = [format_, os.fsencode(path.resolve()).hex(), *facts, counts, *([size] if size != SIZE else [])]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
 
@@ -101,7 +104,10 @@ def read(file: Path, counts: Mapping[str, int], size: int) -> Decoded | None:
 
 
 def write(file: Path, decoded: Decoded) -> str:
-    """Write the cache, whole or not at all, and return why that failed, or nothing. One that cannot be written costs time, not the run."""
+    """Write the cache, whole or not at all, and return why that failed, or nothing.
+
+    One that cannot be written costs time, not the run.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _remove_left(file.parent)
@@ -115,7 +121,10 @@ def write(file: Path, decoded: Decoded) -> str:
 
 
 def _remove_left(folder: Path) -> None:
-    """Remove what runs that were killed had written of a cache. One that is being written changes all the time. Raises OSError."""
+    """Remove what runs that were killed had written of a cache. One that is being written changes all the time.
+
+    Raises OSError.
+    """
     for left in folder.glob(".images-*.safetensors-*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > _ABANDONED:

@@ -97,7 +97,10 @@ def _extract(root: Path) -> None:
 
 
 def _fetch(root: Path, seconds: float | None = None) -> None:
-    """Download, by torchvision in a process of its own, which alone can be given a time limit. Raises OSError or SubprocessError."""
+    """Download, by torchvision in a process of its own, which alone can be given a time limit.
+
+    Raises OSError or SubprocessError.
+    """
     with _apart(root) as folder:
         command = [*kill_with_parent(), sys.executable, "-c", _DOWNLOAD, folder]
         subprocess.run(command, timeout=seconds, check=True, capture_output=True)

@@ -33,7 +33,8 @@ _TOLD = 5  # files that are named, of those that are left out
 def load(path: Path, cache: Path, selection: Selection = ALL) -> Dataset:
     """Return the images in a folder.
 
-    Raises BadInput for a folder that is missing or empty, or that has one class, an image that does not decode, or too many; and OSError.
+    Raises BadInput for a folder that is missing or empty, or that has one class, an image that does not decode, or too many; and
+    OSError.
     """
     left_out: list[Path] = []
     train, test = _listing(path, ("train",), left_out), _listing(path, ("test", "val"), left_out)
@@ -135,8 +136,8 @@ def _hidden(name: str) -> bool:
 def _key(path: Path, classes: tuple[str, ...], taken: Taken, size: int) -> str:
     """Return a name for the cache of these images.
 
-    Raises BadInput if some are no files, or very large ones. It names them and, as all are to be known at once, also those that do
-    not decode.
+    Raises BadInput if some are no files, or very large ones. It names them and, as all are to be known at once, also those that
+    do not decode.
     """
     digest = hashlib.sha256(f"{_FORMAT} {path.resolve()}".encode("utf-8", "surrogateescape"))
     within = len(str(path / "_")) - 1

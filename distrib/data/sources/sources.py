@@ -72,7 +72,8 @@ def _expect_no_columns(config: DataConfig, source: str) -> None:
     for key, value in (("image_column", config.image_column), ("label_column", config.label_column)):
         if value is not None:
             raise BadInput(
-                f"data.{key} = {value}: only parquet:PATH and hf:OWNER/NAME have columns, and data.source is {source}: leave it out"
+                f"data.{key} = {value}: only parquet:PATH and hf:OWNER/NAME have columns, and data.source is {source}: leave it "
+                "out"
             )
 
 

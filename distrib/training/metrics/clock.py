@@ -36,7 +36,7 @@ class Clock:
             yield part
 
     def lap(self, images: int) -> tuple[float, float]:
-        """Count a step of so many images, and return the seconds that it took and those of them in which it waited for its batch."""
+        """Count a step of so many images, and return the seconds that it took and those in which it waited for its batch."""
         now = time.perf_counter()
         lap, waited = now - self._since, self._waited
         self.seconds += lap
@@ -51,6 +51,6 @@ class Clock:
         return (self.images - since.images) / seconds if seconds > 0 else None
 
     def data_share(self, since: "Clock") -> float | None:
-        """Return the share of the time, from 0 to 1, in which steps waited for their batches since the clock stood like `since`."""
+        """Return the share of time, from 0 to 1, in which steps waited for their batches since the clock stood like `since`."""
         seconds = self.seconds - since.seconds
         return (self.data_seconds - since.data_seconds) / seconds if seconds > 0 else None

@@ -19,8 +19,8 @@ _ONE_SIZE, _ALL_SIZES = 0.01, 0.3  # seconds, after which there is no further tr
 def peak_flop_per_second(device: torch.device, precision: Precision) -> float:
     """Return how many FLOP a second this process gets out of its device in the number format of the run.
 
-    It is measured once for a process, which takes some ten milliseconds, on a busy machine some hundred, and leaves torch's random
-    numbers alone. On a GPU the count of its peak memory begins anew.
+    It is measured once for a process, which takes some ten milliseconds, on a busy machine some hundred, and leaves torch's
+    random numbers alone. On a GPU the count of its peak memory begins anew.
     """
     return _measured(device, precision.compute, precision.mode, torch.get_num_threads())
 

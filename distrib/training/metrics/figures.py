@@ -18,7 +18,8 @@ class Compute:
         return None if self.flop_per_image is None else self.flop_per_image * images
 
     def rates(self, images_per_second: float | None) -> dict[str, float | None]:
-        """Return under their names in metrics.jsonl the speed in images and in FLOP, and the share of the measured peak, 1 for all of it.
+        """Return under their names in metrics.jsonl the speed in images and in FLOP, and the share of the measured peak, 1 for
+        all of it.
 
         There is no share where the run is faster than that peak: the device was busy when it was measured.
         """

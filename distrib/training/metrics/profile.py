@@ -29,8 +29,8 @@ def expect_room(steps: int | None, plan: Plan) -> None:
         return
     remedy = f"take {most} at most" if most > 0 else "leave it out, or choose a smaller training.batch_size"
     raise BadInput(
-        f"output.profile_steps = {steps}: the steps lie within one epoch, behind {WARM_UP} that warm up, and an epoch of this run has "
-        f"{count(plan.steps_per_epoch, 'step')}: {remedy}"
+        f"output.profile_steps = {steps}: the steps lie within one epoch, behind {WARM_UP} that warm up, and an epoch of this "
+        f"run has {count(plan.steps_per_epoch, 'step')}: {remedy}"
     )
 
 

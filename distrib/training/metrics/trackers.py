@@ -107,7 +107,8 @@ class Trackers:
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
             self._display.say(
-                f"warning: {self._names()} did not take everything within {_CLOSE_SECONDS:.0f} s after the run's end; metrics.jsonl has it"
+                f"warning: {self._names()} did not take everything within {_CLOSE_SECONDS:.0f} s after the run's end; "
+                "metrics.jsonl has it"
             )
 
     def _names(self) -> str:

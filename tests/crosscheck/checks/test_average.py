@@ -1,4 +1,4 @@
-"""A moving average that is updated otherwise than once after each applied step."""
+"""Tests a moving average that is updated otherwise than once after each applied step."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -160,7 +160,7 @@ sys.exit(int(sys.argv[2]))
 
 @pytest.mark.parametrize("code", [0, 7])
 def test_a_trace_that_cannot_be_replayed_hides_nothing_else(tmp_path: Path, code: int) -> None:
-    """Neither the script's exit code nor the report of the other optimizer."""
+    """It hides neither the script's exit code nor the report of the other optimizer."""
     out, file = tmp_path / "out", tmp_path / "report.json"
     result = record(out, DAMAGED, str(out), str(code), options=["--json", str(file)])
     assert result.returncode == (code or 2)
@@ -178,7 +178,7 @@ def test_a_trace_that_cannot_be_replayed_hides_nothing_else(tmp_path: Path, code
     ],
 )
 def test_what_is_not_listed_is_not_said_to_have_taken_no_step(tmp_path: Path, does: str, words: str) -> None:
-    """As on a disk that is full, or where the script removes the folder."""
+    """This happens on a disk that is full, or where the script removes the folder."""
     result = record(
         tmp_path / "out", f"import pathlib, sys; out = pathlib.Path(sys.argv[1]); {does}", str(tmp_path / "out")
     )

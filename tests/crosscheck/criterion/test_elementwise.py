@@ -423,7 +423,7 @@ def test_the_smallest_error_shows_and_half_of_it_does_not(name: str, sign: int) 
 
 
 def test_one_compilation_serves_all_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If batches are many, each rule is compiled once for each set of flags, whatever the number of rows and tensors, the dtype and the options."""
+    """If batches are many, each rule is compiled once for each set of flags, whatever the rows, tensors, dtype and options."""
 
     def compiled() -> int:
         programs: list[Any] = [exact_step, measure]

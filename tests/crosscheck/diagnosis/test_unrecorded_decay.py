@@ -1,4 +1,4 @@
-"""A weight decay where the record says that there is none, such as that of norms and biases in most scripts, is named and measured."""
+"""A weight decay that the record denies, such as that of norms and biases in most scripts, is named and measured."""
 
 from pathlib import Path
 from typing import Any

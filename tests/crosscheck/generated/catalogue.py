@@ -19,7 +19,8 @@ FORMULAS: dict[str, Mapping[str, tuple[str, ...]]] = {
         "": ("unscaled twice",),
         "momentum": ("buffer times lr", "nesterov unasked"),
         "nesterov": ("nesterov missing", "nesterov twice", "nesterov with the old buffer"),
-        "dampening": ("dampening missing", "buffer from zero", "dampening on the buffer", "dampening on both", "dampening is the momentum"),
+        "dampening": ("dampening missing", "buffer from zero", "dampening on the buffer",
+                      "dampening on both", "dampening is the momentum"),
         "weight_decay": ("decay missing", "decay decoupled", "decay on new parameters", "decay twice", "decay times lr"),
         "momentum weight_decay": ("decay after momentum",),
         "maximize": ("maximize ignored",),
@@ -51,7 +52,8 @@ FORMULAS: dict[str, Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 FORMULAS["adamw"] = {
     **FORMULAS["adam"],
-    "weight_decay": ("decay of the other kind", "decay missing", "decay twice", "decay not times lr", "decay times lr", "decay on new parameters"),
+    "weight_decay": ("decay of the other kind", "decay missing", "decay twice",
+                     "decay not times lr", "decay times lr", "decay on new parameters"),
     "maximize weight_decay": ("maximize flips decay",),
 }  # fmt: skip
 """Mistakes of `tests.crosscheck.faulty`, by the options that must be in use."""
@@ -71,15 +73,23 @@ def _kinds(setting: Setting) -> Iterable[list[Kind]]:
     """Yield the kinds of mistakes by family. Each family is drawn as often as any other."""
     yield [_hyperparameter]
     yield [_formula]
-    yield [_same(name, getattr(m, name)) for name in ("gradient_stale", "gradient_kept", "gradient_clamped", "gradient_rounded")] + [_scaled]  # fmt: skip
+    yield [
+        _same(name, getattr(m, name))
+        for name in ("gradient_stale", "gradient_kept", "gradient_clamped", "gradient_rounded")
+    ] + [_scaled]
     yield [_same(name, getattr(m, name)) for name in _rounding(setting)]
     yield [_same(name, getattr(m, name)) for name in _state(setting)]
-    yield [_same(name, getattr(m, name)) for name in ("element_frozen", "last_block_forgotten", "elements_swapped")] + [_frozen_tensor]  # fmt: skip
+    yield [_same(name, getattr(m, name)) for name in ("element_frozen", "last_block_forgotten", "elements_swapped")] + [
+        _frozen_tensor
+    ]
     yield [_same(name, getattr(m, name), "between") for name in _between(setting)]
     if setting.rule != "sgd":  # which has no count of steps: what it starts from may be left of an earlier run
         yield [_same(name, getattr(m, name), "start") for name in ("state_starts_at_one", "count_starts_at_one")]
     if setting.options["weight_decay"]:
-        yield [_same(name, getattr(m, name)) for name in ("decay_constant", "decay_by_sign", "decay_of_last_parameter", "decay_at_first_only")]  # fmt: skip
+        yield [
+            _same(name, getattr(m, name))
+            for name in ("decay_constant", "decay_by_sign", "decay_of_last_parameter", "decay_at_first_only")
+        ]
     flags = [name for name in ("maximize", "nesterov") if setting.options.get(name)]
     if flags:
         yield [_same(f"{name} is off", partial(m.flag, name=name)) for name in flags]

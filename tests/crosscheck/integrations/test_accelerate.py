@@ -116,7 +116,7 @@ METHODS = ("backward", "clip_grad_norm_", "clip_grad_value_")
 
 
 def test_the_methods_in_an_accelerator_take_what_its_own_take(build: Build, tmp_path: Path) -> None:
-    """Also by name."""
+    """They take them by name, too."""
     loop = Loop(build(1), warm_up)
     own = {name: parameters(getattr(loop.accelerator, name)) for name in METHODS}
     with record(loop.accelerator, tmp_path):
@@ -225,7 +225,7 @@ def by_its_own_code(optimizer: Optimizer) -> LambdaLR:
 def test_a_prepared_scheduler_that_is_stepped_once_an_epoch(
     schedule: Callable[[Optimizer], Any], build: Build, tmp_path: Path
 ) -> None:
-    """Also in a run that goes on, where the scheduler is stepped before the first update on record."""
+    """This holds also in a run that goes on, where the scheduler is stepped before the first update on record."""
     loop, trace = Loop(build(1), schedule), tmp_path / "found"
     for number in (3, 2):
         with record(loop.accelerator, trace):

@@ -94,7 +94,7 @@ def matches(trace: Path, *, steps: int) -> Report:
 
 
 def test_accumulation_clipping_and_cosine_with_warm_up(tmp_path: Path) -> None:
-    """And resumed from the checkpoint in its middle: what was recorded beyond it is there twice."""
+    """The run is also resumed from the checkpoint in its middle: what was recorded beyond it is there twice."""
     trace = tmp_path / "trace"
     train(tmp_path, recorder_callback(trace))
     assert "fused" in str(matches(trace, steps=10))

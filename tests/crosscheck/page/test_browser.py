@@ -9,7 +9,10 @@ from tests.crosscheck.page.reports import ALL
 from tests.distrib.page.browser import chromium, tab
 
 PHONE, DESKTOP = 360, 1280
-_SHAPES = "[...document.querySelectorAll('svg')].every((svg) => svg.getBoundingClientRect().width > 0 && svg.getBoundingClientRect().height > 0)"
+_SHAPES = (
+    "[...document.querySelectorAll('svg')].every((svg) => svg.getBoundingClientRect().width > 0 && "
+    "svg.getBoundingClientRect().height > 0)"
+)
 
 
 def test_it_is_drawn_and_nothing_sticks_out(tmp_path: Path) -> None:

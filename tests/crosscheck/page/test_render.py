@@ -120,7 +120,7 @@ def test_a_record_of_nothing_has_a_page() -> None:
 
 @pytest.mark.parametrize("eta", [math.inf, 1e300, 9.0])
 def test_what_is_wrong_shows_in_every_chart(eta: float) -> None:
-    """Infinite, huge, and just above the limit."""
+    """Each chart marks a step that is infinite, huge, or just above the limit."""
     page = render(mismatching(eta), "")
     kind = 5 if math.isinf(eta) else 4
     assert f'<path class="e{kind}" d="M4 .5h1"/>' in page, "the map"

@@ -1,8 +1,8 @@
 """What recording costs a training: `python -m tests.crosscheck.recorder.overhead [NETWORK …]`.
 
-Two copies of a network train in one process, step about, one of them with the default recording. Each figure is a ratio of medians,
-so that a noisy machine says as much as a quiet one: of whole steps (forward, backward, optimizer; 32 examples) and of the
-optimizer's step alone.
+Two copies of a network train in one process, step about, one of them with the default recording. Each figure is a ratio of
+medians, so that a noisy machine says as much as a quiet one: of whole steps (forward, backward, optimizer; 32 examples) and of
+the optimizer's step alone.
 """
 
 import argparse

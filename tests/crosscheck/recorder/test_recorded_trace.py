@@ -1,4 +1,4 @@
-"""What a recording writes to disk and when, and that it does not change the training."""
+"""Tests what a recording writes to disk and when, and that it does not change the training."""
 
 import math
 from collections.abc import Iterable
@@ -339,7 +339,7 @@ def test_a_segment_that_is_not_of_the_run_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_the_memory_of_the_training_can_still_be_resized(dtype: torch.dtype, tmp_path: Path) -> None:
-    """As those do that free parameters for a while; the digests are taken where the elements are."""
+    """Trainers that free parameters for a while resize it; the digests are taken where the elements are."""
     parameters = make_parameters((300, 300), dtype=dtype)
     optimizer = Adam(parameters, lr=0.1)
     with Recorder(optimizer, tmp_path):

@@ -1,4 +1,4 @@
-"""A report as JUnit XML, as Jenkins and GitLab read it."""
+"""Tests a report as JUnit XML, as Jenkins and GitLab read it."""
 
 import math
 from dataclasses import replace

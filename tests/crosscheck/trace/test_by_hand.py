@@ -113,7 +113,8 @@ def test_a_trace_written_by_hand_matches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("quantity", "row", "element", "index"),
-    [("after", 0, 0, (0, 0)), ("after", 1, 5, (1, 2)), ("after", 3, 3, (1, 0)), ("buffer", 0, 1, (0, 1)), ("buffer", 3, 4, (1, 1))],
+    [("after", 0, 0, (0, 0)), ("after", 1, 5, (1, 2)), ("after", 3, 3, (1, 0)),
+     ("buffer", 0, 1, (0, 1)), ("buffer", 3, 4, (1, 1))],
 )  # fmt: skip
 def test_one_number_changed_is_found_where_it_is(
     tmp_path: Path, quantity: str, row: int, element: int, index: tuple[int, ...]

@@ -152,7 +152,8 @@ def zeros(images: int, size: int, convolutions: tuple[int, int, int], hidden: in
 @pytest.mark.parametrize(
     ("bomb", "message"),
     [
-        pytest.param((1, 2048, (1, 1, 1), 1), "5505026 numbers that the layers make of an image of 2048 x 2048", id="a large image"),
+        pytest.param((1, 2048, (1, 1, 1), 1),
+                     "5505026 numbers that the layers make of an image of 2048 x 2048", id="a large image"),
         pytest.param((1, 8, (1, 1, 1), 600_000), "numbers that the layers make", id="many outputs"),
         pytest.param((1, 8, (1, 250, 170), 1), "elements of all parameters", id="many parameters"),
         pytest.param((800, 8, (180, 180, 1), 1), "multiplications for 800 images", id="much work"),

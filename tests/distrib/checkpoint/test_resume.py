@@ -1,4 +1,4 @@
-"""What `checkpoint.resume` means, and which runs may continue one another."""
+"""Tests what `checkpoint.resume` means, and which runs may continue one another."""
 
 import shutil
 from pathlib import Path
@@ -194,7 +194,7 @@ def test_files_of_others_with_the_names_of_a_runs_are_not_overwritten(name: str,
 
 
 def test_the_folder_of_a_run_holds_nothing_of_others(tmp_path: Path) -> None:
-    """One that is new, one with a status or a damaged one, and one that checkpoints were copied to."""
+    """It may be new, hold a status or a damaged one, or be one that checkpoints were copied to."""
     new, run, torn, copied, other = (tmp_path / name for name in ("new", "run", "torn", "copied", "other"))
     for folder in (run, torn, other):
         folder.mkdir()
@@ -248,7 +248,7 @@ def test_going_back_needs_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_the_same_path_continues_a_run_that_went_on_from_it(
     go: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a job does that was stopped and is started again with the same command."""
+    """A job that was stopped is started again so, with the same command."""
     trainer = Trainer()
     path, here = trainer.save(tmp_path / "elsewhere", 3), tmp_path / "here"
     given = {"checkpoint.resume": str(path)}
@@ -298,7 +298,7 @@ def test_path_wins_over_newer_ones_and_other_folders(go: Caller, tmp_path: Path)
 
 @pytest.mark.parametrize("bad", ["absent", "empty", "damaged"])
 def test_path_that_is_no_checkpoint_is_refused(go: Caller, bad: str, tmp_path: Path) -> None:
-    """Also when there is another one to fall back on: this one was asked for."""
+    """It is refused also when there is another one to fall back on: this one was asked for."""
     Trainer().save(tmp_path, 1)
     path = tmp_path / bad
     if bad == "empty":

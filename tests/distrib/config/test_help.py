@@ -1,4 +1,4 @@
-"""The help: every key with its default, what it accepts, and its meaning."""
+"""The help shows every key with its default, what it accepts, and its meaning."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""What a person is told who wrote a wrong value, or a name that does not exist."""
+"""Tests what a person is told who wrote a wrong value, or a name that does not exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images of other sizes than 32 x 32, `data.image_size`, from every source."""
+"""Tests images of other sizes than 32 x 32, `data.image_size`, from every source."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every source of images ends up as."""
+"""Tests what every source of images ends up as."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which images are taken, and sets that memory does not hold."""
+"""Tests which images are taken, and sets that memory does not hold."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The words of a dry run."""
+"""Tests the words of a dry run."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How a start ends by each kind of error, and who reports it."""
+"""Tests how a start ends by each kind of error, and who reports it."""
 
 import errno
 import subprocess

@@ -1,4 +1,4 @@
-"""The run's folder: its name, and whether every machine sees it."""
+"""Tests the run's folder: its name, and whether every machine sees it."""
 
 import socket
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_an_empty_name_is_not_the_current_folder(given: str) -> None:
 
 
 def test_all_that_a_run_writes_is_known(tmp_path: Path) -> None:
-    """So that nothing of it overwrites a file of the user."""
+    """This keeps a run from overwriting a file of the user."""
     more = ["--crosscheck.record=true", "--output.profile_steps=2", "--output.trackers=tensorboard"]
     train_well(tmp_path, *SMALL, *more)
     tensorboard = {path.name for path in tmp_path.iterdir() if list(path.glob("events.out.*"))}

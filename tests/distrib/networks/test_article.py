@@ -1,4 +1,4 @@
-"""The article's network."""
+"""Tests the article's network."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
 
 
 def test_training_and_evaluation_are_one_function() -> None:
-    """No dropout, no batch statistics."""
+    """The network has no dropout and no batch statistics."""
     net, images = article(), torch.randn(2, 3, 32, 32)
     assert torch.equal(net.train()(images), net.eval()(images))
     assert not list(net.buffers())

@@ -1,4 +1,7 @@
-"""What surrounds the capture of a network. That replaying it trains as launching it does is for a GPU: tests/end_to_end/test_gpu.py."""
+"""Tests what surrounds the capture of a network.
+
+That replaying it trains as launching it does is for a GPU: tests/end_to_end/test_gpu.py.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext

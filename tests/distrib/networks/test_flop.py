@@ -12,7 +12,9 @@ from tests.networks import Frozen, Looking, drawn
 
 
 def test_a_linear_layer_and_a_convolution_by_hand() -> None:
-    """Each product counts a multiplication and an addition; the images need no gradient, and a layer behind the first one does."""
+    """Each product counts a multiplication and an addition; the images need no gradient,
+    and a layer behind the first one does.
+    """
     first, second = 2 * 3072 * 20, 2 * 20 * 10
     assert (
         flop_per_image(nn.Sequential(nn.Flatten(), nn.Linear(3072, 20), nn.Linear(20, 10)), 32)

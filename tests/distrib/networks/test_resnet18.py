@@ -1,4 +1,4 @@
-"""ResNet-18 for small images."""
+"""Tests ResNet-18 for small images."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The network that learns fast."""
+"""Tests the network that learns fast."""
 
 import pytest
 import torch

@@ -27,7 +27,8 @@ def hostile_run(folder: Path, *, epochs: int = 3, steps_per_epoch: int = 40) -> 
     write(folder / "summary.json", SUMMARY)
     write(folder / "crosscheck.json", CROSSCHECK)
     (folder / "config.toml").write_text(
-        '[training]\nbatch_size = 64\nclip_norm = 1.0\nseed = 0\n[data]\nsource = "folder:</script><img src=x onerror=alert(3)>"\n',
+        "[training]\nbatch_size = 64\nclip_norm = 1.0\nseed = 0\n"
+        '[data]\nsource = "folder:</script><img src=x onerror=alert(3)>"\n',
         encoding="utf-8",
     )
     lines = "\n".join(json.dumps(line) for line in metrics(total, steps_per_epoch))

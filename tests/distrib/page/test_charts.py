@@ -1,4 +1,4 @@
-"""Which charts a run has, and what they say in words."""
+"""Tests which charts a run has, and what they say in words."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The figures of a run on its page: those that it has, in units that a person reads."""
+"""Tests the figures of a run on its page: those that it has, in units that a person reads."""
 
 import json
 from pathlib import Path

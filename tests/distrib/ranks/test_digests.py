@@ -1,4 +1,4 @@
-"""Equal bytes, equal digest; anything else, another one."""
+"""Equal bytes have an equal digest, and any others have another one."""
 
 import math
 

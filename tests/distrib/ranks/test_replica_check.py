@@ -1,4 +1,4 @@
-"""What is compared, and how a difference is put."""
+"""Tests what is compared, and how a difference is put."""
 
 import pytest
 import torch

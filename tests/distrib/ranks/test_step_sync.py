@@ -1,4 +1,4 @@
-"""The small sum of each step, on one process."""
+"""Tests the small sum of each step, on one process."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What is kept of a run's starts, and what may stand where they are kept."""
+"""Tests what is kept of a run's starts, and what may stand where they are kept."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the batches of a recipe must be for its network."""
+"""Tests what the batches of a recipe must be for its network."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Loads images from NumPy arrays, `data.source = npz:PATH`: uint8 images and whole numbers as labels, under the names of `NAMES`."""
+"""Loads images from NumPy arrays, `data.source = npz:PATH`: uint8 images and whole numbers as labels, named as in `NAMES`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,10 @@ def _labels(file: ArrayFile, name: str, images: _Images) -> Labels:
         if images.count * array.dtype.itemsize > memory() // 4:
             raise file.refuse(
                 name,
-                f"holds {images.count} labels of {array.dtype}, which take more than a quarter of the memory here: save fewer, or as uint8",
+                (
+                    f"holds {images.count} labels of {array.dtype}, which take more than a quarter of the memory here: save "
+                    "fewer, or as uint8"
+                ),
             )
         return array.whole().reshape(-1)
 

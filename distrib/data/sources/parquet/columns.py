@@ -1,4 +1,4 @@
-"""Finds the columns of a table that are its images and labels, by the features that Hugging Face's `datasets` writes, else by type."""
+"""Finds the columns of images and labels in a table, by the features that Hugging Face's `datasets` writes, else by type."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -42,8 +42,9 @@ def split_files(said: str, names: Sequence[PurePath]) -> tuple[Files, list[PureP
     }
     if not whole:
         raise BadInput(
-            f"{said} holds no parquet files of a training and a test split, only {listed(names, _TOLD) or 'nothing'}: expected are names "
-            "like train-00000-of-00001.parquet and test-00000-of-00001.parquet (or validation), or folders train/ and test/"
+            f"{said} holds no parquet files of a training and a test split, only {listed(names, _TOLD) or 'nothing'}: expected "
+            "are names like train-00000-of-00001.parquet and test-00000-of-00001.parquet (or validation), or folders train/ and "
+            "test/"
         )
     if len(whole) > 1:
         raise BadInput(
@@ -87,5 +88,6 @@ def _expect_all(said: str, names: Sequence[PurePath]) -> None:
 
 def _refuse_both(said: str, one: PurePath, two: PurePath) -> NoReturn:
     raise BadInput(
-        f"{said} holds {one} and {two}, two divisions of one split, which would be trained on twice: take the files of one of them out"
+        f"{said} holds {one} and {two}, two divisions of one split, which would be trained on twice: take the files of one of "
+        "them out"
     )

@@ -1,7 +1,7 @@
 """Loads data sets of the Hugging Face hub, `data.source = hf:NAME`, from the parquet files that the hub has of each.
 
-They are kept in the hub's own cache, which `datasets` uses as well. What is there whole is taken as it is, without a network, so that
-a run that is resumed sees the same images whatever the hub has by then. No code of a data set is ever run.
+They are kept in the hub's own cache, which `datasets` uses as well. What is there whole is taken as it is, without a network, so
+that a run that is resumed sees the same images whatever the hub has by then. No code of a data set is ever run.
 """
 
 import re

@@ -40,7 +40,8 @@ def load(
 ) -> Dataset:
     """Return the images in a folder; `source` is what the user called it.
 
-    Raises BadInput for files that are missing, damaged or of other columns, for images that do not decode, and for too many; and OSError.
+    Raises BadInput for files that are missing, damaged or of other columns, for images that do not decode, and for too many; and
+    OSError.
     """
     expect_pyarrow()
     source = source or f"parquet:{path}"
@@ -109,8 +110,8 @@ def _expect_same_names(tables: Sequence[Table], label: str) -> None:
                     for where, name in ((first, one), (table, other))
                 ]
                 raise BadInput(
-                    f"{table.said}: label {number} of column {label} means {' and '.join(said)}: number the classes of all files alike, "
-                    f"by one list of names (ClassLabel of `datasets`)"
+                    f"{table.said}: label {number} of column {label} means {' and '.join(said)}: number the classes of all files "
+                    "alike, by one list of names (ClassLabel of `datasets`)"
                 )
 
 

@@ -58,8 +58,8 @@ def read_footer(said: str, file: Path) -> Table:
         largest, room = max((group.total_byte_size for group in groups), default=0), memory() // 4
         if largest > room:
             raise BadInput(
-                f"{said}: a row group of {file} takes {largest} bytes, more than a quarter of the memory here: write it again with "
-                "smaller ones (row_group_size of pyarrow.parquet.write_table)"
+                f"{said}: a row group of {file} takes {largest} bytes, more than a quarter of the memory here: write it again "
+                "with smaller ones (row_group_size of pyarrow.parquet.write_table)"
             )
         return Table(said, file, table.schema_arrow, [group.num_rows for group in groups])
 

@@ -171,7 +171,7 @@ def test_a_tensor_without_elements_is_no_wrong_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attach_first", [False, True])
 @pytest.mark.parametrize("make", [adam, dampened])
 def test_a_state_that_is_loaded_before_the_first_step(make: Any, attach_first: bool, tmp_path: Path) -> None:
-    """As a script does that restores a checkpoint, before it attaches the recorder or right after."""
+    """A script restores its checkpoint so, before it attaches the recorder or right after."""
     parameters = make_parameters((8,), (20, 30))
     donor = make(parameters)
     some_steps(donor, parameters)

@@ -127,7 +127,7 @@ def test_a_claim_and_a_loaded_state_allow_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_where_nothing_may_move(moved: bool, tmp_path: Path) -> None:
-    """A step that is skipped, and a tensor without a gradient."""
+    """Nothing may move at a step that is skipped, or in a tensor without a gradient."""
     weight, idle = make_parameters((40, 30), (60, 20))
 
     class Careless(SGD):

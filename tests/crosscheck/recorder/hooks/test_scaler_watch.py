@@ -1,4 +1,6 @@
-"""A recorder notices skipped steps by itself, of a loss scaler that it was given or not, and overflows of others that share it."""
+"""A recorder notices skipped steps by itself, of a loss scaler that it was given or not,
+and overflows of others that share it.
+"""
 
 import copy
 import gc

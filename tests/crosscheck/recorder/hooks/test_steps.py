@@ -1,4 +1,4 @@
-"""Where a step begins and ends: what raises in it, and steps within steps."""
+"""Tests where a step begins and ends: what raises in it, and steps within steps."""
 
 import gc
 import weakref

@@ -140,8 +140,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "coupled decay is not adamw": (
         "adamw",
         {**ADAM, "weight_decouple": False},
-        "weight_decouple = False of Mine (parameter group 0): its weight decay goes into the gradient, where that of adamw goes past "
-        "it; claim rule='adam'",
+        "weight_decouple = False of Mine (parameter group 0): its weight decay goes into the gradient, where that of adamw goes "
+        "past it; claim rule='adam'",
     ),
     "decoupled decay is not sgd": (
         "sgd",
@@ -156,13 +156,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "fixed decay": (
         "adamw",
         {**ADAM, "weight_decouple": True, "fixed_decay": True},
-        "fixed_decay = True of Mine (parameter group 0): its weight decay is not multiplied by the learning rate, which no rule covers",
+        (
+            "fixed_decay = True of Mine (parameter group 0): its weight decay is not multiplied by the learning rate, which no "
+            "rule covers"
+        ),
     ),
     "no correction": (
         "adam",
         {**ADAM, "bias_correction": False},
-        "bias_correction = False of Mine (parameter group 0): it does not correct the bias of its averages, so its formula is not "
-        "that of adam, and no rule covers it",
+        "bias_correction = False of Mine (parameter group 0): it does not correct the bias of its averages, so its formula is "
+        "not that of adam, and no rule covers it",
     ),
     "rectified": ("adam", {**ADAM, "rectify": True}, "rectify = True of Mine"),
     "no betas": (

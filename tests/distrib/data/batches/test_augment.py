@@ -1,4 +1,4 @@
-"""Shift, flip and cutout."""
+"""Tests the augmentation of images: shift, flip and cutout."""
 
 import pytest
 import torch
@@ -90,7 +90,7 @@ def test_seed_and_epoch_draw_anew(seed: int, epoch: int) -> None:
 
 
 def test_what_comes_in_is_the_mirror_image() -> None:
-    """As torch's own reflection padding has it."""
+    """The result is that of torch's own reflection padding."""
     images = images_like(50, height=32, width=32)
     moved = augment(images, torch.arange(50), 0, 1)
     planes = images.permute(0, 3, 1, 2).float()

@@ -1,4 +1,4 @@
-"""The parts of a step: images as the plan and the augmentation say, whatever divides the batch."""
+"""Tests the parts of a step: images as the plan and the augmentation say, whatever divides the batch."""
 
 from dataclasses import replace
 

@@ -30,7 +30,7 @@ def windows(count: int, size: int, scale: tuple[float, float] = SCALE) -> tuple[
 
 
 def test_windows_are_as_torchvision_draws_them() -> None:
-    """Mean, spread and deciles of area and ratio, from 4,000 windows of either."""
+    """Mean, spread and deciles of area and ratio agree, over 4,000 windows of either."""
     size, count = 224, 4000
     torch.manual_seed(0)
     image = torch.zeros(3, size, size)

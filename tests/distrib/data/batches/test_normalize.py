@@ -1,4 +1,4 @@
-"""Normalisation: mean, variance and memory order of what the network sees."""
+"""Tests normalisation: mean, variance and memory order of what the network sees."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The order of the images, and how ranks and parts share each batch."""
+"""Tests the order of the images, and how ranks and parts share each batch."""
 
 from collections import Counter
 from dataclasses import replace

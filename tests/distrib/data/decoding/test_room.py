@@ -1,4 +1,4 @@
-"""The memory for decoded pixels, which threads share."""
+"""Tests that threads share the memory for decoded pixels."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""CIFAR-10 as torchvision loads it: on disk, as an archive, and downloaded, without a network."""
+"""Tests CIFAR-10 as torchvision loads it: on disk, as an archive, and downloaded, without a network."""
 
 import hashlib
 import shutil
@@ -170,7 +170,7 @@ def test_a_damaged_cifar10_says_how_to_have_it_again(small_cifar10: Path) -> Non
 
 
 def test_half_a_folder_beside_the_archive(small_cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when `tar` was stopped."""
+    """The folder is as `tar` leaves it when it is stopped."""
     archived(small_cifar10, monkeypatch)
     folder = small_cifar10 / cifar10.ARCHIVE_FOLDER
     folder.mkdir()

@@ -341,7 +341,7 @@ def test_a_changed_folder_is_decoded_again(
 
 
 def test_two_folders_that_look_alike_have_two_caches(tmp_path: Path, cache: Path) -> None:
-    """Uncompressed images and one time for all files, as unpacked from a reproducible archive."""
+    """The images are uncompressed and all files have one time, as if unpacked from a reproducible archive."""
     roots = tmp_path / "v1", tmp_path / "v2"
     for number, root in enumerate(roots):
         for place in ("train/a/1.bmp", "train/b/1.bmp", "test/a/1.bmp", "test/b/1.bmp"):

@@ -1,4 +1,4 @@
-"""From `data.source` to images, of every source and without a network."""
+"""Tests the way from `data.source` to images, of every source and without a network."""
 
 from pathlib import Path
 from typing import Any

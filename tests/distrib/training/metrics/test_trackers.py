@@ -1,4 +1,7 @@
-"""Trackers are told every curve once, and can neither slow nor end a run. TensorBoard is the one that is always installed here."""
+"""Trackers are told every curve once, and can neither slow nor end a run.
+
+TensorBoard is the one that is always installed here.
+"""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Which parquet files are training images and which are for testing, by their names."""
+"""Tests which parquet files are training images and which are for testing, by their names."""
 
 from pathlib import PurePath
 
@@ -20,8 +20,10 @@ def split(*names: str) -> tuple[list[str], list[str], list[str]]:
     [
         (["train.parquet"], ["test.parquet"], []),
         (["data/train-00000-of-00001.parquet"], ["data/validation-00000-of-00001.parquet"], []),
-        (["data/train-00000-of-00002-0a.parquet", "data/train-00001-of-00002-9f.parquet"], ["data/test-00000-of-00001-1b.parquet"], []),
-        (["train/a-00000-of-00001.parquet", "train/b-00000-of-00002.parquet", "train/b-00001-of-00002.parquet"], ["test/0.parquet"], []),
+        (["data/train-00000-of-00002-0a.parquet", "data/train-00001-of-00002-9f.parquet"],
+         ["data/test-00000-of-00001-1b.parquet"], []),
+        (["train/a-00000-of-00001.parquet", "train/b-00000-of-00002.parquet", "train/b-00001-of-00002.parquet"],
+         ["test/0.parquet"], []),
         (["default/train/0000.parquet", "default/train/0001.parquet"], ["default/test/0000.parquet"], []),
         (["train.parquet"], ["test.parquet"], ["extra-00000-of-00001.parquet", "val.parquet"]),
         (["a/train.parquet"], ["a/test.parquet"], ["b/train.parquet"]),

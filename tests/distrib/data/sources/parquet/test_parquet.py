@@ -1,4 +1,4 @@
-"""Images in parquet files, of the hub's cache too."""
+"""Tests that images are read from parquet files, also those of the hub's cache."""
 
 import io
 import json
