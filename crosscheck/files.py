@@ -36,19 +36,20 @@ def retry_transient(path: Path, work: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, shared: bool = False) -> None:
     """Write, sync, rename, sync; whatever fails on the way leaves a whole file. Raises OSError, which names `path`.
 
-    After an error that may pass by itself it is tried again, a few times in all.
+    After an error that may pass by itself it is tried again, a few times in all. `shared`: other processes may write the same
+    file at the same moment; each then puts a whole one in its place. What a killed process leaves unfinished of a file that is
+    not shared, the next one overwrites.
     """
-    retry_transient(path, lambda: _write_whole(path, data))
+    unfinished = path.with_name(f".{token_hex(8)}" if shared else f".{path.name}")
+    retry_transient(path, lambda: _write_whole(path, data, unfinished))
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    # A name of its own: of several processes that write the same file at once, each puts a whole one in its place.
-    unfinished = path.with_name(f".{path.name}.{token_hex(4)}")
+def _write_whole(path: Path, data: bytes, unfinished: Path) -> None:
     try:
-        with unfinished.open("xb") as file:
+        with unfinished.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -65,7 +65,7 @@ def expect_writable(option: str, to: str) -> None:
 def write(option: str, to: str, text: str) -> None:
     """Write the file that an option names; an old one stays until the new one is complete. Raises Unwritable."""
     with _writing(option, to) as path:
-        write_whole(path, text.encode())
+        write_whole(path, text.encode(), shared=True)
 
 
 @contextlib.contextmanager

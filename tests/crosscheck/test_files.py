@@ -14,12 +14,12 @@ def test_two_that_write_the_same_file_at_once_both_succeed(tmp_path: Path, monke
 
     def fsync_while_another_writes(handle: int) -> None:
         for data in others:
-            write_whole(path, data)
+            write_whole(path, data, shared=True)
             assert path.read_bytes() == data
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", fsync_while_another_writes)
-    write_whole(path, b"of this process")
+    write_whole(path, b"of this process", shared=True)
     assert path.read_bytes() == b"of this process"
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 

@@ -86,7 +86,9 @@ class Columns:
         return self.runs[0].start, self.runs[0].start + self.runs[0].size
 
     def lie_in(self, tensor: Tensor) -> bool:
-        """Return whether a tensor of the parameter's shape lies in memory as the parameter does, without gaps."""
+        """Return whether a tensor has the parameter's shape, and lies in memory as the parameter does, without gaps."""
+        if tensor.shape != self.shape:
+            return False
         return tensor.is_contiguous() if self.strides is None else tensor.stride() == self.strides
 
     def pieces(self, tensor: Tensor) -> list[Piece]:

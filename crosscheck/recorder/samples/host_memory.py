@@ -17,20 +17,31 @@ _INTEGERS: dict[int, np.dtype[Any]] = {size: np.dtype(f"i{size}") for size in (1
 
 
 def is_readable(tensor: Tensor) -> bool:
-    """Return whether the host's memory holds the tensor's elements as they are."""
-    plain = tensor.is_cpu and type(tensor) in (Tensor, nn.Parameter) and not tensor.is_neg()
-    return plain and tensor.element_size() in _INTEGERS
+    """Return whether the host's memory holds the tensor's elements as they are.
+
+    It does not hold those that torch negates when it reads them, nor those of a gradient that torch knows to be zero.
+    """
+    return (
+        tensor.is_cpu
+        and type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout is torch.strided
+        and not (tensor.is_neg() or tensor.is_nested or tensor._is_zerotensor())
+        and tensor.element_size() in _INTEGERS
+    )
 
 
 def read(tensor: Tensor, start: int, step: int, size: int) -> Piece:
-    """Return elements at equal distances of a readable tensor, in the order in which they lie.
+    """Return elements at equal distances of a readable tensor, in the order in which they lie. They must be within its memory.
 
     This is not `tensor.numpy()`, after which torch does not resize the user's memory any more, nor `np.from_dlpack`, which does
-    not know bfloat16 and takes five times as long.
+    not know bfloat16 and takes five times as long. Raises RuntimeError for a tensor whose memory was freed.
     """
+    address = tensor.data_ptr()
+    if size and not address:  # NumPy would take memory of its own, with anything in it
+        raise RuntimeError("the memory of a tensor was freed")
     dtype = _INTEGERS[tensor.element_size()]
     nbytes = dtype.itemsize * ((size - 1) * step + 1) if size else 0
-    memory: Any = _bytes(nbytes).from_address(tensor.data_ptr() + dtype.itemsize * start)
+    memory: Any = _bytes(nbytes).from_address(address + dtype.itemsize * start)
     return np.ndarray((size,), dtype, memory, 0, (dtype.itemsize * step,))
 
 

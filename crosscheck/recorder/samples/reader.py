@@ -21,7 +21,7 @@ _PlainNumber = tuple[int, Mapping[Any, Any], Any]
 
 
 class SampleReader:
-    """Takes snapshots of a sample with one operation for each dtype and device.
+    """Takes snapshots of a sample with one or two operations for each dtype and device.
 
     Finding a parameter's state and making views of it takes longer than copying a few elements. So the buckets of views are kept
     as long as every tensor is where it was.
@@ -128,6 +128,7 @@ class SampleReader:
         )
 
     def _find_addresses(self) -> list[int]:
+        """Return where the memory of all tensors is. Memory that torch resizes is at another address, or at none."""
         return [*map(Tensor.data_ptr, self._tensors), *map(Tensor.data_ptr, self._state_tensors)]
 
     def _make_buckets(self) -> list[Bucket]:

@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Values:
-    """Copies of a sample's elements, one vector for each dtype and device, with the numbers of the tensors that it joins."""
+    """Copies of a sample's elements, one or two vectors for each dtype and device, with the numbers of the joined tensors."""
 
     chunks: list[tuple[Numbers, Tensor]] = field(default_factory=list[tuple[Numbers, Tensor]])
 

@@ -22,6 +22,15 @@ def _negated() -> Tensor:
     return torch.randn(*SHAPE, dtype=torch.complex64).conj().imag
 
 
+def _zero() -> Tensor:
+    """Return a gradient that torch knows to be zero, for which it takes no memory."""
+    parameter = Parameter(torch.ones(SHAPE))
+    torch.sgn(parameter).sum().backward()
+    assert parameter.grad is not None
+    assert parameter.grad.data_ptr() == 0
+    return parameter.grad
+
+
 GRADIENTS = {
     "in C order": lambda: torch.randn(SHAPE),
     "within a larger tensor": lambda: torch.randn(3, *SHAPE)[1],
@@ -30,6 +39,7 @@ GRADIENTS = {
     "gaps": lambda: torch.randn(*SHAPE[:3], 10)[..., ::2],
     "expanded": lambda: torch.randn(()).expand(SHAPE),
     "negated": _negated,
+    "known to be zero": _zero,
     "a subclass": lambda: torch.randn(SHAPE).as_subclass(_Subclass),
     "bfloat16": lambda: torch.randn(SHAPE, dtype=torch.bfloat16),
     "float16": lambda: torch.randn(SHAPE, dtype=torch.float16),
@@ -62,6 +72,25 @@ def test_gradients_of_several_kinds_are_joined_by_dtype() -> None:
     for number, gradient in enumerate(gradients[:5]):
         assert gradient is not None
         assert torch.equal(found[number], gradient.flatten()[columns[number].positions])
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (NUMEL * 1000,)])
+def test_a_tensor_of_another_size_is_not_read_beyond_its_memory(shape: tuple[int, ...]) -> None:
+    """A parameter may have grown since its moving average, or its gradient, was made."""
+    parameter = Parameter(torch.zeros(NUMEL * 1000))
+    reader = _reader({0: parameter}, {0: spread(parameter, 40, 3)})
+    if torch.Size(shape).numel() < parameter.numel():
+        with pytest.raises((IndexError, RuntimeError)):
+            reader.gather([torch.ones(shape)])
+    else:
+        assert bool((reader.gather([torch.ones(shape)]).chunks[0][1] == 1).all())
+
+
+def test_memory_that_was_freed_is_not_read() -> None:
+    parameter, gradient = Parameter(torch.zeros(NUMEL)), torch.ones(NUMEL)
+    gradient.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError):
+        _reader({0: parameter}, {0: spread(parameter, 40, 3)}).gather([gradient])
 
 
 def test_copies_stay_as_they_are_when_the_gradients_change() -> None:
