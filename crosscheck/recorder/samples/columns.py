@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosscheck.recorder.samples.host_memory import Piece, read
-
 _GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, spread over the unit interval as evenly as any sequence: no region waits long for its turn."""
 
@@ -85,19 +83,9 @@ class Columns:
         """Return the first of elements in a row, and the one after the last."""
         return self.runs[0].start, self.runs[0].start + self.runs[0].size
 
-    def lie_in(self, tensor: Tensor) -> bool:
-        """Return whether a tensor has the parameter's shape, and lies in memory as the parameter does, without gaps."""
-        if tensor.shape != self.shape:
-            return False
-        return tensor.is_contiguous() if self.strides is None else tensor.stride() == self.strides
-
-    def pieces(self, tensor: Tensor) -> list[Piece]:
-        """Return the chosen elements of a tensor in the host's memory in which they lie."""
-        return [read(tensor, *run) for run in self.runs]
-
     def views(self, tensor: Tensor) -> tuple[list[Tensor], bool]:
         """Return the chosen elements as vectors, and whether these are views: of a tensor that lies otherwise they are copies."""
-        if self.lie_in(tensor):
+        if tensor.is_contiguous() if self.strides is None else tensor.stride() == self.strides:
             offset = tensor.storage_offset()
             return [torch.as_strided(tensor, (run.size,), (run.step,), offset + run.start) for run in self.runs], True
         return [torch.take(tensor, self.positions.to(tensor.device))], False

@@ -12,7 +12,6 @@ from crosscheck.recorder.optimizer.state import slot_name, state_of
 from crosscheck.recorder.optimizer.tensors import DTYPES
 from crosscheck.recorder.samples.digest_ranges import Quantity
 from crosscheck.recorder.samples.digests import Digester, as_integers
-from crosscheck.recorder.samples.host_memory import Piece, is_readable, join
 from crosscheck.recorder.samples.snapshot import Bucket, BucketEntry, Numbers, Sample, Snapshot, Values
 from crosscheck.trace.format import PARAM
 
@@ -21,7 +20,7 @@ _PlainNumber = tuple[int, Mapping[Any, Any], Any]
 
 
 class SampleReader:
-    """Takes snapshots of a sample with one or two operations for each dtype and device.
+    """Takes snapshots of a sample with one operation for each dtype and device.
 
     Finding a parameter's state and making views of it takes longer than copying a few elements. So the buckets of views are kept
     as long as every tensor is where it was.
@@ -71,31 +70,12 @@ class SampleReader:
 
     def gather(self, tensors: Iterable[Tensor | None]) -> Values:
         """Copy the sample's elements of other tensors of the parameters' shapes, such as gradients; one for each parameter."""
-        on_host: dict[torch.dtype, tuple[list[int], list[Piece]]] = {}
-        others: list[tuple[int, Tensor]] = []
-        for number, tensor in zip(self.numbers, tensors, strict=True):
-            if tensor is None:
-                continue
-            columns = self.sample.columns[number]
-            if is_readable(tensor) and columns.lie_in(tensor):
-                numbers, pieces = on_host.setdefault(tensor.dtype, ([], []))
-                numbers.append(number)
-                pieces += columns.pieces(tensor)
-            else:
-                others.append((number, tensor))
-        return Values(
-            [(self._shared(numbers), join(pieces, dtype)) for dtype, (numbers, pieces) in on_host.items()]
-            + [(numbers, self._kept(torch.cat(views))) for numbers, views, _ in self._views(others)]
-        )
+        present = ((n, t) for n, t in zip(self.numbers, tensors, strict=True) if t is not None)
+        return Values([(numbers, self._kept(torch.cat(views))) for numbers, views, _ in self._views(present)])
 
     def _kept(self, vector: Tensor) -> Tensor:
         """Return the vector, off the device if it is of a full sample, which is large."""
         return vector.cpu() if self.sample.full else vector
-
-    def _shared(self, numbers: Iterable[int]) -> Numbers:
-        """Return the numbers, as the same object at every step if they are all of them."""
-        found = tuple(numbers)
-        return self.numbers if found == self.numbers else found
 
     def _views(self, tensors: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[Numbers, list[Tensor], bool]]:
         """Yield for each dtype and device the numbers of its tensors, vectors of the sample's elements, and whether these are
@@ -103,8 +83,9 @@ class SampleReader:
         """
         for members in _same_format(tensors).values():
             pairs = [self.sample.columns[number].views(tensor) for number, tensor in members]
+            numbers = tuple(number for number, _ in members)
             yield (
-                self._shared(number for number, _ in members),
+                self.numbers if numbers == self.numbers else numbers,
                 [view for views, _ in pairs for view in views],
                 all(are_views for _, are_views in pairs),
             )

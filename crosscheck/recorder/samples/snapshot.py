@@ -10,7 +10,7 @@ from torch import Tensor
 from crosscheck.recorder.samples.columns import Columns
 from crosscheck.recorder.samples.digest_ranges import DigestRanges
 from crosscheck.recorder.samples.digests import Digests
-from crosscheck.recorder.samples.host_memory import Piece, is_readable, join, read
+from crosscheck.recorder.samples.host_memory import Piece, is_readable, join, piece_of
 
 Numbers = tuple[int, ...]
 """Numbers of tensors, which are their positions in the trace's list."""
@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Values:
-    """Copies of a sample's elements, one or two vectors for each dtype and device, with the numbers of the joined tensors."""
+    """Copies of a sample's elements, one vector for each dtype and device, with the numbers of the tensors that it joins."""
 
     chunks: list[tuple[Numbers, Tensor]] = field(default_factory=list[tuple[Numbers, Tensor]])
 
@@ -58,7 +58,7 @@ class Bucket:
 
     def add(self, entry: BucketEntry, views: list[Tensor]) -> None:
         self.views += views
-        self.pieces += [read(view, 0, view.stride(0), len(view)) for view in views if is_readable(view)]
+        self.pieces += [piece_of(view) for view in views if is_readable(view)]
         self.entries.append(entry)
         self.sizes.append(sum(view.numel() for view in views))
 
