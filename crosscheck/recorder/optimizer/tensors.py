@@ -1,6 +1,7 @@
 """Describes an optimizer's parameters for the trace, and refuses those that no rule covers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, get_args
 
 import torch
@@ -19,7 +20,7 @@ def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[Tensor, str]) ->
 
     They are called by the names `given`, otherwise by the group's own, otherwise by their position.
 
-    Raises UnsupportedOptimizer for one that no rule covers, and for one that is listed twice.
+    Raises UnsupportedOptimizer for one that no rule covers, for one that is listed twice, and for two on one memory.
     """
     found: list[tuple[Tensor, TensorInfo]] = []
     names: dict[str, int] = {}
@@ -46,7 +47,27 @@ def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[Tensor, str]) ->
                 implementation=_implementation(group, parameter),
             )
             found.append((parameter, info))
+    _expect_memory_of_their_own(found)
     return found
+
+
+def _expect_memory_of_their_own(found: Sequence[tuple[Tensor, TensorInfo]]) -> None:
+    """Raise UnsupportedOptimizer if two parameters that are stepped lie on the same memory, such as weights tied by their `.data`.
+
+    Those that share a larger tensor and no element of it are fine. Only of contiguous ones is it known what lies between their
+    first element and their last.
+    """
+    memory = sorted(
+        (str(parameter.device), parameter.data_ptr(), parameter.data_ptr() + parameter.nbytes, info.name)
+        for parameter, info in found
+        if parameter.requires_grad and parameter.numel() and parameter.is_contiguous()
+    )
+    for (device, _, end, name), (next_device, start, _, other) in pairwise(memory):
+        if device == next_device and 0 < start < end:
+            raise UnsupportedOptimizer(
+                f"{name} and {other} share memory, so each call of step() steps it twice; tie them as one Parameter, "
+                "listed once"
+            )
 
 
 def _check_tensor(name: str, parameter: Tensor) -> None:

@@ -286,6 +286,30 @@ def test_a_parameter_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
         Recorder(SGD([weight, weight], lr=0.1), tmp_path / "trace")
 
 
+def test_parameters_on_the_same_memory_are_refused(tmp_path: Path) -> None:
+    """As an embedding and a head are that are tied by their `.data`: each step moves them twice."""
+    head, embedding = make_parameters((4, 3), (4, 3))
+    head.data = embedding.data
+    optimizer = SGD([("head", head), ("embedding", embedding)], lr=0.1)
+    both = r"(head and embedding|embedding and head) share memory, so each call of step\(\) steps it twice"
+    with pytest.raises(UnsupportedOptimizer, match=both):
+        Recorder(optimizer, tmp_path / "trace")
+    flat = torch.zeros(12)
+    first, second = Parameter(flat[:7]), Parameter(flat[6:])
+    with pytest.raises(UnsupportedOptimizer, match=r"group0\.0 and group0\.1 share memory"):
+        Recorder(SGD([first, second], lr=0.1), tmp_path / "trace")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_parameters_that_are_parts_of_one_tensor_are_recorded(tmp_path: Path) -> None:
+    flat = torch.zeros(12, 2)
+    parameters = [Parameter(flat[:6]), Parameter(flat[6:6]), Parameter(flat[6:]), Parameter(torch.zeros(0))]
+    frozen = Parameter(flat[:6], requires_grad=False)
+    interleaved = torch.zeros(5, 2)
+    columns = [Parameter(interleaved[:, 0]), Parameter(interleaved[:, 1])]
+    Recorder(SGD([*parameters, frozen, *columns], lr=0.1), tmp_path / "trace").close()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
