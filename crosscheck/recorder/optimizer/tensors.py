@@ -52,10 +52,10 @@ def tensors_of(optimizer: torch.optim.Optimizer, given: Mapping[Tensor, str]) ->
 
 
 def _expect_memory_of_their_own(found: Sequence[tuple[Tensor, TensorInfo]]) -> None:
-    """Raise UnsupportedOptimizer if two parameters that are stepped lie on the same memory, such as weights tied by their `.data`.
+    """Raise UnsupportedOptimizer if two parameters that are stepped share memory, such as weights tied by their `.data`.
 
-    Those that share a larger tensor and no element of it are fine. Only of contiguous ones is it known what lies between their
-    first element and their last.
+    Those that share a larger tensor and no element of it are fine. Only of contiguous ones is it known what lies between
+    their first element and their last.
     """
     memory = sorted(
         (str(parameter.device), parameter.data_ptr(), parameter.data_ptr() + parameter.nbytes, info.name)
