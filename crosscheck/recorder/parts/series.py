@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crosscheck.recorder.samples.columns import Columns
+from crosscheck.recorder.samples.host_memory import INTEGERS
 from crosscheck.recorder.samples.snapshot import Values
 
 
@@ -95,6 +96,6 @@ def _bitwise_equal(a: Tensor, b: Tensor) -> list[bool]:
     """Compare row by row and bit for bit: NaN equals itself, and 0 differs from -0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return [False] * len(a)
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    integers = INTEGERS[a.element_size()]
     same = (a.contiguous().view(integers) == b.contiguous().view(integers)).all(dim=1)
     return cast(list[bool], same.tolist())

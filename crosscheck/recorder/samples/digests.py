@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crosscheck.recorder.samples.digest_ranges import Quantity, Range
+from crosscheck.recorder.samples.host_memory import INTEGERS, piece_of
 from crosscheck.trace.digest import ROW, WORD, odd_numbers
 
 
@@ -48,7 +49,7 @@ def as_integers(tensor: Tensor, covered: Range) -> tuple[Tensor, bool]:
     )
     kept = tensor if dense else tensor.contiguous()
     flat = torch.as_strided(kept, (stop - start,), (1,), kept.storage_offset() + start)
-    return flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]), dense
+    return flat.view(INTEGERS[flat.element_size()]), dense
 
 
 class _OnHost:
@@ -57,8 +58,7 @@ class _OnHost:
     def __init__(self, pieces: Sequence[Tensor]) -> None:
         self._whole: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # rows of words, and where their sums go
         self._ends: list[tuple[NDArray[Any], NDArray[Any]]] = []  # elements, and where they are copied to
-        # Not piece.numpy(), after which torch does not resize the user's memory any more.
-        arrays: list[NDArray[Any]] = [np.from_dlpack(piece) for piece in pieces]
+        arrays = [piece_of(piece) for piece in pieces]
         whole = [array.nbytes // (ROW * WORD) for array in arrays]
         self._rest = np.zeros((len(pieces), ROW), np.int64)
         # The first row of each piece; its last one is its end.

@@ -1,4 +1,4 @@
-"""Joins vectors in the host's memory. For many short ones NumPy takes a fifth of the time that `torch.cat` takes."""
+"""Has NumPy read vectors in the host's memory: it joins many short ones in a fifth of the time that `torch.cat` takes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 Piece = NDArray[Any]
 """A vector where it is, as integers that have the bits of its elements."""
 
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By the size of an element in bytes: the integers that have its bits."""
 
 
 def is_readable(vector: Tensor) -> bool:
     """Return whether the host's memory holds the elements as they are."""
-    plain = vector.is_cpu and type(vector) in (Tensor, nn.Parameter) and not vector.is_neg()
-    return plain and vector.element_size() in _INTEGERS
+    return vector.is_cpu and type(vector) is Tensor and not vector.is_neg() and vector.element_size() in INTEGERS
 
 
 def piece_of(vector: Tensor) -> Piece:
@@ -25,7 +25,7 @@ def piece_of(vector: Tensor) -> Piece:
 
     This is not `vector.numpy()`, after which torch does not resize the user's memory any more.
     """
-    return np.from_dlpack(vector.view(_INTEGERS[vector.element_size()]))
+    return np.from_dlpack(vector.view(INTEGERS[vector.element_size()]))
 
 
 def join(pieces: Sequence[Piece], dtype: torch.dtype) -> Tensor:

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from crosscheck.__main__ import main
+from tests.races import another_makes_it_first
 from tests.support import ROOT, wait_for
 
 MANY = """
@@ -190,14 +190,7 @@ def test_two_commands_that_start_at_the_same_moment_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make = Path.mkdir
-
-    def as_another_did(folder: Path, *how: Any, **options: Any) -> None:
-        monkeypatch.setattr(Path, "mkdir", make)
-        make(folder)
-        make(folder, *how, **options)
-
-    monkeypatch.setattr(Path, "mkdir", as_another_did)
+    another_makes_it_first(monkeypatch)
     assert main(["record", "--", "true"]) == 2
     assert list(Path("crosscheck-record-1").iterdir()) == []
     assert [path.name for path in Path("crosscheck-record-2").iterdir()] == ["optimizers.jsonl"]

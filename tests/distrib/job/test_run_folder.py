@@ -2,12 +2,12 @@
 
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from distrib.errors import BadInput
 from distrib.job import run_folder
+from tests.races import another_makes_it_first
 from tests.support import QUICKSTART, SMALL, train, train_well
 
 RUN = "quickstart"
@@ -55,14 +55,7 @@ def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make = Path.mkdir
-
-    def as_another_did(folder: Path, *how: Any, **options: Any) -> None:
-        monkeypatch.setattr(Path, "mkdir", make)
-        make(folder, parents=True)
-        make(folder, *how, **options)
-
-    monkeypatch.setattr(Path, "mkdir", as_another_did)
+    another_makes_it_first(monkeypatch)
     mine = run_folder.make_folder(None, RUN)
     assert len(list(Path("runs").iterdir())) == 2
     assert run_folder.make_folder(str(mine), RUN) == mine, "a folder that is given may be there"
